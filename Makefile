@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. The rest are their parts.
+SHELL := /bin/bash
+CACHE := $(or $(LORA_OPERATOR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lora-operator)
+PYTHON ?= python3
+VENV := .venv
+VENV_TRAINER := .venv-trainer
+export UV_CACHE_DIR := $(CACHE)/uv
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
+
+# --- environments -------------------------------------------------------------------------------------------------
+$(VENV)/bin/uv: requirements/bootstrap.txt
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: run 'make system-packages' as root first."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+$(VENV)/.synced: $(VENV)/bin/uv requirements/dev.txt pyproject.toml
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements/dev.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV_TRAINER)/.synced: $(VENV)/bin/uv requirements/trainer-dev.txt pyproject.toml
+	$(VENV)/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV_TRAINER)
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --require-hashes -r requirements/trainer-dev.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: venv venv-trainer
+venv: $(VENV)/.synced ## Python environment for the operator, the tools and the tests
+venv-trainer: $(VENV_TRAINER)/.synced ## Python environment of the trainer (torch, Unsloth: 5.4 GB)
+
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+.PHONY: lock
+lock: $(VENV)/bin/uv ## Rewrite the hashed requirement files from pyproject.toml
+	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
+	$(COMPILE) pyproject.toml --extra operator -o requirements/operator.txt
+	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra trainer --override requirements/overrides.txt -o requirements/trainer.txt
+	$(COMPILE) pyproject.toml --extra trainer --extra test --override requirements/overrides.txt -c requirements/trainer.txt -o requirements/trainer-dev.txt
