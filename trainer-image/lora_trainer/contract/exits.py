@@ -1,0 +1,70 @@
+"""Exit codes of the trainer. The code's class tells the operator what to do; the reason tells the user what
+happened."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """Every way in which prepare and train end. The name is the reason shown in status."""
+
+    Succeeded = 0
+    InternalError = 1
+    ConfigInvalid = 10
+    DatasetInvalid = 11
+    DatasetNotFound = 12
+    ModelNotFound = 13
+    ModelAccessDenied = 14
+    ModelUnsupported = 15
+    ChatTemplateInvalid = 16
+    StorageDenied = 17
+    DoesNotFit = 18
+    Diverged = 19
+    OutOfMemory = 30
+    Interrupted = 40
+    StorageUnavailable = 50
+    HubUnavailable = 51
+    GpuUnhealthy = 52
+
+
+class ExitClass(StrEnum):
+    """What the operator does about an exit."""
+
+    DONE = "done"
+    USER_ERROR = "userError"
+    """Never retried: the same input fails again."""
+    OUT_OF_MEMORY = "outOfMemory"
+    """Retried with half the micro-batch and double the accumulation."""
+    INTERRUPTED = "interrupted"
+    """Stopped on request after a committed checkpoint: replaced at no cost."""
+    INFRASTRUCTURE = "infrastructure"
+    """Retried with back-off, up to retryLimit."""
+    BUG = "bug"
+    """Retried once and reported as what it is."""
+
+
+def exit_class(code: int) -> ExitClass:
+    """The class of any exit code, known or not.
+
+    A code above 128 means death by signal without a last word (evicted, lost node, kill -9): infrastructure.
+    """
+    if code == ExitCode.Succeeded:
+        return ExitClass.DONE
+    if 10 <= code <= 29:
+        return ExitClass.USER_ERROR
+    if code == ExitCode.OutOfMemory:
+        return ExitClass.OUT_OF_MEMORY
+    if code == ExitCode.Interrupted:
+        return ExitClass.INTERRUPTED
+    if 50 <= code <= 59 or code > 128:
+        return ExitClass.INFRASTRUCTURE
+    return ExitClass.BUG
+
+
+def reason(code: int) -> str:
+    """CamelCase reason for any exit code, for use where the trainer left no outcome."""
+    try:
+        return ExitCode(code).name
+    except ValueError:
+        return "Killed" if code > 128 else "InternalError"

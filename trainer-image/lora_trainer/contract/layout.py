@@ -1,0 +1,36 @@
+"""Where everything stands in the bucket. What has no manifest does not exist: manifests are written last."""
+
+from __future__ import annotations
+
+from lora_trainer.contract.run import RunFile
+
+MANIFEST = "manifest.json"
+PREPARED = "prepared.json"
+EVALUATION = "evaluation.json"
+LATEST = "latest.json"
+
+
+def work_uri(run: RunFile) -> str:
+    """<work.uri>/<namespace>/<name>/<uid>: belongs to this one object, whatever its name is used for later."""
+    identity = run.identity
+    return "/".join((run.storage.work_uri.rstrip("/"), identity.namespace, identity.name, identity.uid))
+
+
+def prepared_uri(run: RunFile) -> str:
+    """Folder of the prepared (tokenised) rows."""
+    return f"{work_uri(run)}/prepared"
+
+
+def checkpoints_uri(run: RunFile) -> str:
+    """Folder that holds one folder step-N per checkpoint."""
+    return f"{work_uri(run)}/checkpoints"
+
+
+def artifact_uri(run: RunFile, digest: str) -> str:
+    """Folder of the published adapter."""
+    return f"{run.output.uri.rstrip('/')}/{digest}"
+
+
+def latest_uri(run: RunFile) -> str:
+    """Pointer to the adapter published last."""
+    return f"{run.output.uri.rstrip('/')}/{LATEST}"

@@ -1,0 +1,73 @@
+"""Manifests: the list of a set's files with size and sha256, written after all of them. A set without one does not
+exist."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from lora_trainer.contract.outcome import Evaluation, ModelFigures
+from lora_trainer.contract.wire import WireModel
+
+M = TypeVar("M", bound=WireModel)
+
+
+class FileEntry(WireModel):
+    """One file of a set."""
+
+    path: str
+    """Path below the set's folder."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+class SetManifest(WireModel):
+    """Manifest of a prepared set or a checkpoint."""
+
+    fingerprint: str
+    """Run digest: a set with another fingerprint belongs to another run and is refused."""
+    step: int | None = None
+    """Optimizer step of a checkpoint."""
+    files: tuple[FileEntry, ...]
+
+
+class Verification(WireModel):
+    """What was seen when the adapter was loaded back in a fresh process."""
+
+    files: int
+    """Files whose sha256 was compared after download."""
+    max_logit_difference: float
+    """Largest absolute difference between base and adapter logits on a held-out prompt."""
+    generated_tokens: int
+    """Tokens generated with the adapter."""
+
+
+class ArtifactManifest(WireModel):
+    """Manifest of a published adapter."""
+
+    run_digest: str
+    base_model: str
+    """The base model as the user named it."""
+    model: ModelFigures
+    data_digest: str
+    steps: int
+    evaluation: Evaluation
+    verification: Verification
+    versions: dict[str, str]
+    """Versions of the libraries that trained it."""
+    files: tuple[FileEntry, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def parse_manifest(model: type[M], data: bytes) -> M | None:
+    """The manifest in `data`, or None when it is torn or of another kind."""
+    try:
+        return model.model_validate_json(data)
+    except ValidationError:
+        return None

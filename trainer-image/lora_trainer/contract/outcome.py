@@ -1,0 +1,205 @@
+"""The trainer's last word: at most 4096 bytes of JSON in the termination message, with all that status shows of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_trainer.contract.wire import WireModel
+
+MAX_BYTES = 4096
+"""What the kubelet keeps of a termination message."""
+MAX_SENTENCE = 1024
+MAX_SHORT_SENTENCE = 400
+
+
+class DroppedRows(WireModel):
+    """Rows left out for one reason."""
+
+    reason: str
+    """Why, as a CamelCase word."""
+    rows: int
+    """How many."""
+
+
+class Lengths(WireModel):
+    """Row lengths in tokens."""
+
+    p50: int
+    """Median."""
+    p95: int
+    """95th percentile."""
+    max: int
+    """Longest row."""
+
+
+class DatasetFigures(WireModel):
+    """What prepare found in the data set."""
+
+    format: str
+    """Row format that was found or named."""
+    rows: int
+    """Rows read."""
+    kept: int
+    """Rows trained on."""
+    held_out: int
+    """Rows evaluated on."""
+    dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()
+    """Rows left out, by reason."""
+    tokens: int
+    """Tokens of the rows trained on."""
+    trained_token_share: float
+    """Share of those tokens that count in the loss."""
+    lengths: Lengths
+    """Row lengths in tokens."""
+    digest: str
+    """sha256 of the tokenised rows."""
+
+
+class ModelFigures(WireModel):
+    """The base model as it was resolved."""
+
+    revision: str
+    """Commit of the hub, or sha256 of the folder's files."""
+    parameters: int
+    """Number of parameters."""
+    architecture: str
+    """Architecture named in config.json."""
+
+
+class Estimate(WireModel):
+    """Size of the run, predicted before an accelerator is taken."""
+
+    memory_gib: Annotated[float, Field(alias="memoryGiB")]
+    """Predicted peak memory."""
+    fits: bool
+    """Whether that is within the class's memory; true where the class names none."""
+    micro_batch: int
+    """Rows per device and forward pass."""
+    accumulation: int
+    """Micro-batches per optimizer step."""
+
+
+class Chosen(WireModel):
+    """What the trainer chose for the numbers that the user left unset."""
+
+    max_steps: int
+    """Optimizer steps."""
+    per_device_train_batch_size: int
+    """Micro-batch in rows."""
+    gradient_accumulation_steps: int
+    """Micro-batches per optimizer step."""
+    save_steps: int
+    """Steps between checkpoints."""
+    packing: bool
+    """Whether rows are packed."""
+    optim: str
+    """Optimizer."""
+    dtype: str
+    """Compute type."""
+
+
+class Artifact(WireModel):
+    """The published adapter."""
+
+    uri: str
+    """Folder in the bucket."""
+    digest: str
+    """sha256 of its manifest."""
+    size_bytes: int
+    """Bytes of all its files."""
+
+
+class Evaluation(WireModel):
+    """Base and adapter on the held-out rows."""
+
+    rows: int
+    """Rows evaluated."""
+    base_loss: float
+    """Mean loss per trained token of the base model."""
+    loss: float
+    """Mean loss per trained token with the adapter."""
+    base_token_accuracy: float
+    """Share of trained tokens that the base model predicts."""
+    token_accuracy: float
+    """Share of trained tokens predicted with the adapter."""
+
+
+class Usage(WireModel):
+    """What an attempt took."""
+
+    train_seconds: float
+    """Seconds from the first to the last step of this attempt."""
+    tokens_per_second: float
+    """Non-padding tokens trained per second."""
+    peak_memory_gib: Annotated[float, Field(alias="peakMemoryGiB")]
+    """Peak accelerator memory; peak resident memory on a CPU class."""
+
+
+class PrepareResult(WireModel):
+    """What a successful prepare reports."""
+
+    stage: Literal["prepare"] = "prepare"
+    run_digest: str
+    dataset: DatasetFigures
+    model: ModelFigures
+    estimate: Estimate
+    chosen: Chosen
+    artifact: Artifact | None = None
+    """Set when a complete adapter of this very run is already published: nothing is left to train."""
+    evaluation: Evaluation | None = None
+    """The evaluation of that adapter."""
+
+
+class TrainResult(WireModel):
+    """What a successful train reports."""
+
+    stage: Literal["train"] = "train"
+    artifact: Artifact
+    evaluation: Evaluation
+    usage: Usage
+
+
+class Outcome(WireModel):
+    """The last word of a prepare or train pod."""
+
+    reason: str
+    """Name of the exit code."""
+    message: str
+    """A sentence: what happened, to which field, file or line."""
+    remedy: str | None = None
+    """A sentence: what to do about it."""
+    step: int | None = None
+    """Last optimizer step that was done."""
+    checkpoint: str | None = None
+    """URI of the last committed checkpoint."""
+    result: Annotated[PrepareResult | TrainResult, Field(discriminator="stage")] | None = None
+
+
+def clip(sentence: str, limit: int) -> str:
+    """The sentence, cut to `limit` characters with an ellipsis where it is longer."""
+    return sentence if len(sentence) <= limit else sentence[: limit - 1] + "…"
+
+
+def encode_outcome(outcome: Outcome) -> str:
+    """The outcome as JSON of at most MAX_BYTES bytes; sentences are cut, figures never."""
+    for limit in (MAX_SENTENCE, MAX_SHORT_SENTENCE, MAX_SHORT_SENTENCE // 4):
+        short = outcome.model_copy(
+            update={
+                "message": clip(outcome.message, limit),
+                "remedy": clip(outcome.remedy, limit) if outcome.remedy else None,
+            }
+        )
+        text = short.model_dump_json(by_alias=True, exclude_none=True)
+        if len(text.encode()) <= MAX_BYTES:
+            return text
+    raise ValueError(f"the outcome's figures alone are larger than {MAX_BYTES} bytes")
+
+
+def decode_outcome(text: str) -> Outcome | None:
+    """The outcome in a termination message, or None when there is none (killed early, or another program's words)."""
+    try:
+        return Outcome.model_validate_json(text)
+    except ValueError:
+        return None

@@ -1,0 +1,64 @@
+"""What GET :8080/progress answers while a pod works."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from lora_trainer.contract.wire import WireModel
+
+PORT = 8080
+PATH = "/progress"
+MAX_HISTORY = 64
+
+
+class Stage(StrEnum):
+    """What the pod is busy with."""
+
+    STARTING = "Starting"
+    DATA = "ReadingData"
+    LOADING = "LoadingModel"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
+    VERIFYING = "Verifying"
+
+
+class LossPoint(WireModel):
+    """One point of the loss curve."""
+
+    step: int
+    """Optimizer step."""
+    loss: float
+    """Training loss at that step."""
+
+
+class Progress(WireModel):
+    """Where the work stands."""
+
+    stage: Stage
+    """What the pod is busy with."""
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int = 0
+    """Optimizer steps in all."""
+    epoch: float | None = None
+    """Passes over the data set done."""
+    loss: float | None = None
+    """Training loss of the last step."""
+    learning_rate: float | None = None
+    """Learning rate of the last step."""
+    tokens_per_second: float | None = None
+    """Non-padding tokens trained per second."""
+    eta_seconds: int | None = None
+    """Seconds until the last step."""
+    checkpoint: str | None = None
+    """URI of the last committed checkpoint."""
+    checkpoint_step: int | None = None
+    """Step of the last committed checkpoint."""
+    resumed_from_step: int | None = None
+    """Step this attempt resumed from."""
+    history: Annotated[tuple[LossPoint, ...], Field(max_length=MAX_HISTORY)] = ()
+    """The loss curve, thinned to at most 64 points."""

@@ -1,0 +1,95 @@
+"""The run file: one fine-tune with every default resolved, as the trainer reads it from /etc/lora/run.json. No
+secrets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_trainer.contract.spec import DatasetSpec, EvaluationSpec, LoraSpec, ModelSpec, OutputSpec, TrainingSpec
+from lora_trainer.contract.wire import WireModel
+
+RUN_FILE = Path("/etc/lora/run.json")
+PVC_MOUNT_ROOT = Path("/mnt/pvc")
+"""A claim named by pvc://claim/path is mounted read-only at PVC_MOUNT_ROOT/claim."""
+SCRATCH = Path("/scratch")
+"""The pod's only writable folder (an emptyDir): HOME, TMPDIR and the working directory."""
+
+
+class AcceleratorKind(StrEnum):
+    """What the train pod computes on."""
+
+    GPU = "GPU"
+    CPU = "CPU"
+
+
+class Identity(WireModel):
+    """Which LoraFineTune this run belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class Storage(WireModel):
+    """How to reach the bucket. Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), never from here."""
+
+    work_uri: str
+    """Folder for prepared rows and checkpoints, with every placeholder resolved."""
+    endpoint: str | None = None
+    region: str | None = None
+
+
+class Accelerator(WireModel):
+    """What the class offers to one train pod."""
+
+    kind: AcceleratorKind
+    memory_gib: Annotated[float | None, Field(alias="memoryGiB")] = None
+
+
+class RunFile(WireModel):
+    """Everything the trainer needs to know."""
+
+    version: Literal[1] = 1
+    identity: Identity
+    model: ModelSpec
+    lora: LoraSpec
+    training: TrainingSpec
+    dataset: DatasetSpec
+    evaluation: EvaluationSpec
+    output: OutputSpec
+    storage: Storage
+    accelerator: Accelerator
+
+
+def canonical_json(value: object) -> bytes:
+    """The one byte form of a JSON value that digests are taken of: sorted keys, no white space, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
+    """Name of the artifact: sha256 over all that shapes it.
+
+    Two runs with the same digest train the same adapter, whoever asked: the identity, where things are stored, how
+    often
+    checkpoints are made and the token's Secret are left out; contents stand in for the locations of data and model.
+    """
+    shape = {
+        "model": run.model.wire() | {"revision": model_revision},
+        "lora": run.lora.wire() | {"loraAlpha": run.lora.alpha},
+        "training": run.training.wire(),
+        "dataset": run.dataset.wire() | {"digest": data_digest},
+        "evaluation": run.evaluation.wire(),
+        "accelerator": run.accelerator.kind,
+    }
+    shape["model"].pop("tokenSecretRef", None)
+    shape["dataset"].pop("uri")
+    shape["evaluation"].pop("datasetUri", None)
+    for field in ("saveSteps", "saveTotalLimit"):
+        shape["training"].pop(field, None)
+    return hashlib.sha256(canonical_json(shape)).hexdigest()

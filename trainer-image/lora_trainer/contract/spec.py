@@ -1,0 +1,219 @@
+"""The blocks of a fine-tune that users type: model, LoRA, training, data set, evaluation, output.
+
+Defined once. The operator builds the CRD from these models and the trainer reads them in its run file. Names are
+those of
+Unsloth, PEFT and TRL in camelCase. A number that is unset is chosen by the trainer, which reports what it chose.
+`json_schema_extra` carries what only the Kubernetes schema can say (CEL rules, list types).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from lora_trainer.contract.wire import WireModel
+
+
+def rule(expression: str, message: str, *, field: str | None = None) -> dict[str, str]:
+    """One CEL rule of the CRD: `expression` must hold, else the API server refuses with `message`."""
+    entry = {"rule": expression, "message": message}
+    return entry | {"fieldPath": f".{field}"} if field else entry
+
+
+def rules(*entries: dict[str, str]) -> dict[str, object]:
+    """A schema extra that carries CEL rules."""
+    return {"x-kubernetes-validations": list(entries)}
+
+
+S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]*)?$"
+DATA_URI = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/[^\s?#]+)$"
+MODEL_NAME = (
+    r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?(/[^\s?#]+)?"
+    r"|[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)$"
+)
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LARGEST_SEED = 2**31 - 1
+
+
+class SecretKeyRef(WireModel):
+    """One key of a Secret in the namespace of the fine-tune."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Secret."""
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "token"
+    """Key inside the Secret."""
+
+
+class ModelSpec(WireModel):
+    """The base model and how it is loaded (Unsloth's from_pretrained)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=512, pattern=MODEL_NAME)]
+    """Base model: a Hugging Face id (meta-llama/Llama-3.2-3B-Instruct), a folder in the bucket
+    (s3://bucket/models/llama) or
+    a folder on a PersistentVolumeClaim of the namespace (pvc://claim/models/llama)."""
+    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Branch, tag or commit of a Hugging Face model. The commit it resolves to is pinned for the run and shown in
+    status."""
+    max_seq_length: Annotated[int, Field(ge=32, le=1_048_576)] = 2048
+    """Longest row in tokens. Longer rows are treated as dataset.overlength says."""
+    dtype: Literal["bfloat16", "float16"] | None = None
+    """Compute type. Unset: bfloat16 where the accelerator has it, else float16."""
+    load_in_4bit: Annotated[bool, Field(alias="loadIn4bit")] = True
+    """Load the base model in 4-bit NF4 (QLoRA). False: 16-bit LoRA."""
+    token_secret_ref: SecretKeyRef | None = None
+    """Secret key with the Hugging Face token for a private or gated model."""
+
+
+class LoftqConfig(WireModel):
+    """LoftQ initialisation of the LoRA matrices (PEFT's LoftQConfig). Needs a 16-bit base."""
+
+    loftq_bits: Literal[4] = 4
+    """Bits of the quantisation that LoftQ prepares for."""
+    loftq_iter: Annotated[int, Field(ge=1, le=20)] = 1
+    """Alternating LoftQ iterations."""
+
+
+class LoraSpec(WireModel):
+    """The LoRA adapter (Unsloth's get_peft_model)."""
+
+    r: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the adapter matrices. Higher learns more and costs more memory; 8 to 64 suits most tasks."""
+    target_modules: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+        Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = PROJECTIONS
+    """Linear layers that get an adapter. Default: all attention and MLP projections."""
+    lora_alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Scale of the adapter: its output is multiplied by loraAlpha / r. Unset: equal to r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in front of the adapter. 0 is the fastest path."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias vectors are trained too."""
+    use_gradient_checkpointing: Literal["unsloth", "enabled", "disabled"] = "unsloth"
+    """Recompute activations to save memory: unsloth (offloads to host memory), enabled (PyTorch's own), disabled
+    (fastest, most
+    memory)."""
+    random_state: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
+    """Seed of the adapter's initial weights."""
+    use_rslora: bool = False
+    """Rank-stabilised LoRA: scale by loraAlpha / sqrt(r)."""
+    loftq_config: LoftqConfig | None = None
+    """LoftQ initialisation. Needs model.loadIn4bit: false."""
+
+    @property
+    def alpha(self) -> int:
+        """loraAlpha as it is used."""
+        return self.lora_alpha if self.lora_alpha is not None else self.r
+
+
+class Method(StrEnum):
+    """Training methods."""
+
+    SFT = "SFT"
+
+
+class SftSpec(WireModel):
+    """Settings of supervised fine-tuning."""
+
+    train_on: Literal["answers", "lastAnswer", "everything"] = "answers"
+    """Tokens that count in the loss: all assistant turns, the last assistant turn, or every token. Rows of plain text
+    always
+    train on everything."""
+
+
+class TrainingSpec(WireModel):
+    """How the adapter is trained (TRL's and transformers' own names)."""
+
+    method: Method = Method.SFT
+    """Training method."""
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps. Give this or numTrainEpochs."""
+    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over the data set. Give this or maxSteps; unset both: 1 epoch."""
+    per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Micro-batch: rows per device and forward pass. Unset: what fits the class's memory."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Micro-batches per optimizer step. Unset: chosen so that the effective batch is 8 rows."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    """Peak learning rate."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Learning-rate schedule after warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps that warm up from zero."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Gradient clipping."""
+    optim: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused", "adamw_torch"] = "adamw_8bit"
+    """Optimizer. On a CPU class the 8-bit ones are replaced by adamw_torch_fused."""
+    packing: bool | None = None
+    """Pack several rows into one sequence without attention between them. Unset: on where the accelerator supports
+    it."""
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
+    """Seed of data order and dropout."""
+    save_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Optimizer steps between checkpoints. Unset: about twenty checkpoints a run. A checkpoint is also made when the
+    pod is
+    asked to stop."""
+    save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
+    """Checkpoints kept in the bucket."""
+    sft: SftSpec = SftSpec()
+    """Settings of method SFT."""
+
+
+class RowFormat(StrEnum):
+    """Shapes of a data-set row."""
+
+    MESSAGES = "messages"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
+    PROMPT_COMPLETION = "promptCompletion"
+    TEXT = "text"
+
+
+COLUMN_ROLES = ("messages", "conversations", "instruction", "input", "output", "prompt", "completion", "text", "system")
+
+
+class DatasetSpec(WireModel):
+    """The training rows."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)]
+    """A file or folder of .jsonl, .json, .csv or .parquet (.gz and .zst too): s3://bucket/path, or pvc://claim/path
+    for a
+    PersistentVolumeClaim of the namespace."""
+    format: RowFormat | None = None
+    """Shape of the rows. Unset: detected from the columns."""
+    columns: Annotated[
+        dict[str, Annotated[str, Field(min_length=1, max_length=128)]] | None, Field(max_length=len(COLUMN_ROLES))
+    ] = None
+    """Your column names, keyed by the name the format expects (prompt: question)."""
+    chat_template: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
+    """Jinja chat template. Unset: the tokenizer's own."""
+    overlength: Literal["drop", "truncate", "fail"] = "drop"
+    """What happens to rows longer than model.maxSeqLength: drop the row, cut its end, or fail the run."""
+
+
+class EvaluationSpec(WireModel):
+    """How base and adapter are compared on rows that were not trained on."""
+
+    dataset_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
+    """Rows to evaluate on, in the format of the data set. Unset: rows held out of the data set."""
+    holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of the data set that is held out when datasetUri is unset."""
+    max_rows: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Most rows evaluated."""
+    samples: Annotated[int, Field(ge=0, le=16)] = 3
+    """Held-out prompts answered by base and adapter; the answers are published in evaluation.json."""
+
+
+class OutputSpec(WireModel):
+    """Where the adapter is published."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=S3_URI)]
+    """Folder in the bucket. The adapter is published to <uri>/<run digest>/ and <uri>/latest.json points to the
+    newest."""
+
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
