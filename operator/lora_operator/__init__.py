@@ -1,0 +1,1 @@
+"""The lora-operator: turns LoraFineTune resources into proven adapters."""

@@ -9,7 +9,7 @@ Unsloth, PEFT and TRL in camelCase. A number that is unset is chosen by the trai
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -22,7 +22,7 @@ def rule(expression: str, message: str, *, field: str | None = None) -> dict[str
     return entry | {"fieldPath": f".{field}"} if field else entry
 
 
-def rules(*entries: dict[str, str]) -> dict[str, object]:
+def rules(*entries: dict[str, str]) -> dict[str, Any]:
     """A schema extra that carries CEL rules."""
     return {"x-kubernetes-validations": list(entries)}
 

@@ -1,0 +1,203 @@
+"""LoraFineTune: one fine-tune, from spec to published adapter."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from lora_trainer.contract.outcome import Artifact, Chosen, DatasetFigures, Estimate, Evaluation, ModelFigures
+from lora_trainer.contract.progress import Progress
+from lora_trainer.contract.spec import (
+    DatasetSpec,
+    EvaluationSpec,
+    LoraSpec,
+    ModelSpec,
+    OutputSpec,
+    TrainingSpec,
+    rule,
+    rules,
+)
+from lora_trainer.contract.wire import WireModel
+from pydantic import ConfigDict, Field
+
+from lora_operator.api.conditions import Condition, ConditionType, is_true
+from lora_operator.naming import Stage
+
+LONGEST_DURATION = 365 * 24 * 3600
+
+IMMUTABLE = ("model", "dataset", "output", "lora", "training", "evaluation", "className")
+"""Fields of spec that shape the run and so never change."""
+
+
+def _unchanged(field: str) -> dict[str, str]:
+    return rule(
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        f"spec.{field} cannot change: a LoraFineTune is one run. Create another LoraFineTune with the new value.",
+        field=field,
+    )
+
+
+SPEC_RULES = rules(
+    *(_unchanged(field) for field in IMMUTABLE),
+    rule(
+        "!has(self.lora.loftqConfig) || !self.model.loadIn4bit",
+        "lora.loftqConfig needs a 16-bit base: set model.loadIn4bit to false or remove lora.loftqConfig.",
+        field="lora",
+    ),
+    rule(
+        "!has(self.model.revision) || !(self.model.name.startsWith('s3://') || self.model.name.startsWith('pvc://'))",
+        "model.revision is for Hugging Face models; a folder has no revisions: remove it.",
+        field="model",
+    ),
+    rule(
+        "!(has(self.training.maxSteps) && has(self.training.numTrainEpochs))",
+        "training takes maxSteps or numTrainEpochs, not both: remove one.",
+        field="training",
+    ),
+)
+
+
+class LoraFineTuneSpec(WireModel):
+    """What is wanted. A run is immutable: only suspend, retryLimit, activeDeadlineSeconds and ttlSecondsAfterFinished
+    may
+    change after creation."""
+
+    model_config = ConfigDict(json_schema_extra=SPEC_RULES)
+
+    class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """LoraFineTuneClass that says where and on what the run trains. Unset: the default class."""
+    model: ModelSpec
+    """The base model and how it is loaded."""
+    dataset: DatasetSpec
+    """The training rows."""
+    output: OutputSpec
+    """Where the adapter is published."""
+    lora: LoraSpec = LoraSpec()
+    """The LoRA adapter."""
+    training: TrainingSpec = TrainingSpec()
+    """How the adapter is trained."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """How base and adapter are compared."""
+    suspend: bool = False
+    """True stops the run after a checkpoint and gives the accelerator back; false goes on from that checkpoint."""
+    retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
+    """Attempts that may fail for passing causes (storage, network, node) before the run fails."""
+    active_deadline_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
+    """The run fails when it is not done this long after its first pod started. Time in a queue does not count."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
+    """Jobs, pods and ConfigMap of a finished run are deleted after this time. The LoraFineTune and its status stay."""
+
+
+class Attempt(WireModel):
+    """One Job of the run."""
+
+    stage: Stage
+    """prepare or train."""
+    number: int
+    """Counts from 1 within its stage."""
+    reason: Annotated[str, Field(max_length=128)] | None = None
+    """How it ended; unset while it runs."""
+    exit_code: int | None = None
+    """Exit code of its container."""
+    start_time: datetime | None = None
+    """When its pod started."""
+    end_time: datetime | None = None
+    """When it ended."""
+    from_step: int | None = None
+    """Optimizer step it began at."""
+    to_step: int | None = None
+    """Last optimizer step it did."""
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """Node of its pod."""
+
+
+class Adjustment(WireModel):
+    """A setting that the operator changed to get the run through."""
+
+    attempt: int
+    """Train attempt that it holds from."""
+    reason: Annotated[str, Field(max_length=128)]
+    """Why."""
+    per_device_train_batch_size: int
+    """Micro-batch from then on, in rows."""
+    gradient_accumulation_steps: int
+    """Micro-batches per optimizer step from then on; the effective batch stays the same."""
+
+
+class ReportedProgress(Progress):
+    """Where the work stands, as last polled."""
+
+    steps: Annotated[str, Field(max_length=32)] | None = None
+    """Steps done of all steps, for people."""
+    eta: Annotated[str, Field(max_length=16)] | None = None
+    """Time left, for people."""
+    last_update_time: datetime
+    """When this was polled."""
+
+
+class Usage(WireModel):
+    """What the run took."""
+
+    accelerator_seconds: int = 0
+    """Seconds that its train pods held an accelerator (or, on a CPU class, ran)."""
+    peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
+    """Peak accelerator memory; peak resident memory on a CPU class."""
+    tokens_per_second: float | None = None
+    """Non-padding tokens trained per second in the last attempt."""
+
+
+class LoraFineTuneStatus(WireModel):
+    """What is. Ready=True means: an adapter with artifact.digest is in the bucket, it was loaded back, and it works."""
+
+    # An older operator must not choke on what a newer one wrote.
+    model_config = ConfigDict(extra="ignore")
+
+    observed_generation: int | None = None
+    """metadata.generation that this status was derived from."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    """Accepted, Prepared, Running, Published, Suspended, Complete, Failed, and Ready, Reconciling, Stalled as kstatus
+    has
+    them."""
+    class_name: str | None = None
+    """The class that the run was resolved against."""
+    run_digest: str | None = None
+    """sha256 over everything that shapes the adapter; names the artifact."""
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=64)] = ()
+    """Every Job of the run."""
+    dataset: DatasetFigures | None = None
+    """What prepare found in the data set."""
+    model: ModelFigures | None = None
+    """The base model as it was resolved."""
+    estimate: Estimate | None = None
+    """Predicted size of the run."""
+    chosen: Chosen | None = None
+    """Every number that the user left unset, and what the trainer chose."""
+    progress: ReportedProgress | None = None
+    """Where the work stands."""
+    resumptions: int = 0
+    """Times that training went on from a checkpoint."""
+    adjustments: Annotated[tuple[Adjustment, ...], Field(max_length=16)] = ()
+    """Settings that the operator changed to get the run through."""
+    evaluation: Evaluation | None = None
+    """Base and adapter on rows that were not trained on."""
+    artifact: Artifact | None = None
+    """The published adapter."""
+    usage: Usage | None = None
+    """What the run took."""
+    completion_time: datetime | None = None
+    """When the run became Complete or Failed."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run is over for good."""
+        return is_true(self.conditions, ConditionType.COMPLETE) or is_true(self.conditions, ConditionType.FAILED)
+
+    def of(self, stage: Stage) -> tuple[Attempt, ...]:
+        """The attempts of one stage, oldest first."""
+        return tuple(attempt for attempt in self.attempts if attempt.stage == stage)

@@ -1,0 +1,95 @@
+"""LoraFineTuneClass: the platform team's side of a run. Where it trains, on what, and where its work is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from lora_trainer.contract.run import AcceleratorKind
+from lora_trainer.contract.spec import S3_URI, rule, rules
+from lora_trainer.contract.wire import WireModel
+from pydantic import ConfigDict, Field
+
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
+
+
+class AcceleratorSpec(WireModel):
+    """What one train pod computes on."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.kind == 'CPU' || has(self.memoryGiB)",
+                "accelerator.memoryGiB is needed for kind GPU: it is what runs are sized against.",
+            ),
+        )
+    )
+
+    kind: AcceleratorKind = AcceleratorKind.GPU
+    """GPU, or CPU for small models and trials. A GPU class never falls back to the CPU."""
+    resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    """Extended resource that a GPU pod asks one of."""
+    memory_gib: Annotated[float | None, Field(alias="memoryGiB", gt=0, le=1024)] = None
+    """Memory of the accelerator in GiB."""
+
+
+class CredentialsSpec(WireModel):
+    """How pods prove who they are to the object store. Exactly one way."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.secretName) != has(self.serviceAccountName)",
+                "storage.credentials takes exactly one of secretName and serviceAccountName.",
+            ),
+        )
+    )
+
+    secret_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Secret in the namespace of the run with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally
+    AWS_SESSION_TOKEN."""
+    service_account_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """ServiceAccount in the namespace of the run that carries a workload identity."""
+
+
+class StorageSpec(WireModel):
+    """The object store."""
+
+    work_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=S3_URI)]
+    """Folder for prepared rows and checkpoints; {namespace} stands for the namespace of the run."""
+    endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = None
+    """URL of an S3-compatible store. Unset: AWS."""
+    region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Region of the bucket."""
+    credentials: CredentialsSpec
+    """How pods prove who they are."""
+
+
+class PodResources(WireModel):
+    """What a pod gets; requests equal limits."""
+
+    cpu: Quantity = "2"
+    """CPU cores."""
+    memory: Quantity = "4Gi"
+    """Host memory."""
+    scratch: Quantity = "20Gi"
+    """Disk for model weights, rows and compiled kernels."""
+
+
+class LoraFineTuneClassSpec(WireModel):
+    """Where runs of this class train, on what, and where their work is kept."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)]
+    """Trainer image."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the kubelet pulls it."""
+    accelerator: AcceleratorSpec
+    """What one train pod computes on."""
+    storage: StorageSpec
+    """The object store."""
+    prepare: PodResources = PodResources()
+    """Resources of prepare pods."""
+    train: PodResources = PodResources(cpu="4", memory="32Gi", scratch="100Gi")
+    """Resources of train pods, besides the accelerator."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
+    """How long a train pod may take to write its checkpoint when it is asked to stop."""

@@ -1,0 +1,50 @@
+"""Every name the operator gives or recognises: API group, labels, annotations, children. Nothing else names things."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+GROUP = "lora-operator.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+RUN_KIND = "LoraFineTune"
+RUN_PLURAL = "lorafinetunes"
+CLASS_KIND = "LoraFineTuneClass"
+CLASS_PLURAL = "lorafinetuneclasses"
+
+FIELD_MANAGER = "lora-operator"
+DEFAULT_CLASS_ANNOTATION = f"{GROUP}/is-default-class"
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGED_BY = "lora-operator"
+MANAGED_BY_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
+RUN_LABEL = f"{GROUP}/run"
+RUN_UID_LABEL = f"{GROUP}/run-uid"
+STAGE_LABEL = f"{GROUP}/stage"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+
+MAX_RUN_NAME = 48
+"""Leaves room for -prepare-99 and the pod's own suffix within the 63 characters of a label."""
+
+
+class Stage(StrEnum):
+    """The two kinds of pod that a run consists of."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+
+
+def job_name(run: str, stage: Stage, attempt: int) -> str:
+    """Deterministic, so that a Job can never be created twice."""
+    return f"{run}-{stage}-{attempt}"
+
+
+def config_map_name(run: str) -> str:
+    """The ConfigMap that holds the resolved run file."""
+    return f"{run}-run"
+
+
+def run_selector(uid: str) -> str:
+    """Label selector of everything that belongs to one LoraFineTune, and not to an earlier one of the same name."""
+    return f"{RUN_UID_LABEL}={uid}"
