@@ -44,7 +44,7 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if schema.get("default", ...) is None:
         del schema["default"]
     if isinstance(schema.get("default"), dict):
-        schema["default"] = {}  # the API server fills it from the defaults of its fields
+        schema["default"] = {key: value for key, value in schema["default"].items() if value is not None}
     return schema
 
 
