@@ -1,0 +1,218 @@
+"""`python -m lora_trainer prepare|train|verify`: runs a stage, turns every ending into an exit code and a last word.
+
+Nothing is decided here but how an ending is told: see contract/exits.py for what the operator makes of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
+from lora_trainer.contract.progress import PORT
+from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile
+from lora_trainer.errors import TrainerError
+from lora_trainer.storage import open_bucket
+from lora_trainer.telemetry import ProgressServer, configure_logging
+
+TERMINATION_LOG = Path("/dev/termination-log")
+MAX_NAMED_FIELDS = 5
+
+log = logging.getLogger("lora_trainer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a stage ended."""
+
+    code: ExitCode
+    outcome: Outcome
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="lora_trainer", description="Prepares, trains and verifies one LoRA fine-tune.")
+    stages = root.add_subparsers(dest="stage", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--run", type=Path, default=RUN_FILE, help="the run file")
+    common.add_argument("--scratch", type=Path, default=SCRATCH, help="writable folder")
+    pod = argparse.ArgumentParser(add_help=False, parents=[common])
+    pod.add_argument("--port", type=int, default=PORT, help="port of the progress server")
+    pod.add_argument("--termination-log", type=Path, default=TERMINATION_LOG, help="where the outcome is written")
+    stages.add_parser("prepare", parents=[pod], help="validate and tokenise the data, size the run")
+    train = stages.add_parser("train", parents=[pod], help="train, evaluate, publish and verify")
+    train.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
+    train.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
+    verify = stages.add_parser("verify", parents=[common], help="load an adapter back and compare it with its base")
+    verify.add_argument("--artifact", required=True, help="URI of the adapter's folder")
+    verify.add_argument("--manifest", type=Path, help="file with the manifest; unset: the artifact's own")
+    verify.add_argument("--base", type=Path, required=True, help="folder with the base model")
+    return root
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage and return its exit code."""
+    arguments = parser().parse_args(argv)
+    if arguments.stage == "verify":
+        configure_logging(sys.stderr)
+        return _verify(arguments)
+    configure_logging()
+    if arguments.stage == "prepare":
+        exit_on_sigterm(arguments.termination_log)
+    ending = finish(lambda: _run_stage(arguments))
+    return leave(ending, arguments.termination_log)
+
+
+def _run_stage(arguments: argparse.Namespace) -> PrepareResult | TrainResult:
+    run = read_run(arguments.run)
+    bucket = open_bucket(run.storage)
+    with ProgressServer(port=arguments.port) as progress:
+        if arguments.stage == "prepare":
+            from lora_trainer.prepare import prepare  # noqa: PLC0415 - each stage loads its own libraries only
+
+            return prepare(run, bucket=bucket, progress=progress, scratch=arguments.scratch)
+        from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+
+        return train(
+            run,
+            bucket=bucket,
+            progress=progress,
+            scratch=arguments.scratch,
+            attempt=arguments.attempt,
+            oom_shrinks=arguments.oom_shrinks,
+        )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Verify runs inside a train pod: its last word is the last line of stdout, never the termination message."""
+    try:
+        from lora_trainer.verify import verify  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+
+        run = read_run(arguments.run)
+        result = verify(
+            run,
+            bucket=open_bucket(run.storage),
+            scratch=arguments.scratch,
+            artifact=arguments.artifact,
+            manifest=arguments.manifest,
+            base=arguments.base,
+        )
+    except Exception as error:  # every ending is told, also a bug
+        ending = ending_of(error)
+        print(encode_outcome(ending.outcome))
+        return ending.code
+    print(result.model_dump_json(by_alias=True))
+    return ExitCode.Succeeded
+
+
+def read_run(path: Path) -> RunFile:
+    """The run file, or ConfigInvalid that names the fields."""
+    try:
+        return RunFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise TrainerError(ExitCode.ConfigInvalid, f"The run file {path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        named = [f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in problems]
+        more = f" and {len(named) - MAX_NAMED_FIELDS} more" if len(named) > MAX_NAMED_FIELDS else ""
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"The run file is not valid: {'; '.join(named[:MAX_NAMED_FIELDS])}{more}.",
+            "Use the operator and the trainer image of the same release.",
+        ) from None
+
+
+def finish(stage: Callable[[], PrepareResult | TrainResult]) -> Ending:
+    """Run a stage to its ending, whatever that is."""
+    try:
+        result = stage()
+    except Exception as error:  # every ending is told, also a bug
+        return ending_of(error)
+    outcome = Outcome(reason=ExitCode.Succeeded.name, message=_done(result), result=result)
+    return Ending(code=ExitCode.Succeeded, outcome=outcome)
+
+
+def _done(result: PrepareResult | TrainResult) -> str:
+    if isinstance(result, TrainResult):
+        return f"The adapter is published at {result.artifact.uri} and was proven to load and to change the model."
+    if result.artifact:
+        return f"The adapter of this very run is already published at {result.artifact.uri}."
+    return f"{result.dataset.kept} rows are prepared to train on, {result.dataset.held_out} to evaluate on."
+
+
+def ending_of(error: Exception) -> Ending:
+    """The ending that an exception stands for."""
+    if isinstance(error, TrainerError):
+        log.error(error.message, extra={"fields": {"reason": error.code.name, "remedy": error.remedy}})
+        outcome = Outcome(
+            reason=error.code.name,
+            message=error.message,
+            remedy=error.remedy,
+            step=error.step,
+            checkpoint=error.checkpoint,
+        )
+        return Ending(code=error.code, outcome=outcome)
+    log.exception("The stage failed")
+    if is_out_of_memory(error):
+        message, remedy = "The pod ran out of memory.", "Give the class more memory, or lower model.maxSeqLength."
+        outcome = Outcome(reason=ExitCode.OutOfMemory.name, message=message, remedy=remedy)
+        return Ending(code=ExitCode.OutOfMemory, outcome=outcome)
+    # The exception's own words stay in the log: they may hold rows or credentials.
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    outcome = Outcome(
+        reason=ExitCode.InternalError.name,
+        message=f"The trainer has a bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}.",
+        remedy="Report it with the pod's log.",
+    )
+    return Ending(code=ExitCode.InternalError, outcome=outcome)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether host or accelerator memory ran out. torch's error is known by name, as torch may not be there."""
+    kind = type(error)
+    return isinstance(error, MemoryError) or (
+        kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("torch")
+    )
+
+
+def leave(ending: Ending, termination_log: Path) -> int:
+    """Write the last word and return the exit code."""
+    try:
+        termination_log.write_text(encode_outcome(ending.outcome))
+    except OSError as error:
+        log.warning("The outcome could not be written to %s: %s", termination_log, error.strerror)
+    return ending.code
+
+
+def exit_on_sigterm(termination_log: Path) -> None:
+    """Leave at once on SIGTERM, with nothing to lose.
+
+    A thread waits for the signal, because a Python handler runs only when the main thread returns from native code,
+    which may be in the middle of a minute of retries.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        message = "Stopped on request while preparing; nothing was lost."
+        outcome = Outcome(reason=ExitCode.Interrupted.name, message=message)
+        code = leave(Ending(code=ExitCode.Interrupted, outcome=outcome), termination_log)
+        logging.shutdown()
+        os._exit(code)
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Turns what an object store says into sentences about the bucket and the Secret. Does no I/O.
+
+The store's own text is never passed on: it may echo credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.errors import TrainerError
+
+CREDENTIAL_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+BAD_CREDENTIALS = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+    "XAdminUserNotFound",  # versitygw's word for an unknown access key, sent with status 404
+)
+
+
+@contextmanager
+def explained(uri: str, action: str) -> Iterator[None]:
+    """Turns the store's errors into TrainerErrors that name bucket, action and remedy.
+
+    FileNotFoundError passes, as only the caller knows what a missing file means, unless the whole bucket is missing.
+    """
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        text = str(error)
+        code = _s3_code(text)
+        if isinstance(error, FileNotFoundError) and code in (None, "NoSuchKey") and action != "write":
+            raise
+        # A write is never answered "not found" for its key: the bucket is what is missing.
+        bucket_missing = code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and code is None)
+        raise _explanation(error, text, uri=uri, action=action, bucket_missing=bucket_missing) from None
+
+
+def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_missing: bool) -> TrainerError:
+    bucket = uri.partition("://")[2].partition("/")[0]
+    status, code = _http_status(text), _s3_code(text)
+    detail = f" ({code})" if code else f" (HTTP {status})" if status else ""
+    if bucket_missing:
+        return TrainerError(
+            ExitCode.StorageDenied,
+            f"The bucket {bucket!r} does not exist (to {action} {uri}).",
+            "Create the bucket, or correct the URI or the storage endpoint.",
+        )
+    if isinstance(error, PermissionError):
+        return TrainerError(
+            ExitCode.StorageDenied,
+            f"The files of {uri} may not be read by user {os.getuid()} of this pod.",
+            "Make them readable for everyone, or set fsGroup on the volume.",
+        )
+    if "169.254.169.254" in text or ("credential" in text.lower() and status is None):
+        return TrainerError(
+            ExitCode.StorageDenied,
+            f"There are no credentials to {action} {uri} in bucket {bucket!r}.",
+            f"Put {CREDENTIAL_KEYS} into the storage Secret.",
+        )
+    if (
+        isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        or status in (401, 403)
+        or code in BAD_CREDENTIALS
+    ):
+        return TrainerError(
+            ExitCode.StorageDenied,
+            f"The bucket {bucket!r} refused to {action} {uri}{detail}.",
+            _denied_remedy(code, action=action, bucket=bucket),
+        )
+    if status is not None and 300 <= status < 500 and status not in (408, 409, 412, 429):
+        return TrainerError(
+            ExitCode.StorageDenied,
+            f"The bucket {bucket!r} did not accept the request to {action} {uri}{detail}.",
+            "Check the storage endpoint and region.",
+        )
+    return TrainerError(
+        ExitCode.StorageUnavailable,
+        f"The object store did not answer the request to {action} {uri}{detail}.",
+        "Check that the storage endpoint is right and reachable from this namespace.",
+    )
+
+
+def _denied_remedy(code: str | None, *, action: str, bucket: str) -> str:
+    if code in BAD_CREDENTIALS:
+        return f"Correct {CREDENTIAL_KEYS} in the storage Secret."
+    if code == "RequestTimeTooSkewed":
+        return "Set the clock of the node: it differs from the object store's by too much."
+    return f"Allow these credentials to {action} in bucket {bucket!r}, or correct {CREDENTIAL_KEYS} in the Secret."
+
+
+def _http_status(text: str) -> int | None:
+    if "Received redirect without LOCATION" in text:
+        return 301
+    found = re.search(r"status code: (\d{3})", text)
+    return int(found.group(1)) if found else None
+
+
+def _s3_code(text: str) -> str | None:
+    found = re.search(r"<Code>(\w{1,64})</Code>", text)
+    return found.group(1) if found else None
