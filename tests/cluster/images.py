@@ -1,0 +1,185 @@
+"""Building images with buildah, without Docker and without a registry. Loading them into the cluster is not done here.
+
+buildah keeps its store in our cache folder, so the machine's own images are not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .commands import ClusterError, RequirementError, run
+from .settings import BASE_IMAGE, HERE, Paths
+
+Report = Callable[[str], None]
+
+# Not below our state folder, because images can be built without a cluster; buildah wants it gone after a reboot.
+_RUN_ROOT = Path("/run/lora-operator-buildah")
+_ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
+
+_SUITE = "bookworm"
+_BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+_MIRROR = "http://deb.debian.org/debian"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalImage:
+    """An image in buildah's store: its id (digest of its configuration) and its layers' digests, lowest first."""
+
+    id: str
+    diff_ids: tuple[str, ...]
+
+
+def command(paths: Paths, *arguments: object) -> list[str]:
+    """The argument list of a buildah call on our store."""
+    roots = ("--root", str(paths.images / "buildah"), "--runroot", str(_RUN_ROOT))
+    return ["buildah", *roots, *map(str, arguments)]
+
+
+def buildah(paths: Paths, *arguments: object) -> str:
+    """Run buildah and return its output; raises ClusterError."""
+    return run(command(paths, *arguments), env=_ENVIRONMENT)
+
+
+def inspect(tag: str, *, paths: Paths) -> LocalImage | None:
+    """The image of that tag in buildah's store, or None."""
+    arguments = command(paths, "inspect", "--type", "image", tag)
+    completed = subprocess.run(
+        arguments, env={**os.environ, **_ENVIRONMENT}, capture_output=True, text=True, check=False
+    )
+    if completed.returncode:
+        if "image not known" in completed.stderr:
+            return None
+        raise ClusterError(f"buildah cannot look at {tag}: {completed.stderr.strip()}")
+    found = json.loads(completed.stdout)
+    return LocalImage(id=f"sha256:{found['FromImageID']}", diff_ids=tuple(found["OCIv1"]["rootfs"]["diff_ids"]))
+
+
+def build(
+    *,
+    paths: Paths,
+    context: Path,
+    file: Path,
+    tag: str,
+    report: Report,
+    target: str | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> LocalImage:
+    """Build a Dockerfile; unchanged layers come from the store. Its output goes to a log that an error quotes.
+
+    BASE_IMAGE defaults to our base image, and the downloads of uv and pip are shared with this machine's caches.
+    """
+    for needed in (file, context):
+        if not needed.exists():
+            raise RequirementError(f"{needed} does not exist; name the Dockerfile with --file and then the context.")
+    before = inspect(tag, paths=paths)
+    options = ["--layers", "--file", file, "--tag", tag]
+    for name, value in {"BASE_IMAGE": BASE_IMAGE, **(arguments or {})}.items():
+        options += ["--build-arg", f"{name}={value}"]
+    for tool in ("uv", "pip"):
+        (paths.cache / tool).mkdir(parents=True, exist_ok=True)
+        options += ["--volume", f"{paths.cache / tool}:/root/.cache/{tool}"]
+    if target:
+        options += ["--target", target]
+    log = paths.cache / "logs" / f"{tag.replace('/', '_').replace(':', '_')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with log.open("w") as output:
+        completed = subprocess.run(
+            command(paths, "bud", *options, context),
+            env={**os.environ, **_ENVIRONMENT},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if completed.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise ClusterError(f"Building {tag} from {file} failed; the end of {log}:\n{tail}")
+    image = inspect(tag, paths=paths)
+    if image is None:
+        raise ClusterError(f"buildah built {tag} but does not know it; its log is {log}.")
+    if before and before.id != image.id:
+        _drop_superseded(before, paths=paths)
+    report(f"{tag} is built after {time.monotonic() - started:.1f} s")
+    return image
+
+
+def _drop_superseded(image: LocalImage, *, paths: Paths) -> None:
+    """Remove the image that lost its tag. It stays when another tag or a newer image's cache stands on it."""
+    subprocess.run(
+        command(paths, "rmi", image.id.removeprefix("sha256:")),
+        env={**os.environ, **_ENVIRONMENT},
+        capture_output=True,
+        check=False,
+    )
+
+
+def build_static(*, paths: Paths, tag: str, program: Path, report: Report) -> LocalImage:
+    """An image FROM scratch around one static program, by containerfiles/<program>.Dockerfile."""
+    with tempfile.TemporaryDirectory(prefix="lora-operator-image-") as scratch:
+        shutil.copy(program, scratch)
+        file = HERE / f"containerfiles/{program.name}.Dockerfile"
+        return build(paths=paths, context=Path(scratch), file=file, tag=tag, report=report)
+
+
+def build_base(*, paths: Paths, report: Report) -> LocalImage:
+    """The image that the Dockerfiles' BASE_IMAGE names: Debian with Python, from Debian's own packages.
+
+    The unpacked system is kept as an archive, so that an emptied store is filled again within seconds.
+    """
+    archive = paths.images / f"base-{_SUITE}-{'-'.join(_BASE_PACKAGES)}.tar"
+    if not archive.exists():
+        _bootstrap(archive, report=report)
+    with tempfile.TemporaryDirectory(dir=paths.images, prefix=".base-") as scratch:
+        context = Path(scratch)
+        (context / "rootfs.tar").hardlink_to(archive)
+        shutil.copy(certificate_bundle(), context / "ca-certificates.crt")
+        file = HERE / "containerfiles/base.Dockerfile"
+        return build(paths=paths, context=context, file=file, tag=BASE_IMAGE, report=report)
+
+
+def certificate_bundle() -> Path:
+    """The certificates that this machine trusts: SSL_CERT_FILE, or Debian's bundle."""
+    bundle = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
+    if not bundle.exists():
+        raise RequirementError(f"The certificate bundle {bundle} does not exist: set SSL_CERT_FILE to one that does.")
+    return bundle
+
+
+def _bootstrap(archive: Path, *, report: Report) -> None:
+    started = time.monotonic()
+    report(f"installing Debian {_SUITE} for the base image")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".bootstrap-") as scratch:
+        root, draft = Path(scratch) / "root", Path(scratch) / "rootfs.tar"
+        mirror = os.environ.get("DEBIAN_MIRROR") or _MIRROR
+        run(["debootstrap", "--variant=minbase", f"--include={','.join(_BASE_PACKAGES)}", _SUITE, root, mirror])
+        exclude = [f"--exclude=./{path}" for path in ("dev/*", "proc/*", "var/cache/apt/*", "var/lib/apt/lists/*")]
+        run(
+            [
+                "tar",
+                "--create",
+                "--numeric-owner",
+                "--one-file-system",
+                *exclude,
+                "--file",
+                draft,
+                "--directory",
+                root,
+                ".",
+            ]
+        )
+        draft.rename(archive)
+    report(f"Debian {_SUITE} is ready after {time.monotonic() - started:.1f} s")
+
+
+def remove_runtime_state() -> None:
+    """Remove buildah's scratch state; its store stays."""
+    shutil.rmtree(_RUN_ROOT, ignore_errors=True)

@@ -1,0 +1,3 @@
+module lora-operator.io/tests/cluster/pause
+
+go 1.24

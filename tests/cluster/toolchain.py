@@ -1,0 +1,156 @@
+"""Builds the cluster's programs from pinned Go modules into a cache. Knows nothing about running them.
+
+A build's cache key is everything that decides its bytes: go.mod, go.sum, sources kept here, Go's version and flags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from .commands import ClusterError, require_program, run
+from .settings import HERE, KUBERNETES_VERSION, Paths
+
+_COMPONENT_VERSION = "k8s.io/component-base/version"
+_MAJOR, _MINOR, _ = KUBERNETES_VERSION.split(".")
+_STRIP = "-s -w"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoModule:
+    """One go.mod and the programs built from it. `programs` maps a program's name to its package."""
+
+    name: str
+    folder: Path
+    programs: Mapping[str, str]
+    ldflags: str = _STRIP
+
+
+MODULES = (
+    GoModule(
+        name="kubernetes",
+        folder=HERE / "modules/kubernetes",
+        programs={
+            name: f"k8s.io/kubernetes/cmd/{name}"
+            for name in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-proxy",
+                "kube-scheduler",
+                "kubectl",
+                "kubelet",
+            )
+        },
+        ldflags=(
+            f"{_STRIP} -X {_COMPONENT_VERSION}.gitVersion=v{KUBERNETES_VERSION}"
+            f" -X {_COMPONENT_VERSION}.gitMajor={_MAJOR} -X {_COMPONENT_VERSION}.gitMinor={_MINOR}"
+        ),
+    ),
+    GoModule(name="etcd", folder=HERE / "modules/etcd", programs={"etcd": "go.etcd.io/etcd/server/v3"}),
+    GoModule(name="coredns", folder=HERE / "modules/coredns", programs={"coredns": "github.com/coredns/coredns"}),
+    GoModule(
+        name="versitygw",
+        folder=HERE / "modules/versitygw",
+        programs={"versitygw": "github.com/versity/versitygw/cmd/versitygw"},
+    ),
+    GoModule(name="pause", folder=HERE / "pause", programs={"pause": "lora-operator.io/tests/cluster/pause"}),
+)
+
+
+def cache_key(*, sources: Mapping[str, bytes], go_version: str, flags: Sequence[str]) -> str:
+    """Sixteen hex digits that change when any input of the build changes. Pure."""
+    digest = hashlib.sha256()
+    parts = [go_version.encode(), *(flag.encode() for flag in flags)]
+    parts += [part for name in sorted(sources) for part in (name.encode(), sources[name])]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
+
+
+def build_flags(module: GoModule) -> list[str]:
+    """The flags of `go build`; static, and without this machine's paths in the result."""
+    return ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", module.ldflags]
+
+
+def go_version() -> str:
+    """What `go env GOVERSION` says; raises RequirementError without Go."""
+    require_program("go", remedy="install Go 1.24 or newer and put its bin folder on PATH.")
+    return run(["go", "env", "GOVERSION"]).strip()
+
+
+def output_folder(*, module: GoModule, paths: Paths, version: str) -> Path:
+    """Where the module's programs are, or will be."""
+    sources = {
+        file.name: file.read_bytes()
+        for file in module.folder.iterdir()
+        if file.name in {"go.mod", "go.sum"} or file.suffix == ".go"
+    }
+    flags = [*build_flags(module), *module.programs.values()]
+    return paths.binaries / f"{module.name}-{cache_key(sources=sources, go_version=version, flags=flags)}"
+
+
+def programs(paths: Paths) -> dict[str, Path]:
+    """Every program's path in the cache, built or not."""
+    version = go_version()
+    return {
+        program: output_folder(module=module, paths=paths, version=version) / program
+        for module in MODULES
+        for program in module.programs
+    }
+
+
+def build(*, paths: Paths, report: Callable[[str], None]) -> dict[str, Path]:
+    """Build what the cache lacks, modules side by side, and return `programs`. A second call costs nothing."""
+    version = go_version()
+    wanted = {module.name: output_folder(module=module, paths=paths, version=version) for module in MODULES}
+    todo = [module for module in MODULES if not wanted[module.name].exists()]
+    if todo:
+        report(f"building {', '.join(module.name for module in todo)} with {version} (minutes when Go's cache is cold)")
+    with ThreadPoolExecutor(max_workers=max(1, len(todo))) as pool:
+        builds = {pool.submit(_build_module, module, wanted[module.name]): module for module in todo}
+        for done in as_completed(builds):
+            report(f"built {builds[done].name} in {done.result():.0f} s")
+    return programs(paths)
+
+
+def _build_module(module: GoModule, output: Path) -> float:
+    """Build into a folder beside `output` and rename it, so that an interrupted build leaves no half cache."""
+    started = time.monotonic()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{module.name}-") as scratch:
+        result = Path(scratch) / "bin"
+        result.mkdir()
+        if list(module.programs) == [Path(package).name for package in module.programs.values()]:
+            _go_build(module, target=f"{result}/", packages=list(module.programs.values()))
+        else:
+            for program, package in module.programs.items():
+                _go_build(module, target=str(result / program), packages=[package])
+        if absent := [name for name in module.programs if not (result / name).exists()]:
+            raise ClusterError(f"`go build` of {module.name} ended well but made no {', '.join(absent)}.")
+        if output.exists():  # another run was faster
+            shutil.rmtree(result)
+        else:
+            result.rename(output)
+    return time.monotonic() - started
+
+
+def _go_build(module: GoModule, *, target: str, packages: Sequence[str]) -> None:
+    completed = subprocess.run(
+        ["go", "build", *build_flags(module), "-o", target, *packages],
+        cwd=module.folder,
+        env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if completed.returncode:
+        tail = "\n".join(completed.stderr.strip().splitlines()[-15:])
+        raise ClusterError(f"`go build` of {module.name} (in {module.folder}) failed:\n{tail}")
