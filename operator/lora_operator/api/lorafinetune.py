@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from lora_trainer.contract.outcome import Artifact, Chosen, DatasetFigures, Estimate, Evaluation, ModelFigures
 from lora_trainer.contract.progress import Progress
@@ -201,3 +202,37 @@ class LoraFineTuneStatus(WireModel):
     def of(self, stage: Stage) -> tuple[Attempt, ...]:
         """The attempts of one stage, oldest first."""
         return tuple(attempt for attempt in self.attempts if attempt.stage == stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraFineTune:
+    """One object as it stands in the API server."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: datetime
+    deleting: bool
+    spec: LoraFineTuneSpec
+    status: LoraFineTuneStatus
+
+    @property
+    def full_name(self) -> str:
+        """namespace/name."""
+        return f"{self.namespace}/{self.name}"
+
+
+def parse_run(body: dict[str, Any]) -> LoraFineTune:
+    """The typed form of an object of the API server. Raises pydantic.ValidationError."""
+    metadata = body["metadata"]
+    return LoraFineTune(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        deleting="deletionTimestamp" in metadata,
+        spec=LoraFineTuneSpec.model_validate(body["spec"]),
+        status=LoraFineTuneStatus.model_validate(body.get("status", {})),
+    )

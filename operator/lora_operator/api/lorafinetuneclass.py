@@ -76,6 +76,17 @@ class PodResources(WireModel):
     """Disk for model weights, rows and compiled kernels."""
 
 
+class TrainResources(PodResources):
+    """What a train pod gets besides the accelerator; requests equal limits."""
+
+    cpu: Quantity = "4"
+    """CPU cores."""
+    memory: Quantity = "32Gi"
+    """Host memory."""
+    scratch: Quantity = "100Gi"
+    """Disk for model weights, rows and compiled kernels."""
+
+
 class LoraFineTuneClassSpec(WireModel):
     """Where runs of this class train, on what, and where their work is kept."""
 
@@ -89,7 +100,7 @@ class LoraFineTuneClassSpec(WireModel):
     """The object store."""
     prepare: PodResources = PodResources()
     """Resources of prepare pods."""
-    train: PodResources = PodResources(cpu="4", memory="32Gi", scratch="100Gi")
+    train: TrainResources = TrainResources()
     """Resources of train pods, besides the accelerator."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
     """How long a train pod may take to write its checkpoint when it is asked to stop."""

@@ -41,10 +41,11 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         schema = KUBERNETES_LIST_TYPES | schema
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
-    if schema.get("default", ...) is None:
+    default = schema.get("default", ...)
+    if default is None:
         del schema["default"]
-    if isinstance(schema.get("default"), dict):
-        schema["default"] = {key: value for key, value in schema["default"].items() if value is not None}
+    elif isinstance(default, dict):
+        schema["default"] = {key: value for key, value in default.items() if value is not None}
     return schema
 
 

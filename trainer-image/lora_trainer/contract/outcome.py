@@ -172,6 +172,8 @@ class Outcome(WireModel):
     """A sentence: what to do about it."""
     step: int | None = None
     """Last optimizer step that was done."""
+    from_step: int | None = None
+    """Step of the checkpoint that this pod went on from."""
     checkpoint: str | None = None
     """URI of the last committed checkpoint."""
     result: Annotated[PrepareResult | TrainResult, Field(discriminator="stage")] | None = None

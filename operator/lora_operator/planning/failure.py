@@ -1,0 +1,91 @@
+"""Retry, adjust, give up: what follows from how the attempts of a stage ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from lora_trainer.contract.exits import ExitClass, exit_class
+
+from lora_operator.api.lorafinetune import Attempt
+from lora_operator.api.reasons import Reason
+
+FIRST_BACK_OFF = timedelta(seconds=10)
+LONGEST_BACK_OFF = timedelta(minutes=6)
+BUG_RETRIES = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Start another attempt, not before `at`."""
+
+    at: datetime
+    shrink: bool = False
+    """Halve the micro-batch and double the accumulation first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveUp:
+    """The run fails. `because` says why no further attempt is made."""
+
+    because: str
+
+
+def attempt_class(attempt: Attempt) -> ExitClass:
+    """What kind of end an attempt had. Raises ValueError while it has none."""
+    match attempt.reason:
+        case None:
+            raise ValueError(f"{attempt.stage} attempt {attempt.number} has not ended")
+        case Reason.SUSPENDED_BY_USER:
+            return ExitClass.INTERRUPTED
+        case Reason.POD_LOST | Reason.JOB_DELETED:
+            return ExitClass.INFRASTRUCTURE
+        case Reason.OUT_OF_HOST_MEMORY:
+            return ExitClass.BUG
+        case _:
+            return exit_class(attempt.exit_code if attempt.exit_code is not None else 1)
+
+
+def decide(
+    attempts: tuple[Attempt, ...], *, retry_limit: int, micro_batch: int | None, now: datetime
+) -> Retry | GiveUp:
+    """What follows after the last of the ended attempts of one stage.
+
+    `micro_batch` is the one that the last attempt used, None before it is known. An attempt that ended well is no
+    failure and must not be asked about.
+    """
+    last = attempts[-1]
+    kind = attempt_class(last)
+    ended = last.end_time or now
+    match kind:
+        case ExitClass.DONE:
+            raise ValueError("a successful attempt has nothing to decide")
+        case ExitClass.USER_ERROR:
+            return GiveUp(because="The same input would fail again, so it is not retried.")
+        case ExitClass.INTERRUPTED:
+            return Retry(at=ended)
+        case ExitClass.OUT_OF_MEMORY:
+            if micro_batch is None or micro_batch <= 1:
+                return GiveUp(because="The micro-batch is already one row, so it cannot be made smaller.")
+            return Retry(at=ended, shrink=True)
+        case ExitClass.INFRASTRUCTURE:
+            failures = _count(attempts, ExitClass.INFRASTRUCTURE)
+            if failures > retry_limit:
+                return GiveUp(because=f"spec.retryLimit allows {retry_limit} retries, and that was failure {failures}.")
+            return Retry(at=ended + back_off(failures))
+        case ExitClass.BUG:
+            if _count(attempts, ExitClass.BUG) > BUG_RETRIES:
+                return GiveUp(because="It failed the same way twice.")
+            return Retry(at=ended + FIRST_BACK_OFF)
+        case _:
+            assert_never(kind)
+
+
+def back_off(failures: int) -> timedelta:
+    """Pause after the nth failure: 10 s, doubling up to 6 min."""
+    return min(FIRST_BACK_OFF * 2 ** min(failures - 1, 10), LONGEST_BACK_OFF)
+
+
+def _count(attempts: tuple[Attempt, ...], kind: ExitClass) -> int:
+    return sum(1 for attempt in attempts if attempt.reason is not None and attempt_class(attempt) is kind)

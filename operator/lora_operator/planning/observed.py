@@ -1,0 +1,205 @@
+"""What a decision is made from: small frozen views of the API server's objects, without what no decision needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from lora_trainer.contract.progress import Progress
+from pydantic import ValidationError
+
+from lora_operator.api.lorafinetune import LoraFineTune
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.naming import ATTEMPT_LABEL, DEFAULT_CLASS_ANNOTATION, RUN_UID_LABEL, STAGE_LABEL, Stage
+from lora_operator.workloads.settled import Settled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassView:
+    """A LoraFineTuneClass, valid or not."""
+
+    name: str
+    is_default: bool
+    spec: LoraFineTuneClassSpec | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LastWord:
+    """How a container ended."""
+
+    exit_code: int
+    kubelet_reason: str
+    """The kubelet's own word (Completed, Error, OOMKilled)."""
+    text: str
+    """The termination message."""
+    finished: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodView:
+    """A pod of a Job."""
+
+    name: str
+    run_uid: str
+    job_uid: str
+    phase: str
+    created: datetime
+    deleting: bool
+    node: str | None = None
+    ip: str | None = None
+    started: datetime | None = None
+    waiting_reason: str | None = None
+    waiting_message: str = ""
+    unschedulable: str | None = None
+    last_word: LastWord | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobView:
+    """One attempt at a stage, with its pods."""
+
+    name: str
+    uid: str
+    run_uid: str
+    stage: Stage
+    attempt: int
+    suspended: bool
+    deleting: bool
+    finished: str | None
+    """Complete or Failed once the Job controller said so."""
+    finish_message: str = ""
+    pods: tuple[PodView, ...] = ()
+
+    @property
+    def success(self) -> PodView | None:
+        """The pod that did the work. Its exit is final before the Job controller says so."""
+        return next((pod for pod in self.pods if pod.last_word is not None and pod.last_word.exit_code == 0), None)
+
+    @property
+    def over(self) -> bool:
+        """Whether no pod of the Job will do anything any more."""
+        return self.finished is not None or self.success is not None
+
+    @property
+    def newest_pod(self) -> PodView | None:
+        """The pod that counts: replacements come after what they replace."""
+        return max(self.pods, key=lambda pod: (pod.created, pod.last_word is None), default=None)
+
+    def with_pods(self, pods: tuple[PodView, ...]) -> JobView:
+        """The Job with those of the pods that are its own."""
+        return replace(self, pods=tuple(pod for pod in pods if pod.job_uid == self.uid))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolledProgress:
+    """What a pod answered, and when."""
+
+    progress: Progress
+    time: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Everything that the plan for one run depends on, besides the time."""
+
+    run: LoraFineTune
+    classes: tuple[ClassView, ...]
+    jobs: tuple[JobView, ...]
+    settled: Settled | None = None
+    """What the run was resolved to, once its ConfigMap exists."""
+    polled: PolledProgress | None = None
+    output_holder: str | None = None
+    """An older unfinished run with the same output, as namespace/name."""
+    taken_name: str | None = None
+    """A child's name that an object of another owner holds, as Kind name."""
+
+    def of(self, stage: Stage) -> tuple[JobView, ...]:
+        """The Jobs of one stage, oldest attempt first."""
+        return tuple(sorted((job for job in self.jobs if job.stage == stage), key=lambda job: job.attempt))
+
+
+def class_view(body: dict[str, Any]) -> ClassView:
+    """The view of a LoraFineTuneClass."""
+    metadata = body["metadata"]
+    spec, error = None, None
+    try:
+        spec = LoraFineTuneClassSpec.model_validate(body["spec"])
+    except ValidationError as problem:
+        error = first_error(problem)
+    is_default = metadata.get("annotations", {}).get(DEFAULT_CLASS_ANNOTATION) == "true"
+    return ClassView(name=metadata["name"], is_default=is_default, spec=spec, error=error)
+
+
+def first_error(problem: ValidationError) -> str:
+    """The first thing wrong, as `field: what`."""
+    first = problem.errors(include_url=False, include_input=False)[0]
+    return f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def job_view(body: dict[str, Any]) -> JobView:
+    """The view of a Job that carries this operator's labels."""
+    metadata, status = body["metadata"], body.get("status", {})
+    ends = {
+        condition["type"]: condition.get("message", "")
+        for condition in status.get("conditions", ())
+        if condition["status"] == "True" and condition["type"] in ("Complete", "Failed")
+    }
+    finished = next(iter(ends), None)
+    return JobView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        run_uid=metadata["labels"][RUN_UID_LABEL],
+        stage=Stage(metadata["labels"][STAGE_LABEL]),
+        attempt=int(metadata["labels"][ATTEMPT_LABEL]),
+        suspended=bool(body["spec"].get("suspend")),
+        deleting="deletionTimestamp" in metadata,
+        finished=finished,
+        finish_message=ends.get(finished or "", ""),
+    )
+
+
+def pod_view(body: dict[str, Any]) -> PodView:
+    """The view of a pod that carries this operator's labels."""
+    metadata, status = body["metadata"], body.get("status", {})
+    container = next(iter(status.get("containerStatuses", ())), {}).get("state", {})
+    waiting = container.get("waiting", {})
+    running = container.get("running") or container.get("terminated") or {}
+    return PodView(
+        name=metadata["name"],
+        run_uid=metadata["labels"][RUN_UID_LABEL],
+        job_uid=next((owner["uid"] for owner in metadata.get("ownerReferences", ()) if owner.get("controller")), ""),
+        phase=status.get("phase", "Pending"),
+        created=_time(metadata["creationTimestamp"]),
+        deleting="deletionTimestamp" in metadata,
+        node=body.get("spec", {}).get("nodeName"),
+        ip=status.get("podIP"),
+        started=_time(running["startedAt"]) if running.get("startedAt") else None,
+        waiting_reason=waiting.get("reason"),
+        waiting_message=waiting.get("message", ""),
+        unschedulable=_unschedulable(status),
+        last_word=_last_word(container.get("terminated")),
+    )
+
+
+def _unschedulable(status: dict[str, Any]) -> str | None:
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return condition.get("message", "") if condition.get("reason") == "Unschedulable" else None
+    return None
+
+
+def _last_word(terminated: dict[str, Any] | None) -> LastWord | None:
+    if not terminated or not terminated.get("finishedAt"):
+        return None
+    return LastWord(
+        exit_code=terminated["exitCode"],
+        kubelet_reason=terminated.get("reason", ""),
+        text=terminated.get("message", ""),
+        finished=_time(terminated["finishedAt"]),
+    )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

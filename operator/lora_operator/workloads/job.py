@@ -1,0 +1,45 @@
+"""The Job of one attempt. Create-only: after creation its template and suspend belong to the Job controller and to
+queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_trainer.contract.exits import ExitCode
+
+from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, job_name
+from lora_operator.workloads.metadata import child_metadata
+from lora_operator.workloads.pod import CONTAINER, StageRequest, pod_template
+
+FAILURE_POLICY = {
+    "rules": [
+        # Preemption, drain and eviction are nobody's fault: the Job controller replaces the pod, operator or not.
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        # The same for a pod that was asked to stop and left a checkpoint.
+        {
+            "action": "Ignore",
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.Interrupted)]},
+        },
+    ]
+}
+
+
+def stage_job(request: StageRequest) -> dict[str, Any]:
+    """The Job. Any failure ends it (backoffLimit 0): what follows is the operator's decision."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": child_metadata(
+            request.run,
+            name=job_name(request.run.name, request.stage, request.attempt),
+            labels={STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)},
+        ),
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": FAILURE_POLICY,
+            "template": pod_template(request),
+        },
+    }

@@ -1,0 +1,225 @@
+"""The pod of a stage, as an ordered list of small transforms of a draft. Every pod meets Pod Security `restricted`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lora_trainer.contract.progress import PORT
+from lora_trainer.contract.run import PVC_MOUNT_ROOT, RUN_FILE, SCRATCH, AcceleratorKind
+
+from lora_operator.api.lorafinetune import LoraFineTune
+from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name
+from lora_operator.workloads.metadata import child_labels
+from lora_operator.workloads.settled import RUN_KEY, Settled
+
+CONTAINER = "trainer"
+USER = 1000
+TEMPORARY = "/tmp"
+PREPARE_GRACE_SECONDS = 10
+REQUIRED_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OPTIONAL_CREDENTIALS = ("AWS_SESSION_TOKEN",)
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRequest:
+    """Everything that shapes the pod of one attempt."""
+
+    run: LoraFineTune
+    settled: Settled
+    stage: Stage
+    attempt: int
+    oom_shrinks: int = 0
+    """How often the micro-batch is halved against what prepare chose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodDraft:
+    """What the transforms add to."""
+
+    args: tuple[str, ...] = ()
+    env: tuple[Entry, ...] = ()
+    volumes: tuple[Entry, ...] = ()
+    mounts: tuple[Entry, ...] = ()
+    resources: Mapping[str, str] | None = None
+    service_account: str | None = None
+    grace_seconds: int = PREPARE_GRACE_SECONDS
+
+    def plus(
+        self, *, env: tuple[Entry, ...] = (), volumes: tuple[Entry, ...] = (), mounts: tuple[Entry, ...] = ()
+    ) -> PodDraft:
+        """The draft with more environment, volumes and mounts."""
+        return replace(self, env=self.env + env, volumes=self.volumes + volumes, mounts=self.mounts + mounts)
+
+
+Transform = Callable[[PodDraft, StageRequest], PodDraft]
+
+
+def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """What the trainer is asked to do; the image's entry point is `python -m lora_trainer`."""
+    args = (request.stage.value, "--run", str(RUN_FILE))
+    if request.stage is Stage.TRAIN:
+        args += ("--attempt", str(request.attempt), "--oom-shrinks", str(request.oom_shrinks))
+    return replace(draft, args=args)
+
+
+def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """Requests equal limits; only the train pod of a GPU class asks for the accelerator."""
+    spec = request.settled.class_spec
+    room = spec.prepare if request.stage is Stage.PREPARE else spec.train
+    resources = {"cpu": room.cpu, "memory": room.memory}
+    if request.stage is Stage.TRAIN and spec.accelerator.kind is AcceleratorKind.GPU:
+        resources[spec.accelerator.resource_name] = "1"
+    return replace(draft, resources=resources)
+
+
+def grace(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """A train pod gets time for its checkpoint; a prepare pod has nothing to lose."""
+    if request.stage is Stage.PREPARE:
+        return draft
+    return replace(draft, grace_seconds=request.settled.class_spec.termination_grace_period_seconds)
+
+
+def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """The resolved run file."""
+    source = {"name": config_map_name(request.run.name), "items": [{"key": RUN_KEY, "path": RUN_KEY}]}
+    return draft.plus(
+        volumes=({"name": "run", "configMap": source},),
+        mounts=({"name": "run", "mountPath": str(RUN_FILE.parent), "readOnly": True},),
+    )
+
+
+def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """The root file system is read-only: HOME and the system's temporary folder are emptyDirs of the pod."""
+    spec = request.settled.class_spec
+    room = spec.prepare if request.stage is Stage.PREPARE else spec.train
+    return draft.plus(
+        env=(
+            {"name": "HOME", "value": str(SCRATCH)},
+            {"name": "TMPDIR", "value": TEMPORARY},
+            # Libraries ask getpass for a name, and uid 1000 has no entry in the image's passwd.
+            {"name": "USER", "value": CONTAINER},
+            {"name": "LOGNAME", "value": CONTAINER},
+        ),
+        volumes=(
+            {"name": "scratch", "emptyDir": {"sizeLimit": room.scratch}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": room.scratch}},
+        ),
+        mounts=({"name": "scratch", "mountPath": str(SCRATCH)}, {"name": "tmp", "mountPath": TEMPORARY}),
+    )
+
+
+def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """Data-loader workers pass batches through /dev/shm, which is 64 MiB unless the pod brings its own."""
+    if request.stage is Stage.PREPARE:
+        return draft
+    return draft.plus(
+        volumes=({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},),
+        mounts=({"name": "shm", "mountPath": "/dev/shm"},),
+    )
+
+
+def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """PersistentVolumeClaims named by pvc:// addresses, read-only."""
+    spec = request.run.spec
+    addresses = (spec.model.name, spec.dataset.uri, spec.evaluation.dataset_uri or "")
+    names = sorted({address.split("/")[2] for address in addresses if address.startswith("pvc://")})
+    return draft.plus(
+        volumes=tuple(
+            {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
+            for index, name in enumerate(names)
+        ),
+        mounts=tuple(
+            {"name": f"claim-{index}", "mountPath": str(PVC_MOUNT_ROOT / name), "readOnly": True}
+            for index, name in enumerate(names)
+        ),
+    )
+
+
+def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """Bucket credentials: keys of the tenant's own Secret, or a ServiceAccount with a workload identity."""
+    credentials = request.settled.class_spec.storage.credentials
+    if credentials.service_account_name is not None:
+        return replace(draft, service_account=credentials.service_account_name)
+    secret = credentials.secret_name or ""
+    required = tuple(_secret_env(name, secret=secret, key=name) for name in REQUIRED_CREDENTIALS)
+    optional = tuple(_secret_env(name, secret=secret, key=name, optional=True) for name in OPTIONAL_CREDENTIALS)
+    return draft.plus(env=required + optional)
+
+
+def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """The Hugging Face token of a private model."""
+    reference = request.run.spec.model.token_secret_ref
+    if reference is None:
+        return draft
+    return draft.plus(env=(_secret_env("HF_TOKEN", secret=reference.name, key=reference.key),))
+
+
+def _secret_env(name: str, *, secret: str, key: str, optional: bool = False) -> Entry:
+    reference = {"name": secret, "key": key} | ({"optional": True} if optional else {})
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+
+
+TRANSFORMS: tuple[Transform, ...] = (
+    trainer_command,
+    compute,
+    grace,
+    run_file,
+    writable_folders,
+    shared_memory,
+    claims,
+    storage_access,
+    hub_token,
+)
+
+
+def pod_template(request: StageRequest) -> Entry:
+    """The pod template of one attempt."""
+    draft = PodDraft()
+    for transform in TRANSFORMS:
+        draft = transform(draft, request)
+    labels = child_labels(request.run) | {STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)}
+    return {"metadata": {"labels": labels}, "spec": _pod_spec(draft, request)}
+
+
+def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": draft.grace_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(draft, request)],
+        "volumes": list(draft.volumes),
+    }
+    if draft.service_account is not None:
+        spec["serviceAccountName"] = draft.service_account
+    return spec
+
+
+def _container(draft: PodDraft, request: StageRequest) -> Entry:
+    return {
+        "name": CONTAINER,
+        "image": request.settled.class_spec.image,
+        "imagePullPolicy": request.settled.class_spec.image_pull_policy,
+        "args": list(draft.args),
+        "workingDir": str(SCRATCH),
+        "env": list(draft.env),
+        "ports": [{"name": "progress", "containerPort": PORT}],
+        "resources": {"requests": dict(draft.resources or {}), "limits": dict(draft.resources or {})},
+        "volumeMounts": list(draft.mounts),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
