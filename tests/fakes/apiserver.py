@@ -89,6 +89,9 @@ class FakeApiServer:
         self.hub.drop()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self.crashes:
+            # Otherwise a bug in the fake would pass for one of the faults that clients must bear.
+            raise AssertionError(f"the fake API server itself failed: {self.crashes[0]!r}") from self.crashes[0]
 
     @property
     def url(self) -> str:
@@ -118,6 +121,11 @@ class FakeApiServer:
     def violations(self) -> list[RecordedRequest]:
         """Requests for Secrets: the operator must never make one."""
         return self._routes.violations
+
+    @property
+    def crashes(self) -> list[Exception]:
+        """Bugs of the fake; leaving the context raises the first one."""
+        return self._routes.crashes
 
     def writes(self, *, user_agent: str = "") -> list[RecordedRequest]:
         """Creates, updates, patches and deletes by clients whose user agent contains the text."""
@@ -237,5 +245,8 @@ class FakeApiServer:
         try:
             if not self.gc_paused:
                 garbage.collect(self.store)
+        except Exception as error:
+            self.crashes.append(error)
+            raise
         finally:
             self._collecting = False

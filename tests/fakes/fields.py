@@ -67,7 +67,8 @@ def leaves(node: Any, schema: Obj | None, *, path: Path = (), name: str = "") ->
         return
     keys = list_keys(name, schema) if isinstance(node, list) else None
     if keys is None:
-        yield path, node
+        if path:
+            yield path, node
         return
     items = child_items(schema)
     for item in node:

@@ -198,6 +198,9 @@ class Kubelet:
     def _sync_later(self) -> None:
         try:
             self.sync()
+        except Exception as error:
+            self._server.crashes.append(error)
+            raise
         finally:
             self._due = False
 

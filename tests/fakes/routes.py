@@ -41,6 +41,7 @@ class Routes:
     faults: Faults
     requests: list[RecordedRequest] = field(default_factory=list)
     violations: list[RecordedRequest] = field(default_factory=list)
+    crashes: list[Exception] = field(default_factory=list)
     _pages: dict[str, _Page] = field(default_factory=dict)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -77,6 +78,9 @@ class Routes:
             return web.json_response(body, status=code)
         except ApiError as error:
             return _error_response(error)
+        except Exception as error:
+            self.crashes.append(error)
+            raise
 
     def _answer_other(self, path: str) -> web.Response:
         if path in _HEALTH:
