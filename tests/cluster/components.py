@@ -34,9 +34,9 @@ def components(*, paths: Paths, programs: Mapping[str, Path]) -> tuple[Component
         _api_server(paths, programs["kube-apiserver"]),
         _controller_manager(paths, programs["kube-controller-manager"]),
         _scheduler(paths, programs["kube-scheduler"]),
-        _proxy(paths, programs["kube-proxy"]),
         _coredns(paths, programs["coredns"]),
         _kubelet(paths, programs["kubelet"]),
+        _proxy(paths, programs["kube-proxy"]),
     )
 
 

@@ -48,6 +48,11 @@ def buildah(paths: Paths, *arguments: object) -> str:
     return run(command(paths, *arguments), env=_ENVIRONMENT)
 
 
+def store_reference(paths: Paths, tag: str) -> str:
+    """How skopeo names an image in our store."""
+    return f"containers-storage:[{_ENVIRONMENT['STORAGE_DRIVER']}@{paths.images / 'buildah'}+{_RUN_ROOT}]{tag}"
+
+
 def inspect(tag: str, *, paths: Paths) -> LocalImage | None:
     """The image of that tag in buildah's store, or None."""
     arguments = command(paths, "inspect", "--type", "image", tag)

@@ -57,7 +57,8 @@ def _converge(*, paths: Paths, parts: Sequence[Component], programs: Mapping[str
             loading.load(paths=paths, tag=PAUSE_IMAGE, report=report)
         elif part.name == "kube-apiserver":
             _wait("the API server takes our manifests", lambda: _apply_manifests(paths))
-    _wait(f"node {NODE_NAME} is Ready", lambda: node_ready(paths))
+        elif part.name == "kubelet":  # before kube-proxy, which looks for the node at once and then after 30 s again
+            _wait(f"node {NODE_NAME} is Ready", lambda: node_ready(paths))
     _wait(
         "DNS answers",
         lambda: health.dns_answers(f"kubernetes.default.svc.{CLUSTER_DOMAIN}", server=DNS_SERVICE_ADDRESS),

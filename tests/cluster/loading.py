@@ -1,8 +1,8 @@
 """Moves an image from buildah's store into the cluster's containerd, sending only the layers that are not there yet.
 
-buildah pushes into an OCI layout and skips every layer whose blob the layout has. The layout does not keep gigabytes
+skopeo copies into an OCI layout and skips every layer whose blob the layout has. The layout does not keep gigabytes
 for that: once containerd has unpacked a layer, its blob here becomes a hole of the same size, and containerd's own
-packed copy goes too. A hole is removed when containerd no longer has the layer, so that buildah writes it again.
+packed copy goes too. A hole is removed when containerd no longer has the layer, so that skopeo writes it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import containerd, images
-from .commands import ClusterError
+from .commands import ClusterError, run
 from .settings import Paths
 
 _NAME_IN_LAYOUT = "image"
@@ -93,8 +93,18 @@ def _push(paths: Paths, *, tag: str, layout: Path, image: images.LocalImage, mis
             blob.unlink()  # left by an interrupted load, or an old manifest
     for layer in missing:
         _blob(layout, layer).unlink(missing_ok=True)
+    # skopeo, because buildah 1.28 compresses whatever it pushes to a layout: minutes for the trainer's gigabytes.
     target = f"oci:{layout}:{_NAME_IN_LAYOUT}"
-    images.buildah(paths, "push", "--quiet", "--disable-compression", "--format", "oci", tag, target)
+    run(
+        [
+            "skopeo",
+            "copy",
+            "--quiet",
+            "--dest-oci-accept-uncompressed-layers",
+            images.store_reference(paths, tag),
+            target,
+        ]
+    )
 
 
 def _import(paths: Paths, *, tag: str, layout: Path, missing: Sequence[str]) -> int:

@@ -45,6 +45,7 @@ SYSTEM_PACKAGES = (
     "mount",
     "nftables",
     "runc",
+    "skopeo",
 )
 
 
