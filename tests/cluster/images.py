@@ -5,6 +5,7 @@ buildah keeps its store in our cache folder, so the machine's own images are not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -35,6 +36,7 @@ class LocalImage:
 
     id: str
     diff_ids: tuple[str, ...]
+    labels: Mapping[str, str]
 
 
 def command(paths: Paths, *arguments: object) -> list[str]:
@@ -64,7 +66,11 @@ def inspect(tag: str, *, paths: Paths) -> LocalImage | None:
             return None
         raise ClusterError(f"buildah cannot look at {tag}: {completed.stderr.strip()}")
     found = json.loads(completed.stdout)
-    return LocalImage(id=f"sha256:{found['FromImageID']}", diff_ids=tuple(found["OCIv1"]["rootfs"]["diff_ids"]))
+    return LocalImage(
+        id=f"sha256:{found['FromImageID']}",
+        diff_ids=tuple(found["OCIv1"]["rootfs"]["diff_ids"]),
+        labels=found["OCIv1"]["config"].get("Labels") or {},
+    )
 
 
 def build(
@@ -139,15 +145,25 @@ def build_base(*, paths: Paths, report: Report) -> LocalImage:
 
     The unpacked system is kept as an archive, so that an emptied store is filled again within seconds.
     """
+    bundle = certificate_bundle()
+    contents = f"{_SUITE} {' '.join(_BASE_PACKAGES)} {hashlib.sha256(bundle.read_bytes()).hexdigest()}"
+    if (image := inspect(BASE_IMAGE, paths=paths)) and image.labels.get("contents") == contents:
+        return image
     archive = paths.images / f"base-{_SUITE}-{'-'.join(_BASE_PACKAGES)}.tar"
     if not archive.exists():
         _bootstrap(archive, report=report)
     with tempfile.TemporaryDirectory(dir=paths.images, prefix=".base-") as scratch:
         context = Path(scratch)
         (context / "rootfs.tar").hardlink_to(archive)
-        shutil.copy(certificate_bundle(), context / "ca-certificates.crt")
-        file = HERE / "containerfiles/base.Dockerfile"
-        return build(paths=paths, context=context, file=file, tag=BASE_IMAGE, report=report)
+        shutil.copy(bundle, context / "ca-certificates.crt")
+        return build(
+            paths=paths,
+            context=context,
+            file=HERE / "containerfiles/base.Dockerfile",
+            tag=BASE_IMAGE,
+            arguments={"CONTENTS": contents},
+            report=report,
+        )
 
 
 def certificate_bundle() -> Path:

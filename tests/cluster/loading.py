@@ -64,10 +64,10 @@ def load(*, paths: Paths, tag: str, report: Callable[[str], None]) -> None:
     if image is None:
         raise ClusterError(f"There is no image {tag}: build it first with `python -m tests.cluster build-image`.")
     before = containerd.images(paths)
-    if tag in before and containerd.image_id(paths, manifest_digest=before[tag]) == image.id:
+    missing = layers_to_send(image.diff_ids, unpacked=containerd.unpacked_chains(paths))
+    if not missing and tag in before and containerd.image_id(paths, manifest_digest=before[tag]) == image.id:
         return
     layout = paths.images / "layout"
-    missing = layers_to_send(image.diff_ids, unpacked=containerd.unpacked_chains(paths))
     _push(paths, tag=tag, layout=layout, image=image, missing=missing)
     sent = _import(paths, tag=tag, layout=layout, missing=missing)
     for name in superseded_references(before, containerd.images(paths), tag=tag):

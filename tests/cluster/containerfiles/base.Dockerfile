@@ -5,4 +5,7 @@ COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     LANG=C.UTF-8
+# What it was made from; it is made again when that changes.
+ARG CONTENTS
+LABEL contents=${CONTENTS}
 CMD ["/bin/bash"]
