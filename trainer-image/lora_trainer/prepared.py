@@ -1,0 +1,90 @@
+"""The prepared set: tokenised rows and what was decided about the run, as prepare leaves it for train.
+
+A folder with TRAIN_ROWS, EVAL_ROWS and prepared.json, published to layout.prepared_uri as a set whose manifest's
+fingerprint is the run digest. Reads and writes local files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lora_trainer.contract.layout import PREPARED
+from lora_trainer.contract.outcome import PrepareResult
+from lora_trainer.contract.wire import WireModel
+
+TRAIN_ROWS = "train.parquet"
+EVAL_ROWS = "eval.parquet"
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("completion_mask", pa.list_(pa.int8()), nullable=False),
+    ]
+)
+"""Columns of TRAIN_ROWS: token ids, and 1 for each token that counts in the loss."""
+EVAL_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        pa.field("prompt_length", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("completion", pa.string(), nullable=False),
+    ]
+)
+"""Columns of EVAL_ROWS: also how many leading tokens ask for the last answer, and question and answer for people."""
+ROWS_PER_BATCH = 1000
+
+
+class Prepared(WireModel):
+    """prepared.json: what prepare found and decided."""
+
+    result: PrepareResult
+    """What the operator was told, `chosen` included."""
+    eos_token_id: int
+    """Token that ends an answer as the rows are rendered."""
+    pad_token_id: int
+    """Token to pad batches with; never the end token, unless the tokenizer knows no other."""
+
+
+def write_prepared(folder: Path, prepared: Prepared) -> None:
+    """Write prepared.json."""
+    (folder / PREPARED).write_text(prepared.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """The prepared.json of a folder that was fetched and compared with its manifest."""
+    return Prepared.model_validate_json((folder / PREPARED).read_bytes())
+
+
+def write_rows(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write batches of EVAL_SCHEMA to a file."""
+    with pq.ParquetWriter(path, EVAL_SCHEMA, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def split_rows(source: Path, folder: Path, *, held_out: Sequence[bool], left_out: Sequence[bool]) -> None:
+    """Write TRAIN_ROWS and EVAL_ROWS from a file of all rows, one batch in memory at a time.
+
+    `held_out` and `left_out` say for each row of `source` whether it goes to EVAL_ROWS, or nowhere.
+    """
+    with ExitStack() as stack:
+        train = stack.enter_context(pq.ParquetWriter(folder / TRAIN_ROWS, ROW_SCHEMA, compression="zstd"))
+        evaluation = stack.enter_context(pq.ParquetWriter(folder / EVAL_ROWS, EVAL_SCHEMA, compression="zstd"))
+        start = 0
+        for batch in read_batches(source):
+            rows = range(start, start + batch.num_rows)
+            start += batch.num_rows
+            evaluation.write_batch(batch.filter(pa.array([held_out[row] and not left_out[row] for row in rows])))
+            to_train = batch.filter(pa.array([not held_out[row] and not left_out[row] for row in rows]))
+            train.write_batch(to_train.select(ROW_SCHEMA.names))
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of a file of rows."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(ROWS_PER_BATCH)
