@@ -212,9 +212,8 @@ def _container_statuses(pod: Obj, state: Obj) -> list[Obj]:
         own = state
         if index and "terminated" in state:
             own = {"terminated": {"exitCode": 0, "reason": "Completed"}}
-        name, image = container["name"], container.get("image", "")
+        image = container.get("image", "")
         ready = "running" in own
-        statuses.append(
-            {"name": name, "image": image, "state": own, "ready": ready, "started": ready, "restartCount": 0}
-        )
+        status = {"name": container["name"], "image": image, "imageID": image, "restartCount": 0}
+        statuses.append(status | {"state": own, "ready": ready, "started": ready})
     return statuses
