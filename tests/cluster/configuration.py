@@ -58,6 +58,9 @@ state = {q(str(paths.containerd_state))}
 [grpc]
 address = {q(str(paths.containerd_socket))}
 
+[plugins."io.containerd.internal.v1.opt"]
+path = {q(str(paths.state / "containerd-opt"))}
+
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = {q(PAUSE_IMAGE)}
 # Where oom_score_adj may not be lowered, runc fails without this: "can't get final child's PID from pipe".

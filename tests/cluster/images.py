@@ -118,7 +118,8 @@ def build(
         raise ClusterError(f"buildah built {tag} but does not know it; its log is {log}.")
     if before and before.id != image.id:
         _drop_superseded(before, paths=paths)
-    report(f"{tag} is built after {time.monotonic() - started:.1f} s")
+    if not before or before.id != image.id:
+        report(f"{tag} is built after {time.monotonic() - started:.1f} s")
     return image
 
 

@@ -226,9 +226,10 @@ def _apply_manifests(paths: Paths) -> bool:
 
 def _write_configuration(paths: Paths) -> None:
     for file, content in configuration_files(paths=paths, nameservers=network.nameservers_known()).items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(content)
+        if _read(file) != content:  # containerd reloads what is written, and may then read half of it
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(content)
 
 
 def _link_kubectl(paths: Paths, kubectl_program: Path) -> None:
