@@ -66,5 +66,7 @@ class Reason(StrEnum):
     """The pod vanished without a last word (node lost, deleted by hand, evicted)."""
     JOB_DELETED = "JobDeleted"
     """The Job of the attempt was deleted by someone else."""
+    OUTCOME_MISSING = "OutcomeMissing"
+    """The pod ended well and left no readable result."""
     FAILED = "Failed"
     """The run ended without an adapter."""

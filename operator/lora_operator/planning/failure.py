@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitClass, exit_class
+from lora_trainer.contract.outcome import Chosen
 
-from lora_operator.api.lorafinetune import Attempt
+from lora_operator.api.lorafinetune import Adjustment, Attempt
 from lora_operator.api.reasons import Reason
 
 FIRST_BACK_OFF = timedelta(seconds=10)
@@ -21,8 +23,6 @@ class Retry:
     """Start another attempt, not before `at`."""
 
     at: datetime
-    shrink: bool = False
-    """Halve the micro-batch and double the accumulation first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def attempt_class(attempt: Attempt) -> ExitClass:
             return ExitClass.INTERRUPTED
         case Reason.POD_LOST | Reason.JOB_DELETED:
             return ExitClass.INFRASTRUCTURE
-        case Reason.OUT_OF_HOST_MEMORY:
+        case Reason.OUT_OF_HOST_MEMORY | Reason.OUTCOME_MISSING:
             return ExitClass.BUG
         case _:
             return exit_class(attempt.exit_code if attempt.exit_code is not None else 1)
@@ -52,8 +52,8 @@ def decide(
 ) -> Retry | GiveUp:
     """What follows after the last of the ended attempts of one stage.
 
-    `micro_batch` is the one that the last attempt used, None before it is known. An attempt that ended well is no
-    failure and must not be asked about.
+    `micro_batch` is the one that prepare chose, None before it is known. An attempt that ended well is no failure and
+    must not be asked about.
     """
     last = attempts[-1]
     kind = attempt_class(last)
@@ -66,9 +66,9 @@ def decide(
         case ExitClass.INTERRUPTED:
             return Retry(at=ended)
         case ExitClass.OUT_OF_MEMORY:
-            if micro_batch is None or micro_batch <= 1:
+            if micro_batch is None or _count(attempts, ExitClass.OUT_OF_MEMORY) > halvings(micro_batch):
                 return GiveUp(because="The micro-batch is already one row, so it cannot be made smaller.")
-            return Retry(at=ended, shrink=True)
+            return Retry(at=ended)
         case ExitClass.INFRASTRUCTURE:
             failures = _count(attempts, ExitClass.INFRASTRUCTURE)
             if failures > retry_limit:
@@ -80,6 +80,26 @@ def decide(
             return Retry(at=ended + FIRST_BACK_OFF)
         case _:
             assert_never(kind)
+
+
+def adjustments(attempts: tuple[Attempt, ...], chosen: Chosen | None) -> tuple[Adjustment, ...]:
+    """What running out of accelerator memory changed: derived from the records, so that it cannot drift from them."""
+    if chosen is None:
+        return ()
+    micro, accumulation = chosen.per_device_train_batch_size, chosen.gradient_accumulation_steps
+    failed = [attempt for attempt in attempts if attempt.reason and attempt_class(attempt) is ExitClass.OUT_OF_MEMORY]
+    made = []
+    for times, attempt in enumerate(failed[: halvings(micro)], start=1):
+        smaller, longer = shrunk_batch(micro, accumulation, times=times)
+        made.append(
+            Adjustment(
+                attempt=attempt.number + 1,
+                reason=attempt.reason or "",
+                per_device_train_batch_size=smaller,
+                gradient_accumulation_steps=longer,
+            )
+        )
+    return tuple(made)
 
 
 def back_off(failures: int) -> timedelta:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.observed import ClassView, Observed
+from lora_operator.workloads.settled import Settled, settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,6 @@ class Block:
     message: str
 
 
-def class_exists(observed: Observed) -> Block | None:
-    """The class that the run names, or the default one, must exist and be valid."""
-    chosen = resolve_class(observed.run.spec.class_name, observed.classes)
-    return chosen if isinstance(chosen, Block) else None
-
-
 def output_is_free(observed: Observed) -> Block | None:
     """Two unfinished runs must not publish to one place: latest.json would say which ended last, not which was
     meant."""
@@ -32,8 +27,9 @@ def output_is_free(observed: Observed) -> Block | None:
     return Block(
         reason=Reason.OUTPUT_IN_USE,
         message=(
-            f"spec.output.uri {observed.run.spec.output.uri} is also the output of the unfinished LoraFineTune "
-            f"{observed.output_holder}. Give this one another spec.output.uri, or wait: it starts when that one is done."
+            f"spec.output.uri {observed.run.spec.output.uri} is also the output of the unfinished "
+            f"LoraFineTune {observed.output_holder}. Give this one another spec.output.uri, or wait: "
+            "it starts when that one is done."
         ),
     )
 
@@ -53,16 +49,36 @@ def names_are_free(observed: Observed) -> Block | None:
 
 Gate = Callable[[Observed], Block | None]
 
-GATES: tuple[Gate, ...] = (class_exists, output_is_free, names_are_free)
+GATES_BEFORE_START: tuple[Gate, ...] = (output_is_free, names_are_free)
+GATES_ALWAYS: tuple[Gate, ...] = (names_are_free,)
 
 
-def first_block(observed: Observed) -> Block | None:
-    """The first objection, or None when the run may start."""
-    return next((block for gate in GATES if (block := gate(observed)) is not None), None)
+def accept(observed: Observed) -> Settled | Block:
+    """What the run is resolved to, or the first objection.
+
+    Once its ConfigMap exists, class and output were settled: a class that changes or goes does not touch the run.
+    """
+    started = bool(observed.jobs) or observed.settled is not None
+    settled = observed.settled or _settle_now(observed)
+    if isinstance(settled, Block):
+        return settled
+    gates = GATES_ALWAYS if started else GATES_BEFORE_START
+    return next((block for gate in gates if (block := gate(observed)) is not None), settled)
+
+
+def _settle_now(observed: Observed) -> Settled | Block:
+    run = observed.run
+    chosen = resolve_class(run.status.class_name or run.spec.class_name, observed.classes)
+    if isinstance(chosen, Block):
+        return chosen
+    if chosen.spec is None:
+        message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to mend it."
+        return Block(reason=Reason.CLASS_INVALID, message=message)
+    return settle(run, class_name=chosen.name, class_spec=chosen.spec)
 
 
 def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView | Block:
-    """The valid class that `name` stands for; None stands for the default class."""
+    """The class that `name` stands for; None stands for the default class."""
     offered = ", ".join(sorted(view.name for view in classes)) or "none"
     if name is not None:
         found = tuple(view for view in classes if view.name == name)
@@ -70,16 +86,14 @@ def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView
     else:
         found = tuple(view for view in classes if view.is_default)
         missing = (
-            f"spec.className is unset and there is no default LoraFineTuneClass. Set spec.className to one of: {offered}; "
-            f'or ask the platform team to annotate one with {DEFAULT_CLASS_ANNOTATION}: "true".'
+            "spec.className is unset and there is no default LoraFineTuneClass. Set spec.className to one of: "
+            f'{offered}; or ask the platform team to annotate one with {DEFAULT_CLASS_ANNOTATION}: "true".'
         )
-    if not found:
-        return Block(reason=Reason.CLASS_NOT_FOUND, message=missing)
     if len(found) > 1:
         names = ", ".join(sorted(view.name for view in found))
         message = f"More than one LoraFineTuneClass is marked as default ({names}). Set spec.className."
         return Block(reason=Reason.CLASS_NOT_FOUND, message=message)
-    if found[0].spec is None:
-        message = f"LoraFineTuneClass {found[0].name} is invalid: {found[0].error}. Ask the platform team to mend it."
-        return Block(reason=Reason.CLASS_INVALID, message=message)
-    return found[0]
+    view = next(iter(found), None)
+    if view is None:
+        return Block(reason=Reason.CLASS_NOT_FOUND, message=missing)
+    return view

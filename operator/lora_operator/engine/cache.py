@@ -1,0 +1,97 @@
+"""What the watches have told so far, and whose turn it is after each thing they tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_operator.kube.store import Key, Store
+from lora_operator.naming import RUN_LABEL
+from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A LoraFineTune as it was read, with what others look it up by."""
+
+    body: Body
+    output: str
+
+
+def key_of(body: Body) -> Key:
+    """Namespace and name of an object."""
+    metadata = body["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _version(body: Body) -> int:
+    """resourceVersions of one object are ordered (KEP-5504: comparable as integers)."""
+    return int(body["metadata"]["resourceVersion"])
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The newest known version of everything that plans are made from."""
+
+    runs: Store[RunRecord] = field(default_factory=lambda: Store(lambda record: record.output))
+    classes: Store[ClassView] = field(default_factory=lambda: Store(lambda view: view.is_default))
+    jobs: Store[JobView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
+    pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
+
+    def put_run(self, body: Body) -> frozenset[Key]:
+        """A run was seen: it and those that wait for its output have their turn."""
+        body["metadata"].pop("managedFields", None)
+        record = RunRecord(body=body, output=body["spec"]["output"]["uri"])
+        self.runs.put(key_of(body), _version(body), record)
+        return self.runs.keys_of(record.output) | {key_of(body)}
+
+    def drop_run(self, body: Body) -> frozenset[Key]:
+        """A run is gone: those that wait for its output have their turn."""
+        record = self.runs.drop(key_of(body))
+        return self.runs.keys_of(record.output) if record is not None else frozenset()
+
+    def put_class(self, body: Body) -> frozenset[Key]:
+        """A class was seen: every run may have waited for it."""
+        self.classes.put(key_of(body), _version(body), class_view(body))
+        return self._all_runs()
+
+    def drop_class(self, body: Body) -> frozenset[Key]:
+        """A class is gone."""
+        self.classes.drop(key_of(body))
+        return self._all_runs()
+
+    def put_job(self, body: Body) -> frozenset[Key]:
+        """A Job was seen: its run has its turn."""
+        self.jobs.put(key_of(body), _version(body), job_view(body))
+        return run_of(body)
+
+    def drop_job(self, body: Body) -> frozenset[Key]:
+        """A Job is gone."""
+        self.jobs.drop(key_of(body))
+        return run_of(body)
+
+    def put_pod(self, body: Body) -> frozenset[Key]:
+        """A pod was seen: its run has its turn."""
+        self.pods.put(key_of(body), _version(body), pod_view(body))
+        return run_of(body)
+
+    def drop_pod(self, body: Body) -> frozenset[Key]:
+        """A pod is gone."""
+        self.pods.drop(key_of(body))
+        return run_of(body)
+
+    def children_of(self, uid: str) -> tuple[JobView, ...]:
+        """The Jobs of a run with their pods."""
+        pods = self.pods.of(uid)
+        return tuple(job.with_pods(pods) for job in self.jobs.of(uid))
+
+    def _all_runs(self) -> frozenset[Key]:
+        return frozenset(key_of(record.body) for record in self.runs.values())
+
+
+def run_of(body: Body) -> frozenset[Key]:
+    """The run that a child belongs to."""
+    metadata = body["metadata"]
+    return frozenset({(metadata["namespace"], metadata["labels"][RUN_LABEL])})

@@ -1,0 +1,117 @@
+"""Gathers what a plan is made from: from the cache for a first look, from the API server for decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from lora_operator.api.conditions import ConditionType
+from lora_operator.api.lorafinetune import LoraFineTune, parse_run
+from lora_operator.engine.cache import Cache, key_of
+from lora_operator.kube.errors import NotFound
+from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, PODS, RUNS, Gateway
+from lora_operator.kube.store import Key
+from lora_operator.naming import config_map_name, run_selector
+from lora_operator.planning.observed import JobView, Observed, PolledProgress
+from lora_operator.workloads.settled import Settled, read_config_map
+
+Body = dict[str, Any]
+
+
+@dataclass
+class Observer:
+    """Looks at one run."""
+
+    gateway: Gateway
+    cache: Cache
+    polled: dict[str, PolledProgress] = field(default_factory=dict)
+    """Newest progress by uid of the run."""
+    _settled: dict[str, Settled] = field(default_factory=dict)
+
+    async def look(self, key: Key) -> Observed | None:
+        """The run as the cache has it, or None when it is gone. Raises pydantic.ValidationError."""
+        record = self.cache.runs.get(key)
+        if record is None:
+            return None
+        run = parse_run(record.body)
+        return await self._observed(run, self.cache.children_of(run.uid))
+
+    async def look_live(self, key: Key) -> Observed | None:
+        """The run and its children as the API server has them; the cache is brought up to that."""
+        namespace, name = key
+        try:
+            body = await self.gateway.get(RUNS, namespace, name)
+        except NotFound:
+            return None
+        self.cache.put_run(body)
+        run = parse_run(body)
+        selector = run_selector(run.uid)
+        for resource, store, put in (
+            (JOBS, self.cache.jobs, self.cache.put_job),
+            (PODS, self.cache.pods, self.cache.put_pod),
+        ):
+            found = [item async for item in self.gateway.list(resource, namespace, selector=selector)]
+            for item in found:
+                put(item)
+            store.keep_only((key_of(item) for item in found), group=run.uid)
+        return await self._observed(run, self.cache.children_of(run.uid), live=True)
+
+    def forget(self, uid: str) -> None:
+        """Nothing more will be asked about this run."""
+        self._settled.pop(uid, None)
+        self.polled.pop(uid, None)
+
+    def created(self, settled: Settled) -> None:
+        """The ConfigMap with this content was created."""
+        self._settled[settled.run_file.identity.uid] = settled
+
+    async def _observed(self, run: LoraFineTune, jobs: tuple[JobView, ...], *, live: bool = False) -> Observed:
+        started = bool(jobs or run.status.attempts)
+        wanted = not run.status.terminal and not run.deleting and (started or live)
+        return Observed(
+            run=run,
+            classes=self.cache.classes.values(),
+            jobs=jobs,
+            settled=await self._settled_of(run) if wanted else None,
+            polled=self.polled.get(run.uid),
+            output_holder=self._output_holder(run),
+        )
+
+    async def _settled_of(self, run: LoraFineTune) -> Settled | None:
+        if run.uid not in self._settled:
+            try:
+                body = await self.gateway.get(CONFIG_MAPS, run.namespace, config_map_name(run.name))
+            except NotFound:
+                return None
+            if not owned_by(body, run.uid):
+                return None
+            self._settled[run.uid] = read_config_map(body)
+        return self._settled[run.uid]
+
+    def _output_holder(self, run: LoraFineTune) -> str | None:
+        """An older unfinished run with the same output. Age decides, so that exactly one of them goes first."""
+        mine = (run.created, run.uid)
+        older = (record.body for record in self.cache.runs.of(run.spec.output.uri) if _age(record.body) < mine)
+        holder = next((body for body in older if not _terminal(body)), None)
+        return "/".join(key_of(holder)) if holder is not None else None
+
+
+def owned_by(body: Body, uid: str) -> bool:
+    """Whether the object's controller is the run with this uid."""
+    owners = body["metadata"].get("ownerReferences", ())
+    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
+
+
+def _age(body: Body) -> tuple[datetime, str]:
+    return datetime.fromisoformat(body["metadata"]["creationTimestamp"]), body["metadata"]["uid"]
+
+
+def _terminal(body: Body) -> bool:
+    ends = (ConditionType.COMPLETE, ConditionType.FAILED)
+    conditions = body.get("status", {}).get("conditions", ())
+    return any(condition["type"] in ends and condition["status"] == "True" for condition in conditions)
+
+
+Clock = Callable[[], datetime]

@@ -1,0 +1,54 @@
+"""Asks train pods how far they are, and gives their runs a turn when there is news."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+from lora_trainer.contract.progress import PATH, PORT, Progress
+from pydantic import ValidationError
+
+from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.observer import Clock, Observer
+from lora_operator.engine.queue import WorkQueue
+from lora_operator.naming import Stage
+from lora_operator.planning.observed import PodView, PolledProgress
+from lora_operator.planning.progress import WRITE_INTERVAL
+
+CONCURRENCY = 32
+TIMEOUT = aiohttp.ClientTimeout(total=3)
+LARGEST_ANSWER = 64 * 1024
+
+log = logging.getLogger(__name__)
+
+
+async def poll_forever(*, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock) -> None:
+    """Poll every running train pod once per WRITE_INTERVAL."""
+    gate = asyncio.Semaphore(CONCURRENCY)
+    async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
+        while True:
+            await asyncio.sleep(WRITE_INTERVAL.total_seconds())
+            await asyncio.gather(*(_poll(session, gate, pod, observer, clock) for pod in training_pods(cache)))
+            for record in cache.runs.values():
+                if record.body["metadata"]["uid"] in observer.polled:
+                    queue.add(key_of(record.body))
+
+
+def training_pods(cache: Cache) -> tuple[PodView, ...]:
+    """Pods that train now."""
+    jobs = {job.uid for job in cache.jobs.values() if job.stage is Stage.TRAIN and not job.over}
+    return tuple(pod for pod in cache.pods.values() if pod.job_uid in jobs and pod.phase == "Running" and pod.ip)
+
+
+async def _poll(
+    session: aiohttp.ClientSession, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock
+) -> None:
+    host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
+    try:
+        async with gate, session.get(f"http://{host}:{PORT}{PATH}") as response:
+            answer = await response.content.read(LARGEST_ANSWER)
+        observer.polled[pod.run_uid] = PolledProgress(progress=Progress.model_validate_json(answer), time=clock())
+    except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:
+        # A pod that loads or stops does not answer: its state is in the pod's status, not here.
+        log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})

@@ -1,0 +1,161 @@
+"""One turn for one run: observe, plan, execute, write status once, then tell of it in Events."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from lora_operator.engine.cache import Cache
+from lora_operator.engine.observer import Clock, Observer, owned_by
+from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, Gateway
+from lora_operator.kube.store import Key
+from lora_operator.metrics import Metrics
+from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
+from lora_operator.planning.observed import Observed, first_error
+from lora_operator.planning.plan import make_plan
+from lora_operator.planning.status import ready_reason
+from lora_operator.planning.turn import Create, Delete, Plan, PlannedEvent
+from lora_operator.workloads.settled import read_config_map
+
+Body = dict[str, Any]
+TAKEN_NAME_RECHECK = timedelta(seconds=5)
+MAX_EVENT_MESSAGE = 1024
+
+log = logging.getLogger(__name__)
+
+
+class NameTaken(Exception):
+    """A child's name is held by an object of another owner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciler:
+    """Brings runs to where they should be."""
+
+    gateway: Gateway
+    cache: Cache
+    observer: Observer
+    clock: Clock
+    metrics: Metrics
+
+    async def reconcile(self, key: Key) -> timedelta | None:
+        """One turn. Returns when the next one is due at the latest. Raises KubeError."""
+        try:
+            observed = await self.observer.look(key)
+            if observed is None:
+                return None
+            plan = make_plan(observed, self.clock())
+            if plan.decisive or plan.actions:
+                observed = await self.observer.look_live(key)
+                if observed is None:
+                    return None
+                plan = make_plan(observed, self.clock())
+        except ValidationError as problem:
+            # CRD and operator differ in version; nothing can be decided for a spec that cannot be read.
+            log.error("spec invalid", extra={"run": "/".join(key), "error": first_error(problem)})
+            return None
+        return await self._carry_out(observed, plan)
+
+    async def _carry_out(self, observed: Observed, plan: Plan) -> timedelta | None:
+        try:
+            for action in plan.actions:
+                await self._execute(observed, action)
+        except NameTaken as taken:
+            plan = make_plan(replace(observed, taken_name=str(taken)), self.clock())
+            plan = replace(plan, requeue_after=TAKEN_NAME_RECHECK)
+        if plan.status != observed.run.status:
+            await self._write_status(observed, plan)
+            for event in plan.events:
+                await self._emit(observed, event)
+        if plan.status.terminal or observed.run.deleting:
+            self.observer.forget(observed.run.uid)
+        return plan.requeue_after
+
+    async def _execute(self, observed: Observed, action: Create | Delete) -> None:
+        if isinstance(action, Create):
+            await self._create(observed, action.body)
+            return
+        resource = CHILD_KINDS[action.kind]
+        try:
+            await self.gateway.delete(resource, observed.run.namespace, action.name, uid=action.uid)
+        except (NotFound, Conflict):
+            return  # gone already, or another one of that name: not ours to delete
+
+    async def _create(self, observed: Observed, body: Body) -> None:
+        resource = CHILD_KINDS[body["kind"]]
+        name = body["metadata"]["name"]
+        try:
+            created = await self.gateway.create(resource, body)
+        except AlreadyExists:
+            created = await self.gateway.get(resource, observed.run.namespace, name)
+            if not owned_by(created, observed.run.uid):
+                raise NameTaken(f"{body['kind']} {name}") from None
+        if resource is JOBS:
+            self.cache.put_job(created)
+        elif resource is CONFIG_MAPS:
+            self.observer.created(read_config_map(created))
+
+    async def _write_status(self, observed: Observed, plan: Plan) -> None:
+        run = observed.run
+        record = self.cache.runs.get((run.namespace, run.name))
+        if record is None:
+            return
+        written = await self.gateway.apply_run_status(record.body, plan.status.wire())
+        self.cache.put_run(written)
+        before, after = ready_reason(run.status), ready_reason(plan.status)
+        if before != after:
+            self.metrics.transition(namespace=run.namespace, reason=after or "", status=plan.status)
+        log.info(
+            "reconciled",
+            extra={
+                "run": run.full_name,
+                "was": before,
+                "is": after,
+                "actions": [_name(action) for action in plan.actions],
+            },
+        )
+
+    async def _emit(self, observed: Observed, event: PlannedEvent) -> None:
+        """Events are for people: a lost one is logged, never retried."""
+        try:
+            await self.gateway.create(EVENTS, event_body(observed, event, now=self.clock()))
+        except KubeError as problem:
+            log.warning("event lost", extra={"run": observed.run.full_name, "error": str(problem)})
+
+
+def event_body(observed: Observed, event: PlannedEvent, *, now: datetime) -> Body:
+    """The Event object."""
+    run = observed.run
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{run.name}-", "namespace": run.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": RUN_KIND,
+            "name": run.name,
+            "namespace": run.namespace,
+            "uid": run.uid,
+        },
+        "type": "Warning" if event.warning else "Normal",
+        "reason": event.reason,
+        "message": event.message[:MAX_EVENT_MESSAGE],
+        "source": {"component": FIELD_MANAGER},
+        "reportingComponent": FIELD_MANAGER,
+        "reportingInstance": FIELD_MANAGER,
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }
+
+
+def _name(action: Create | Delete) -> str:
+    if isinstance(action, Create):
+        return f"create {action.body['kind']} {action.body['metadata']['name']}"
+    return f"delete {action.kind} {action.name}"

@@ -1,0 +1,44 @@
+"""Lists everything now and then: watches can lose deletions, and then only a full LIST tells."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.queue import WorkQueue
+from lora_operator.kube.errors import KubeError
+from lora_operator.kube.gateway import CLASSES, JOBS, PODS, RUNS, Gateway
+from lora_operator.naming import MANAGED_BY_SELECTOR
+
+log = logging.getLogger(__name__)
+
+
+async def resync_forever(*, gateway: Gateway, cache: Cache, queue: WorkQueue, seconds: float) -> None:
+    """Resync every so many seconds."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await resync(gateway=gateway, cache=cache, queue=queue)
+        except KubeError as problem:
+            log.warning("resync failed", extra={"error": str(problem)})
+
+
+async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
+    """Bring the cache to what a full LIST shows, and give every run a turn. Raises KubeError."""
+    for resource, selector, store, put in (
+        (CLASSES, "", cache.classes, cache.put_class),
+        (RUNS, "", cache.runs, cache.put_run),
+        (JOBS, MANAGED_BY_SELECTOR, cache.jobs, cache.put_job),
+        (PODS, MANAGED_BY_SELECTOR, cache.pods, cache.put_pod),
+    ):
+        # What is created while the pages come in is not in them: only what was known before may be forgotten.
+        known = store.keys()
+        seen = set()
+        async for item in gateway.list(resource, selector=selector):
+            put(item)
+            seen.add(key_of(item))
+        for key in known - seen:
+            store.drop(key)
+    for record in cache.runs.values():
+        queue.add(key_of(record.body))

@@ -1,0 +1,54 @@
+"""What the API server may answer instead of what was asked for.
+
+KubeError
+  NotFound          404
+  AlreadyExists     409 on create
+  Conflict          409 on anything else: the object changed, or is another one than was meant
+  Throttled         429: come back after `retry_after` seconds
+  Unavailable       5xx, a broken connection, a time-out
+"""
+
+from __future__ import annotations
+
+
+class KubeError(Exception):
+    """A request that did not do what was asked."""
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class NotFound(KubeError):
+    """There is no such object."""
+
+
+class AlreadyExists(KubeError):
+    """An object of that name is there already."""
+
+
+class Conflict(KubeError):
+    """The object changed since it was read, or is another one than was meant."""
+
+
+class Throttled(KubeError):
+    """The API server asks for a pause."""
+
+
+class Unavailable(KubeError):
+    """The API server cannot be reached or is in trouble."""
+
+
+def error_of(*, status: int, reason: str, message: str, retry_after: float | None) -> KubeError:
+    """The error for an answer of the API server."""
+    kind: type[KubeError] = KubeError
+    if status == 404:
+        kind = NotFound
+    elif status == 409:
+        kind = AlreadyExists if reason == "AlreadyExists" else Conflict
+    elif status == 429:
+        kind = Throttled
+    elif status >= 500:
+        kind = Unavailable
+    return kind(message, status=status, retry_after=retry_after)

@@ -1,0 +1,154 @@
+"""Requests to the API server, in plain dicts. Which objects there are and how they are addressed; no decisions, no
+cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from lora_operator import naming
+from lora_operator.kube.errors import Unavailable, error_of
+
+Body = dict[str, Any]
+PAGE = 500
+TIMEOUT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """A kind of object and where it lives."""
+
+    prefix: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    def path(self, namespace: str | None, name: str | None = None) -> str:
+        """Path of one object, or of the list of all (of a namespace)."""
+        parts = [self.prefix]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts += [self.plural] + ([name] if name is not None else [])
+        return "/" + "/".join(parts)
+
+
+CUSTOM = f"apis/{naming.API_VERSION}"
+RUNS = Resource(prefix=CUSTOM, plural=naming.RUN_PLURAL, kind=naming.RUN_KIND)
+CLASSES = Resource(prefix=CUSTOM, plural=naming.CLASS_PLURAL, kind=naming.CLASS_KIND, namespaced=False)
+JOBS = Resource(prefix="apis/batch/v1", plural="jobs", kind="Job")
+PODS = Resource(prefix="api/v1", plural="pods", kind="Pod")
+CONFIG_MAPS = Resource(prefix="api/v1", plural="configmaps", kind="ConfigMap")
+EVENTS = Resource(prefix="api/v1", plural="events", kind="Event")
+CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS)}
+
+Recorder = Callable[[str, Resource, int], None]
+"""Told verb, resource and status code of every request; 0 stands for no answer."""
+
+
+class Gateway:
+    """Requests to one API server."""
+
+    def __init__(self, api: client.ApiClient, *, record: Recorder) -> None:
+        self._api = api
+        self._record = record
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Body:
+        """One object."""
+        return await self._request("get", resource, resource.path(namespace, name))
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, selector: str = ""
+    ) -> AsyncIterator[Body]:
+        """All objects that the label selector matches, page by page."""
+        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._request("list", resource, resource.path(namespace), query=query)
+            for item in page["items"]:
+                yield item
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
+
+    async def create(self, resource: Resource, body: Body) -> Body:
+        """Create an object. Raises AlreadyExists."""
+        path = resource.path(body["metadata"]["namespace"])
+        return await self._request("create", resource, path, body=body, query={"fieldManager": naming.FIELD_MANAGER})
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str | None = None) -> None:
+        """Delete an object after its dependants; with `uid` only that very one (else Conflict)."""
+        body: Body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        await self._request("delete", resource, resource.path(namespace, name), body=body)
+
+    async def apply_run_status(self, run: Body, status: Body) -> Body:
+        """Make this the whole status that the operator owns, provided that the run is still the one that was read."""
+        metadata = run["metadata"]
+        identity = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        body = {"apiVersion": naming.API_VERSION, "kind": naming.RUN_KIND, "metadata": identity, "status": status}
+        path = RUNS.path(metadata["namespace"], metadata["name"]) + "/status"
+        query = {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
+        content = "application/apply-patch+yaml"
+        return await self._request("patch", RUNS, path, body=body, query=query, content=content)
+
+    async def _request(
+        self,
+        verb: str,
+        resource: Resource,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Body | None = None,
+        content: str = "application/json",
+    ) -> Body:
+        method = {"get": "GET", "list": "GET", "create": "POST", "delete": "DELETE", "patch": "PATCH"}[verb]
+        headers = {"Content-Type": content, "Accept": "application/json", "User-Agent": naming.FIELD_MANAGER}
+        try:
+            _, url, headers, payload, _ = await self._api.param_serialize(
+                method=method, resource_path=path, header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+            url = f"{url}?{urlencode(query)}" if query else url
+            response = await self._api.call_api(method, url, headers, payload, _request_timeout=TIMEOUT_SECONDS)
+            data = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as problem:
+            self._record(verb, resource, 0)
+            raise Unavailable(f"{verb} {path}: {type(problem).__name__}: {problem}", status=0) from problem
+        self._record(verb, resource, response.status)
+        return _answer(f"{verb} {path}", response, data)
+
+
+def _answer(what: str, response: Any, data: bytes) -> Body:
+    try:
+        answer = json.loads(data) if data else {}
+    except ValueError:
+        answer = {"message": data[:200].decode(errors="replace")}
+    if response.status < 300:
+        return answer
+    retry_after = (response.getheaders() or {}).get("Retry-After")
+    raise error_of(
+        status=response.status,
+        reason=answer.get("reason", ""),
+        message=f"{what}: {answer.get('message', response.status)}",
+        retry_after=float(retry_after) if retry_after else None,
+    )
+
+
+@asynccontextmanager
+async def connect(*, record: Recorder) -> AsyncIterator[Gateway]:
+    """A gateway with the pod's ServiceAccount, or with the kubeconfig where there is no pod."""
+    settings = client.Configuration()
+    settings.connection_pool_maxsize = 100
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=settings)
+    async with client.ApiClient(configuration=settings) as api:
+        yield Gateway(api, record=record)

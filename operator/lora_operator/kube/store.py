@@ -1,0 +1,83 @@
+"""The informer's memory: the newest known version of each object, found by key or by one index.
+
+Watches can miss deletions (a 410 relist never says DELETED), so what is here may be gone: whoever decides something
+final
+asks the API server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Key = tuple[str, str]
+"""Namespace (empty for cluster objects) and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[T]):
+    version: int
+    value: T
+
+
+class Store(Generic[T]):
+    """Objects of one kind."""
+
+    def __init__(self, index: Callable[[T], Hashable]) -> None:
+        self._index = index
+        self._entries: dict[Key, _Entry[T]] = {}
+        self._groups: dict[Hashable, set[Key]] = {}
+
+    def put(self, key: Key, version: int, value: T) -> None:
+        """Remember an object, unless a newer version of it is known."""
+        before = self._entries.get(key)
+        if before is not None and before.version > version:
+            return
+        self.drop(key)
+        self._entries[key] = _Entry(version, value)
+        self._groups.setdefault(self._index(value), set()).add(key)
+
+    def drop(self, key: Key) -> T | None:
+        """Forget an object; it is returned."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return None
+        group = self._index(entry.value)
+        self._groups[group].discard(key)
+        if not self._groups[group]:
+            del self._groups[group]
+        return entry.value
+
+    def get(self, key: Key) -> T | None:
+        """The object, or None."""
+        entry = self._entries.get(key)
+        return entry.value if entry is not None else None
+
+    def of(self, group: Hashable) -> tuple[T, ...]:
+        """All objects with this index value."""
+        return tuple(self._entries[key].value for key in sorted(self._groups.get(group, ())))
+
+    def keys_of(self, group: Hashable) -> frozenset[Key]:
+        """Keys of all objects with this index value."""
+        return frozenset(self._groups.get(group, ()))
+
+    def keep_only(self, keys: Iterable[Key], *, group: Hashable | None = None) -> frozenset[Key]:
+        """Forget what a full LIST (of a group) did not show; the forgotten keys are returned."""
+        known = self.keys_of(group) if group is not None else frozenset(self._entries)
+        gone = known - frozenset(keys)
+        for key in gone:
+            self.drop(key)
+        return gone
+
+    def keys(self) -> frozenset[Key]:
+        """All keys."""
+        return frozenset(self._entries)
+
+    def values(self) -> tuple[T, ...]:
+        """All objects."""
+        return tuple(entry.value for entry in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,143 @@
+"""The memory of attempts: how Jobs and pods become the records in status.attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from lora_trainer.contract import exits
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import Outcome, decode_outcome
+
+from lora_operator.api.lorafinetune import Attempt, LoraFineTuneStatus
+from lora_operator.api.reasons import Reason
+from lora_operator.naming import Stage
+from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """An attempt whose end is not in status yet."""
+
+    attempt: Attempt
+    sentence: str
+    """How it ended, for people."""
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageState:
+    """Where one stage stands: the Job that matters now, if any, and the records of all its attempts."""
+
+    stage: Stage
+    job: JobView | None
+    """The Job of the newest attempt, while it exists."""
+    attempts: tuple[Attempt, ...]
+    news: tuple[News, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether a pod of the newest attempt works or may yet work."""
+        return self.job is not None and not self.job.over
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the newest attempt did what it should."""
+        return bool(self.attempts) and self.attempts[-1].reason == ExitCode.Succeeded.name
+
+    @property
+    def latest(self) -> News | None:
+        """News of the newest attempt."""
+        return next((news for news in self.news if news.attempt == self.attempts[-1]), None)
+
+    @property
+    def next_number(self) -> int:
+        """Number of the attempt that would come next."""
+        return self.attempts[-1].number + 1 if self.attempts else 1
+
+
+def stage_state(observed: Observed, stage: Stage, *, now: datetime) -> StageState:
+    """Fold the Jobs of a stage into its records."""
+    jobs = {job.attempt: job for job in observed.of(stage)}
+    suspended = observed.run.spec.suspend
+    folded = tuple(
+        _fold(record, jobs.get(record.number), suspended=suspended, now=now)
+        for record in _with_unrecorded(observed.run.status.of(stage), jobs)
+    )
+    attempts = tuple(entry.attempt if isinstance(entry, News) else entry for entry in folded)
+    return StageState(
+        stage=stage,
+        job=jobs.get(attempts[-1].number) if attempts else None,
+        attempts=attempts,
+        news=tuple(entry for entry in folded if isinstance(entry, News)),
+    )
+
+
+def with_attempts(status: LoraFineTuneStatus, *states: StageState) -> LoraFineTuneStatus:
+    """The status with the records of these stages."""
+    attempts = tuple(attempt for state in states for attempt in state.attempts)
+    return status.model_copy(update={"attempts": attempts[-64:]})
+
+
+def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) -> tuple[Attempt, ...]:
+    """A Job may exist whose record was never written: the operator died in between."""
+    known = {record.number for record in records}
+    unrecorded = (Attempt(stage=job.stage, number=job.attempt) for job in jobs.values() if job.attempt not in known)
+    return tuple(sorted((*records, *unrecorded), key=lambda record: record.number))
+
+
+def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetime) -> Attempt | News:
+    if record.reason is not None:
+        return record
+    if job is None:
+        reason = Reason.SUSPENDED_BY_USER if suspended else Reason.JOB_DELETED
+        sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
+        return News(attempt=record.model_copy(update={"reason": reason.value, "end_time": now}), sentence=sentence)
+    if not job.over:
+        return _begun(record, job.newest_pod)
+    pod = job.success or job.newest_pod
+    if pod is None or pod.last_word is None:
+        lost = record.model_copy(update={"reason": Reason.POD_LOST.value, "end_time": now})
+        sentence = f"The pod of Job {job.name} is gone without a last word. {job.finish_message}".rstrip()
+        return News(attempt=lost, sentence=sentence)
+    return _ended(record, pod, pod.last_word)
+
+
+def _begun(record: Attempt, pod: PodView | None) -> Attempt:
+    """Start and node are recorded for train attempts only: prepare is short, and a write for it would be waste."""
+    if pod is None or pod.started is None or record.stage is Stage.PREPARE:
+        return record
+    return record.model_copy(update={"start_time": record.start_time or pod.started, "node": pod.node})
+
+
+def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
+    outcome = decode_outcome(word.text)
+    reason, sentence = _reason_and_sentence(pod, word, outcome)
+    ended = record.model_copy(
+        update={
+            "reason": reason,
+            "exit_code": word.exit_code,
+            "start_time": record.start_time or pod.started,
+            "end_time": word.finished,
+            "node": pod.node,
+            "from_step": outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
+            "to_step": outcome.step if outcome else record.to_step,
+        }
+    )
+    return News(attempt=ended, sentence=sentence, outcome=outcome)
+
+
+def _reason_and_sentence(pod: PodView, word: LastWord, outcome: Outcome | None) -> tuple[str, str]:
+    if word.kubelet_reason == "OOMKilled":
+        sentence = (
+            f"Pod {pod.name} was killed for using more host memory than its limit. Ask the platform team for a class "
+            "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
+        )
+        return Reason.OUT_OF_HOST_MEMORY.value, sentence
+    if word.exit_code == ExitCode.Succeeded and (outcome is None or outcome.result is None):
+        return Reason.OUTCOME_MISSING.value, f"Pod {pod.name} ended well but left no readable result. See its log."
+    if outcome is not None:
+        return outcome.reason, " ".join(filter(None, (outcome.message, outcome.remedy)))
+    sentence = f"Pod {pod.name} ended with exit code {word.exit_code} and without a last word. See its log."
+    return exits.reason(word.exit_code), sentence

@@ -1,0 +1,113 @@
+"""How a run ends: prepared, complete, failed; and what is left to do for one that has ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult
+
+from lora_operator.api.conditions import ConditionType
+from lora_operator.api.lorafinetune import LoraFineTune, Usage
+from lora_operator.api.reasons import Reason
+from lora_operator.naming import config_map_name
+from lora_operator.planning.attempts import StageState
+from lora_operator.planning.observed import JobView, Observed
+from lora_operator.planning.progress import reported
+from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.turn import Action, Delete, Plan, Turn
+
+HOW = {
+    Reason.ADAPTER_PUBLISHED: "was published, downloaded again, loaded, and changes the model",
+    Reason.ADAPTER_REUSED: "of this very run was already published; nothing was trained",
+}
+
+
+def prepared(turn: Turn, result: PrepareResult) -> Turn:
+    """The turn with all that prepare found."""
+    rows = result.dataset
+    message = (
+        f"{rows.kept} of {rows.rows} rows are tokenised to train on and {rows.held_out} are held out; predicted peak "
+        f"memory {result.estimate.memory_gib:.1f} GiB."
+    )
+    turn = turn.set(ConditionType.PREPARED, True, reason=Reason.PREPARED, message=message)
+    return turn.update(
+        run_digest=result.run_digest,
+        dataset=result.dataset,
+        model=result.model,
+        estimate=result.estimate,
+        chosen=result.chosen,
+        artifact=result.artifact,
+        evaluation=result.evaluation,
+    )
+
+
+def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainResult) -> Turn:
+    """The turn with all that training gave."""
+    usage = Usage(
+        accelerator_seconds=_accelerator_seconds(state),
+        peak_memory_gib=result.usage.peak_memory_gib,
+        tokens_per_second=result.usage.tokens_per_second,
+    )
+    turn = turn.update(artifact=result.artifact, evaluation=result.evaluation, usage=usage)
+    progress = turn.status.progress
+    if progress is None or outcome.step is None:
+        return turn
+    done = progress.model_copy(update={"step": outcome.step, "eta_seconds": None})
+    return turn.update(progress=reported(done, time=turn.now))
+
+
+def complete(turn: Turn, reason: Reason) -> Plan:
+    """The run is done and its adapter works. Raises ValueError without an artifact."""
+    artifact, evaluation = turn.status.artifact, turn.status.evaluation
+    if artifact is None:
+        raise ValueError("a run without an artifact is not complete")
+    losses = f" Held-out loss {evaluation.base_loss:.3f} -> {evaluation.loss:.3f}." if evaluation else ""
+    message = f"The adapter at {artifact.uri} {HOW[reason]}.{losses}"
+    turn = turn.set(ConditionType.PUBLISHED, True, reason=reason, message=message)
+    turn = turn.not_running(reason, "The run is complete.")
+    return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=_ttl(turn.run))
+
+
+def fail(turn: Turn, *, reason: str, message: str) -> Plan:
+    """The run is over without an adapter; what still runs is stopped."""
+    if turn.status.run_digest is None:
+        turn = turn.set(ConditionType.PREPARED, False, reason=reason, message=message)
+    turn = turn.not_running(reason, "The run has failed.")
+    standing = Standing(mood=Mood.FAILED, reason=reason, message=message)
+    return turn.end(standing, actions=_stop_live(turn.observed.jobs), requeue_after=_ttl(turn.run))
+
+
+def housekeeping(observed: Observed, now: datetime) -> Plan:
+    """Terminal is terminal: nothing is started any more. What still runs is stopped; after the TTL the children go."""
+    run = observed.run
+    ttl, finished = _ttl(run), run.status.completion_time
+    plan = Plan(status=run.status, actions=_stop_live(observed.jobs))
+    if ttl is None or finished is None or not observed.jobs:
+        return plan
+    if now < finished + ttl:
+        return replace(plan, requeue_after=finished + ttl - now)
+    # The ConfigMap goes first: as long as a Job is there, a plan that was cut short is made again.
+    config_map = Delete(kind="ConfigMap", name=config_map_name(run.name))
+    return replace(plan, actions=(config_map, *(delete_job(job) for job in observed.jobs if not job.deleting)))
+
+
+def delete_job(job: JobView) -> Delete:
+    """Delete this very Job, not another of its name."""
+    return Delete(kind="Job", name=job.name, uid=job.uid)
+
+
+def _stop_live(jobs: tuple[JobView, ...]) -> tuple[Action, ...]:
+    return tuple(delete_job(job) for job in jobs if not job.over and not job.deleting)
+
+
+def _ttl(run: LoraFineTune) -> timedelta | None:
+    seconds = run.spec.ttl_seconds_after_finished
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _accelerator_seconds(state: StageState) -> int:
+    spans = (
+        attempt.end_time - attempt.start_time for attempt in state.attempts if attempt.start_time and attempt.end_time
+    )
+    return int(sum(span.total_seconds() for span in spans))

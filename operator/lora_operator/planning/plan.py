@@ -1,0 +1,64 @@
+"""What to do about one run: from what is observed to actions, the whole new status, and when to look again.
+
+Level-based: the plan depends on what is, never on what happened, so a lost event or a crash between any two steps costs
+nothing but time.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from lora_trainer.contract.outcome import PrepareResult, TrainResult
+
+from lora_operator.api.conditions import ConditionType
+from lora_operator.api.reasons import Reason
+from lora_operator.naming import Stage
+from lora_operator.planning.attempts import StageState, stage_state
+from lora_operator.planning.endings import complete, housekeeping, prepared, trained
+from lora_operator.planning.failure import adjustments
+from lora_operator.planning.gates import Block, accept
+from lora_operator.planning.observed import Observed
+from lora_operator.planning.stages import advance_stage
+from lora_operator.planning.status import Mood, Standing, StatusDraft
+from lora_operator.planning.turn import Plan, Turn
+
+
+def make_plan(observed: Observed, now: datetime) -> Plan:
+    """The plan for one run. `now` is aware and has whole seconds."""
+    run = observed.run
+    if run.deleting:
+        return Plan(status=run.status)
+    if run.status.terminal:
+        return housekeeping(observed, now)
+    prepare = stage_state(observed, Stage.PREPARE, now=now)
+    train = stage_state(observed, Stage.TRAIN, now=now)
+    draft = StatusDraft(status=run.status, generation=run.generation, now=now)
+    turn = Turn(observed=observed, draft=draft, news=(*prepare.news, *train.news))
+    return _advance(turn.update(attempts=(*prepare.attempts, *train.attempts)), prepare, train)
+
+
+def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
+    settled = accept(turn.observed)
+    if isinstance(settled, Block):
+        return _blocked(turn, settled)
+    message = f"The spec is valid and resolved against LoraFineTuneClass {settled.class_name}."
+    turn = turn.set(ConditionType.ACCEPTED, True, reason=Reason.ACCEPTED, message=message)
+    turn = turn.update(class_name=settled.class_name)
+    if not prepare.succeeded and turn.status.run_digest is None:
+        return advance_stage(turn, prepare, settled)
+    if prepare.latest is not None and prepare.latest.outcome is not None:
+        result = prepare.latest.outcome.result
+        turn = prepared(turn, result) if isinstance(result, PrepareResult) else turn
+    turn = turn.update(adjustments=adjustments(train.attempts, turn.status.chosen))
+    if turn.status.artifact is not None:
+        return complete(turn, Reason.ADAPTER_REUSED)
+    if train.succeeded and train.latest is not None and train.latest.outcome is not None:
+        outcome = train.latest.outcome
+        if isinstance(outcome.result, TrainResult):
+            return complete(trained(turn, train, outcome=outcome, result=outcome.result), Reason.ADAPTER_PUBLISHED)
+    return advance_stage(turn, train, settled)
+
+
+def _blocked(turn: Turn, block: Block) -> Plan:
+    turn = turn.set(ConditionType.ACCEPTED, False, reason=block.reason, message=block.message)
+    return turn.end(Standing(mood=Mood.NEEDS_PERSON, reason=block.reason, message=block.message))

@@ -1,0 +1,54 @@
+"""How a pod's answer to GET /progress becomes status.progress: rarely enough for the API server, often enough for
+people."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from lora_trainer.contract.progress import Progress
+
+from lora_operator.api.lorafinetune import LoraFineTuneStatus, ReportedProgress
+from lora_operator.naming import Stage
+from lora_operator.planning.observed import PolledProgress
+
+WRITE_INTERVAL = timedelta(seconds=10)
+
+
+def fold_progress(status: LoraFineTuneStatus, polled: PolledProgress | None) -> LoraFineTuneStatus:
+    """The status with newer progress, at most once per WRITE_INTERVAL."""
+    if polled is None:
+        return status
+    before = status.progress
+    if before is not None and polled.time - before.last_update_time < WRITE_INTERVAL:
+        return status
+    if before is not None and before == reported(polled.progress, time=before.last_update_time):
+        return status
+    return _count_resumption(status, polled.progress).model_copy(
+        update={"progress": reported(polled.progress, time=polled.time)}
+    )
+
+
+def reported(progress: Progress, *, time: datetime) -> ReportedProgress:
+    """Progress with the short forms that `kubectl get` shows."""
+    steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else None
+    eta = short_duration(progress.eta_seconds) if progress.eta_seconds is not None else None
+    fields = {name: getattr(progress, name) for name in Progress.model_fields}
+    return ReportedProgress(**fields, steps=steps, eta=eta, last_update_time=time)
+
+
+def short_duration(seconds: int) -> str:
+    """42s, 14m, 3h, 2d: one unit, as kubectl prints ages."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _count_resumption(status: LoraFineTuneStatus, progress: Progress) -> LoraFineTuneStatus:
+    """A pod that began at another step than the record says went on from a checkpoint."""
+    step = progress.resumed_from_step
+    attempts = status.attempts
+    if step is None or not attempts or attempts[-1].stage is not Stage.TRAIN or attempts[-1].from_step == step:
+        return status
+    resumed = attempts[-1].model_copy(update={"from_step": step})
+    return status.model_copy(update={"attempts": (*attempts[:-1], resumed), "resumptions": status.resumptions + 1})

@@ -1,0 +1,191 @@
+"""Bring a stage (prepare or train) that has not succeeded yet one step further."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from lora_operator.api.conditions import ConditionType, find
+from lora_operator.api.lorafinetune import Attempt
+from lora_operator.api.reasons import Reason
+from lora_operator.naming import Stage, job_name
+from lora_operator.planning.attempts import StageState
+from lora_operator.planning.endings import delete_job, fail
+from lora_operator.planning.failure import GiveUp, Retry, decide
+from lora_operator.planning.observed import JobView, PodView
+from lora_operator.planning.progress import fold_progress
+from lora_operator.planning.status import Mood, Standing, ready_reason
+from lora_operator.planning.troubles import trouble_of
+from lora_operator.planning.turn import Action, Create, Plan, Turn
+from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.pod import StageRequest
+from lora_operator.workloads.settled import Settled, config_map
+
+
+def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
+    """The next step of a stage: wait for its Job, stop it, start an attempt, or give up."""
+    job = state.job
+    if turn.run.spec.suspend:
+        return _suspend(turn, state)
+    deadline = _deadline(turn, state)
+    if deadline is not None and turn.now >= deadline:
+        return _overdue(turn)
+    if job is not None and state.live:
+        if job.deleting or state.attempts[-1].reason is not None:
+            return _stopping(turn, job)
+        left = None if deadline is None else deadline - turn.now
+        return _wait(turn, job, left=left)
+    if not state.attempts:
+        return _start(turn, state, settled)
+    return _after_failure(turn, state, settled)
+
+
+def _suspend(turn: Turn, state: StageState) -> Plan:
+    job = state.job
+    if job is None or not state.live:
+        message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
+        turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
+        return turn.end(Standing(mood=Mood.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
+    if job.deleting:
+        return _stopping(turn, job)
+    # The record is closed now: whatever happens to the Job from here on was asked for and costs no retry.
+    stopped = state.attempts[-1].model_copy(update={"reason": Reason.SUSPENDED_BY_USER.value, "end_time": turn.now})
+    turn = turn.update(attempts=(*turn.status.attempts[:-1], stopped))
+    return _stopping(turn, job, actions=(delete_job(job),))
+
+
+def _stopping(turn: Turn, job: JobView, *, actions: tuple[Action, ...] = ()) -> Plan:
+    message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
+    turn = turn.not_running(Reason.STOPPING, message)
+    return turn.end(Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+
+
+def _overdue(turn: Turn) -> Plan:
+    message = (
+        f"The run's pods have run for the {turn.run.spec.active_deadline_seconds} s that spec.activeDeadlineSeconds "
+        "allows. Create another LoraFineTune with a longer deadline or fewer steps."
+    )
+    return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
+
+
+def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
+    """A Job is there: say what its pod does, and look again when the deadline is over."""
+    standing = _standing_of(job)
+    if job.stage is Stage.PREPARE:
+        turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
+    elif standing.reason == Reason.TRAINING:
+        turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
+        progressed = fold_progress(turn.status, turn.observed.polled)
+        turn = turn.update(
+            progress=progressed.progress, attempts=progressed.attempts, resumptions=progressed.resumptions
+        )
+    else:
+        turn = turn.not_running(standing.reason, standing.message)
+    return turn.end(standing, requeue_after=left)
+
+
+def _standing_of(job: JobView) -> Standing:
+    pod = job.newest_pod
+    if job.suspended:
+        message = f"A queue holds Job {job.name} back. It starts when the queue has room."
+        return Standing(mood=Mood.SUSPENDED, reason=Reason.QUEUED, message=message)
+    if pod is not None and pod.last_word is None and (trouble := trouble_of(pod)) is not None:
+        mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
+        return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
+    if job.stage is Stage.PREPARE:
+        return _preparing()
+    if not _at_work(pod):
+        return _starting(job.name)
+    node = pod.node if pod is not None else None
+    message = f"Attempt {job.attempt} trains on node {node}."
+    return Standing(mood=Mood.WORKING, reason=Reason.TRAINING, message=message)
+
+
+def _at_work(pod: PodView | None) -> bool:
+    return pod is not None and pod.started is not None and pod.last_word is None
+
+
+def _preparing() -> Standing:
+    message = "The data set is read, checked and tokenised; no accelerator is taken yet."
+    return Standing(mood=Mood.WORKING, reason=Reason.PREPARING, message=message)
+
+
+def _starting(name: str) -> Standing:
+    return Standing(mood=Mood.WORKING, reason=Reason.STARTING, message=f"Job {name} waits for its pod to start.")
+
+
+def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
+    """Create the Job of the next attempt, and the ConfigMap it reads where that is missing."""
+    number = state.next_number
+    request = StageRequest(
+        run=turn.run,
+        settled=settled,
+        stage=state.stage,
+        attempt=number,
+        oom_shrinks=len(turn.status.adjustments),
+    )
+    missing = () if turn.observed.settled is not None else (Create(body=config_map(turn.run, settled)),)
+    actions = (*missing, Create(body=stage_job(request)))
+    turn = turn.update(attempts=(*turn.status.attempts, Attempt(stage=state.stage, number=number)))
+    if state.stage is Stage.PREPARE:
+        standing = _preparing()
+        turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
+        return turn.end(standing, actions=actions)
+    standing = _starting(job_name(turn.run.name, state.stage, number))
+    return turn.not_running(standing.reason, standing.message).end(standing, actions=actions)
+
+
+def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
+    last = state.attempts[-1]
+    chosen = turn.status.chosen
+    decision = decide(
+        state.attempts,
+        retry_limit=turn.run.spec.retry_limit,
+        micro_batch=chosen.per_device_train_batch_size if chosen is not None else None,
+        now=turn.now,
+    )
+    if isinstance(decision, GiveUp):
+        told = state.latest.sentence if state.latest is not None else f"It ended with {last.reason}."
+        return fail(turn, reason=last.reason or Reason.FAILED, message=f"{told} {decision.because}")
+    if decision.at <= turn.now:
+        return _start(turn, state, settled)
+    return _back_off(turn, state, decision)
+
+
+def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
+    standing = Standing(
+        mood=Mood.WORKING, reason=Reason.BACKING_OFF, message=_back_off_message(turn, state, decision.at)
+    )
+    if state.stage is Stage.PREPARE:
+        turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
+    turn = turn.not_running(standing.reason, standing.message)
+    return turn.end(standing, requeue_after=decision.at - turn.now)
+
+
+def _back_off_message(turn: Turn, state: StageState, at: datetime) -> str:
+    """Told once, when the attempt ends; afterwards the message stands as it was written."""
+    ready = find(turn.run.status.conditions, ConditionType.READY)
+    if state.latest is None and ready is not None and ready_reason(turn.run.status) == Reason.BACKING_OFF:
+        return ready.message
+    last = state.attempts[-1]
+    sentence = state.latest.sentence if state.latest is not None else f"It ended with {last.reason}."
+    return f"{state.stage.capitalize()} attempt {last.number} failed. {sentence} Next attempt: {at:%H:%M:%S} UTC."
+
+
+def _deadline(turn: Turn, state: StageState) -> datetime | None:
+    """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
+    limit = turn.run.spec.active_deadline_seconds
+    if limit is None:
+        return None
+    spent = sum(
+        (
+            attempt.end_time - attempt.start_time
+            for attempt in turn.status.attempts
+            if attempt.start_time and attempt.end_time
+        ),
+        timedelta(),
+    )
+    left = timedelta(seconds=limit) - spent
+    pod = state.job.newest_pod if state.job is not None and state.live else None
+    if pod is not None and pod.started is not None:
+        return pod.started + left
+    return turn.now if left <= timedelta() else None

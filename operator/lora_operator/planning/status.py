@@ -1,0 +1,107 @@
+"""How a run's standing becomes conditions. kstatus is derived here and nowhere else.
+
+Reconciling and Stalled are there only while True, so that `kubectl wait`, Flux and kstatus readers agree:
+Stalled = somebody must act, Reconciling = the operator is at work, neither and Ready=True = done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import assert_never
+
+from lora_operator.api.conditions import Condition, ConditionType, drop, find, put
+from lora_operator.api.lorafinetune import LoraFineTuneStatus
+from lora_operator.api.reasons import Reason
+
+
+class Mood(Enum):
+    """What a standing means for those who wait."""
+
+    WORKING = auto()
+    NEEDS_PERSON = auto()
+    SUSPENDED = auto()
+    DONE = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where the run stands: one mood, one word, one sentence."""
+
+    mood: Mood
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusDraft:
+    """A status in the making, with what every condition needs."""
+
+    status: LoraFineTuneStatus
+    generation: int
+    now: datetime
+
+    def set(self, kind: ConditionType, status: bool | None, *, reason: str, message: str) -> StatusDraft:
+        """The draft with this condition."""
+        conditions = put(
+            self.status.conditions,
+            kind,
+            status=status,
+            reason=reason,
+            message=message,
+            generation=self.generation,
+            now=self.now,
+        )
+        return self.update(conditions=conditions)
+
+    def without(self, kind: ConditionType) -> StatusDraft:
+        """The draft without this condition."""
+        return self.update(conditions=drop(self.status.conditions, kind))
+
+    def update(self, **fields: object) -> StatusDraft:
+        """The draft with these fields of the status replaced."""
+        return StatusDraft(status=self.status.model_copy(update=fields), generation=self.generation, now=self.now)
+
+
+def conclude(draft: StatusDraft, standing: Standing) -> LoraFineTuneStatus:
+    """The finished status: Ready and its companions follow from the standing."""
+    reason, message = standing.reason, standing.message
+    draft = draft.update(observed_generation=draft.generation)
+    draft = draft.set(ConditionType.READY, standing.mood is Mood.DONE, reason=reason, message=message)
+    draft = draft.without(ConditionType.RECONCILING).without(ConditionType.STALLED)
+    draft = _suspension(draft, standing)
+    match standing.mood:
+        case Mood.WORKING:
+            draft = draft.set(ConditionType.RECONCILING, True, reason=reason, message=message)
+        case Mood.NEEDS_PERSON:
+            draft = draft.set(ConditionType.STALLED, True, reason=reason, message=message)
+        case Mood.SUSPENDED:
+            pass
+        case Mood.DONE:
+            draft = draft.set(ConditionType.COMPLETE, True, reason=reason, message=message)
+            draft = draft.update(completion_time=draft.now)
+        case Mood.FAILED:
+            draft = draft.set(ConditionType.FAILED, True, reason=reason, message=message)
+            draft = draft.set(ConditionType.STALLED, True, reason=reason, message=message)
+            draft = draft.update(completion_time=draft.now)
+        case _:
+            assert_never(standing.mood)
+    return draft.status
+
+
+def _suspension(draft: StatusDraft, standing: Standing) -> StatusDraft:
+    """Suspended appears with the first suspension and is then kept true to the facts."""
+    if standing.mood is Mood.SUSPENDED:
+        return draft.set(ConditionType.SUSPENDED, True, reason=standing.reason, message=standing.message)
+    if find(draft.status.conditions, ConditionType.SUSPENDED) is None:
+        return draft
+    message = "The run is not suspended."
+    return draft.set(ConditionType.SUSPENDED, False, reason=Reason.NOT_SUSPENDED, message=message)
+
+
+def ready_reason(status: LoraFineTuneStatus) -> str | None:
+    """The reason of Ready: the one word that says where the run stands."""
+    ready: Condition | None = find(status.conditions, ConditionType.READY)
+    return ready.reason if ready is not None else None

@@ -1,0 +1,45 @@
+"""What holds a pod back before it runs, in the words of the person who can mend it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_operator.api.reasons import Reason
+from lora_operator.planning.observed import PodView
+
+IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Why a pod does not run. It heals by itself once the cause is gone; nothing is lost meanwhile."""
+
+    reason: Reason
+    message: str
+    needs_person: bool
+    """Whether somebody has to act, as opposed to waiting for room."""
+
+
+def trouble_of(pod: PodView) -> Trouble | None:
+    """What holds the pod back, or None when nothing is known to."""
+    if pod.unschedulable is not None:
+        message = f"No node has room for pod {pod.name}: {pod.unschedulable}"
+        return Trouble(reason=Reason.UNSCHEDULABLE, message=message, needs_person=False)
+    if pod.waiting_reason in IMAGE_REASONS:
+        message = (
+            f"The kubelet cannot pull the trainer image of the class: {pod.waiting_message} "
+            "Ask the platform team to mend spec.image of the LoraFineTuneClass or its registry access."
+        )
+        return Trouble(reason=Reason.IMAGE_PULL_FAILED, message=message, needs_person=True)
+    if pod.waiting_reason not in CONFIG_REASONS:
+        return None
+    if "secret" in pod.waiting_message.lower():
+        message = (
+            f"Pod {pod.name} waits for a Secret: {pod.waiting_message}. Create the Secret with that key in this "
+            "namespace (model.tokenSecretRef, or storage.credentials.secretName of the class); the pod then starts by "
+            "itself."
+        )
+        return Trouble(reason=Reason.SECRET_NOT_FOUND, message=message, needs_person=True)
+    message = f"The kubelet cannot create the container of pod {pod.name}: {pod.waiting_message}"
+    return Trouble(reason=Reason.POD_CONFIG_INVALID, message=message, needs_person=True)

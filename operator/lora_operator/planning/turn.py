@@ -1,0 +1,132 @@
+"""What a plan is, and the turn in which one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from lora_trainer.contract.exits import ExitCode
+
+from lora_operator.api.conditions import ConditionType
+from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
+from lora_operator.api.reasons import Reason
+from lora_operator.naming import Stage
+from lora_operator.planning.attempts import News
+from lora_operator.planning.observed import Observed
+from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude, ready_reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create:
+    """Create a child. One that already exists and is the run's own counts as created."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete:
+    """Delete a child; one that is gone counts as deleted. A Job goes after its pods (foreground)."""
+
+    kind: str
+    name: str
+    uid: str | None = None
+
+
+Action = Create | Delete
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedEvent:
+    """An Event on the run, emitted when the status it tells of was written."""
+
+    warning: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What follows from what was observed."""
+
+    status: LoraFineTuneStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[PlannedEvent, ...] = ()
+    requeue_after: timedelta | None = None
+    decisive: bool = False
+    """Creates something or ends the run: must be made from live reads, never from the cache alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A plan in the making. Each step returns a new turn; `end` returns the plan."""
+
+    observed: Observed
+    draft: StatusDraft
+    news: tuple[News, ...] = ()
+
+    @property
+    def run(self) -> LoraFineTune:
+        """The run that is planned for."""
+        return self.observed.run
+
+    @property
+    def now(self) -> datetime:
+        """The time of the turn."""
+        return self.draft.now
+
+    @property
+    def status(self) -> LoraFineTuneStatus:
+        """The status as drafted so far."""
+        return self.draft.status
+
+    def set(self, kind: ConditionType, status: bool | None, *, reason: str, message: str) -> Turn:
+        """The turn with this condition drafted."""
+        return replace(self, draft=self.draft.set(kind, status, reason=reason, message=message))
+
+    def update(self, **fields: object) -> Turn:
+        """The turn with these fields of the status drafted."""
+        return replace(self, draft=self.draft.update(**fields))
+
+    def not_running(self, reason: str, message: str) -> Turn:
+        """Running appears with the first train Job and is then kept true to the facts."""
+        if not self.status.of(Stage.TRAIN):
+            return self
+        return self.set(ConditionType.RUNNING, False, reason=reason, message=message)
+
+    def end(
+        self, standing: Standing, *, actions: Iterable[Action] = (), requeue_after: timedelta | None = None
+    ) -> Plan:
+        """The finished plan."""
+        todo = tuple(actions)
+        finished = standing.mood in (Mood.DONE, Mood.FAILED)
+        return Plan(
+            status=conclude(self.draft, standing),
+            actions=todo,
+            events=(*_failed_attempts(self.news, standing), *_transition(self.run.status, standing)),
+            requeue_after=requeue_after,
+            decisive=finished or any(isinstance(action, Create) for action in todo),
+        )
+
+
+def _failed_attempts(news: tuple[News, ...], standing: Standing) -> tuple[PlannedEvent, ...]:
+    """An Event for every attempt that failed, unless the run fails for it and says so itself."""
+    quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, standing.reason)
+    return tuple(
+        PlannedEvent(
+            warning=True,
+            reason=item.attempt.reason or Reason.FAILED,
+            message=f"{item.attempt.stage.capitalize()} attempt {item.attempt.number}: {item.sentence}",
+        )
+        for item in news
+        if item.attempt.reason not in quiet
+    )
+
+
+def _transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedEvent, ...]:
+    """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
+    if standing.reason in (ready_reason(before), Reason.BACKING_OFF):
+        return ()
+    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON) or standing.reason == Reason.UNSCHEDULABLE
+    return (PlannedEvent(warning=warning, reason=standing.reason, message=standing.message),)

@@ -1,0 +1,31 @@
+"""Settings of the operator, read from the environment once and validated there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PREFIX = "LORA_OPERATOR_"
+
+
+class OperatorSettings(BaseModel):
+    """What a platform team may set: LORA_OPERATOR_<NAME> in the environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int = Field(default=16, ge=1, le=256)
+    """Runs that are reconciled side by side."""
+    resync_seconds: float = Field(default=600, ge=10, le=86_400)
+    """Seconds between full LISTs."""
+    port: int = Field(default=8080, ge=1, le=65_535)
+    """Port of /metrics, /healthz and /readyz."""
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    """Level of the operator's own log."""
+
+
+def settings_from(environment: Mapping[str, str] = os.environ) -> OperatorSettings:
+    """The settings. Raises pydantic.ValidationError that names the variable."""
+    names = {f"{PREFIX}{name.upper()}": name for name in OperatorSettings.model_fields}
+    return OperatorSettings.model_validate({names[key]: value for key, value in environment.items() if key in names})
