@@ -10,11 +10,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, e
 from lora_trainer.contract.progress import PORT
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile
 from lora_trainer.errors import TrainerError
+from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
 
@@ -68,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(sys.stderr)
         return _verify(arguments)
     configure_logging()
-    if arguments.stage == "prepare":
-        exit_on_sigterm(arguments.termination_log)
+    # Before any thread starts: a StopRequest waits for the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ending = finish(lambda: _run_stage(arguments))
     return leave(ending, arguments.termination_log)
 
@@ -81,6 +82,8 @@ def _run_stage(arguments: argparse.Namespace) -> PrepareResult | TrainResult:
         if arguments.stage == "prepare":
             from lora_trainer.prepare import prepare  # noqa: PLC0415 - each stage loads its own libraries only
 
+            nothing_lost = TrainerError(ExitCode.Interrupted, "Stopped on request while preparing; nothing was lost.")
+            StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log))
             return prepare(run, bucket=bucket, progress=progress, scratch=arguments.scratch)
         from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
 
@@ -91,6 +94,7 @@ def _run_stage(arguments: argparse.Namespace) -> PrepareResult | TrainResult:
             scratch=arguments.scratch,
             attempt=arguments.attempt,
             oom_shrinks=arguments.oom_shrinks,
+            leave=lambda error: leave_at_once(error, arguments.termination_log),
         )
 
 
@@ -195,23 +199,11 @@ def leave(ending: Ending, termination_log: Path) -> int:
     return ending.code
 
 
-def exit_on_sigterm(termination_log: Path) -> None:
-    """Leave at once on SIGTERM, with nothing to lose.
-
-    A thread waits for the signal, because a Python handler runs only when the main thread returns from native code,
-    which may be in the middle of a minute of retries.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait() -> None:
-        signal.sigwait({signal.SIGTERM})
-        message = "Stopped on request while preparing; nothing was lost."
-        outcome = Outcome(reason=ExitCode.Interrupted.name, message=message)
-        code = leave(Ending(code=ExitCode.Interrupted, outcome=outcome), termination_log)
-        logging.shutdown()
-        os._exit(code)
-
-    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+def leave_at_once(error: TrainerError, termination_log: Path) -> NoReturn:
+    """Write the last word and end the process from any thread, whatever the others do."""
+    code = leave(ending_of(error), termination_log)
+    logging.shutdown()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""The base model and its LoRA adapter, through Unsloth. Fetches, loads and wraps; trains nothing.
+
+Unsloth patches transformers, TRL and PEFT when it is imported: it must be the first of them, so the imports stand
+inside the functions.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.spec import LoraSpec, ModelSpec
+from lora_trainer.errors import TrainerError
+from lora_trainer.storage import Bucket
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
+"""useGradientCheckpointing as Unsloth writes it."""
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Endings of the files that loading may need: weights, settings, tokenizer. Never code, never pickles."""
+GIB = 2**30
+
+
+def environment(*, kind: AcceleratorKind, scratch: Path) -> dict[str, str]:
+    """Environment variables that must be set before torch or Unsloth is imported."""
+    backend = "UNSLOTH_FORCE_CPU" if kind == AcceleratorKind.CPU else "UNSLOTH_DISABLE_CPU_FALLBACK"
+    return {
+        backend: "1",
+        # Nothing is reported to anybody, and nothing is installed or downloaded behind our back.
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",
+        # The root file system is read-only.
+        "HOME": str(scratch),
+        "TMPDIR": str(_folder(scratch / "tmp")),
+        "HF_HOME": str(scratch / "huggingface"),
+        "UNSLOTH_COMPILE_LOCATION": str(scratch / "unsloth_compiled_cache"),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def require_accelerator(kind: AcceleratorKind) -> None:
+    """Raises GpuUnhealthy where the class promises a GPU and torch sees none."""
+    if kind == AcceleratorKind.CPU:
+        return
+    import torch  # noqa: PLC0415 - takes seconds, and prepare imports this module's neighbours without it
+
+    if not torch.cuda.is_available():
+        raise TrainerError(
+            ExitCode.GpuUnhealthy,
+            f"The pod asked for a GPU but torch {torch.__version__} sees none on node "
+            f"{os.environ.get('NODE_NAME', 'unknown')}.",
+            "Check the node's driver and device plugin, and that the class requests a GPU resource.",
+        )
+
+
+def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
+    """`chosen` with the compute type that this machine has, where the user named none."""
+    import torch  # noqa: PLC0415 - takes seconds
+
+    if run.model.dtype is not None:
+        return chosen
+    match run.accelerator.kind:
+        case AcceleratorKind.GPU:
+            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        case AcceleratorKind.CPU:
+            # Without instructions for it, bfloat16 is emulated and several times slower than float32.
+            dtype = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+        case _:
+            assert_never(run.accelerator.kind)
+    return chosen.model_copy(update={"dtype": dtype})
+
+
+def fetch_base(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path) -> Path:
+    """A local folder with the base model: from the bucket, a mounted volume, or the hub at the pinned revision."""
+    if "://" in spec.name:
+        return bucket.download_folder(spec.name, folder, wanted=lambda name: name.endswith(MODEL_FILES))
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where the model comes from the hub
+
+    snapshot_download(
+        spec.name, revision=revision, local_dir=folder, allow_patterns=[f"*{ending}" for ending in MODEL_FILES]
+    )
+    return folder
+
+
+def go_offline() -> None:
+    """From here on nothing is fetched: libraries that try fail at once instead of waiting for a hub."""
+    from huggingface_hub import constants  # noqa: PLC0415 - reads the environment when it is imported
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model in `folder`, in 4-bit where the spec says so, and its tokenizer.
+
+    The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
+    """
+    import unsloth  # noqa: I001, PLC0415 - first of all, see the module's docstring
+    import torch  # noqa: PLC0415
+
+    spec, lora = run.model, run.lora
+    return unsloth.FastLanguageModel.from_pretrained(
+        model_name=str(folder),
+        max_seq_length=spec.max_seq_length,
+        dtype=getattr(torch, dtype),
+        load_in_4bit=spec.load_in_4bit,
+        load_in_16bit=not spec.load_in_4bit,
+        use_exact_model_name=True,
+        use_gradient_checkpointing=CHECKPOINTING[lora.use_gradient_checkpointing],
+        random_state=lora.random_state,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+
+
+def add_adapter(model: PreTrainedModel, spec: LoraSpec, *, max_seq_length: int) -> PeftModel:
+    """The model with a fresh LoRA adapter, whose weights only are trained."""
+    import unsloth  # noqa: PLC0415 - see the module's docstring
+
+    loftq = {}
+    if spec.loftq_config is not None:
+        loftq = {"init_lora_weights": "loftq", "loftq_config": spec.loftq_config.model_dump()}
+    return unsloth.FastLanguageModel.get_peft_model(
+        model,
+        r=spec.r,
+        target_modules=list(spec.target_modules),
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.lora_dropout,
+        bias=spec.bias,
+        use_gradient_checkpointing=CHECKPOINTING[spec.use_gradient_checkpointing],
+        random_state=spec.random_state,
+        max_seq_length=max_seq_length,
+        use_rslora=spec.use_rslora,
+        **loftq,
+    )
+
+
+def load_adapter_weights(model: PeftModel, folder: Path) -> None:
+    """Replace the adapter's weights by those saved in `folder`."""
+    from peft import set_peft_model_state_dict  # noqa: PLC0415 - see the module's docstring
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def peak_memory_gib(kind: AcceleratorKind) -> float:
+    """Most memory this process has held: of the accelerator, or resident on a CPU class."""
+    match kind:
+        case AcceleratorKind.GPU:
+            import torch  # noqa: PLC0415 - takes seconds
+
+            return torch.cuda.max_memory_reserved() / GIB
+        case AcceleratorKind.CPU:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        case _:
+            assert_never(kind)
+
+
+def release_memory() -> None:
+    """Give back what deleted models held, so that another process can load one."""
+    import torch  # noqa: PLC0415 - takes seconds
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,153 @@
+"""The published adapter: a PEFT folder that transformers, PEFT and vLLM load as it is, with its model card and figures.
+
+Builds the folder and writes it to the bucket, manifest last. No file in it holds a time or a place, so that two
+publishers of the same run write the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_trainer.contract.layout import EVALUATION, MANIFEST, artifact_uri, latest_uri
+from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
+from lora_trainer.contract.outcome import Artifact, PrepareResult
+from lora_trainer.contract.run import RunFile
+from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.storage import Bucket
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TRAINING_LOG = "training_log.jsonl"
+LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes", "lora-operator")
+LOG_FIELDS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that shape an adapter."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def write_folder(
+    folder: Path,
+    *,
+    run: RunFile,
+    prepared: PrepareResult,
+    model: PeftModel,
+    base: Path,
+    history: Sequence[Mapping],
+    evaluation: EvaluationFile,
+) -> None:
+    """Write everything but the manifest. `history` is the trainer's log, one entry per step."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    _write_adapter_config(folder / "adapter_config.json", run=run, prepared=prepared)
+    _write_tokenizer(folder, base=base, chat_template=run.dataset.chat_template)
+    (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
+    steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in history if "loss" in entry)
+    (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
+    (folder / "README.md").write_text(model_card(run, prepared=prepared, evaluation=evaluation, versions=versions()))
+
+
+def _write_adapter_config(path: Path, *, run: RunFile, prepared: PrepareResult) -> None:
+    """Name the base as the user did, not the folder it was loaded from, and put sets into a fixed order."""
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = run.model.name
+    if "://" not in run.model.name:
+        config["revision"] = prepared.model.revision
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_tokenizer(folder: Path, *, base: Path, chat_template: str | None) -> None:
+    """The base model's own tokenizer: the one in memory has been adapted to training."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - Unsloth must have been imported before
+
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+
+
+def commit(
+    bucket: Bucket,
+    run: RunFile,
+    folder: Path,
+    *,
+    prepared: PrepareResult,
+    manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest],
+) -> tuple[Artifact, ArtifactManifest]:
+    """Upload the folder, let `manifest` prove it and describe it, write that last and point latest.json at it.
+
+    Where another publisher of the same run was faster and its files differ, ours replace them, all of them written
+    after all of its own.
+    """
+    uri = artifact_uri(run, prepared.run_digest)
+    described = manifest(bucket.upload_files(folder, uri))
+    data = encode(described)
+    if not bucket.write(f"{uri}/{MANIFEST}", data, if_absent=True):
+        present = bucket.read_manifest(uri, ArtifactManifest)
+        if present is not None and present.files == described.files:
+            described, data = present, encode(present)
+        else:
+            bucket.upload_files(folder, uri)
+            bucket.write(f"{uri}/{MANIFEST}", data)
+    artifact = Artifact(uri=uri, digest=hashlib.sha256(data).hexdigest(), size_bytes=described.size_bytes)
+    bucket.write(latest_uri(run), artifact.model_dump_json(by_alias=True).encode())
+    return artifact, described
+
+
+def encode(manifest: ArtifactManifest) -> bytes:
+    """The manifest's bytes in the bucket, which the artifact's digest is taken of."""
+    return manifest.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def model_card(
+    run: RunFile, *, prepared: PrepareResult, evaluation: EvaluationFile, versions: Mapping[str, str]
+) -> str:
+    """README.md in the form that model hubs and people read."""
+    figures, data = evaluation.figures, prepared.dataset
+    hub = "://" not in run.model.name
+    header = ["library_name: peft", "tags: [lora, sft, unsloth]"] + ([f"base_model: {run.model.name}"] if hub else [])
+    settings = {
+        "rank / alpha / dropout": f"{run.lora.r} / {run.lora.alpha} / {run.lora.lora_dropout}",
+        "target modules": ", ".join(run.lora.target_modules),
+        "base precision": "4-bit NF4" if run.model.load_in_4bit else prepared.chosen.dtype,
+        "optimizer steps": prepared.chosen.max_steps,
+        "effective batch (rows)": prepared.chosen.per_device_train_batch_size
+        * prepared.chosen.gradient_accumulation_steps,
+        "learning rate": f"{run.training.learning_rate:g} ({run.training.lr_scheduler_type})",
+        "longest row (tokens)": run.model.max_seq_length,
+        "seed": run.training.seed,
+    }
+    return "\n".join(
+        [
+            "---",
+            *header,
+            "---",
+            f"# LoRA adapter of {run.model.name}",
+            "",
+            f"Trained on {data.kept} rows ({data.tokens} tokens, {data.trained_token_share:.0%} of them in the loss)",
+            f"with data digest `{data.digest}`; base model revision `{prepared.model.revision}`.",
+            "",
+            f"| {figures.rows} held-out rows | base | adapter |",
+            "|---|---|---|",
+            f"| loss per token | {figures.base_loss:.4f} | {figures.loss:.4f} |",
+            f"| token accuracy | {figures.base_token_accuracy:.4f} | {figures.token_accuracy:.4f} |",
+            "",
+            "## Settings",
+            *(f"- {name}: {value}" for name, value in settings.items()),
+            "",
+            "## Versions",
+            *(f"- {name} {version}" for name, version in versions.items()),
+            "",
+            f"Prompts with the answers of base and adapter are in `{EVALUATION}`, the loss of every step in",
+            f"`{TRAINING_LOG}`. Run digest: `{prepared.run_digest}`.",
+            "",
+        ]
+    )

@@ -1,0 +1,201 @@
+"""`python -m lora_trainer train`: one run from its prepared rows to a published and proven adapter.
+
+`train` reads top to bottom; each stage stands in a module of its own. An attempt that was stopped or killed is
+followed by another, which resumes from the newest checkpoint: no stage assumes that it is the first to run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared_uri
+from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
+from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage, decode_outcome
+from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.run import RunFile
+from lora_trainer.errors import TrainerError
+from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
+from lora_trainer.loop import Attempt, LoopResult, Resume, run_loop
+from lora_trainer.model import (
+    add_adapter,
+    compute_dtype,
+    environment,
+    fetch_base,
+    go_offline,
+    load,
+    peak_memory_gib,
+    release_memory,
+    require_accelerator,
+)
+from lora_trainer.prepared import EVAL_ROWS, Prepared, read_prepared
+from lora_trainer.publish import commit, versions, write_folder
+from lora_trainer.sizing import shrink
+from lora_trainer.stopping import StopRequest
+from lora_trainer.storage import Bucket
+from lora_trainer.telemetry import ProgressServer
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    run: RunFile,
+    *,
+    bucket: Bucket,
+    progress: ProgressServer,
+    scratch: Path,
+    attempt: int,
+    oom_shrinks: int,
+    leave: Callable[[TrainerError], NoReturn],
+) -> TrainResult:
+    """Train, evaluate, publish and verify. `leave` ends the process at once, and is called from another thread."""
+    stop = StopRequest(leave=lambda: leave(interrupted(progress)))
+    this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, scratch=scratch)
+    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch))
+    require_accelerator(run.accelerator.kind)
+
+    progress.update(stage=Stage.DATA)
+    prepared = fetch_prepared(this)
+    result = prepared.result
+    resume = fetch_checkpoint(this, digest=result.run_digest)
+
+    progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
+    base = fetch_base(run.model, revision=result.model.revision, bucket=bucket, folder=scratch / "base")
+    go_offline()
+    chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
+    log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})
+    model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
+    tokenizer.pad_token_id = prepared.pad_token_id
+    model = add_adapter(model, run.lora, max_seq_length=run.model.max_seq_length)
+
+    progress.update(stage=Stage.TRAINING)
+    with stop.deferred(), checkpoint_writer(this, digest=result.run_digest) as writer:
+        loop = run_loop(this, chosen, model=model, tokenizer=tokenizer, resume=resume, writer=writer)
+    if stop.requested:
+        raise interrupted(progress)
+
+    progress.update(stage=Stage.EVALUATING)
+    rows = read_rows(this.prepared / EVAL_ROWS, limit=run.evaluation.max_rows)
+    evaluation = evaluate(model, tokenizer, rows, samples=run.evaluation.samples, dtype=chosen.dtype)
+
+    progress.update(stage=Stage.PUBLISHING)
+    folder = scratch / "adapter"
+    write_folder(folder, run=run, prepared=result, model=model, base=base, history=loop.history, evaluation=evaluation)
+    peak = peak_memory_gib(run.accelerator.kind)
+    del model, tokenizer
+    release_memory()
+
+    def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+        progress.update(stage=Stage.VERIFYING)
+        verification = verify_elsewhere(this, digest=result.run_digest, files=files, base=base)
+        return manifest(run, prepared=result, evaluation=evaluation, verification=verification, files=files)
+
+    artifact, published = commit(bucket, run, folder, prepared=result, manifest=prove)
+    return TrainResult(artifact=artifact, evaluation=published.evaluation, usage=usage(loop, peak_memory=peak))
+
+
+def interrupted(progress: ProgressServer) -> TrainerError:
+    """The ending of an attempt that was asked to stop."""
+    now = progress.progress
+    kept = f"; the next attempt goes on from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
+    message = f"Stopped on request while {now.stage} at step {now.step}{kept}."
+    return TrainerError(ExitCode.Interrupted, message, step=now.step, checkpoint=now.checkpoint)
+
+
+def fetch_prepared(this: Attempt) -> Prepared:
+    """Fetch the prepared set and compare it with its manifest. Raises TrainerError."""
+    uri = prepared_uri(this.run)
+    found = this.bucket.read_manifest(uri, SetManifest)
+    remedy = "The work folder of a run must stay until the run is done; apply the fine-tune under a new name."
+    if found is None:
+        raise TrainerError(ExitCode.StorageUnavailable, f"There is no complete prepared set at {uri}.", remedy)
+    this.bucket.fetch_files(found.files, uri, this.prepared)
+    prepared = read_prepared(this.prepared)
+    if prepared.result.run_digest != found.fingerprint:
+        raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} is of two runs.", remedy)
+    return prepared
+
+
+def fetch_checkpoint(this: Attempt, *, digest: str) -> Resume | None:
+    """Fetch the newest checkpoint of this run, if there is one, and show it."""
+    folder = this.scratch / "resumed"
+    checkpoint = fetch_newest(this.bucket, checkpoints_uri(this.run), fingerprint=digest, folder=folder)
+    if checkpoint is None:
+        return None
+    step = checkpoint.step
+    this.progress.update(step=step, checkpoint=checkpoint.uri, checkpoint_step=step, resumed_from_step=step)
+    return Resume(checkpoint=checkpoint, folder=folder)
+
+
+def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
+    """A writer that shows what it commits."""
+
+    def show(checkpoint: Checkpoint) -> None:
+        this.progress.update(checkpoint=checkpoint.uri, checkpoint_step=checkpoint.step)
+
+    return CheckpointWriter(
+        bucket=this.bucket,
+        uri=checkpoints_uri(this.run),
+        fingerprint=digest,
+        keep=this.run.training.save_total_limit,
+        on_commit=show,
+    )
+
+
+def verify_elsewhere(this: Attempt, *, digest: str, files: tuple[FileEntry, ...], base: Path) -> Verification:
+    """Verify the uploaded files in a fresh process. Raises that process's TrainerError."""
+    run_file, draft = this.scratch / "run.json", this.scratch / "manifest.json"
+    run_file.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
+    draft.write_text(SetManifest(fingerprint=digest, files=files).model_dump_json(by_alias=True, exclude_none=True))
+    command = [sys.executable, "-m", "lora_trainer", "verify", "--run", run_file, "--scratch", this.scratch]
+    command += ["--artifact", artifact_uri(this.run, digest), "--manifest", draft, "--base", base]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    last_line = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode == ExitCode.Succeeded:
+        return Verification.model_validate_json(last_line)
+    outcome = decode_outcome(last_line)
+    if outcome is None or done.returncode not in set(ExitCode):
+        raise TrainerError(
+            ExitCode.InternalError,
+            f"The verification of the adapter ended with code {done.returncode} and no explanation.",
+            "Read the pod's log.",
+        )
+    raise TrainerError(ExitCode(done.returncode), outcome.message, outcome.remedy)
+
+
+def manifest(
+    run: RunFile,
+    *,
+    prepared: PrepareResult,
+    evaluation: EvaluationFile,
+    verification: Verification,
+    files: tuple[FileEntry, ...],
+) -> ArtifactManifest:
+    """The manifest of a proven adapter."""
+    return ArtifactManifest(
+        run_digest=prepared.run_digest,
+        base_model=run.model.name,
+        model=prepared.model,
+        data_digest=prepared.dataset.digest,
+        steps=prepared.chosen.max_steps,
+        evaluation=evaluation.figures,
+        verification=verification,
+        versions=versions(),
+        files=files,
+    )
+
+
+def usage(loop: LoopResult, *, peak_memory: float) -> Usage:
+    """What this attempt took; nothing where the steps had all been taken before."""
+    return Usage(
+        train_seconds=round(loop.seconds, 1),
+        tokens_per_second=round(loop.tokens / loop.seconds, 1) if loop.seconds else 0.0,
+        peak_memory_gib=round(peak_memory, 2),
+    )

@@ -1,0 +1,119 @@
+"""`python -m lora_trainer verify`: proves that a published adapter loads and works, in a process that knows nothing but
+the bucket and the base model.
+
+Loads as a user would, through transformers and PEFT, without Unsloth.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import EVALUATION
+from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
+from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.errors import TrainerError
+from lora_trainer.evaluation import EvaluationFile, inference, stop_tokens
+from lora_trainer.storage import Bucket
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+NEW_TOKENS = 16
+
+
+def verify(
+    run: RunFile, *, bucket: Bucket, scratch: Path, artifact: str, manifest: Path | None, base: Path
+) -> Verification:
+    """Download the adapter at URI `artifact`, compare every sha256, load it onto the model in folder `base`, run it.
+
+    `manifest` names a SetManifest on disk, for an adapter whose own manifest is not written yet. Raises TrainerError:
+    StorageUnavailable for a file that differs, InternalError for an adapter that does not work.
+    """
+    entries = _entries(bucket, artifact, manifest)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="verify-") as folder:
+        bucket.fetch_files(entries, artifact, Path(folder))
+        model, tokenizer, dtype = _load(run, base=base, adapter=Path(folder))
+        probe = EvaluationFile.model_validate_json((Path(folder) / EVALUATION).read_bytes()).probe
+        with inference(model, dtype):
+            difference = _logit_difference(model, tokenizer, probe, limit=run.model.max_seq_length)
+            generated = _generate(model, tokenizer, probe, limit=run.model.max_seq_length)
+    return Verification(files=len(entries), max_logit_difference=difference, generated_tokens=generated)
+
+
+def _entries(bucket: Bucket, artifact: str, manifest: Path | None) -> tuple[FileEntry, ...]:
+    if manifest is not None:
+        return SetManifest.model_validate_json(manifest.read_bytes()).files
+    published = bucket.read_manifest(artifact, ArtifactManifest)
+    if published is None:
+        raise TrainerError(ExitCode.ConfigInvalid, f"There is no complete adapter at {artifact}.")
+    return published.files
+
+
+def _load(run: RunFile, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
+    """Base and adapter as they were trained, the tokenizer from the adapter's own files, and the compute type."""
+    import torch  # noqa: PLC0415 - the command line must not wait for it
+    from peft import PeftModel  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: PLC0415
+
+    gpu = run.accelerator.kind == AcceleratorKind.GPU
+    dtype = run.model.dtype or ("float16" if gpu and not torch.cuda.is_bf16_supported() else "bfloat16")
+    quantized = hasattr(AutoConfig.from_pretrained(base, local_files_only=True), "quantization_config")
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        dtype=getattr(torch, dtype),
+        device_map={"": 0} if gpu else "cpu",
+        local_files_only=True,
+        **({"quantization_config": four_bit} if run.model.load_in_4bit and not quantized else {}),
+    )
+    model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
+    return model, AutoTokenizer.from_pretrained(adapter, local_files_only=True), dtype
+
+
+def _logit_difference(model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: str, *, limit: int) -> float:
+    """Largest absolute difference between the adapter's and the base's logits after the probe."""
+    encoded = _encode(model, tokenizer, probe, limit=limit)
+    tuned = model(**encoded, logits_to_keep=1, use_cache=False).logits[0, -1].float()
+    with model.disable_adapter():
+        base = model(**encoded, logits_to_keep=1, use_cache=False).logits[0, -1].float()
+    difference = (tuned - base).abs().max().item()
+    if not (tuned.isfinite().all() and base.isfinite().all() and math.isfinite(difference)):
+        raise _broken("its logits, or those of the base model, are not finite numbers")
+    if difference == 0:
+        raise _broken("it does not change the logits of the base model")
+    return difference
+
+
+def _generate(model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: str, *, limit: int) -> int:
+    encoded = _encode(model, tokenizer, probe, limit=limit)
+    ends = stop_tokens(model, tokenizer)
+    tokens = model.generate(
+        **encoded, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=ends or None, pad_token_id=(ends or [0])[0]
+    )
+    generated = tokens.shape[1] - encoded["input_ids"].shape[1]
+    if generated == 0:
+        raise _broken("it generates nothing after a held-out prompt")
+    return generated
+
+
+def _encode(model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: str, *, limit: int) -> dict:
+    encoded = tokenizer(probe, add_special_tokens=False, truncation=True, max_length=limit, return_tensors="pt")
+    return {name: encoded[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+
+def _broken(what: str) -> TrainerError:
+    return TrainerError(
+        ExitCode.InternalError,
+        f"The adapter was trained but does not work after it was loaded back: {what}.",
+        "Report it with the pod's log; nothing was published.",
+    )
