@@ -32,6 +32,8 @@ def check_metadata(obj: Obj, resource: Resource) -> None:
     if resource.kind == "Job":
         template = obj["spec"].get("template", {}).get("metadata", {})
         causes += _label_causes(template.get("labels") or {}, "spec.template.labels")
+    if resource.key == "events" and obj.get("involvedObject", {}).get("namespace", "default") != metadata["namespace"]:
+        causes.append(("involvedObject.namespace", "Invalid value: does not match event.namespace"))
     if causes:
         raise invalid(resource.group, resource.kind, metadata["name"], causes)
 

@@ -223,6 +223,15 @@ async def test_new_events_need_their_fields(http: aiohttp.ClientSession) -> None
     assert (await call(http, "POST", path, event))[0] == 422
 
 
+async def test_an_event_lies_in_the_namespace_of_its_object(http: aiohttp.ClientSession) -> None:
+    path = "/api/v1/namespaces/default/events"
+    event = {"metadata": {"name": "a"}, "involvedObject": {"kind": "LoraFineTune", "namespace": "default"}}
+    assert (await call(http, "POST", path, event))[0] == 201
+    event = {"metadata": {"name": "b"}, "involvedObject": {"kind": "LoraFineTune", "namespace": "team-a"}}
+    status, body = await call(http, "POST", path, event)
+    assert (status, body["details"]["causes"][0]["field"]) == (422, "involvedObject.namespace")
+
+
 async def test_secrets_are_never_served(server: FakeApiServer, http: aiohttp.ClientSession) -> None:
     status, _ = await call(http, "GET", "/api/v1/namespaces/default/secrets/token")
     assert status == 403
