@@ -7,7 +7,6 @@ fingerprint is the run digest. Reads and writes local files only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,21 +66,14 @@ def write_rows(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
             writer.write_batch(batch)
 
 
-def split_rows(source: Path, folder: Path, *, held_out: Sequence[bool], left_out: Sequence[bool]) -> None:
-    """Write TRAIN_ROWS and EVAL_ROWS from a file of all rows, one batch in memory at a time.
-
-    `held_out` and `left_out` say for each row of `source` whether it goes to EVAL_ROWS, or nowhere.
-    """
-    with ExitStack() as stack:
-        train = stack.enter_context(pq.ParquetWriter(folder / TRAIN_ROWS, ROW_SCHEMA, compression="zstd"))
-        evaluation = stack.enter_context(pq.ParquetWriter(folder / EVAL_ROWS, EVAL_SCHEMA, compression="zstd"))
+def copy_rows(source: Path, target: Path, *, schema: pa.Schema, keep: Sequence[bool]) -> None:
+    """Write the rows of `source` for which `keep` is true to `target`, one batch in memory at a time."""
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         start = 0
         for batch in read_batches(source):
-            rows = range(start, start + batch.num_rows)
+            chosen = pa.array(keep[start : start + batch.num_rows], pa.bool_())
             start += batch.num_rows
-            evaluation.write_batch(batch.filter(pa.array([held_out[row] and not left_out[row] for row in rows])))
-            to_train = batch.filter(pa.array([not held_out[row] and not left_out[row] for row in rows]))
-            train.write_batch(to_train.select(ROW_SCHEMA.names))
+            writer.write_batch(batch.filter(chosen).select(schema.names))
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, assert_never
 
+from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Estimate
 from lora_trainer.contract.run import AcceleratorKind, RunFile
@@ -198,18 +199,13 @@ def _micro_batch(run: RunFile, fits: Callable[[int], bool]) -> int:
 
 
 def _shrunk(micro_batch: int, accumulation: int, shrinks: int) -> tuple[int, int]:
-    for _ in range(shrinks):
-        if micro_batch == 1:
-            raise TrainerError(
-                ExitCode.DoesNotFit,
-                "The run ran out of memory with one row per forward pass: there is nothing left to shrink.",
-                "Lower model.maxSeqLength, or choose a class with more memory.",
-            )
-        # An odd micro-batch cannot be halved exactly; the effective batch then grows by less than one micro-batch.
-        total = micro_batch * accumulation
-        micro_batch //= 2
-        accumulation = ceil(total / micro_batch)
-    return micro_batch, accumulation
+    if shrinks > halvings(micro_batch):
+        raise TrainerError(
+            ExitCode.DoesNotFit,
+            "The run ran out of memory with one row per forward pass: there is nothing left to shrink.",
+            "Lower model.maxSeqLength, or choose a class with more memory.",
+        )
+    return shrunk_batch(micro_batch, accumulation, times=shrinks)
 
 
 def _does_not_fit(run: RunFile, *, micro_batch: int, row_tokens: int, gib: float) -> TrainerError:

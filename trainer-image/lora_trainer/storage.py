@@ -65,9 +65,10 @@ class Bucket:
     may help. Requests are retried for up to a minute before that. Safe to use from several threads.
     """
 
-    def __init__(self, *, open_store: Callable[[str], ObjectStore]) -> None:
+    def __init__(self, *, open_store: Callable[[str], ObjectStore], pvc_root: Path = PVC_MOUNT_ROOT) -> None:
         """`open_store` maps a root such as s3://team-a or pvc://claim to its store."""
         self._open_store = open_store
+        self._pvc_root = pvc_root
         self._stores: dict[str, ObjectStore] = {}
 
     def read(self, uri: str, *, start: int = 0, end: int | None = None) -> bytes:
@@ -96,10 +97,10 @@ class Bucket:
 
     def stat(self, uri: str) -> StoredFile | None:
         """The file at `uri`, with an empty path, or None."""
-        store, path = self._locate(uri)
-        if not path:
-            return None
         try:
+            store, path = self._locate(uri)
+            if not path:
+                return None
             with explained(uri, "read"):
                 meta = obstore.head(store, path)
         except FileNotFoundError:
@@ -108,13 +109,13 @@ class Bucket:
 
     def list(self, uri: str) -> list[StoredFile]:
         """Files below a folder, at any depth, sorted by path; empty where there are none."""
-        store, prefix = self._locate(uri)
-        skip = len(prefix) + 1 if prefix else 0
         try:
+            store, prefix = self._locate(uri)
             with explained(uri, "list"):
                 metas = [meta for batch in obstore.list(store, prefix or None) for meta in batch]
         except FileNotFoundError:
             return []
+        skip = len(prefix) + 1 if prefix else 0
         files = (StoredFile(path=meta["path"][skip:], size=meta["size"], etag=meta["e_tag"]) for meta in metas)
         return sorted(files, key=lambda file: file.path)
 
@@ -160,7 +161,7 @@ class Bucket:
     def download_folder(self, uri: str, folder: Path, *, wanted: Callable[[str], bool] = lambda _: True) -> Path:
         """A local folder with the wanted files of `uri`. A volume is used where it is mounted, nothing is copied."""
         if uri.startswith("pvc://"):
-            return pvc_path(uri)
+            return pvc_path(uri, root=self._pvc_root)
         names = [file.path for file in self.list(uri) if wanted(file.path)]
         in_parallel(lambda name: self.download(f"{uri.rstrip('/')}/{name}", folder / name), names)
         return folder
@@ -229,7 +230,7 @@ def open_bucket(storage: Storage, *, pvc_root: Path = PVC_MOUNT_ROOT) -> Bucket:
         scheme, _, name = root.partition("://")
         return _local_store(pvc_root / name) if scheme == "pvc" else _s3_store(name, storage)
 
-    return Bucket(open_store=open_store)
+    return Bucket(open_store=open_store, pvc_root=pvc_root)
 
 
 def _s3_store(name: str, storage: Storage) -> S3Store:
@@ -255,11 +256,7 @@ def _s3_store(name: str, storage: Storage) -> S3Store:
 
 def _local_store(folder: Path) -> LocalStore:
     if not folder.is_dir():
-        raise TrainerError(
-            ExitCode.DatasetNotFound,
-            f"The PersistentVolumeClaim {folder.name!r} is not mounted in this pod.",
-            "Name a claim of this namespace as pvc://<claim>/<path>.",
-        )
+        raise FileNotFoundError(f"the PersistentVolumeClaim {folder.name!r} is not mounted in this pod")
     return LocalStore(folder)
 
 

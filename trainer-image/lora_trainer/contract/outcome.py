@@ -47,6 +47,8 @@ class DatasetFigures(WireModel):
     """Rows evaluated on."""
     dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()
     """Rows left out, by reason."""
+    duplicates: int = 0
+    """Rows that stand in the data set more than once. They are trained on, and never held out."""
     tokens: int
     """Tokens of the rows trained on."""
     trained_token_share: float

@@ -1,0 +1,185 @@
+"""Which base model a run means, without its weights: pinned revision, config.json, tokenizer files, parameters.
+
+A model comes from a folder in a bucket (s3://), a folder on a volume (pvc://) or a model hub. Loads nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    NotASafetensorsRepoError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import ModelFigures
+from lora_trainer.contract.run import canonical_json
+from lora_trainer.contract.spec import ModelSpec
+from lora_trainer.data.tokens import TOKENIZER_FILES
+from lora_trainer.errors import TrainerError
+from lora_trainer.model import MODEL_FILES
+from lora_trainer.storage import Bucket, StoredFile, file_sha256, in_parallel
+
+CONFIG = "config.json"
+WEIGHTS = ".safetensors"
+SMALL_FILES = (CONFIG, *TOKENIZER_FILES)
+GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
+"""Endings of the architectures that can be fine-tuned here."""
+LARGEST_HEADER = 100 * 2**20
+"""The safetensors format's own limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A base model as it was resolved."""
+
+    folder: Path
+    """Local folder with SMALL_FILES, as far as the model has them."""
+    config: Mapping[str, Any]
+    """config.json."""
+    figures: ModelFigures
+
+
+def resolve_model(spec: ModelSpec, *, bucket: Bucket, folder: Path) -> BaseModel:
+    """Pin the revision and fetch the small files into `folder`.
+
+    Raises TrainerError: ModelNotFound, ModelAccessDenied, ModelUnsupported, HubUnavailable, or of the storage.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if "://" in spec.name:
+        revision, parameters = _resolve_folder(spec.name, bucket=bucket, folder=folder)
+    else:
+        revision, parameters = _resolve_hub(spec, folder=folder)
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except json.JSONDecodeError as error:
+        raise _unsupported(spec.name, f"its config.json is not JSON (line {error.lineno})", "Upload it again") from None
+    architecture = next(iter(config.get("architectures") or ()), "none")
+    if not architecture.endswith(GENERATIVE):
+        what = f"its config.json names {architecture} as architecture, which does not generate text"
+        raise _unsupported(spec.name, what, "Choose a text-generation model")
+    figures = ModelFigures(revision=revision, parameters=parameters, architecture=architecture)
+    return BaseModel(folder=folder, config=config, figures=figures)
+
+
+def _resolve_folder(uri: str, *, bucket: Bucket, folder: Path) -> tuple[str, int]:
+    files = [file for file in bucket.list(uri) if file.path.endswith(MODEL_FILES)]
+    _check_files(uri, [file.path for file in files], found=bool(files) or bool(bucket.list(uri)))
+    for name in {file.path for file in files} & set(SMALL_FILES):
+        bucket.download(f"{uri.rstrip('/')}/{name}", folder / name)
+    on_volume = uri.startswith("pvc://")
+    contents = (lambda file: file_sha256(bucket.download_folder(uri, folder) / file.path)) if on_volume else _etag
+    revision = folder_digest(files, contents)
+    weights = [file.path for file in files if file.path.endswith(WEIGHTS) and "/" not in file.path]
+    read = [_reader(bucket, f"{uri.rstrip('/')}/{name}") for name in weights]
+    return revision, sum(in_parallel(_parameters, read))
+
+
+def _etag(file: StoredFile) -> str:
+    return file.etag or ""
+
+
+def folder_digest(files: list[StoredFile], contents: Callable[[StoredFile], str]) -> str:
+    """Revision of a model in a folder: sha256 over path, size and version mark of its files.
+
+    `contents` is the store's etag for a bucket, and the sha256 of the file for a volume: a volume's own marks are
+    times, which change when the same files are copied anew.
+    """
+    marks = in_parallel(contents, files)
+    entries = [[file.path, file.size, mark] for file, mark in zip(files, marks, strict=True)]
+    return hashlib.sha256(canonical_json(entries)).hexdigest()
+
+
+def _reader(bucket: Bucket, uri: str) -> Callable[[int, int], bytes]:
+    return lambda start, end: bucket.read(uri, start=start, end=end)
+
+
+def _parameters(read: Callable[[int, int], bytes]) -> int:
+    """Parameters in one safetensors file, of which only the header is read: 8 bytes of length, then JSON."""
+    (length,) = struct.unpack("<Q", read(0, 8))
+    if length > LARGEST_HEADER:
+        raise TrainerError(
+            ExitCode.ModelUnsupported, "A .safetensors file of the model is damaged.", "Upload the model again."
+        )
+    header = json.loads(read(8, 8 + length))
+    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _check_files(name: str, files: list[str], *, found: bool) -> None:
+    if not found:
+        raise TrainerError(
+            ExitCode.ModelNotFound, f"There is no model at {name}.", "Upload the model folder, or correct model.name."
+        )
+    if CONFIG not in files:
+        raise _unsupported(name, "it has no config.json", "Upload the whole folder that save_pretrained wrote")
+    if not any(file.endswith(WEIGHTS) for file in files):
+        raise _unsupported(name, "it has no .safetensors weights", "Save it with save_pretrained, which writes them")
+
+
+def _unsupported(name: str, what: str, remedy: str) -> TrainerError:
+    return TrainerError(ExitCode.ModelUnsupported, f"The model {name} cannot be used: {what}.", f"{remedy}.")
+
+
+def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, int]:
+    """Endpoint and token come from HF_ENDPOINT and HF_TOKEN."""
+    try:
+        api = HfApi()
+        info = api.model_info(spec.name, revision=spec.revision)
+        files = [sibling.rfilename for sibling in info.siblings or ()]
+        _check_files(spec.name, files, found=True)
+        assert info.sha, "the hub names a commit for every revision"
+        for name in set(files) & set(SMALL_FILES):
+            hf_hub_download(spec.name, name, revision=info.sha, local_dir=folder)
+        counted = api.get_safetensors_metadata(spec.name, revision=info.sha).parameter_count
+        return info.sha, sum(counted.values())
+    except NotASafetensorsRepoError:
+        raise _unsupported(spec.name, "it has no model.safetensors", "Choose a model that has one") from None
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise _hub_error(error, spec) from None
+
+
+def _hub_error(error: Exception, spec: ModelSpec) -> TrainerError:
+    at = f" at revision {spec.revision}" if spec.revision else ""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    token = "the token of model.tokenSecretRef" if os.environ.get("HF_TOKEN") else "no token (model.tokenSecretRef)"
+    if isinstance(error, GatedRepoError) or (status in (401, 403) and not isinstance(error, RepositoryNotFoundError)):
+        return TrainerError(
+            ExitCode.ModelAccessDenied,
+            f"The hub refused access to the model {spec.name}, asked with {token}.",
+            "Accept the model's licence on the hub with the token's account, and set model.tokenSecretRef.",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        # The hub answers 401 for a private model as for one that does not exist.
+        return TrainerError(
+            ExitCode.ModelNotFound,
+            f"The hub has no model {spec.name}, or hides it from this run, which asked with {token}.",
+            "Correct model.name, or set model.tokenSecretRef where the model is private.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return TrainerError(ExitCode.ModelNotFound, f"The hub has no model {spec.name}{at}.", "Correct model.revision.")
+    if isinstance(error, HFValidationError):
+        return TrainerError(
+            ExitCode.ModelNotFound, f"{spec.name!r} is not the name of a model on the hub.", "Write it as owner/name."
+        )
+    detail = f"HTTP {status}" if status else type(error).__name__
+    return TrainerError(
+        ExitCode.HubUnavailable,
+        f"The model hub could not be reached for {spec.name} ({detail}).",
+        "Check the network from this namespace, or mirror the model to the bucket and name it as s3://bucket/folder.",
+    )

@@ -1,0 +1,158 @@
+"""Renders conversations with a Jinja chat template, and finds the answers in the result. Knows text, not tokens.
+
+Follows what transformers does (its own code would import torch): the same environment, filters and globals. Two things
+differ. The day is fixed, because templates that write today's date would give the same data set another digest
+tomorrow. And `{% generation %}` blocks are passed through, as the answers are found by comparing renderings.
+"""
+
+from __future__ import annotations
+
+import json
+import os.path
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.formats import Conversation, RowError, Turn
+from lora_trainer.errors import TrainerError
+
+TEMPLATE_DAY = date(2024, 7, 26)
+"""The day that Llama's own templates fall back to."""
+PROBE = Conversation(
+    turns=(
+        Turn(role="user", content="a question", extra={}),
+        Turn(role="assistant", content="an answer", extra={}),
+    )
+)
+MARKUP = re.compile(r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<(?:start|end)_of_turn>|</?s>|<[be]os>")
+"""What is meant as a special token wherever a template writes it; DeepSeek's bars are full-width."""
+
+TrainOn = Literal["answers", "lastAnswer", "everything"]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A conversation as text."""
+
+    text: str
+    answers: tuple[Span, ...]
+    """[start, end) of each answer that counts in the loss, its end marker included; of all the text for everything."""
+    prompt_end: int
+    """Where the last answer begins."""
+
+
+class ChatTemplate:
+    """A compiled template. Raises ChatTemplateInvalid where it does not compile or not render a plain conversation."""
+
+    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
+        """`special_tokens` are the variables that templates use: bos_token, eos_token, ..."""
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = _environment().from_string(source)
+            probe = self.render(PROBE, train_on="answers")
+        except jinja2.TemplateSyntaxError as error:
+            raise _invalid(f"The chat template does not compile: {error.message} in line {error.lineno}") from None
+        except RowError as error:
+            raise _invalid(f"The chat template cannot render a question and an answer: {error}") from None
+        self.markup = frozenset(MARKUP.findall(probe.text))
+        """Special tokens that the template writes."""
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn) -> Rendered:
+        """The conversation as text, with the place of its answers. Raises RowError."""
+        messages = [turn.message() for turn in conversation.turns]
+        text = self._text(messages, conversation.tools)
+        answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
+        if train_on != "answers":
+            answers = answers[-1:]
+        spans = tuple(self._answer(text, conversation, messages, index) for index in answers)
+        trained = ((0, len(text)),) if train_on == "everything" else spans
+        return Rendered(text=text, answers=trained, prompt_end=spans[-1][0])
+
+    def _answer(self, text: str, conversation: Conversation, messages: Sequence[dict], index: int) -> Span:
+        """Where message `index` stands in the text: what the template writes after it is asked for an answer.
+
+        A prompt that is no prefix of the text is one that opens something in the model's name (<think>) that this
+        answer does not have: the answer then begins where the two part.
+        """
+        content = conversation.turns[index].content.strip()
+        prompt = self._text(messages[:index], conversation.tools, ask=True) if index else ""
+        start = len(os.path.commonprefix((prompt, text)))  # noqa: RUF071 - characters are meant, not path parts
+        if start < len(prompt) or not index:
+            before = len(self._text(messages[:index], conversation.tools)) if index else 0
+            found = self._find(content, text, before, index)
+            start = min(start, found) if before <= start and index else found
+        until = self._text(messages[: index + 1], conversation.tools) if index + 1 < len(messages) else text
+        if text.startswith(until):
+            end = len(until)
+        else:
+            # Templates that shorten earlier answers (their reasoning) once more messages follow.
+            end = self._find(content, text, start, index) + len(content)
+            end += len(until[until.rfind(content) + len(content) :].rstrip())
+        return start, start + len(text[start:end].rstrip())
+
+    def _find(self, content: str, text: str, start: int, index: int) -> int:
+        found = text.find(content, start)
+        if found < 0:
+            raise RowError(f"the chat template does not show message {index + 1} (assistant) as it is written")
+        return found
+
+    def _text(self, messages: Sequence[dict], tools: Sequence[Any], *, ask: bool = False) -> str:
+        try:
+            return self._template.render(
+                messages=messages, tools=list(tools) or None, add_generation_prompt=ask, **self._special_tokens
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+            raise RowError(f"the chat template refuses it ({error})") from None
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}` renders its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own interface
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = TEMPLATE_DAY.strftime
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML characters."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _invalid(message: str) -> TrainerError:
+    return TrainerError(
+        ExitCode.ChatTemplateInvalid,
+        f"{message}.",
+        "Correct dataset.chatTemplate, or leave it out where the model has a template of its own.",
+    )

@@ -1,0 +1,244 @@
+"""Shapes of a data-set row: which one it is, and one normaliser per shape into a frozen row. Pure; reads no file.
+
+A normaliser raises RowError with the reason why a row cannot be used; who calls it knows file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec import RowFormat
+from lora_trainer.errors import TrainerError
+
+ROLES = ("system", "user", "assistant", "tool")
+ROLE_ALIASES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "developer": "system",
+    "function": "tool",
+    "observation": "tool",
+}
+SHOWN_COLUMNS = 12
+
+
+class RowError(Exception):
+    """Why a row cannot be used: the end of a sentence that begins with its file and line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+    extra: Mapping[str, Any]
+    """What else the chat template may use: tool_calls, name, reasoning_content, ..."""
+
+    def message(self) -> dict[str, Any]:
+        """The form that chat templates read."""
+        return {**self.extra, "role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A chat: needs a chat template."""
+
+    turns: tuple[Turn, ...]
+    tools: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One question and its answer: a chat where there is a chat template, else plain text after `plain_prompt`."""
+
+    system: str | None
+    prompt: str
+    completion: str
+    plain_prompt: str
+
+    def conversation(self) -> Conversation:
+        """The same as a chat."""
+        system = (_turn("system", self.system),) if self.system else ()
+        return Conversation(turns=(*system, _turn("user", self.prompt), _turn("assistant", self.completion)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Plain text: every token counts in the loss."""
+
+    text: str
+
+
+Row = Conversation | Completion | Text
+Record = Mapping[str, Any]
+
+
+def detect_format(record: Record, columns: Mapping[str, str] | None) -> RowFormat:
+    """The format whose columns the record has. Raises DatasetInvalid that names what was found."""
+    names = set(rename(record, columns))
+    if "messages" in names:
+        return RowFormat.MESSAGES
+    if "conversations" in names:
+        return RowFormat.SHAREGPT
+    if {"instruction", "output"} <= names:
+        return RowFormat.ALPACA
+    if {"prompt", "completion"} <= names:
+        return RowFormat.PROMPT_COMPLETION
+    if "text" in names:
+        return RowFormat.TEXT
+    found = sorted(record)[:SHOWN_COLUMNS]
+    raise TrainerError(
+        ExitCode.DatasetInvalid,
+        f"The rows' columns fit no known format: found {', '.join(found) or 'none'}; expected messages, or"
+        " conversations, or instruction and output, or prompt and completion, or text.",
+        "Rename the columns, or map them in dataset.columns, for example {prompt: question, completion: answer}.",
+    )
+
+
+def rename(record: Record, columns: Mapping[str, str] | None) -> dict[str, Any]:
+    """The record with the user's columns under the names that the format expects."""
+    if not columns:
+        return dict(record)
+    theirs = {name: expected for expected, name in columns.items()}
+    # A mapped column wins over one that happens to have the expected name already.
+    kept = {name: value for name, value in record.items() if name not in theirs and name not in columns}
+    return kept | {expected: record[name] for name, expected in theirs.items() if name in record}
+
+
+def normalise(record: Record, row_format: RowFormat, columns: Mapping[str, str] | None) -> Row:
+    """The record as a frozen row. Raises RowError."""
+    return NORMALISERS[row_format](rename(record, columns), columns or {})
+
+
+def _messages(record: Record, columns: Mapping[str, str]) -> Row:
+    return _conversation(record, "messages", columns)
+
+
+def _sharegpt(record: Record, columns: Mapping[str, str]) -> Row:
+    return _conversation(record, "conversations", columns)
+
+
+def _alpaca(record: Record, columns: Mapping[str, str]) -> Row:
+    instruction, output = (_text(record, name, columns) for name in ("instruction", "output"))
+    question = _optional_text(record, "input", columns)
+    heading = "### Instruction:\n" + instruction + (f"\n\n### Input:\n{question}" if question else "")
+    return Completion(
+        system=_optional_text(record, "system", columns),
+        prompt=f"{instruction}\n\n{question}" if question else instruction,
+        completion=output,
+        plain_prompt=f"{heading}\n\n### Response:\n",
+    )
+
+
+def _prompt_completion(record: Record, columns: Mapping[str, str]) -> Row:
+    prompt, completion = (_value(record, name, columns) for name in ("prompt", "completion"))
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return _chat([*prompt, *completion], record, "prompt")
+    prompt, completion = (_text(record, name, columns) for name in ("prompt", "completion"))
+    system = _optional_text(record, "system", columns)
+    return Completion(system=system, prompt=prompt, completion=completion, plain_prompt=prompt)
+
+
+def _plain_text(record: Record, columns: Mapping[str, str]) -> Row:
+    return Text(text=_text(record, "text", columns))
+
+
+NORMALISERS: Mapping[RowFormat, Callable[[Record, Mapping[str, str]], Row]] = {
+    RowFormat.MESSAGES: _messages,
+    RowFormat.SHAREGPT: _sharegpt,
+    RowFormat.ALPACA: _alpaca,
+    RowFormat.PROMPT_COMPLETION: _prompt_completion,
+    RowFormat.TEXT: _plain_text,
+}
+
+
+def _conversation(record: Record, name: str, columns: Mapping[str, str]) -> Conversation:
+    messages = _value(record, name, columns)
+    if not isinstance(messages, list):
+        raise RowError(f"{_column(name, columns)} is {_kind(messages)} instead of a list of messages")
+    system = _optional_text(record, "system", columns)
+    first = [{"role": "system", "content": system}] if system else []
+    return _chat([*first, *messages], record, _column(name, columns))
+
+
+def _chat(messages: list[Any], record: Record, name: str) -> Conversation:
+    turns = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
+    if not any(turn.role == "assistant" for turn in turns):
+        raise RowError(f"{name} has no assistant message to learn from")
+    tools = record.get("tools") or ()
+    if not isinstance(tools, list | tuple):
+        raise RowError(f"the column tools is {_kind(tools)} instead of a list")
+    return Conversation(turns=turns, tools=tuple(tools))
+
+
+def _message(message: Any, where: str) -> Turn:
+    if not isinstance(message, Mapping):
+        raise RowError(f"{where} is {_kind(message)} instead of an object with role and content")
+    role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
+    if role_key not in message:
+        raise RowError(f"{where} has no role")
+    role = message[role_key]
+    role = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
+    if role not in ROLES:
+        raise RowError(f"{where} has the unknown role {role!r}; known are {', '.join(ROLES)}")
+    # A column of messages in a parquet file holds every key in every message, most of them null.
+    extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
+    return Turn(
+        role=role, content=_content(message.get(content_key), where, optional="tool_calls" in extra), extra=extra
+    )
+
+
+def _content(content: Any, where: str, *, optional: bool) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None and optional:
+        return ""
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        return "".join(str(part.get("text", "")) for part in content)
+    raise RowError(f"{where} has {_kind(content)} as content instead of a text")
+
+
+def _turn(role: str, content: str) -> Turn:
+    return Turn(role=role, content=content, extra={})
+
+
+def _value(record: Record, name: str, columns: Mapping[str, str]) -> Any:
+    if record.get(name) is None:
+        state = "is null" if name in record else f"is missing (found {', '.join(sorted(record)[:SHOWN_COLUMNS])})"
+        raise RowError(f"the column {_column(name, columns)} {state}")
+    return record[name]
+
+
+def _text(record: Record, name: str, columns: Mapping[str, str]) -> str:
+    value = _value(record, name, columns)
+    if not isinstance(value, str):
+        raise RowError(f"the column {_column(name, columns)} is {_kind(value)} instead of a text")
+    return value
+
+
+def _optional_text(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
+    return None if record.get(name) is None else _text(record, name, columns) or None
+
+
+def _column(name: str, columns: Mapping[str, str]) -> str:
+    return columns.get(name, name)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "a list" if isinstance(value, list) else "an object"

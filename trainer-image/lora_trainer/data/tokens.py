@@ -1,0 +1,227 @@
+"""Turns rows into token ids and the mask of what counts in the loss. One code path for every method and accelerator.
+
+Uses the tokenizer's own file through the `tokenizers` library; nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from tokenizers import Encoding, Tokenizer
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span, TrainOn
+from lora_trainer.data.formats import Completion, Conversation, Row, Text
+from lora_trainer.errors import TrainerError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """One row as it is trained on."""
+
+    input_ids: list[int]
+    completion_mask: list[int]
+    """1 for each token that counts in the loss."""
+    prompt_length: int
+    """Leading tokens that ask for the last answer; half of a plain text."""
+    prompt: str
+    """What is asked, for people."""
+    completion: str
+    """The reference answer, for people."""
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that count in the loss: the first one never does, as nothing stands before it to predict it from."""
+        return sum(self.completion_mask[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A row as text, before it is tokenised."""
+
+    text: str
+    spans: tuple[Span, ...]
+    prompt_end: int
+    plain: bool
+    """Plain text: the tokenizer adds its begin token and we the end token, which templates write themselves."""
+    prompt: str
+    completion: str
+
+
+class RowTokenizer:
+    """A model's tokenizer and chat template. Safe to use from one thread."""
+
+    def __init__(self, *, backend: Tokenizer, special_tokens: Mapping[str, str], template: str | None) -> None:
+        """Raises ModelUnsupported without an end token, ChatTemplateInvalid for a template that cannot be used."""
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._bos = backend.token_to_id(special_tokens["bos_token"]) if "bos_token" in special_tokens else None
+        eos = backend.token_to_id(special_tokens["eos_token"]) if "eos_token" in special_tokens else None
+        if eos is None:
+            raise TrainerError(
+                ExitCode.ModelUnsupported,
+                "The model's tokenizer names no end token (eos_token in tokenizer_config.json).",
+                "Use a model folder whose tokenizer_config.json names one.",
+            )
+        self.template = ChatTemplate(template, special_tokens=special_tokens) if template else None
+        self.eos_token_id = self._end_of_turn(eos) if self.template else eos
+        """Token that ends an answer: what the chat template writes there, else the tokenizer's end token."""
+        self._text_end = eos
+        pad = backend.token_to_id(special_tokens["pad_token"]) if "pad_token" in special_tokens else None
+        self.pad_token_id = pad if pad is not None else eos
+
+    def draft(self, row: Row, train_on: TrainOn) -> Draft:
+        """The row as text. Raises RowError; ChatTemplateInvalid for a conversation without a template."""
+        if isinstance(row, Completion) and self.template:
+            row = row.conversation()
+        match row:
+            case Text(text=text):
+                return Draft(text=text, spans=((0, len(text)),), prompt_end=0, plain=True, prompt="", completion="")
+            case Completion(plain_prompt=prompt, completion=completion):
+                start = 0 if train_on == "everything" else len(prompt)
+                text = prompt + completion
+                return Draft(
+                    text=text,
+                    spans=((start, len(text)),),
+                    prompt_end=len(prompt),
+                    plain=True,
+                    prompt=row.prompt,
+                    completion=completion,
+                )
+            case Conversation():
+                return self._chat_draft(row, train_on)
+            case _:
+                assert_never(row)
+
+    def encode(self, drafts: Sequence[Draft]) -> list[TokenRow]:
+        """Token rows of drafts, in order."""
+        plain = self._encodings(drafts, plain=True)
+        chats = self._encodings(drafts, plain=False)
+        return [self._row(draft, next(plain if draft.plain else chats)) for draft in drafts]
+
+    def _encodings(self, drafts: Sequence[Draft], *, plain: bool):
+        texts = [draft.text for draft in drafts if draft.plain is plain]
+        return iter(self._backend.encode_batch(texts, add_special_tokens=plain))
+
+    def _row(self, draft: Draft, encoding: Encoding) -> TokenRow:
+        ids, starts = list(encoding.ids), [start for start, _ in encoding.offsets]
+        if self._bos is not None and ids[:2] == [self._bos, self._bos]:
+            # The row's own text begins with the token that the tokenizer or template adds anyway.
+            ids, starts = ids[1:], starts[1:]
+        mask = [0] * len(ids)
+        for start, end in draft.spans:
+            first, last = bisect_left(starts, start), bisect_left(starts, end)
+            mask[first:last] = [1] * (last - first)
+        if draft.plain and (not ids or ids[-1] != self._text_end):
+            ids.append(self._text_end)
+            mask.append(1)
+        prompt_length = bisect_left(starts, draft.prompt_end)
+        prompt, completion = draft.prompt, draft.completion
+        if not prompt and draft.plain:
+            prompt_length = max(1, len(ids) // 2)
+            prompt, completion = (self._backend.decode(part) for part in (ids[:prompt_length], ids[prompt_length:]))
+        return TokenRow(
+            input_ids=ids,
+            completion_mask=mask,
+            prompt_length=prompt_length,
+            prompt=prompt,
+            completion=completion,
+        )
+
+    def _chat_draft(self, row: Conversation, train_on: TrainOn) -> Draft:
+        if not self.template:
+            raise TrainerError(
+                ExitCode.ChatTemplateInvalid,
+                "The rows are conversations, and the model's tokenizer has no chat template.",
+                "Set dataset.chatTemplate, or use the model's instruct version.",
+            )
+        rendered = self.template.render(row, train_on=train_on)
+        last = max(index for index, turn in enumerate(row.turns) if turn.role == "assistant")
+        questions = [turn.content for turn in row.turns[:last] if turn.role == "user"]
+        return Draft(
+            text=rendered.text,
+            spans=rendered.answers,
+            prompt_end=rendered.prompt_end,
+            plain=False,
+            prompt=questions[-1] if questions else "",
+            completion=row.turns[last].content,
+        )
+
+    def _end_of_turn(self, eos: int) -> int:
+        """The token that ends an answer in the template. Raises ChatTemplateInvalid where none does."""
+        assert self.template
+        if unknown := sorted(token for token in self.template.markup if self._backend.token_to_id(token) is None):
+            raise TrainerError(
+                ExitCode.ChatTemplateInvalid,
+                f"The chat template writes {', '.join(unknown)}, which the model's tokenizer does not know.",
+                "Use the template that belongs to this model, or a model that knows these tokens.",
+            )
+        (probe,) = self.encode([self._chat_draft(PROBE, "answers")])
+        last = max(index for index, trained in enumerate(probe.completion_mask) if trained)
+        end = probe.input_ids[last]
+        if end != eos and end not in self._backend.get_added_tokens_decoder():
+            raise TrainerError(
+                ExitCode.ChatTemplateInvalid,
+                f"The chat template ends an answer with {self._backend.decode([end])!r} instead of an end token:"
+                " the model would never learn to stop.",
+                "Write {{ eos_token }} after the assistant's content in dataset.chatTemplate.",
+            )
+        return end
+
+
+def load_tokenizer(folder: Path, *, chat_template: str | None, chats: bool) -> RowTokenizer:
+    """The tokenizer of a model folder, with the user's chat template or else its own.
+
+    Without `chats` no template is loaded: rows of plain text need none. Raises ModelUnsupported.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise TrainerError(
+            ExitCode.ModelUnsupported,
+            "The model folder has no tokenizer.json.",
+            "Save it with a fast tokenizer: AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
+        )
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        reason = str(error).splitlines()[0]
+        raise TrainerError(
+            ExitCode.ModelUnsupported, f"The model's tokenizer.json cannot be read: {reason}.", "Upload it again."
+        ) from None
+    settings = _json_file(folder / "special_tokens_map.json") | _json_file(folder / "tokenizer_config.json")
+    special = {name: token for name in SPECIAL_TOKENS if (token := _token_text(settings.get(name)))}
+    template = (chat_template or _own_template(folder, settings)) if chats else None
+    return RowTokenizer(backend=backend, special_tokens=special, template=template)
+
+
+def _own_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    if (path := folder / "chat_template.jinja").exists():
+        return path.read_text()
+    template = _json_file(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default")
+    return template
+
+
+def _token_text(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _json_file(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.exists() else {}
