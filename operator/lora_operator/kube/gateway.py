@@ -110,7 +110,7 @@ class Gateway:
         content: str = "application/json",
     ) -> Body:
         method = {"get": "GET", "list": "GET", "create": "POST", "delete": "DELETE", "patch": "PATCH"}[verb]
-        headers = {"Content-Type": content, "Accept": "application/json", "User-Agent": naming.FIELD_MANAGER}
+        headers = {"Content-Type": content, "Accept": "application/json"}
         try:
             _, url, headers, payload, _ = await self._api.param_serialize(
                 method=method, resource_path=path, header_params=headers, body=body, auth_settings=["BearerToken"]
@@ -151,4 +151,5 @@ async def connect(*, record: Recorder) -> AsyncIterator[Gateway]:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=settings)
     async with client.ApiClient(configuration=settings) as api:
+        api.user_agent = naming.FIELD_MANAGER
         yield Gateway(api, record=record)
