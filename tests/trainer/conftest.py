@@ -1,0 +1,37 @@
+"""Real parts for the trainer's tests: SmolLM2's folder, Spider's rows and an S3 server that holds both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.demo_assets import DemoAssets, ensure_demo_assets
+from tests.support.object_store import ObjectStore, object_store
+from tests.support.runs import BUCKET
+
+
+@pytest.fixture(scope="session")
+def assets() -> DemoAssets:
+    return ensure_demo_assets()
+
+
+@pytest.fixture(scope="session")
+def store(assets: DemoAssets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3 server with the model at models/smollm2 and the rows at data/train.jsonl and data/eval.jsonl."""
+    with object_store(tmp_path_factory.mktemp("s3"), buckets=(BUCKET,)) as running:
+        bucket = running.folder / BUCKET
+        shutil.copytree(assets.model, bucket / "models/smollm2")
+        (bucket / "data").mkdir()
+        shutil.copy(assets.train, bucket / "data/train.jsonl")
+        shutil.copy(assets.evaluation, bucket / "data/eval.jsonl")
+        yield running
+
+
+@pytest.fixture
+def credentials(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The server, with its credentials in the environment as the trainer's pods have them."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return store
