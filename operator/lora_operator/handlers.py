@@ -10,7 +10,8 @@ import kopf
 
 from lora_operator import naming
 from lora_operator.endpoints import Endpoints
-from lora_operator.engine.engine import Engine
+from lora_operator.engine.engine import Engine, utc_now
+from lora_operator.engine.observer import Clock
 from lora_operator.kube.gateway import Resource, connect
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
@@ -23,9 +24,10 @@ SERVER_TIMEOUT = 10 * 60
 STOP_WITHIN_SECONDS = 20
 
 
-def register(registry: kopf.OperatorRegistry, settings: OperatorSettings) -> None:
+def register(registry: kopf.OperatorRegistry, settings: OperatorSettings, *, clock: Clock = utc_now) -> None:
     """Put all handlers into the registry."""
-    shell = _Shell(settings)
+    shell = _Shell(settings, clock)
+    kopf.on.login(registry=registry)(log_in)
     kopf.on.startup(registry=registry)(shell.start)
     kopf.on.cleanup(registry=registry)(shell.stop)
     watch = _watcher(registry, shell)
@@ -38,8 +40,9 @@ def register(registry: kopf.OperatorRegistry, settings: OperatorSettings) -> Non
 class _Shell:
     """What lives as long as the process does."""
 
-    def __init__(self, settings: OperatorSettings) -> None:
+    def __init__(self, settings: OperatorSettings, clock: Clock) -> None:
         self._settings = settings
+        self._clock = clock
         self._stack = AsyncExitStack()
         self.engine: Engine | None = None
 
@@ -52,7 +55,7 @@ class _Shell:
             metrics.api_requests.labels(verb, resource.plural, code).inc()
 
         gateway = await self._stack.enter_async_context(connect(record=record))
-        self.engine = Engine(gateway=gateway, settings=self._settings, metrics=metrics)
+        self.engine = Engine(gateway=gateway, settings=self._settings, metrics=metrics, clock=self._clock)
         self.engine.start()
         self._stack.push_async_callback(self.engine.stop)
         endpoints = Endpoints(self.engine, port=self._settings.port)
@@ -78,6 +81,11 @@ def _watcher(registry: kopf.OperatorRegistry, shell: _Shell) -> Callable[..., No
         kopf.on.event(group, version, plural, registry=registry, id=f"on-{plural}")(on_event)
 
     return watch
+
+
+async def log_in(**context: Any) -> kopf.ConnectionInfo | None:
+    """Kopf's own connection: the pod's ServiceAccount, or the kubeconfig where there is no pod."""
+    return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:

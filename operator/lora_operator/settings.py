@@ -17,8 +17,10 @@ class OperatorSettings(BaseModel):
 
     workers: int = Field(default=16, ge=1, le=256)
     """Runs that are reconciled side by side."""
-    resync_seconds: float = Field(default=600, ge=10, le=86_400)
+    resync_seconds: float = Field(default=600, ge=1, le=86_400)
     """Seconds between full LISTs."""
+    poll_seconds: float = Field(default=10, ge=0.1, le=3600)
+    """Seconds between questions to a train pod how far it is."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lora_operator.engine.cache import Cache
-from lora_operator.engine.observer import Observer
+from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import poll_forever
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.engine.reconciler import Reconciler
@@ -32,15 +32,19 @@ def utc_now() -> datetime:
 class Engine:
     """Reconciles every key that is added to its queue."""
 
-    def __init__(self, *, gateway: Gateway, settings: OperatorSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, *, gateway: Gateway, settings: OperatorSettings, metrics: Metrics, clock: Clock = utc_now
+    ) -> None:
         self.cache = Cache()
         self.queue = WorkQueue()
         self.metrics = metrics
         self._gateway = gateway
         self._settings = settings
+        self._clock = clock
+        self._primed = asyncio.Event()
         self._observer = Observer(gateway=gateway, cache=self.cache)
         self._reconciler = Reconciler(
-            gateway=gateway, cache=self.cache, observer=self._observer, clock=utc_now, metrics=metrics
+            gateway=gateway, cache=self.cache, observer=self._observer, clock=clock, metrics=metrics
         )
         self._tasks: list[asyncio.Task[None]] = []
         metrics.queue_depth.set_function(lambda: len(self.queue))
@@ -65,12 +69,22 @@ class Engine:
             self._spawn(f"worker-{number}", self._work())
         self._spawn(
             "poller",
-            poll_forever(cache=self.cache, observer=self._observer, queue=self.queue, clock=utc_now),
+            poll_forever(
+                cache=self.cache,
+                observer=self._observer,
+                queue=self.queue,
+                clock=self._clock,
+                seconds=self._settings.poll_seconds,
+            ),
         )
         self._spawn(
             "resync",
             resync_forever(
-                gateway=self._gateway, cache=self.cache, queue=self.queue, seconds=self._settings.resync_seconds
+                gateway=self._gateway,
+                cache=self.cache,
+                queue=self.queue,
+                seconds=self._settings.resync_seconds,
+                primed=self._primed,
             ),
         )
 
@@ -85,6 +99,8 @@ class Engine:
         self._tasks.append(asyncio.create_task(work, name=name))
 
     async def _work(self) -> None:
+        # A half-filled cache would show classes and Jobs as missing that are merely not listed yet.
+        await self._primed.wait()
         while True:
             key = await self.queue.get()
             await self._turn(key)

@@ -14,7 +14,6 @@ from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PodView, PolledProgress
-from lora_operator.planning.progress import WRITE_INTERVAL
 
 CONCURRENCY = 32
 TIMEOUT = aiohttp.ClientTimeout(total=3)
@@ -23,12 +22,14 @@ LARGEST_ANSWER = 64 * 1024
 log = logging.getLogger(__name__)
 
 
-async def poll_forever(*, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock) -> None:
-    """Poll every running train pod once per WRITE_INTERVAL."""
+async def poll_forever(
+    *, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock, seconds: float
+) -> None:
+    """Poll every running train pod once in so many seconds."""
     gate = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
         while True:
-            await asyncio.sleep(WRITE_INTERVAL.total_seconds())
+            await asyncio.sleep(seconds)
             await asyncio.gather(*(_poll(session, gate, pod, observer, clock) for pod in training_pods(cache)))
             for record in cache.runs.values():
                 if record.body["metadata"]["uid"] in observer.polled:

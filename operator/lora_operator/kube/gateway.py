@@ -4,6 +4,7 @@ cache."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ async def connect(*, record: Recorder) -> AsyncIterator[Gateway]:
     try:
         config.load_incluster_config(client_configuration=settings)
     except config.ConfigException:
-        await config.load_kube_config(client_configuration=settings)
+        # The client reads KUBECONFIG when it is imported; Kopf reads it when it logs in. Both must mean the same cluster.
+        await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
     async with client.ApiClient(configuration=settings) as api:
         api.user_agent = naming.FIELD_MANAGER
         yield Gateway(api, record=record)
