@@ -13,7 +13,8 @@ help: ## This list
 
 # --- environments -------------------------------------------------------------------------------------------------
 $(VENV)/bin/uv: requirements/bootstrap.txt
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: run 'make system-packages' as root first."; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || apt-get install -y -qq python3-venv \
+	  || { echo "Python's venv module is missing: install python3-venv as root, then try again."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
 	@touch $@
@@ -41,3 +42,17 @@ lock: $(VENV)/bin/uv ## Rewrite the hashed requirement files from pyproject.toml
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra trainer --override requirements/overrides.txt -o requirements/trainer.txt
 	$(COMPILE) pyproject.toml --extra trainer --extra test --override requirements/overrides.txt -c requirements/trainer.txt -o requirements/trainer-dev.txt
+
+# --- the product -------------------------------------------------------------------------------------------------
+.PHONY: generate system-packages demo demo-down
+generate: venv ## Rewrite what is generated from the code: the CRDs
+	$(VENV)/bin/python -m lora_operator.api.crds manifests/crd
+
+system-packages: venv ## Install the Debian packages of the test cluster (root)
+	$(VENV)/bin/python -m tests.cluster system-packages
+
+demo: system-packages venv-trainer ## From nothing to a proven adapter on a real cluster (root)
+	$(VENV)/bin/python -m tests.demo up
+
+demo-down: venv ## End the demo's cluster and remove its traces (root)
+	$(VENV)/bin/python -m tests.demo down

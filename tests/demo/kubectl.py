@@ -1,0 +1,69 @@
+"""kubectl as a function. What it prints is what people would see; errors carry its own words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class KubectlError(Exception):
+    """kubectl said no."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kubectl:
+    """kubectl with one kubeconfig."""
+
+    program: Path | str
+    kubeconfig: Path
+
+    def __call__(self, *arguments: object, stdin: str | None = None) -> str:
+        """Run it and return what it prints. Raises KubectlError."""
+        command = [str(self.program), "--kubeconfig", str(self.kubeconfig), *map(str, arguments)]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise KubectlError(done.stderr.strip() or f"kubectl {' '.join(map(str, arguments))} failed")
+        return done.stdout
+
+    def get(self, *arguments: object) -> dict[str, Any]:
+        """`kubectl get ... -o json`."""
+        return json.loads(self("get", *arguments, "-o", "json"))
+
+    def find(self, *arguments: object) -> dict[str, Any] | None:
+        """`kubectl get ... -o json`, or None when it is not there."""
+        text = self("get", *arguments, "-o", "json", "--ignore-not-found")
+        return json.loads(text) if text else None
+
+    def apply(self, *documents: dict[str, Any]) -> str:
+        """`kubectl apply` of these objects."""
+        return self(
+            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
+        )
+
+    def wait_for(self, what: str, ready: Callable[[], object], *, seconds: float, every: float = 0.5) -> None:
+        """Look again and again until it is so. Raises TimeoutError that says what was waited for."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds:.0f} s in vain until {what}")
+            time.sleep(every)
+
+    @contextlib.contextmanager
+    def port_forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
+        """A local address that leads to the port of a Service or Deployment, as host:port."""
+        command = [str(self.program), "--kubeconfig", str(self.kubeconfig), "-n", namespace, "port-forward", target]
+        process = subprocess.Popen([*command, f":{port}"], stdout=subprocess.PIPE, text=True)
+        try:
+            line = process.stdout.readline() if process.stdout is not None else ""
+            if not line.startswith("Forwarding from "):
+                raise KubectlError(f"kubectl port-forward to {target} in {namespace} did not start")
+            yield line.split()[2]
+        finally:
+            process.terminate()
+            process.wait()
