@@ -55,7 +55,8 @@ class Plan:
     events: tuple[PlannedEvent, ...] = ()
     requeue_after: timedelta | None = None
     decisive: bool = False
-    """Creates something or ends the run: must be made from live reads, never from the cache alone."""
+    """Creates something, closes an attempt or ends the run: must be made from live reads, never from the cache alone,
+    where a Job may have ended and its pod not yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ class Turn:
             actions=todo,
             events=(*_failed_attempts(self.news, standing), *_transition(self.run.status, standing)),
             requeue_after=requeue_after,
-            decisive=finished or any(isinstance(action, Create) for action in todo),
+            decisive=finished or bool(self.news) or any(isinstance(action, Create) for action in todo),
         )
 
 
