@@ -30,7 +30,7 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
 
 
-ORDER = {kind: index for index, kind in enumerate(ConditionType)}
+ORDER: dict[str, int] = {kind: index for index, kind in enumerate(ConditionType)}
 
 
 class Condition(WireModel):
@@ -48,6 +48,11 @@ class Condition(WireModel):
     """One CamelCase word."""
     message: Annotated[str, Field(max_length=MAX_MESSAGE)]
     """A sentence: what happened and, where something is to be done, what."""
+
+
+def in_order(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    """The conditions in reading order. The API server keeps an order of its own; types unknown here come last."""
+    return tuple(sorted(conditions, key=lambda condition: ORDER.get(condition.type, len(ORDER))))
 
 
 def find(conditions: tuple[Condition, ...], kind: ConditionType) -> Condition | None:
@@ -83,8 +88,7 @@ def put(
         reason=reason,
         message=clip(message, MAX_MESSAGE),
     )
-    others = drop(conditions, kind)
-    return tuple(sorted((*others, entry), key=lambda condition: ORDER[ConditionType(condition.type)]))
+    return in_order((*drop(conditions, kind), entry))
 
 
 def drop(conditions: tuple[Condition, ...], kind: ConditionType) -> tuple[Condition, ...]:

@@ -19,9 +19,9 @@ from lora_trainer.contract.spec import (
     rules,
 )
 from lora_trainer.contract.wire import WireModel
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-from lora_operator.api.conditions import Condition, ConditionType, is_true
+from lora_operator.api.conditions import Condition, ConditionType, in_order, is_true
 from lora_operator.naming import Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
@@ -161,6 +161,7 @@ class LoraFineTuneStatus(WireModel):
             max_length=16,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
+        AfterValidator(in_order),
     ] = ()
     """Accepted, Prepared, Running, Published, Suspended, Complete, Failed, and Ready, Reconciling, Stalled as kstatus
     has
@@ -211,6 +212,7 @@ class LoraFineTune:
     namespace: str
     name: str
     uid: str
+    resource_version: str
     generation: int
     created: datetime
     deleting: bool
@@ -230,6 +232,7 @@ def parse_run(body: dict[str, Any]) -> LoraFineTune:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
         generation=metadata["generation"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
