@@ -49,7 +49,11 @@ class Cache:
 
     def drop_run(self, body: Body) -> frozenset[Key]:
         """A run is gone: those that wait for its output have their turn."""
-        record = self.runs.drop(key_of(body))
+        return self.drop_run_at(key_of(body))
+
+    def drop_run_at(self, key: Key) -> frozenset[Key]:
+        """The same, for a run of which only the key is known."""
+        record = self.runs.drop(key)
         return self.runs.keys_of(record.output) if record is not None else frozenset()
 
     def put_class(self, body: Body) -> frozenset[Key]:

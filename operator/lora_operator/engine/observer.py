@@ -52,10 +52,13 @@ class Observer:
             (JOBS, self.cache.jobs, self.cache.put_job),
             (PODS, self.cache.pods, self.cache.put_pod),
         ):
+            # What a watch brings while the list is under way is not in the list, and is not gone.
+            known = store.keys_of(run.uid)
             found = [item async for item in self.gateway.list(resource, namespace, selector=selector)]
             for item in found:
                 put(item)
-            store.keep_only((key_of(item) for item in found), group=run.uid)
+            for gone in known - {key_of(item) for item in found}:
+                store.drop(gone)
         return await self._observed(run, self.cache.children_of(run.uid), live=True)
 
     def forget(self, uid: str) -> None:

@@ -53,6 +53,7 @@ class Reconciler:
             if plan.decisive or plan.actions:
                 observed = await self.observer.look_live(key)
                 if observed is None:
+                    self.cache.drop_run_at(key)
                     return None
                 plan = make_plan(observed, self.clock())
         except ValidationError as problem:
@@ -102,10 +103,10 @@ class Reconciler:
 
     async def _write_status(self, observed: Observed, plan: Plan) -> None:
         run = observed.run
-        record = self.cache.runs.get((run.namespace, run.name))
-        if record is None:
-            return
-        written = await self.gateway.apply_run_status(record.body, plan.status.wire())
+        # The version that was planned for, not the newest known: what changed meanwhile was not planned for.
+        written = await self.gateway.apply_run_status(
+            run.namespace, run.name, uid=run.uid, resource_version=run.resource_version, status=plan.status.wire()
+        )
         self.cache.put_run(written)
         before, after = ready_reason(run.status), ready_reason(plan.status)
         if before != after:

@@ -90,12 +90,14 @@ class Gateway:
             body["preconditions"] = {"uid": uid}
         await self._request("delete", resource, resource.path(namespace, name), body=body)
 
-    async def apply_run_status(self, run: Body, status: Body) -> Body:
-        """Make this the whole status that the operator owns, provided that the run is still the one that was read."""
-        metadata = run["metadata"]
-        identity = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
-        body = {"apiVersion": naming.API_VERSION, "kind": naming.RUN_KIND, "metadata": identity, "status": status}
-        path = RUNS.path(metadata["namespace"], metadata["name"]) + "/status"
+    async def apply_run_status(
+        self, namespace: str, name: str, *, uid: str, resource_version: str, status: Body
+    ) -> Body:
+        """Make this the whole status that the operator owns, provided that the run is still the one that was read
+        (else Conflict)."""
+        metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": resource_version}
+        body = {"apiVersion": naming.API_VERSION, "kind": naming.RUN_KIND, "metadata": metadata, "status": status}
+        path = RUNS.path(namespace, name) + "/status"
         query = {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
         content = "application/apply-patch+yaml"
         return await self._request("patch", RUNS, path, body=body, query=query, content=content)
@@ -150,7 +152,7 @@ async def connect(*, record: Recorder) -> AsyncIterator[Gateway]:
     try:
         config.load_incluster_config(client_configuration=settings)
     except config.ConfigException:
-        # The client reads KUBECONFIG when it is imported; Kopf reads it when it logs in. Both must mean the same cluster.
+        # The client reads KUBECONFIG when it is imported, Kopf when it logs in: both must mean the same cluster.
         await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
     async with client.ApiClient(configuration=settings) as api:
         api.user_agent = naming.FIELD_MANAGER

@@ -7,7 +7,7 @@ asks the API server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -62,14 +62,6 @@ class Store(Generic[T]):
     def keys_of(self, group: Hashable) -> frozenset[Key]:
         """Keys of all objects with this index value."""
         return frozenset(self._groups.get(group, ()))
-
-    def keep_only(self, keys: Iterable[Key], *, group: Hashable | None = None) -> frozenset[Key]:
-        """Forget what a full LIST (of a group) did not show; the forgotten keys are returned."""
-        known = self.keys_of(group) if group is not None else frozenset(self._entries)
-        gone = known - frozenset(keys)
-        for key in gone:
-            self.drop(key)
-        return gone
 
     def keys(self) -> frozenset[Key]:
         """All keys."""
