@@ -10,10 +10,13 @@ from lora_trainer.contract import exits
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, decode_outcome
 
-from lora_operator.api.lorafinetune import Attempt, LoraFineTuneStatus
+from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
+
+MAX_ATTEMPTS = 48
+INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, ExitCode.Interrupted.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +77,13 @@ def stage_state(observed: Observed, stage: Stage, *, now: datetime) -> StageStat
     )
 
 
-def with_attempts(status: LoraFineTuneStatus, *states: StageState) -> LoraFineTuneStatus:
-    """The status with the records of these stages."""
-    attempts = tuple(attempt for state in states for attempt in state.attempts)
-    return status.model_copy(update={"attempts": attempts[-64:]})
+def records(*states: StageState) -> tuple[Attempt, ...]:
+    """The records of these stages, as many as status may hold. Interrupted attempts go first: they count for nothing,
+    and of the others there are never so many."""
+    attempts = [attempt for state in states for attempt in state.attempts]
+    while len(attempts) > MAX_ATTEMPTS:
+        attempts.remove(next((a for a in attempts[:-1] if a.reason in INTERRUPTIONS), attempts[0]))
+    return tuple(attempts)
 
 
 def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) -> tuple[Attempt, ...]:

@@ -14,7 +14,7 @@ from lora_operator.naming import config_map_name
 from lora_operator.planning.attempts import StageState
 from lora_operator.planning.observed import JobView, Observed
 from lora_operator.planning.progress import reported
-from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.status import Mood, Standing, seen
 from lora_operator.planning.turn import Action, Delete, Plan, Turn
 
 HOW = {
@@ -82,7 +82,7 @@ def housekeeping(observed: Observed, now: datetime) -> Plan:
     """Terminal is terminal: nothing is started any more. What still runs is stopped; after the TTL the children go."""
     run = observed.run
     ttl, finished = _ttl(run), run.status.completion_time
-    plan = Plan(status=run.status, actions=_stop_live(observed.jobs))
+    plan = Plan(status=seen(run.status, generation=run.generation), actions=_stop_live(observed.jobs))
     if ttl is None or finished is None or not observed.jobs:
         return plan
     if now < finished + ttl:

@@ -13,7 +13,7 @@ from lora_trainer.contract.outcome import PrepareResult, TrainResult
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
-from lora_operator.planning.attempts import StageState, stage_state
+from lora_operator.planning.attempts import StageState, records, stage_state
 from lora_operator.planning.endings import complete, housekeeping, prepared, trained
 from lora_operator.planning.failure import adjustments
 from lora_operator.planning.gates import Block, accept
@@ -34,7 +34,7 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     turn = Turn(observed=observed, draft=draft, news=(*prepare.news, *train.news))
-    return _advance(turn.update(attempts=(*prepare.attempts, *train.attempts)), prepare, train)
+    return _advance(turn.update(attempts=records(prepare, train)), prepare, train)
 
 
 def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:

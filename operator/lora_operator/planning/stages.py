@@ -69,6 +69,10 @@ def _overdue(turn: Turn) -> Plan:
 
 def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
+    pod = job.newest_pod
+    if pod is not None and pod.last_word is not None:
+        # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
+        return Plan(status=turn.run.status, requeue_after=left)
     standing = _standing_of(job)
     if job.stage is Stage.PREPARE:
         turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
@@ -88,7 +92,7 @@ def _standing_of(job: JobView) -> Standing:
     if job.suspended:
         message = f"A queue holds Job {job.name} back. It starts when the queue has room."
         return Standing(mood=Mood.SUSPENDED, reason=Reason.QUEUED, message=message)
-    if pod is not None and pod.last_word is None and (trouble := trouble_of(pod)) is not None:
+    if pod is not None and (trouble := trouble_of(pod)) is not None:
         mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
         return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
     if job.stage is Stage.PREPARE:

@@ -6,7 +6,7 @@ Stalled = somebody must act, Reconciling = the operator is at work, neither and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import assert_never
@@ -62,13 +62,22 @@ class StatusDraft:
 
     def update(self, **fields: object) -> StatusDraft:
         """The draft with these fields of the status replaced."""
-        return StatusDraft(status=self.status.model_copy(update=fields), generation=self.generation, now=self.now)
+        return replace(self, status=self.status.model_copy(update=fields))
+
+
+def seen(status: LoraFineTuneStatus, *, generation: int) -> LoraFineTuneStatus:
+    """The status as derived from this generation. Conditions that stand are derived from it too: `kubectl wait` and
+    kstatus take a condition of an older generation for out of date."""
+    conditions = tuple(
+        condition.model_copy(update={"observed_generation": generation}) for condition in status.conditions
+    )
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
 def conclude(draft: StatusDraft, standing: Standing) -> LoraFineTuneStatus:
     """The finished status: Ready and its companions follow from the standing."""
     reason, message = standing.reason, standing.message
-    draft = draft.update(observed_generation=draft.generation)
+    draft = replace(draft, status=seen(draft.status, generation=draft.generation))
     draft = draft.set(ConditionType.READY, standing.mood is Mood.DONE, reason=reason, message=message)
     draft = draft.without(ConditionType.RECONCILING).without(ConditionType.STALLED)
     draft = _suspension(draft, standing)
