@@ -34,10 +34,15 @@ def image_id(paths: Paths, *, manifest_digest: str) -> str:
     return str(manifest["config"]["digest"])
 
 
+def snapshots(paths: Paths) -> dict[str, str]:
+    """Snapshot name -> kind: Committed, Active or View."""
+    rows = [line.split() for line in ctr(paths, "snapshots", "ls").splitlines()[1:]]
+    return {row[0]: row[-1] for row in rows}
+
+
 def unpacked_chains(paths: Paths) -> set[str]:
     """The chain ids of all layers that are unpacked."""
-    rows = [line.split() for line in ctr(paths, "snapshots", "ls").splitlines()[1:]]
-    return {row[0] for row in rows if row[-1] == "Committed"}
+    return {name for name, kind in snapshots(paths).items() if kind == "Committed"}
 
 
 def remove_containers(paths: Paths) -> None:

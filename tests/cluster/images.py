@@ -32,27 +32,22 @@ _MIRROR = "http://deb.debian.org/debian"
 
 @dataclass(frozen=True, kw_only=True)
 class LocalImage:
-    """An image in buildah's store: its id (digest of its configuration) and its layers' digests, lowest first."""
+    """An image in buildah's store. `configuration` is the JSON whose digest is the image's id."""
 
     id: str
-    diff_ids: tuple[str, ...]
+    configuration: str
     labels: Mapping[str, str]
+
+
+def store(paths: Paths) -> Path:
+    """The folder of buildah's store."""
+    return paths.images / "buildah"
 
 
 def command(paths: Paths, *arguments: object) -> list[str]:
     """The argument list of a buildah call on our store."""
-    roots = ("--root", str(paths.images / "buildah"), "--runroot", str(_RUN_ROOT))
+    roots = ("--root", str(store(paths)), "--runroot", str(_RUN_ROOT))
     return ["buildah", *roots, *map(str, arguments)]
-
-
-def buildah(paths: Paths, *arguments: object) -> str:
-    """Run buildah and return its output; raises ClusterError."""
-    return run(command(paths, *arguments), env=_ENVIRONMENT)
-
-
-def store_reference(paths: Paths, tag: str) -> str:
-    """How skopeo names an image in our store."""
-    return f"containers-storage:[{_ENVIRONMENT['STORAGE_DRIVER']}@{paths.images / 'buildah'}+{_RUN_ROOT}]{tag}"
 
 
 def inspect(tag: str, *, paths: Paths) -> LocalImage | None:
@@ -68,7 +63,7 @@ def inspect(tag: str, *, paths: Paths) -> LocalImage | None:
     found = json.loads(completed.stdout)
     return LocalImage(
         id=f"sha256:{found['FromImageID']}",
-        diff_ids=tuple(found["OCIv1"]["rootfs"]["diff_ids"]),
+        configuration=found["Config"],
         labels=found["OCIv1"]["config"].get("Labels") or {},
     )
 

@@ -157,7 +157,6 @@ def _remove_containers(paths: Paths, *, report: Report) -> None:
         processes.stop("containerd", records=paths.state / "processes")
         footprint.unmount(below=[paths.containerd_root])
         _remove(paths.containerd_root)
-        loading.forget(paths)
 
 
 def stop(name: str, *, paths: Paths) -> None:

@@ -1,8 +1,8 @@
-"""Moves an image from buildah's store into the cluster's containerd, sending only the layers that are not there yet.
+"""Moves an image from buildah's store into the cluster's containerd within seconds, whatever its size.
 
-skopeo copies into an OCI layout and skips every layer whose blob the layout has. The layout does not keep gigabytes
-for that: once containerd has unpacked a layer, its blob here becomes a hole of the same size, and containerd's own
-packed copy goes too. A hole is removed when containerd no longer has the layer, so that skopeo writes it again.
+Both keep a layer unpacked as a folder, on the same file system and in the same form, and neither ever writes to it
+again. So a layer that containerd lacks is not packed, sent and unpacked: its files are hard-linked into a containerd
+snapshot. Only the image's manifest and configuration, a few kilobytes, go through containerd's importer.
 """
 
 from __future__ import annotations
@@ -10,49 +10,59 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import subprocess
 import tarfile
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from . import containerd, images
+from . import containerd, images, layer_store
 from .commands import ClusterError, run
+from .layer_store import Layer
 from .settings import Paths
 
-_NAME_IN_LAYOUT = "image"
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_CONFIGURATION_TYPE = "application/vnd.oci.image.config.v1+json"
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 
-def chain_ids(diff_ids: Sequence[str]) -> dict[str, str]:
-    """Layer digest -> chain id, under which containerd keeps the layer unpacked on those below it. Pure.
+def chain_ids(digests: Sequence[str]) -> list[str]:
+    """For each layer, lowest first, the id under which containerd keeps it unpacked on those below it. Pure.
 
     https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid
     """
-    chains: dict[str, str] = {}
-    parent = ""
-    for diff_id in diff_ids:
-        text = f"{parent} {diff_id}"
-        parent = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if parent else diff_id
-        chains[diff_id] = parent
+    chains: list[str] = []
+    for digest in digests:
+        chains.append(_digest(f"{chains[-1]} {digest}".encode()) if chains else digest)
     return chains
 
 
-def layers_to_send(diff_ids: Sequence[str], *, unpacked: Iterable[str]) -> list[str]:
-    """The layers that containerd lacks, lowest first. Pure."""
-    there = set(unpacked)
-    return [layer for layer, chain in chain_ids(diff_ids).items() if chain not in there]
+def archive_files(*, tag: str, configuration: bytes, layers: Sequence[Layer]) -> dict[str, bytes]:
+    """The files of an OCI archive that describes the image and leaves out its layers. Pure."""
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST_TYPE,
+            "config": _descriptor(_CONFIGURATION_TYPE, configuration),
+            "layers": [{"mediaType": _LAYER_TYPE, "digest": layer.digest, "size": layer.size} for layer in layers],
+        }
+    ).encode()
+    # With this annotation containerd's importer takes the name as it is.
+    descriptor = {**_descriptor(_MANIFEST_TYPE, manifest), "annotations": {"io.containerd.image.name": tag}}
+    index = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": [descriptor]}
+    blobs = {f"blobs/{_digest(blob).replace(':', '/')}": blob for blob in (configuration, manifest)}
+    return {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": json.dumps(index).encode(), **blobs}
 
 
 def superseded_references(before: Mapping[str, str], after: Mapping[str, str], *, tag: str) -> list[str]:
-    """What Kubernetes' own references (`sha256:...`, `name@sha256:...`) still hold of the tag's old image. Pure."""
-    old = before.get(tag)
-    if old is None or old == after.get(tag):
+    """Kubernetes' own references (`sha256:...`) that still hold the tag's former image. Pure."""
+    former = before.get(tag)
+    held_by_tags = {digest for name, digest in after.items() if "sha256:" not in name}
+    if former is None or former in held_by_tags:
         return []
-    tagged = {digest for name, digest in after.items() if "sha256:" not in name}
-    return [name for name, digest in after.items() if digest == old and "sha256:" in name and digest not in tagged]
+    return [name for name, digest in after.items() if digest == former]
 
 
 def load(*, paths: Paths, tag: str, report: Callable[[str], None]) -> None:
@@ -60,93 +70,61 @@ def load(*, paths: Paths, tag: str, report: Callable[[str], None]) -> None:
     started = time.monotonic()
     if not tag.startswith("localhost/"):
         raise ClusterError(f"`{tag}` must begin with localhost/, or Kubernetes would look for it in a registry.")
+    if not paths.containerd_socket.exists():
+        raise ClusterError("No cluster is up to load images into: run `python -m tests.cluster up` first.")
     image = images.inspect(tag, paths=paths)
     if image is None:
         raise ClusterError(f"There is no image {tag}: build it first with `python -m tests.cluster build-image`.")
+    layers = layer_store.layers(images.store(paths), image_id=image.id)
+    chains = chain_ids([layer.digest for layer in layers])
+    there = containerd.unpacked_chains(paths)
     before = containerd.images(paths)
-    missing = layers_to_send(image.diff_ids, unpacked=containerd.unpacked_chains(paths))
+    missing = [chain for chain in chains if chain not in there]
     if not missing and tag in before and containerd.image_id(paths, manifest_digest=before[tag]) == image.id:
         return
-    layout = paths.images / "layout"
-    _push(paths, tag=tag, layout=layout, image=image, missing=missing)
-    sent = _import(paths, tag=tag, layout=layout, missing=missing)
+    for layer, chain, parent in zip(layers, chains, ["", *chains], strict=False):
+        if chain in missing:
+            _link_layer(paths, layer=layer, chain=chain, parent=parent)
+    _import(paths, archive_files(tag=tag, configuration=image.configuration.encode(), layers=layers))
+    # The image holds its layers from now on, so that containerd drops them with the image.
+    for chain in missing:
+        containerd.ctr(paths, "snapshots", "label", chain, "containerd.io/gc.root=")
     for name in superseded_references(before, containerd.images(paths), tag=tag):
         containerd.ctr(paths, "images", "rm", name)
-    _hollow(paths, layout=layout, layers=missing)
-    report(f"{tag} is loaded after {time.monotonic() - started:.1f} s ({sent / 1e6:.1f} MB sent)")
+    report(f"{tag} is loaded after {time.monotonic() - started:.1f} s ({len(missing)} of {len(layers)} layers are new)")
 
 
-def forget(paths: Paths) -> None:
-    """Drop the layout, for when containerd lost its images."""
-    shutil.rmtree(paths.images / "layout", ignore_errors=True)
+def _link_layer(paths: Paths, *, layer: Layer, chain: str, parent: str) -> None:
+    """Make the snapshot `chain` from the layer's folder. `cp` keeps owners, times, extended attributes and devices."""
+    draft = f"loading-{chain}"
+    if draft in containerd.snapshots(paths):  # of an interrupted load
+        containerd.ctr(paths, "snapshots", "rm", draft)
+    mounts = json.loads(containerd.ctr(paths, "snapshots", "prepare", "--mounts", draft, *([parent] if parent else [])))
+    run(["cp", "--archive", "--link", f"{layer.folder}/.", snapshot_folder(mounts)])
+    containerd.ctr(paths, "snapshots", "commit", chain, draft)
 
 
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / digest.replace(":", "/")
+def snapshot_folder(mounts: Sequence[Mapping[str, Any]]) -> Path:
+    """The folder that a new snapshot's own files go to, from the mounts that containerd answers. Pure."""
+    (mount,) = mounts
+    upper = [option.removeprefix("upperdir=") for option in mount["Options"] if option.startswith("upperdir=")]
+    return Path(upper[0] if upper else mount["Source"])
 
 
-def _push(paths: Paths, *, tag: str, layout: Path, image: images.LocalImage, missing: Sequence[str]) -> None:
-    """Write manifest, configuration and the missing layers into the layout; drop holes of other images."""
-    (layout / "index.json").unlink(missing_ok=True)
-    for blob in layout.glob("blobs/sha256/*"):
-        if f"sha256:{blob.name}" not in image.diff_ids and blob.stat().st_blocks:
-            blob.unlink()  # left by an interrupted load, or an old manifest
-    for layer in missing:
-        _blob(layout, layer).unlink(missing_ok=True)
-    # skopeo, because buildah 1.28 compresses whatever it pushes to a layout: minutes for the trainer's gigabytes.
-    target = f"oci:{layout}:{_NAME_IN_LAYOUT}"
-    run(
-        [
-            "skopeo",
-            "copy",
-            "--quiet",
-            "--dest-oci-accept-uncompressed-layers",
-            images.store_reference(paths, tag),
-            target,
-        ]
-    )
+def _import(paths: Paths, files: Mapping[str, bytes]) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        archive.flush()
+        containerd.ctr(paths, "images", "import", archive.name)
 
 
-def _import(paths: Paths, *, tag: str, layout: Path, missing: Sequence[str]) -> int:
-    """Stream a tar with the manifest, the configuration and the missing layers to containerd; return its bytes."""
-    index: dict[str, Any] = json.loads((layout / "index.json").read_text())
-    descriptor = index["manifests"][-1]
-    manifest: dict[str, Any] = json.loads(_blob(layout, descriptor["digest"]).read_text())
-    # The name that containerd's importer takes as it is.
-    descriptor["annotations"] = {"io.containerd.image.name": tag}
-    index["manifests"] = [descriptor]
-    blobs = [descriptor["digest"], manifest["config"]["digest"], *missing]
-    argv = containerd.command(paths, "images", "import", "-")
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as importer:
-        assert importer.stdin
-        assert importer.stdout
-        try:
-            _write_archive(importer.stdin, index=index, layout=layout, digests=blobs)
-            importer.stdin.close()
-        except BrokenPipeError:
-            pass  # the importer says why, below
-        output = importer.stdout.read().decode(errors="replace")
-    if importer.returncode:
-        raise ClusterError(f"containerd did not take {tag}: {output.strip()}")
-    return sum(_blob(layout, digest).stat().st_size for digest in blobs)
+def _descriptor(media_type: str, content: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": _digest(content), "size": len(content)}
 
 
-def _write_archive(stream: IO[bytes], *, index: Mapping[str, Any], layout: Path, digests: Sequence[str]) -> None:
-    with tarfile.open(fileobj=stream, mode="w|", bufsize=1 << 20) as archive:
-        for name, content in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
-            data = json.dumps(content).encode()
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-        for digest in digests:
-            archive.add(_blob(layout, digest), arcname=f"blobs/{digest.replace(':', '/')}")
-
-
-def _hollow(paths: Paths, *, layout: Path, layers: Sequence[str]) -> None:
-    """Give back the room of packed layers: they are unpacked in containerd now and packed in buildah's store."""
-    for layer in layers:
-        size = _blob(layout, layer).stat().st_size
-        os.truncate(_blob(layout, layer), 0)
-        os.truncate(_blob(layout, layer), size)
-    if layers:
-        containerd.ctr(paths, "content", "rm", *layers)
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -45,7 +45,6 @@ SYSTEM_PACKAGES = (
     "mount",
     "nftables",
     "runc",
-    "skopeo",
 )
 
 
@@ -70,7 +69,7 @@ class Paths:
 
     @property
     def images(self) -> Path:
-        """All that holds image layers: buildah's store, containerd's root, the exchange layout, the base archive."""
+        """All that holds image layers: buildah's store, containerd's root, the base archive."""
         return self.cache / "images"
 
     @property

@@ -1,0 +1,110 @@
+"""LoraFineTunes on the real cluster, as a test handles them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.demo.kubectl import Kubectl
+from tests.demo.live import condition, is_true
+from tests.demo.object_store import Account
+
+Body = dict[str, Any]
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """One namespace and the runs in it."""
+
+    kubectl: Kubectl
+    namespace: str
+
+    def create(self, account: Account) -> None:
+        """Make the namespace, restricted, with the account's Secret."""
+        metadata = {"name": self.namespace, "labels": RESTRICTED}
+        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        self.kubectl.apply(account.as_secret(self.namespace))
+
+    def delete(self) -> None:
+        """Remove the namespace; nothing of ours may hold it back."""
+        self.kubectl("delete", "namespace", self.namespace, "--wait=true", "--timeout=120s")
+
+    def apply(self, name: str, **spec: Any) -> Body:
+        """Apply a run; what is not given is what the scripted class needs."""
+        defaults: Body = {
+            "model": {"name": "s3://lora/models/SmolLM2-135M-Instruct"},
+            "dataset": {"uri": "s3://lora/scripted/ok"},
+            "output": {"uri": f"s3://lora/{self.namespace}/{name}"},
+        }
+        metadata = {"name": name, "namespace": self.namespace}
+        body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTune", "metadata": metadata}
+        self.kubectl.apply(body | {"spec": defaults | spec})
+        return self.run(name)
+
+    def play(self, name: str, scenario: str, *, class_name: str = "scripted", **spec: Any) -> Body:
+        """Apply a run that plays a scenario of the scripted trainer."""
+        return self.apply(name, className=class_name, dataset={"uri": f"s3://lora/scripted/{scenario}"}, **spec)
+
+    def patch(self, name: str, **spec: Any) -> None:
+        """Change fields of the spec."""
+        body = {"spec": spec}
+        self.kubectl("-n", self.namespace, "patch", "lorafinetune", name, "--type=merge", "-p", json.dumps(body))
+
+    def run(self, name: str) -> Body:
+        """The run as it stands."""
+        return self.kubectl.get("-n", self.namespace, "lorafinetune", name)
+
+    def jobs(self, name: str, *, stage: str | None = None) -> list[Body]:
+        """The run's Jobs."""
+        selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
+        return self.kubectl.get("-n", self.namespace, "jobs", "-l", selector)["items"]
+
+    def pods(self, name: str, *, stage: str | None = None) -> list[Body]:
+        """The run's pods."""
+        selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
+        return self.kubectl.get("-n", self.namespace, "pods", "-l", selector)["items"]
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        """Reason and message of the run's Events, oldest first."""
+        selector = f"involvedObject.name={name},involvedObject.kind=LoraFineTune"
+        items = self.kubectl.get("-n", self.namespace, "events", "--field-selector", selector)["items"]
+        return [(item["reason"], item["message"]) for item in sorted(items, key=_event_order)]
+
+    def wait_for_reason(self, name: str, *reasons: str, seconds: float = 60) -> Body:
+        """Wait until Ready has one of the reasons. Raises AssertionError with what was seen instead."""
+        return self.wait(name, lambda run: ready_reason(run) in reasons, f"Ready reason {reasons}", seconds=seconds)
+
+    def wait_for(self, name: str, kind: str, *, seconds: float = 60) -> Body:
+        """Wait until the condition is True."""
+        return self.wait(name, lambda run: is_true(run, kind), f"{kind}=True", seconds=seconds)
+
+    def wait(self, name: str, ready: Callable[[Body], bool], what: str, *, seconds: float) -> Body:
+        """Wait until the run is so; a run that ends otherwise is not waited for any longer."""
+        deadline = time.monotonic() + seconds
+        while True:
+            run = self.run(name)
+            if ready(run):
+                return run
+            ended = is_true(run, "Complete") or is_true(run, "Failed")
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"{name}: waited for {what}, but it stands at {condition(run, 'Ready')}")
+            time.sleep(0.3)
+
+
+def ready_reason(run: Body) -> str | None:
+    """Reason of Ready."""
+    return (condition(run, "Ready") or {}).get("reason")
+
+
+def ready_message(run: Body) -> str:
+    """Message of Ready."""
+    return (condition(run, "Ready") or {}).get("message", "")
+
+
+def _event_order(event: Body) -> tuple[str, int]:
+    return event["metadata"]["creationTimestamp"], int(event["metadata"]["resourceVersion"])

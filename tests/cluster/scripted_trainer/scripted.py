@@ -1,0 +1,202 @@
+"""The scripted trainer: speaks the real contract and plays the scenario that the last part of dataset.uri names.
+
+Endings such as running out of GPU memory cannot be had on demand from the real trainer on a machine without a GPU; what
+the operator does about them can be shown with this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import artifact_uri
+from lora_trainer.contract.outcome import (
+    Artifact,
+    Chosen,
+    DatasetFigures,
+    Estimate,
+    Evaluation,
+    Lengths,
+    ModelFigures,
+    Outcome,
+    PrepareResult,
+    TrainResult,
+    Usage,
+    encode_outcome,
+)
+from lora_trainer.contract.progress import PORT, LossPoint, Progress, Stage
+from lora_trainer.contract.run import RunFile, run_digest
+
+DIGEST = "0" * 64
+STEPS = 10
+STOP_REQUESTED = threading.Event()
+
+
+def figures() -> DatasetFigures:
+    """A small data set."""
+    lengths = Lengths(p50=10, p95=20, max=30)
+    return DatasetFigures(
+        format="text", rows=8, kept=7, held_out=1, tokens=70, trained_token_share=1.0, lengths=lengths, digest=DIGEST
+    )
+
+
+def prepare_result(run: RunFile) -> PrepareResult:
+    """What a prepare that went well reports."""
+    return PrepareResult(
+        run_digest=run_digest(run, data_digest=DIGEST, model_revision=run.identity.uid),
+        dataset=figures(),
+        model=ModelFigures(revision=run.identity.uid, parameters=1000, architecture="Scripted"),
+        estimate=Estimate(memory_gib=1.0, fits=True, micro_batch=4, accumulation=2),
+        chosen=Chosen(
+            max_steps=STEPS,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            save_steps=1,
+            packing=False,
+            optim="adamw_torch_fused",
+            dtype="bfloat16",
+        ),
+    )
+
+
+def train_result(run: RunFile) -> TrainResult:
+    """What a train that went well reports."""
+    return TrainResult(
+        artifact=Artifact(uri=artifact_uri(run, DIGEST), digest=DIGEST, size_bytes=1),
+        evaluation=Evaluation(rows=1, base_loss=2.0, loss=1.0, base_token_accuracy=0.5, token_accuracy=0.75),
+        usage=Usage(train_seconds=1.0, tokens_per_second=70.0, peak_memory_gib=1.0),
+    )
+
+
+def serve(progress: Progress) -> None:
+    """Answer /progress from a thread."""
+    answer = progress.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args  # one line per poll would drown the log
+
+    threading.Thread(target=HTTPServer(("", PORT), Handler).serve_forever, daemon=True).start()
+
+
+def end(
+    code: ExitCode, message: str, *, result: PrepareResult | TrainResult | None = None, step: int | None = None
+) -> int:
+    """Write the last word."""
+    remedy = None if code == ExitCode.Succeeded else "This is a script; nothing is to be mended."
+    outcome = Outcome(reason=code.name, message=message, remedy=remedy, step=step, result=result)
+    Path("/dev/termination-log").write_text(encode_outcome(outcome))
+    return int(code)
+
+
+def succeed(run: RunFile) -> int:
+    """Train well."""
+    return end(ExitCode.Succeeded, "Done.", result=train_result(run), step=STEPS)
+
+
+def run_out_of_memory_twice(run: RunFile, arguments: argparse.Namespace) -> int:
+    """Out of GPU memory until the micro-batch was halved twice."""
+    if arguments.oom_shrinks < 2:
+        return end(ExitCode.OutOfMemory, f"Out of GPU memory with micro-batch {4 >> arguments.oom_shrinks}.", step=0)
+    return succeed(run)
+
+
+def fail_storage_once(run: RunFile, arguments: argparse.Namespace) -> int:
+    """The store is away for the first attempt."""
+    if arguments.attempt == 1:
+        return end(ExitCode.StorageUnavailable, "The object store does not answer.", step=3)
+    return succeed(run)
+
+
+def wait_for_stop(run: RunFile, arguments: argparse.Namespace) -> int:
+    """Work until asked to stop, and finish at the next attempt."""
+    if arguments.attempt > 1:
+        return succeed(run)
+    if STOP_REQUESTED.wait(timeout=600):
+        return end(ExitCode.Interrupted, "Stopped on request after a checkpoint.", step=4)
+    return end(ExitCode.InternalError, "Nobody asked this script to stop.")
+
+
+def work_for_seconds(run: RunFile, _: argparse.Namespace) -> int:
+    """Work for a while and then succeed; a request to stop ends it with a checkpoint."""
+    if STOP_REQUESTED.wait(timeout=15):
+        return end(ExitCode.Interrupted, "Stopped on request after a checkpoint.", step=4)
+    return succeed(run)
+
+
+def hog_memory(_run: RunFile, _: argparse.Namespace) -> int:
+    """Use more memory than any limit."""
+    hoard = []
+    while True:
+        hoard.append(bytearray(64 * 2**20))
+
+
+def die(_run: RunFile, arguments: argparse.Namespace) -> int:
+    """Die without a last word at the first attempt."""
+    if arguments.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    return succeed(_run)
+
+
+TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
+    "ok": lambda run, _: succeed(run),
+    "diverged": lambda _, __: end(ExitCode.Diverged, "The loss is not a number at step 3.", step=3),
+    "oom-twice": run_out_of_memory_twice,
+    "oom-always": lambda _, __: end(ExitCode.OutOfMemory, "Out of GPU memory.", step=0),
+    "storage-once": fail_storage_once,
+    "storage-always": lambda _, __: end(ExitCode.StorageUnavailable, "The object store does not answer.", step=3),
+    "bug": lambda _, __: end(ExitCode.InternalError, "ZeroDivisionError in scripted.py line 1."),
+    "silent": lambda _, __: 0,
+    "until-stopped": wait_for_stop,
+    "short": work_for_seconds,
+    "hog": hog_memory,
+    "die-once": die,
+}
+
+
+def main() -> int:
+    """Play one stage of one scenario."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stage", choices=("prepare", "train"))
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, default=1)
+    parser.add_argument("--oom-shrinks", type=int, default=0)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: STOP_REQUESTED.set())
+    run = RunFile.model_validate_json(arguments.run.read_text())
+    scenario = run.dataset.uri.rsplit("/", 1)[-1]
+    if arguments.stage == "prepare":
+        if scenario == "dataset-invalid":
+            return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")
+        if scenario == "slow-prepare":
+            STOP_REQUESTED.wait(timeout=60)
+        return end(ExitCode.Succeeded, "Prepared.", result=prepare_result(run))
+    serve(
+        Progress(
+            stage=Stage.TRAINING,
+            step=4,
+            total_steps=STEPS,
+            loss=1.5,
+            eta_seconds=42,
+            history=(LossPoint(step=4, loss=1.5),),
+        )
+    )
+    return TRAIN_SCENARIOS[scenario](run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
