@@ -75,13 +75,18 @@ def _restart(arguments: argparse.Namespace, paths: Paths) -> None:
     lifecycle.start(arguments.component, paths=paths, report=_report)
 
 
+def _base_image(_: argparse.Namespace, paths: Paths) -> None:
+    with _alone(paths):
+        images.build_base(paths=paths, report=_report)
+
+
 def _build_image(arguments: argparse.Namespace, paths: Paths) -> None:
     pairs = [text.partition("=") for text in arguments.build_arg]
     if wrong := [name for name, sign, _ in pairs if not (name and sign)]:
         raise RequirementError(f"--build-arg wants KEY=VALUE, not `{wrong[0]}`.")
     build_arguments = {name: value for name, _, value in pairs}
     if "BASE_IMAGE" not in build_arguments:
-        images.build_base(paths=paths, report=_report)
+        _base_image(arguments, paths)
     images.build(
         paths=paths,
         context=arguments.context,
@@ -112,6 +117,9 @@ def _node_capacity(arguments: argparse.Namespace, paths: Paths) -> None:
     lifecycle.set_node_capacity(name, amount, paths=paths)
 
 
+# These may take long and can run beside the others, and beside each other.
+_CONCURRENT = {"build", "build-image", "base-image", "status"}
+
 _VERBS: dict[str, Callable[[argparse.Namespace, Paths], None]] = {
     "system-packages": _system_packages,
     "build": _build,
@@ -121,7 +129,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace, Paths], None]] = {
     "start": lambda arguments, paths: lifecycle.start(arguments.component, paths=paths, report=_report),
     "stop": lambda arguments, paths: lifecycle.stop(arguments.component, paths=paths),
     "restart": _restart,
-    "base-image": lambda _, paths: print(images.build_base(paths=paths, report=_report).id),
+    "base-image": _base_image,
     "object-store-image": _object_store_image,
     "build-image": _build_image,
     "load": _load,
@@ -131,7 +139,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace, Paths], None]] = {
 
 @contextlib.contextmanager
 def _alone(paths: Paths) -> Iterator[None]:
-    """One changing verb at a time on this machine; a second one waits."""
+    """One verb that changes the cluster at a time; a second one waits."""
     paths.cache.mkdir(parents=True, exist_ok=True)
     with (paths.cache / "lock").open("w") as lock:
         try:
@@ -152,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.verb != "build":
             require_root(verb=arguments.verb)
-        with contextlib.nullcontext() if arguments.verb == "status" else _alone(paths):
+        with contextlib.nullcontext() if arguments.verb in _CONCURRENT else _alone(paths):
             _VERBS[arguments.verb](arguments, paths)
     except RequirementError as error:
         _console.print(str(error), style="red", markup=False, soft_wrap=True)
