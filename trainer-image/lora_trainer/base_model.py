@@ -139,13 +139,14 @@ def _unsupported(name: str, what: str, remedy: str) -> TrainerError:
 def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, int]:
     """Endpoint and token come from HF_ENDPOINT and HF_TOKEN."""
     try:
-        api = HfApi()
+        endpoint = os.environ.get("HF_ENDPOINT") or None
+        api = HfApi(endpoint=endpoint)
         info = api.model_info(spec.name, revision=spec.revision)
         files = [sibling.rfilename for sibling in info.siblings or ()]
         _check_files(spec.name, files, found=True)
         assert info.sha, "the hub names a commit for every revision"
         for name in set(files) & set(SMALL_FILES):
-            hf_hub_download(spec.name, name, revision=info.sha, local_dir=folder)
+            hf_hub_download(spec.name, name, revision=info.sha, local_dir=folder, endpoint=endpoint)
         counted = api.get_safetensors_metadata(spec.name, revision=info.sha).parameter_count
         return info.sha, sum(counted.values())
     except NotASafetensorsRepoError:

@@ -8,7 +8,6 @@ tomorrow. And `{% generation %}` blocks are passed through, as the answers are f
 from __future__ import annotations
 
 import json
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ PROBE = Conversation(
         Turn(role="assistant", content="an answer", extra={}),
     )
 )
+MARK = "\ue000"
+"""A character of no meaning that stands for a place in a content."""
 MARKUP = re.compile(r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<(?:start|end)_of_turn>|</?s>|<[be]os>")
 """What is meant as a special token wherever a template writes it; DeepSeek's bars are full-width."""
 
@@ -60,6 +61,9 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
             probe = self.render(PROBE, train_on="answers")
+            start, end = probe.answers[0]
+            if PROBE.turns[-1].content not in probe.text[start:end]:
+                raise RowError("it does not show the answer")
         except jinja2.TemplateSyntaxError as error:
             raise _invalid(f"The chat template does not compile: {error.message} in line {error.lineno}") from None
         except RowError as error:
@@ -79,32 +83,32 @@ class ChatTemplate:
         return Rendered(text=text, answers=trained, prompt_end=spans[-1][0])
 
     def _answer(self, text: str, conversation: Conversation, messages: Sequence[dict], index: int) -> Span:
-        """Where message `index` stands in the text: what the template writes after it is asked for an answer.
+        """Where message `index` stands in the text, what the template writes to end it included.
 
-        A prompt that is no prefix of the text is one that opens something in the model's name (<think>) that this
-        answer does not have: the answer then begins where the two part.
+        It begins where the prompt ends that asks for it. Where that prompt is no prefix of the text (it opens a block
+        of reasoning that this answer does not have, or there is no prompt), the place of the content is looked up.
         """
-        content = conversation.turns[index].content.strip()
-        prompt = self._text(messages[:index], conversation.tools, ask=True) if index else ""
-        start = len(os.path.commonprefix((prompt, text)))  # noqa: RUF071 - characters are meant, not path parts
-        if start < len(prompt) or not index:
-            before = len(self._text(messages[:index], conversation.tools)) if index else 0
-            found = self._find(content, text, before, index)
-            start = min(start, found) if before <= start and index else found
-        until = self._text(messages[: index + 1], conversation.tools) if index + 1 < len(messages) else text
-        if text.startswith(until):
-            end = len(until)
-        else:
+        content, tools = conversation.turns[index].content.rstrip(), conversation.tools
+        prompt = self._text(messages[:index], tools, ask=True) if index else ""
+        start = len(prompt)
+        if not index or not text.startswith(prompt):
+            start = len(self._around(messages, tools, index, MARK)[0])
+        until = self._text(messages[: index + 1], tools) if index + 1 < len(messages) else text
+        end = len(until)
+        if not text.startswith(until):
             # Templates that shorten earlier answers (their reasoning) once more messages follow.
-            end = self._find(content, text, start, index) + len(content)
-            end += len(until[until.rfind(content) + len(content) :].rstrip())
+            shown, _ = self._around(messages, tools, index, content + MARK)
+            _, ending = self._around(messages[: index + 1], tools, index, content + MARK)
+            end = len(shown) + len(ending.rstrip())
         return start, start + len(text[start:end].rstrip())
 
-    def _find(self, content: str, text: str, start: int, index: int) -> int:
-        found = text.find(content, start)
-        if found < 0:
-            raise RowError(f"the chat template does not show message {index + 1} (assistant) as it is written")
-        return found
+    def _around(self, messages: Sequence[dict], tools: Sequence[Any], index: int, content: str) -> tuple[str, str]:
+        """What the template writes before and after MARK in the content of message `index`."""
+        marked = [*messages[:index], {**messages[index], "content": content}, *messages[index + 1 :]]
+        before, found, after = self._text(marked, tools).partition(MARK)
+        if not found:
+            raise RowError(f"the chat template does not show message {index + 1} (assistant)")
+        return before, after
 
     def _text(self, messages: Sequence[dict], tools: Sequence[Any], *, ask: bool = False) -> str:
         try:

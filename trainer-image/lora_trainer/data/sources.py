@@ -116,7 +116,8 @@ def _jsonl(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            # Without its line break, behind which an error of the line's end would be placed.
+            value = json.loads(line.rstrip().decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             bad.add(where, f"not UTF-8 at byte {error.start + 1} of the line")
         except json.JSONDecodeError as error:

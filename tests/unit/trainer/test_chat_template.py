@@ -1,0 +1,121 @@
+"""Where answers stand in rendered conversations, for the ways in which real templates write them."""
+
+from __future__ import annotations
+
+import pytest
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.chat_template import ChatTemplate, TrainOn
+from lora_trainer.data.formats import Conversation, RowError, Turn
+from lora_trainer.errors import TrainerError
+
+from tests.support.tiny_model import CHATML
+
+# Like Qwen3: the reasoning of earlier answers is left out, and an answer without any gets an empty block.
+SHORTENS_REASONING = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% set parts = message.content.split('</think>') %}"
+    "{% if loop.last %}<think>{{ parts[0].replace('<think>', '') if parts | length > 1 else '' }}</think>\n{% endif %}"
+    "{{ parts[-1] }}{% else %}{{ message.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Like DeepSeek-R1: the prompt opens a block of reasoning that answers in the data set do not have.
+OPENS_REASONING = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+# Like Llama 2: strips, has no role for answers, ends them with the end token.
+INSTRUCTIONS = (
+    "{% for message in messages %}{% if message.role == 'assistant' %} {{ message.content | trim }} {{ eos_token }}"
+    "{% else %}{{ bos_token }}[INST] {{ message.content | trim }} [/INST]{% endif %}{% endfor %}"
+)
+
+
+def conversation(*contents: str, first: str = "user") -> Conversation:
+    roles = {"user": "assistant", "assistant": "user"}
+    turns, role = [], first
+    for content in contents:
+        turns.append(Turn(role=role, content=content, extra={}))
+        role = roles[role]
+    return Conversation(turns=tuple(turns))
+
+
+def answers(source: str, chat: Conversation, train_on: TrainOn = "answers") -> list[str]:
+    template = ChatTemplate(source, special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
+    rendered = template.render(chat, train_on=train_on)
+    return [rendered.text[start:end] for start, end in rendered.answers]
+
+
+@pytest.mark.parametrize(
+    ("source", "chat", "expected"),
+    [
+        (CHATML, conversation("q", "a"), ["a<|im_end|>"]),
+        (CHATML, conversation("q", "a", "q2", "b"), ["a<|im_end|>", "b<|im_end|>"]),
+        (CHATML, conversation("q", "a", "q2"), ["a<|im_end|>"]),
+        # The answer's words stand in the question and in the markup too.
+        (CHATML, conversation("assistant", "assistant"), ["assistant<|im_end|>"]),
+        (CHATML, conversation("t", "q", "a", first="assistant"), ["t<|im_end|>", "a<|im_end|>"]),
+        (INSTRUCTIONS, conversation("q", " a ", "r", "b"), [" a </s>", " b </s>"]),
+        (SHORTENS_REASONING, conversation("q", "a"), ["<think></think>\na<|im_end|>"]),
+        (SHORTENS_REASONING, conversation("q", "<think>hm</think>a"), ["<think>hm</think>\na<|im_end|>"]),
+        (SHORTENS_REASONING, conversation("q", "a", "r", "b"), ["a<|im_end|>", "<think></think>\nb<|im_end|>"]),
+        (
+            SHORTENS_REASONING,
+            conversation("q", "<think>hm</think>a", "r", "b"),
+            ["a<|im_end|>", "<think></think>\nb<|im_end|>"],
+        ),
+        (OPENS_REASONING, conversation("q", "a"), ["a<|im_end|>"]),
+        (OPENS_REASONING, conversation("q", "<b>a</b>"), ["<b>a</b><|im_end|>"]),
+        (OPENS_REASONING, conversation("q", "<think>\nhm</think>a"), ["hm</think>a<|im_end|>"]),
+        (CHATML.replace("{{ message.content }}", "{% generation %}{{ message.content }}{% endgeneration %}"),
+         conversation("q", "a"), ["a<|im_end|>"]),
+    ],
+)  # fmt: skip
+def test_answers_with_their_end(source: str, chat: Conversation, expected: list[str]) -> None:
+    assert answers(source, chat) == expected
+
+
+def test_last_answer_and_everything() -> None:
+    chat = conversation("q", "a", "r", "b")
+    assert answers(CHATML, chat, "lastAnswer") == ["b<|im_end|>"]
+    (everything,) = answers(CHATML, chat, "everything")
+    assert everything.startswith("<|im_start|>user\nq")
+
+
+def test_the_prompt_ends_where_the_last_answer_begins() -> None:
+    rendered = ChatTemplate(CHATML, special_tokens={}).render(conversation("q", "a", "r", "b"), train_on="answers")
+    assert rendered.text[: rendered.prompt_end].endswith("r<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_date_is_the_same_every_day() -> None:
+    source = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    rendered = ChatTemplate(source, special_tokens={}).render(conversation("q", "a"), train_on="answers")
+    assert rendered.text.startswith("26 Jul 2024\n")
+
+
+def test_tools_reach_the_template() -> None:
+    source = "{% if tools %}{{ tools[0] | tojson }}\n{% endif %}" + CHATML
+    chat = Conversation(turns=conversation("q", "a").turns, tools=({"name": "<f>"},))
+    rendered = ChatTemplate(source, special_tokens={}).render(chat, train_on="answers")
+    assert rendered.text.startswith('{"name": "<f>"}\n')
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{% for message in messages %}", "does not compile"),
+        ("{{ messages[0].nothing.at_all }}", "cannot render a question and an answer"),
+        ("{{ raise_exception('only tools') }}", "only tools"),
+        ("a fixed text", "does not show the answer"),
+        ("{{ ''.__class__.__mro__ }}" + CHATML, "cannot render"),
+    ],
+)
+def test_a_template_that_cannot_be_used(source: str, words: str) -> None:
+    with pytest.raises(TrainerError) as caught:
+        ChatTemplate(source, special_tokens={})
+    assert caught.value.code is ExitCode.ChatTemplateInvalid
+    assert words in caught.value.message
+    assert "dataset.chatTemplate" in (caught.value.remedy or "")
+
+
+def test_a_row_that_the_template_refuses_is_a_bad_row() -> None:
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    chat = Conversation(turns=(Turn(role="system", content="s", extra={}), *conversation("q", "a").turns))
+    with pytest.raises(RowError, match="no system role"):
+        ChatTemplate(strict, special_tokens={}).render(chat, train_on="answers")

@@ -1,0 +1,149 @@
+"""Row formats: what each normaliser makes of a record, and what it says about one that it cannot use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec import RowFormat
+from lora_trainer.data.formats import Completion, Conversation, RowError, Text, detect_format, normalise
+from lora_trainer.errors import TrainerError
+
+USER = {"role": "user", "content": "q"}
+ASSISTANT = {"role": "assistant", "content": "a"}
+
+
+def turns(record: dict[str, Any], row_format: RowFormat = RowFormat.MESSAGES) -> list[tuple[str, str]]:
+    row = normalise(record, row_format, None)
+    assert isinstance(row, Conversation)
+    return [(turn.role, turn.content) for turn in row.turns]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": [], "text": ""}, RowFormat.MESSAGES),
+        ({"conversations": []}, RowFormat.SHAREGPT),
+        ({"instruction": "", "input": "", "output": ""}, RowFormat.ALPACA),
+        ({"prompt": "", "completion": ""}, RowFormat.PROMPT_COMPLETION),
+        ({"text": "", "meta": 1}, RowFormat.TEXT),
+    ],
+)
+def test_the_format_is_detected_from_the_columns(record: dict[str, Any], expected: RowFormat) -> None:
+    assert detect_format(record, None) is expected
+
+
+def test_mapped_columns_count_for_detection() -> None:
+    columns = {"prompt": "question", "completion": "query"}
+    assert detect_format({"question": "", "query": ""}, columns) is RowFormat.PROMPT_COMPLETION
+
+
+def test_unknown_columns_are_named_with_a_remedy() -> None:
+    with pytest.raises(TrainerError) as caught:
+        detect_format({"question": "", "sql": ""}, None)
+    assert caught.value.code is ExitCode.DatasetInvalid
+    assert "question, sql" in caught.value.message
+    assert "dataset.columns" in (caught.value.remedy or "")
+
+
+def test_messages() -> None:
+    assert turns({"messages": [USER, ASSISTANT]}) == [("user", "q"), ("assistant", "a")]
+
+
+def test_sharegpt_roles_are_translated() -> None:
+    record = {
+        "conversations": [
+            {"from": "system", "value": "s"},
+            {"from": "human", "value": "q"},
+            {"from": "gpt", "value": "a"},
+            {"from": "observation", "value": "t"},
+        ]
+    }
+    assert turns(record, RowFormat.SHAREGPT) == [("system", "s"), ("user", "q"), ("assistant", "a"), ("tool", "t")]
+
+
+def test_a_system_column_goes_first() -> None:
+    assert turns({"messages": [USER, ASSISTANT], "system": "s"})[0] == ("system", "s")
+
+
+def test_text_parts_are_joined_and_null_keys_of_parquet_are_left_out() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    row = normalise({"messages": [{**USER, "name": None}, {**ASSISTANT, "content": parts}]}, RowFormat.MESSAGES, None)
+    assert isinstance(row, Conversation)
+    assert row.turns[0].message() == USER
+    assert row.turns[1].content == "ab"
+
+
+def test_tool_calls_need_no_content() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    row = normalise({"messages": [USER, call], "tools": [{"name": "f"}]}, RowFormat.MESSAGES, None)
+    assert isinstance(row, Conversation)
+    assert row.turns[1].message() == {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
+    assert row.tools == ({"name": "f"},)
+
+
+def test_alpaca_joins_instruction_and_input() -> None:
+    row = normalise({"instruction": "i", "input": "x", "output": "o"}, RowFormat.ALPACA, None)
+    assert isinstance(row, Completion)
+    assert (row.prompt, row.completion) == ("i\n\nx", "o")
+    assert row.plain_prompt == "### Instruction:\ni\n\n### Input:\nx\n\n### Response:\n"
+
+
+def test_alpaca_without_input() -> None:
+    row = normalise({"instruction": "i", "input": "", "output": "o"}, RowFormat.ALPACA, None)
+    assert isinstance(row, Completion)
+    assert row.prompt == "i"
+
+
+def test_prompt_and_completion_as_text_become_a_chat() -> None:
+    row = normalise({"prompt": "q", "completion": "a", "system": "s"}, RowFormat.PROMPT_COMPLETION, None)
+    assert isinstance(row, Completion)
+    assert [turn.role for turn in row.conversation().turns] == ["system", "user", "assistant"]
+
+
+def test_prompt_and_completion_as_messages() -> None:
+    record = {"prompt": [USER], "completion": [ASSISTANT]}
+    assert turns(record, RowFormat.PROMPT_COMPLETION) == [("user", "q"), ("assistant", "a")]
+
+
+def test_text() -> None:
+    assert normalise({"text": "t"}, RowFormat.TEXT, None) == Text(text="t")
+
+
+def test_a_mapped_column_wins_over_one_of_the_expected_name() -> None:
+    assert normalise({"text": "no", "body": "yes"}, RowFormat.TEXT, {"text": "body"}) == Text(text="yes")
+
+
+@pytest.mark.parametrize(
+    ("record", "row_format", "words"),
+    [
+        ({"other": 1}, RowFormat.TEXT, "the column text is missing (found other)"),
+        ({"text": None}, RowFormat.TEXT, "the column text is null"),
+        ({"text": 5}, RowFormat.TEXT, "the column text is a number instead of a text"),
+        ({"instruction": "i"}, RowFormat.ALPACA, "the column output is missing"),
+        ({"messages": "hi"}, RowFormat.MESSAGES, "messages is a text instead of a list of messages"),
+        ({"messages": ["hi"]}, RowFormat.MESSAGES, "messages[0] is a text instead of an object"),
+        ({"messages": [USER]}, RowFormat.MESSAGES, "messages has no assistant message"),
+        ({"messages": []}, RowFormat.MESSAGES, "messages has no assistant message"),
+        ({"messages": [{"content": "q"}]}, RowFormat.MESSAGES, "messages[0] has no role"),
+        ({"messages": [{**USER, "role": "wizard"}]}, RowFormat.MESSAGES, "unknown role 'wizard'"),
+        ({"messages": [{**USER, "role": ["user"]}]}, RowFormat.MESSAGES, "unknown role"),
+        ({"messages": [USER, {"role": "assistant"}]}, RowFormat.MESSAGES, "messages[1] has null as content"),
+        (
+            {"messages": [{**USER, "content": [{"type": "image_url"}]}]},
+            RowFormat.MESSAGES,
+            "messages[0] has a list as content",
+        ),
+        ({"messages": [USER, ASSISTANT], "tools": "f"}, RowFormat.MESSAGES, "the column tools is a text"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(record: dict[str, Any], row_format: RowFormat, words: str) -> None:
+    with pytest.raises(RowError) as caught:
+        normalise(record, row_format, None)
+    assert words in str(caught.value)
+
+
+def test_a_missing_mapped_column_is_named_as_the_user_names_it() -> None:
+    with pytest.raises(RowError, match="the column body is missing"):
+        normalise({"other": 1}, RowFormat.TEXT, {"text": "body"})

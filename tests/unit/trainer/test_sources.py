@@ -1,0 +1,145 @@
+"""Data files of every type, whole and broken, read from a local store."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.report import BadRows
+from lora_trainer.data.sources import Record, read_records
+from lora_trainer.errors import TrainerError
+from lora_trainer.storage import Bucket
+from obstore.store import LocalStore
+
+ROWS = [{"text": "first"}, {"text": "zweite Zeile äö"}]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "bucket").mkdir()
+    return tmp_path / "bucket"
+
+
+def read(data: Path, path: str, bad: BadRows | None = None) -> list[Record]:
+    scratch = data.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    bucket = Bucket(open_store=lambda _: LocalStore(data))
+    records = list(read_records(f"s3://bucket/{path}", bucket=bucket, scratch=scratch, bad=bad or BadRows()))
+    assert list(scratch.iterdir()) == [], "files are removed once they are read"
+    return records
+
+
+def rows(data: Path, path: str) -> list[dict]:
+    return [dict(record.columns) for record in read(data, path)]
+
+
+def compressed(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("a.jsonl", JSONL),
+        ("a.ndjson", b"\xef\xbb\xbf" + JSONL.replace(b"\n", b"\r\n") + b"\n\n"),
+        ("a.JSONL", JSONL),
+        ("a.jsonl.gz", gzip.compress(JSONL)),
+        ("a.jsonl.zst", compressed(JSONL)),
+        ("a.json", json.dumps(ROWS).encode()),
+        ("a.json", JSONL),
+        ("a.json", json.dumps({"data": ROWS}).encode()),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("a.csv", "text\nfirst\nzweite Zeile äö\n".encode()),
+        ("a.csv.gz", gzip.compress("text\nfirst\nzweite Zeile äö\n".encode("utf-8-sig"))),
+    ],
+)
+def test_every_type_gives_the_same_rows(data: Path, name: str, contents: bytes) -> None:
+    (data / name).write_bytes(contents)
+    assert rows(data, name) == ROWS
+
+
+def test_parquet(data: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), data / "a.parquet")
+    assert rows(data, "a.parquet") == ROWS
+    assert [record.where for record in read(data, "a.parquet")] == ["a.parquet: row 1", "a.parquet: row 2"]
+
+
+def test_lines_of_a_csv_file_are_counted_over_quoted_line_breaks(data: Path) -> None:
+    (data / "a.csv").write_text('text,b\n"one\ntwo",1\nthree,2\nfour\n')
+    bad = BadRows()
+    assert [record.where for record in read(data, "a.csv", bad)] == ["a.csv:2", "a.csv:4"]
+    assert bad.shown == ["a.csv:5: has another number of columns than the header's 2"]
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(data: Path) -> None:
+    for name in ("set/b.jsonl", "set/a.jsonl", "set/.hidden/c.jsonl", "set/_SUCCESS.json", "set/README.md"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(json.dumps({"text": name}) + "\n")
+    assert [row["text"] for row in rows(data, "set")] == ["set/a.jsonl", "set/b.jsonl"]
+
+
+def test_broken_lines_are_noted_and_reading_goes_on(data: Path) -> None:
+    (data / "a.jsonl").write_bytes(b'{"text": "x"}\n{"text": \n[1]\n\n{"text": "\xff"}\n{"text": "y"}\n')
+    bad = BadRows()
+    assert [record.where for record in read(data, "a.jsonl", bad)] == ["a.jsonl:1", "a.jsonl:6"]
+    assert bad.count == 3
+    with pytest.raises(TrainerError) as caught:
+        bad.fail_if_any()
+    assert caught.value.code is ExitCode.DatasetInvalid
+    assert "3 rows" in caught.value.message
+    assert "a.jsonl:2: not JSON: Expecting value at column 9" in caught.value.message
+    assert "a.jsonl:3: not a JSON object" in caught.value.message
+    assert "a.jsonl:5: not UTF-8 at byte" in caught.value.message
+
+
+def test_only_the_first_bad_rows_are_shown() -> None:
+    bad = BadRows()
+    for line in range(5):
+        bad.add(f"a:{line}", "no")
+    with pytest.raises(TrainerError, match=r"5 rows .*a:0: no; a:1: no; a:2: no; \.\.\."):
+        bad.fail_if_any()
+
+
+def test_a_json_file_that_is_not_json_names_its_line(data: Path) -> None:
+    (data / "a.json").write_text('[\n{"text": "x"},\n oops]')
+    bad = BadRows()
+    assert read(data, "a.json", bad) == []
+    assert bad.shown == ["a.json:3: not JSON: Expecting value at column 2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "uri", "code", "words"),
+    [
+        ({}, "none.jsonl", ExitCode.DatasetNotFound, "no data set at s3://bucket/none.jsonl"),
+        ({"a.txt": b"x"}, "a.txt", ExitCode.DatasetInvalid, "not of a known type"),
+        ({"set/a.txt": b"x"}, "set", ExitCode.DatasetInvalid, "no file of a known type (found a.txt)"),
+        ({"a.jsonl.gz": b"not gzip"}, "a.jsonl.gz", ExitCode.DatasetInvalid, "a.jsonl.gz cannot be read"),
+        ({"a.jsonl.gz": gzip.compress(JSONL)[:-9]}, "a.jsonl.gz", ExitCode.DatasetInvalid, "cannot be read"),
+        ({"a.jsonl.zst": b"not zstd"}, "a.jsonl.zst", ExitCode.DatasetInvalid, "cannot be read"),
+        ({"a.parquet": b"PAR1 torn"}, "a.parquet", ExitCode.DatasetInvalid, "a.parquet cannot be read"),
+        ({"a.csv": b"text\n\xff\n"}, "a.csv", ExitCode.DatasetInvalid, "a.csv cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_at_all(data: Path, files: dict[str, bytes], uri: str, code: ExitCode, words: str) -> None:
+    for name, contents in files.items():
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_bytes(contents)
+    with pytest.raises(TrainerError) as caught:
+        read(data, uri)
+    assert caught.value.code is code
+    assert words in caught.value.message
+    assert caught.value.remedy
+
+
+def test_an_empty_file_has_no_rows(data: Path) -> None:
+    (data / "a.jsonl").write_bytes(b"")
+    assert read(data, "a.jsonl") == []
