@@ -1,0 +1,177 @@
+"""Bad input on the real cluster with the real trainer: each is named, with a remedy, before any accelerator is taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.cluster.runs import Tenant, ready_message, ready_reason
+from tests.demo import object_store
+from tests.demo.environment import Environment
+from tests.demo.object_store import Account
+from tests.kstatus import breaches
+
+FOLDER = "bad-input"
+TEXT_ROW = json.dumps({"text": "The quick brown fox jumps over the lazy dog. " * 20})
+CHAT_ROW = json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]})
+SILENT_ROW = json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]})
+FILES = {
+    "empty.jsonl": "",
+    "not-json.jsonl": f"{TEXT_ROW}\n{TEXT_ROW}\nthis is not JSON\n",
+    "columns.jsonl": '{"question": "a", "reply": "b"}\n',
+    "long.jsonl": f"{TEXT_ROW}\n" * 3,
+    "chat.jsonl": f"{CHAT_ROW}\n" * 3,
+    "silent.jsonl": f"{SILENT_ROW}\n" * 3,
+    "model-without-config/tokenizer.json": "{}",
+}
+LLAMA_TEMPLATE = "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>{% endfor %}"
+MODEL = {"name": "s3://lora/models/SmolLM2-135M-Instruct", "maxSeqLength": 1024}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A run with one thing wrong, and what must be said of it."""
+
+    reason: str
+    says: tuple[str, ...]
+    rows: str = "chat.jsonl"
+    spec: dict[str, Any] = field(default_factory=dict)
+    class_name: str = "cpu-demo"
+
+    def apply(self, tenant: Tenant, name: str) -> None:
+        """Apply the run."""
+        dataset = {"uri": f"s3://lora/{FOLDER}/{self.rows}"} | self.spec.get("dataset", {})
+        spec = {"model": MODEL} | self.spec | {"dataset": dataset}
+        tenant.apply(name, className=self.class_name, **spec)
+
+
+CASES = {
+    "rows-missing": Case(reason="DatasetNotFound", says=("nothing.jsonl",), rows="nothing.jsonl"),
+    "rows-empty": Case(reason="DatasetInvalid", says=("empty.jsonl",), rows="empty.jsonl"),
+    "rows-not-json": Case(reason="DatasetInvalid", says=("not-json.jsonl", "3"), rows="not-json.jsonl"),
+    "rows-without-columns": Case(reason="DatasetInvalid", says=("question", "reply"), rows="columns.jsonl"),
+    "rows-too-long": Case(
+        reason="DatasetInvalid",
+        says=("maxSeqLength", "64"),
+        rows="long.jsonl",
+        spec={"model": MODEL | {"maxSeqLength": 64}},
+    ),
+    "rows-all-masked": Case(reason="DatasetInvalid", says=("no token",), rows="silent.jsonl"),
+    "template-foreign": Case(
+        reason="ChatTemplateInvalid", says=("<|start_header_id|>",), spec={"dataset": {"chatTemplate": LLAMA_TEMPLATE}}
+    ),
+    "model-missing": Case(
+        reason="ModelNotFound", says=("s3://lora/models/nowhere",), spec={"model": {"name": "s3://lora/models/nowhere"}}
+    ),
+    "model-without-config": Case(
+        reason="ModelUnsupported",
+        says=("config.json",),
+        spec={"model": {"name": f"s3://lora/{FOLDER}/model-without-config"}},
+    ),
+    "keys-wrong": Case(reason="StorageDenied", says=("AWS_SECRET_ACCESS_KEY",), class_name="wrong-keys"),
+    "bucket-read-only": Case(
+        reason="StorageDenied", says=("read-only",), class_name="reader", spec={"output": {"uri": "s3://read-only/out"}}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_runs(environment: Environment) -> Iterator[Tenant]:
+    """All cases at work side by side, each in a run named after it."""
+    kubectl = environment.kubectl
+    tenant = Tenant(kubectl=kubectl, namespace="test-bad-input")
+    tenant.create(environment.account)
+    reader = object_store.ensure_reader(kubectl, owner=environment.account, bucket="read-only")
+    wrong = Account(access=environment.account.access, secret="not-the-secret")
+    for name, account in (("wrong-keys", wrong), ("reader", reader)):
+        secret = account.as_secret(tenant.namespace)
+        kubectl.apply(secret | {"metadata": secret["metadata"] | {"name": name}})
+    make_class(environment, "wrong-keys", storage={"credentials": {"secretName": "wrong-keys"}})
+    make_class(
+        environment, "reader", storage={"credentials": {"secretName": "reader"}, "workUri": "s3://read-only/work"}
+    )
+    with object_store.bucket(kubectl, environment.account) as store:
+        for path, text in FILES.items():
+            store.put(f"{FOLDER}/{path}", text.encode())
+    for name, case in CASES.items():
+        case.apply(tenant, name)
+    yield tenant
+    tenant.delete()
+    kubectl("delete", "lorafinetuneclass", "wrong-keys", "reader")
+
+
+def make_class(environment: Environment, name: str, *, storage: dict[str, Any] | None = None, **spec: Any) -> None:
+    """The demo's class with changes."""
+    body = environment.kubectl.get("lorafinetuneclass", "cpu-demo")
+    changed = body["spec"] | spec | {"storage": body["spec"]["storage"] | (storage or {})}
+    metadata = {"name": name}
+    environment.kubectl.apply(
+        {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": changed}
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_named_before_an_accelerator_is_taken(bad_runs: Tenant, name: str) -> None:
+    case = CASES[name]
+    run = bad_runs.wait_for(name, "Failed", seconds=240)
+    assert breaches(run["status"]) == []
+    assert ready_reason(run) == case.reason, ready_message(run)
+    for word in case.says:
+        assert word in ready_message(run)
+    assert bad_runs.jobs(name, stage="train") == []
+    assert "not-the-secret" not in json.dumps(run)
+
+
+def test_missing_secret_is_waited_for_and_heals(environment: Environment, tenant: Tenant) -> None:
+    make_class(environment, "late-secret", storage={"credentials": {"secretName": "late"}})
+    try:
+        tenant.apply("run", className="late-secret", dataset={"uri": "s3://lora/nothing.jsonl"})
+        run = tenant.wait_for_reason("run", "SecretNotFound")
+        assert breaches(run["status"]) == []
+        assert '"late"' in ready_message(run)
+        secret = environment.account.as_secret(tenant.namespace)
+        environment.kubectl.apply(secret | {"metadata": secret["metadata"] | {"name": "late"}})
+        tenant.wait_for_reason("run", "DatasetNotFound", seconds=120)  # the pod started by itself and looked
+    finally:
+        environment.kubectl("delete", "lorafinetuneclass", "late-secret")
+
+
+def test_image_that_cannot_be_pulled(environment: Environment, tenant: Tenant) -> None:
+    make_class(environment, "no-image", image="localhost/lora-operator/none:1")
+    try:
+        tenant.apply("run", className="no-image")
+        run = tenant.wait_for_reason("run", "ImagePullFailed")
+        assert breaches(run["status"]) == []
+        assert "localhost/lora-operator/none:1" in ready_message(run)
+        assert "spec.image" in ready_message(run)
+    finally:
+        environment.kubectl("delete", "lorafinetuneclass", "no-image")
+
+
+def test_pod_that_fits_no_node(environment: Environment, tenant: Tenant) -> None:
+    make_class(environment, "huge", prepare={"cpu": "1000", "memory": "1Gi", "scratch": "1Gi"})
+    try:
+        tenant.apply("run", className="huge")
+        run = tenant.wait_for_reason("run", "Unschedulable")
+        assert breaches(run["status"]) == []
+        assert "Insufficient cpu" in ready_message(run)
+    finally:
+        environment.kubectl("delete", "lorafinetuneclass", "huge")
+
+
+def test_gpu_class_without_a_gpu_waits_and_says_so(
+    environment: Environment, scripted_class: str, tenant: Tenant
+) -> None:
+    scripted = environment.kubectl.get("lorafinetuneclass", scripted_class)["spec"]
+    make_class(environment, "no-gpu", **scripted | {"accelerator": {"kind": "GPU", "memoryGiB": 24}})
+    try:
+        tenant.play("run", "ok", class_name="no-gpu")
+        run = tenant.wait_for_reason("run", "Unschedulable")
+        assert "nvidia.com/gpu" in ready_message(run)
+        assert run["status"]["runDigest"]
+    finally:
+        environment.kubectl("delete", "lorafinetuneclass", "no-gpu")
