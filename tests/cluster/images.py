@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -85,7 +86,6 @@ def build(
     for needed in (file, context):
         if not needed.exists():
             raise RequirementError(f"{needed} does not exist; name the Dockerfile with --file and then the context.")
-    before = inspect(tag, paths=paths)
     options = ["--layers", "--file", file, "--tag", tag]
     for name, value in {"BASE_IMAGE": BASE_IMAGE, **(arguments or {})}.items():
         options += ["--build-arg", f"{name}={value}"]
@@ -94,38 +94,46 @@ def build(
         options += ["--volume", f"{paths.cache / tool}:/root/.cache/{tool}"]
     if target:
         options += ["--target", target]
-    log = paths.cache / "logs" / f"{tag.replace('/', '_').replace(':', '_')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with log.open("w") as output:
-        completed = subprocess.run(
-            command(paths, "bud", *options, context),
-            env={**os.environ, **_ENVIRONMENT},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if completed.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise ClusterError(f"Building {tag} from {file} failed; the end of {log}:\n{tail}")
+    before = inspect(tag, paths=paths)
+    _run_build(command(paths, "bud", *options, context), tag=tag, paths=paths)
     image = inspect(tag, paths=paths)
     if image is None:
-        raise ClusterError(f"buildah built {tag} but does not know it; its log is {log}.")
-    if before and before.id != image.id:
-        _drop_superseded(before, paths=paths)
+        raise ClusterError(f"buildah built {tag} but does not know it; its log is {_build_log(tag, paths=paths)}.")
     if not before or before.id != image.id:
         report(f"{tag} is built after {time.monotonic() - started:.1f} s")
     return image
 
 
-def _drop_superseded(image: LocalImage, *, paths: Paths) -> None:
-    """Remove the image that lost its tag. It stays when another tag or a newer image's cache stands on it."""
-    subprocess.run(
-        command(paths, "rmi", image.id.removeprefix("sha256:")),
-        env={**os.environ, **_ENVIRONMENT},
-        capture_output=True,
-        check=False,
-    )
+def _run_build(argv: list[str], *, tag: str, paths: Paths) -> None:
+    """Run buildah, keep its log, and remove the steps of the tag's former build that no tag's build uses any more."""
+    log = _build_log(tag, paths=paths)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    draft = log.with_suffix(".running")
+    with draft.open("w") as output:
+        completed = subprocess.run(
+            argv, env={**os.environ, **_ENVIRONMENT}, stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if completed.returncode:
+        tail = "\n".join(draft.read_text(errors="replace").splitlines()[-20:])
+        raise ClusterError(f"Building {tag} failed; the end of {draft}:\n{tail}")
+    former = step_ids(log.read_text(errors="replace")) if log.exists() else []
+    draft.rename(log)
+    in_use = {step for other in log.parent.glob("*.log") for step in step_ids(other.read_text(errors="replace"))}
+    for step in reversed(former):  # the last steps first, because an image that others stand on cannot be removed
+        if step not in in_use:
+            subprocess.run(
+                command(paths, "rmi", step), env={**os.environ, **_ENVIRONMENT}, capture_output=True, check=False
+            )
+
+
+def _build_log(tag: str, *, paths: Paths) -> Path:
+    return paths.images / "build-logs" / f"{tag.replace('/', '_').replace(':', '_')}.log"
+
+
+def step_ids(log: str) -> list[str]:
+    """The short ids of the images that a build's steps made or took from the cache, in order. Pure."""
+    return re.findall(r"^--> ([0-9a-f]{11})$", log, flags=re.MULTILINE)
 
 
 def build_static(*, paths: Paths, tag: str, program: Path, report: Report) -> LocalImage:
