@@ -119,7 +119,7 @@ def _begun(record: Attempt, pod: PodView | None) -> Attempt:
 
 def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
     outcome = decode_outcome(word.text)
-    reason, sentence = _reason_and_sentence(pod, word, outcome)
+    reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
     ended = record.model_copy(
         update={
             "reason": reason,
@@ -134,14 +134,15 @@ def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
     return News(attempt=ended, sentence=sentence, outcome=outcome)
 
 
-def _reason_and_sentence(pod: PodView, word: LastWord, outcome: Outcome | None) -> tuple[str, str]:
+def _reason_and_sentence(stage: Stage, pod: PodView, word: LastWord, outcome: Outcome | None) -> tuple[str, str]:
     if word.kubelet_reason == "OOMKilled":
         sentence = (
             f"Pod {pod.name} was killed for using more host memory than its limit. Ask the platform team for a class "
             "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
         )
         return Reason.OUT_OF_HOST_MEMORY.value, sentence
-    if word.exit_code == ExitCode.Succeeded and (outcome is None or outcome.result is None):
+    result = outcome.result if outcome is not None else None
+    if word.exit_code == ExitCode.Succeeded and (result is None or result.stage != stage):
         return Reason.OUTCOME_MISSING.value, f"Pod {pod.name} ended well but left no readable result. See its log."
     if outcome is not None:
         return outcome.reason, " ".join(filter(None, (outcome.message, outcome.remedy)))

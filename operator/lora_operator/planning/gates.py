@@ -94,6 +94,8 @@ def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView
         message = f"More than one LoraFineTuneClass is marked as default ({names}). Set spec.className."
         return Block(reason=Reason.CLASS_NOT_FOUND, message=message)
     view = next(iter(found), None)
+    if view is None and not classes:
+        missing = "There is no LoraFineTuneClass yet. Ask the platform team for one; the run then goes on by itself."
     if view is None:
         return Block(reason=Reason.CLASS_NOT_FOUND, message=missing)
     return view

@@ -11,6 +11,7 @@ from datetime import datetime
 from lora_trainer.contract.outcome import PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
+from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, records, stage_state
@@ -34,7 +35,13 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     turn = Turn(observed=observed, draft=draft, news=(*prepare.news, *train.news))
-    return _advance(turn.update(attempts=records(prepare, train)), prepare, train)
+    turn = turn.update(attempts=records(prepare, train), resumptions=_resumptions(run.status, train))
+    return _advance(turn, prepare, train)
+
+
+def _resumptions(status: LoraFineTuneStatus, train: StageState) -> int:
+    """Polling counts the resumptions that it sees; an attempt that was over too soon says so in its last word."""
+    return max(status.resumptions, sum(attempt.from_step is not None for attempt in train.attempts))
 
 
 def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
