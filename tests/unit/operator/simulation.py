@@ -1,0 +1,181 @@
+"""One run and its Jobs in memory: plans are carried out at once, and time passes when told.
+
+Every status goes through JSON and back, as through an API server, and is checked on the way. No asyncio, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
+from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage
+from lora_operator.planning.observed import ClassView, JobView, LastWord, Observed, PodView
+from lora_operator.planning.plan import make_plan
+from lora_operator.planning.status import ready_reason
+from lora_operator.planning.turn import Action, Create, Plan
+from lora_operator.workloads.settled import Settled, read_config_map
+
+from tests import kstatus
+from tests.builders import T0, UID, a_class, a_run
+
+
+@dataclass
+class Simulation:
+    """A world with one run in it."""
+
+    run: LoraFineTune = field(default_factory=a_run)
+    classes: tuple[ClassView, ...] = field(default_factory=lambda: (a_class(),))
+    now: datetime = T0
+    jobs: dict[str, JobView] = field(default_factory=dict)
+    settled: Settled | None = None
+    created: list[str] = field(default_factory=list)
+    """Names of all Jobs ever created."""
+    events: list[str] = field(default_factory=list)
+    """Reasons of all Events."""
+    slow_deletion: bool = False
+    """Whether a deleted Job waits for its pod to stop."""
+    _pods: int = 0
+
+    # --- what the operator does ---------------------------------------------------------------------------------
+
+    def observe(self, **fields: Any) -> Observed:
+        seen: dict[str, Any] = {"classes": self.classes, "settled": self.settled}
+        return Observed(run=self.run, jobs=tuple(self.jobs.values()), **(seen | fields))
+
+    def turn(self, *, lose_status: bool = False, **observed: Any) -> Plan:
+        """One turn of the operator; with `lose_status` it dies between its actions and the status write."""
+        plan = make_plan(self.observe(**observed), self.now)
+        for action in plan.actions:
+            self._execute(action)
+        if not lose_status:
+            self._write(plan)
+        return plan
+
+    def settle(self, **observed: Any) -> Plan:
+        """Turns until one changes nothing."""
+        for _ in range(6):
+            before = (self.run.status, dict(self.jobs))
+            plan = self.turn(**observed)
+            if (self.run.status, self.jobs) == before:
+                return plan
+        raise AssertionError(f"six turns and still no rest: {plan}")
+
+    def _execute(self, action: Action) -> None:
+        if isinstance(action, Create):
+            self._create(action.body)
+        elif action.kind == "ConfigMap":
+            self.settled = None
+        elif action.name in self.jobs:
+            self.delete_job(action.name)
+
+    def _create(self, body: dict[str, Any]) -> None:
+        if body["kind"] == "ConfigMap":
+            assert self.settled is None, "the ConfigMap is immutable and is made once"
+            self.settled = read_config_map(body)
+            return
+        labels, name = body["metadata"]["labels"], body["metadata"]["name"]
+        if name in self.jobs:
+            return  # AlreadyExists, and our own
+        self.created.append(name)
+        self.jobs[name] = JobView(
+            name=name,
+            uid=f"uid-{name}-{len(self.created)}",
+            run_uid=UID,
+            stage=Stage(labels[STAGE_LABEL]),
+            attempt=int(labels[ATTEMPT_LABEL]),
+            suspended=False,
+            deleting=False,
+            finished=None,
+        )
+        self._new_pod(name)
+
+    def _write(self, plan: Plan) -> None:
+        if plan.status == self.run.status:
+            return
+        before, after = self.run.status.wire(), plan.status.wire()
+        assert kstatus.breaches(after, generation=self.run.generation) == []
+        assert kstatus.regressions(before, after) == []
+        self.events += [event.reason for event in plan.events]
+        self.run = replace(self.run, status=LoraFineTuneStatus.model_validate(after))
+
+    # --- what the cluster does ----------------------------------------------------------------------------------
+
+    def _new_pod(self, job: str) -> None:
+        self._pods += 1
+        view = self.jobs[job]
+        pod = PodView(
+            name=f"{job}-{self._pods}",
+            run_uid=UID,
+            job_uid=view.uid,
+            phase="Pending",
+            created=self.now,
+            deleting=False,
+        )
+        self.jobs[job] = replace(view, pods=(*view.pods, pod))
+
+    def change_pod(self, job: str, **fields: Any) -> None:
+        """Something happens to the newest pod of a Job."""
+        view = self.jobs[job]
+        newest = view.newest_pod
+        assert newest is not None
+        pods = tuple(replace(pod, **fields) if pod is newest else pod for pod in view.pods)
+        self.jobs[job] = replace(view, pods=pods)
+
+    def start(self, job: str) -> None:
+        """The newest pod runs."""
+        self.change_pod(job, phase="Running", started=self.now, node="node-1", ip="127.0.0.2")
+
+    def end(self, job: str, code: int, text: str = "", *, kubelet_reason: str = "") -> None:
+        """The newest pod starts, if it has not yet, and ends; the Job controller draws its conclusion."""
+        pod = self.jobs[job].newest_pod
+        assert pod is not None
+        if pod.started is None:
+            self.start(job)
+        reason = kubelet_reason or ("Error" if code else "Completed")
+        word = LastWord(exit_code=code, kubelet_reason=reason, text=text, finished=self.now)
+        self.change_pod(job, phase="Failed" if code else "Succeeded", last_word=word)
+        if code == 40:
+            self._new_pod(job)  # podFailurePolicy ignores it
+        else:
+            self.jobs[job] = replace(self.jobs[job], finished="Failed" if code else "Complete")
+
+    def delete_job(self, job: str) -> None:
+        """Somebody deletes a Job; its pods get a SIGTERM."""
+        view = self.jobs[job]
+        if self.slow_deletion and not view.over:
+            self.jobs[job] = replace(view, deleting=True)
+        else:
+            del self.jobs[job]
+
+    def finish_deletions(self) -> None:
+        """The pods of deleted Jobs have stopped."""
+        self.jobs = {name: job for name, job in self.jobs.items() if not job.deleting}
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def edit(self, **spec: Any) -> None:
+        """The user changes the spec."""
+        changed = self.run.spec.model_copy(update=spec)
+        self.run = replace(self.run, spec=changed, generation=self.run.generation + 1)
+
+    # --- what there is to see -----------------------------------------------------------------------------------
+
+    @property
+    def reason(self) -> str:
+        return ready_reason(self.run.status) or ""
+
+    def condition(self, kind: str) -> tuple[str, str] | None:
+        """Status and reason of a condition."""
+        found = (entry for entry in self.run.status.conditions if entry.type == kind)
+        return next(((entry.status, entry.reason) for entry in found), None)
+
+    @property
+    def message(self) -> str:
+        return next(entry.message for entry in self.run.status.conditions if entry.type == "Ready")
+
+    @property
+    def live_train_jobs(self) -> list[str]:
+        return [job.name for job in self.jobs.values() if job.stage is Stage.TRAIN and not job.over]

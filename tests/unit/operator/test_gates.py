@@ -1,0 +1,65 @@
+"""What keeps a run from starting, in the words of the person who can mend it."""
+
+from __future__ import annotations
+
+import pytest
+from lora_operator.planning.observed import ClassView
+from lora_operator.planning.turn import Create
+
+from tests.builders import a_class, a_run
+from tests.unit.operator.simulation import Simulation
+
+BLOCKS = [
+    ("no classes", {}, (), {}, "ClassNotFound", "no LoraFineTuneClass yet"),
+    ("none is default", {}, (a_class("a", default=False), a_class("b", default=False)), {}, "ClassNotFound", "a, b"),
+    ("two are default", {}, (a_class("a"), a_class("b")), {}, "ClassNotFound", "(a, b)"),
+    ("named one missing", {"className": "big"}, (a_class("a"),), {}, "ClassNotFound", "big (spec.className)"),
+    ("invalid class", {}, (a_class("a", invalid="spec.image: Field required"),), {}, "ClassInvalid", "spec.image"),
+    ("output in use", {}, (a_class(),), {"output_holder": "team-a/older"}, "OutputInUse", "team-a/older"),
+    ("name taken", {}, (a_class(),), {"taken_name": "Job text-to-sql-prepare-1"}, "NameTaken", "text-to-sql-prepare-1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "seen", "reason", "words"), [row[1:] for row in BLOCKS], ids=[row[0] for row in BLOCKS]
+)
+def test_a_gate_objects_and_opens(
+    spec: dict[str, str], classes: tuple[ClassView, ...], seen: dict[str, str], reason: str, words: str
+) -> None:
+    world = Simulation(run=a_run(**spec), classes=classes)
+    plan = world.turn(**seen)
+    assert plan.actions == ()
+    assert world.condition("Accepted") == ("False", reason)
+    assert world.condition("Stalled") == ("True", reason)
+    assert words in world.message
+    assert [(event.warning, event.reason) for event in plan.events] == [(True, reason)]
+    world.turn(**seen)
+    assert world.events == [reason], "told once"
+    world.classes = (a_class(spec.get("className", "good")),)
+    world.settle()
+    assert world.condition("Accepted") == ("True", "Accepted")
+    assert world.condition("Stalled") is None
+    assert len(world.created) == 1
+
+
+def test_a_named_class_needs_not_be_the_default() -> None:
+    classes = (a_class("a"), a_class("b", default=False))
+    world = Simulation(run=a_run(className="b"), classes=classes)
+    world.settle()
+    assert world.run.status.class_name == "b"
+
+
+def test_the_class_comes_before_the_output() -> None:
+    world = Simulation(classes=())
+    world.turn(output_holder="team-a/older")
+    assert world.reason == "ClassNotFound"
+
+
+def test_a_gated_run_asks_for_no_live_reads() -> None:
+    world = Simulation(classes=())
+    assert not world.turn().decisive
+
+
+def test_the_start_is_one_config_map_and_one_job() -> None:
+    plan = Simulation().turn()
+    assert [type(action) for action in plan.actions] == [Create, Create]

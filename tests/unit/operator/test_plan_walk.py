@@ -1,0 +1,406 @@
+"""The planner over the life of one run: what it does next, and what it never does again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.naming import Stage
+from lora_operator.planning.observed import PolledProgress
+from lora_operator.planning.turn import Create, Delete
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.progress import Progress
+from lora_trainer.contract.progress import Stage as Busy
+
+from tests.builders import (
+    NAME,
+    a_class,
+    a_run,
+    after,
+    an_artifact,
+    class_spec,
+    failed_text,
+    prepared_text,
+    trained_text,
+)
+from tests.unit.operator.simulation import Simulation
+
+PREPARE = f"{NAME}-prepare-1"
+TRAIN = f"{NAME}-train-1"
+TRAIN_2 = f"{NAME}-train-2"
+
+
+def preparing(**spec: Any) -> Simulation:
+    world = Simulation(run=a_run(**spec))
+    world.settle()
+    return world
+
+
+def starting(*, micro_batch: int = 8, accumulation: int = 1, **spec: Any) -> Simulation:
+    world = preparing(**spec)
+    world.pass_time(5)
+    world.start(PREPARE)
+    world.pass_time(20)
+    world.end(PREPARE, 0, prepared_text(micro_batch=micro_batch, accumulation=accumulation))
+    world.settle()
+    return world
+
+
+def training(*, micro_batch: int = 8, accumulation: int = 1, **spec: Any) -> Simulation:
+    world = starting(micro_batch=micro_batch, accumulation=accumulation, **spec)
+    world.pass_time(10)
+    world.start(TRAIN)
+    world.settle()
+    return world
+
+
+def complete(**spec: Any) -> Simulation:
+    world = training(**spec)
+    world.pass_time(600)
+    world.end(TRAIN, 0, trained_text())
+    world.settle()
+    return world
+
+
+def failed(**spec: Any) -> Simulation:
+    world = training(**spec)
+    world.end(TRAIN, ExitCode.Diverged, failed_text(ExitCode.Diverged))
+    world.settle()
+    return world
+
+
+# --- the straight way ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_run_gets_its_config_map_and_its_prepare_job_in_one_turn() -> None:
+    world = Simulation()
+    plan = world.turn()
+    kinds = [action.body["kind"] for action in plan.actions if isinstance(action, Create)]
+    assert kinds == ["ConfigMap", "Job"]
+    assert plan.decisive
+    assert world.created == [PREPARE]
+    assert world.condition("Accepted") == ("True", "Accepted")
+    assert world.condition("Prepared") == ("False", "Preparing")
+    assert world.condition("Reconciling") == ("True", "Preparing")
+    assert world.condition("Running") is None, "Running appears with the first train Job"
+    assert world.run.status.class_name == "h100"
+
+
+def test_prepare_and_train_follow_each_other_and_the_run_completes() -> None:
+    world = complete()
+    status = world.run.status
+    assert world.created == [PREPARE, TRAIN]
+    assert world.condition("Ready") == ("True", "AdapterPublished")
+    assert world.condition("Complete") == ("True", "AdapterPublished")
+    assert world.condition("Published") == ("True", "AdapterPublished")
+    assert world.condition("Running") == ("False", "AdapterPublished")
+    assert world.condition("Reconciling") is None
+    assert status.artifact == an_artifact()
+    assert status.completion_time == world.now
+    assert status.usage is not None
+    assert status.usage.accelerator_seconds == 600
+    assert "1.900 -> 0.600" in world.message
+    assert world.events == ["Preparing", "Starting", "Training", "AdapterPublished"]
+
+
+def test_what_prepare_found_is_shown() -> None:
+    status = starting().run.status
+    assert status.dataset is not None
+    assert status.dataset.kept == 940
+    assert status.model is not None
+    assert status.chosen is not None
+    assert status.estimate is not None
+    assert status.run_digest == "d" * 64
+
+
+def test_only_a_plan_that_creates_or_closes_or_ends_needs_live_reads() -> None:
+    world = preparing()
+    assert not world.turn().decisive, "waiting costs no reads"
+    world.end(PREPARE, ExitCode.StorageUnavailable)
+    assert world.turn().decisive, "an attempt is closed"
+
+
+def test_an_adapter_that_is_there_already_is_not_trained_again() -> None:
+    world = preparing()
+    world.end(PREPARE, 0, prepared_text(artifact=an_artifact()))
+    world.settle()
+    assert world.condition("Complete") == ("True", "AdapterReused")
+    assert world.created == [PREPARE]
+    assert world.run.status.evaluation is not None
+
+
+def test_a_status_that_fits_is_not_changed_by_another_turn() -> None:
+    for make in (preparing, starting, training, complete, failed):
+        world = make()
+        world.pass_time(1)
+        plan = world.turn()
+        assert (plan.actions, plan.events) == ((), ()), make.__name__
+        assert plan.status == world.run.status, make.__name__
+
+
+def test_a_pod_that_has_ended_says_nothing_new_until_the_job_controller_has_spoken() -> None:
+    world = training()
+    before = world.run.status
+    world.end(TRAIN, ExitCode.DatasetInvalid, failed_text(ExitCode.DatasetInvalid))
+    world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished=None)
+    assert world.turn().status == before
+    world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished="Failed")
+    world.settle()
+    assert world.reason == "DatasetInvalid"
+
+
+def test_a_success_counts_before_the_job_controller_has_spoken() -> None:
+    world = training()
+    world.end(TRAIN, 0, trained_text())
+    world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished=None)
+    world.settle()
+    assert world.reason == "AdapterPublished"
+
+
+# --- crashes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_without_a_record_is_found_again() -> None:
+    world = Simulation()
+    world.turn(lose_status=True)
+    world.settle()
+    assert world.created == [PREPARE]
+    assert [(a.stage, a.number) for a in world.run.status.attempts] == [(Stage.PREPARE, 1)]
+    world.end(PREPARE, 0, prepared_text())
+    world.turn(lose_status=True)
+    world.settle()
+    assert world.created == [PREPARE, TRAIN]
+
+
+def test_a_completion_whose_status_was_lost_is_reached_again() -> None:
+    world = training()
+    world.end(TRAIN, 0, trained_text())
+    world.turn(lose_status=True)
+    world.settle()
+    assert world.condition("Complete") == ("True", "AdapterPublished")
+    assert world.created == [PREPARE, TRAIN]
+
+
+def test_deleting_ends_all_planning() -> None:
+    world = training()
+    world.run = replace(world.run, deleting=True)
+    plan = world.turn()
+    assert (plan.actions, plan.status) == ((), world.run.status)
+
+
+# --- terminal is terminal -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [complete, failed])
+def test_nothing_is_started_again_after_the_end(make) -> None:
+    world = make()
+    created, status = list(world.created), world.run.status
+    world.jobs.clear()
+    world.settled = None
+    world.classes = ()
+    world.edit(suspend=True)
+    world.settle()
+    world.edit(suspend=False, retry_limit=20)
+    world.pass_time(100_000)
+    world.settle(taken_name="Job x", output_holder="team-b/other")
+    assert world.created == created
+    assert world.run.status.completion_time == status.completion_time
+    kept = [(c.type, c.status, c.reason, c.last_transition_time) for c in status.conditions]
+    assert [(c.type, c.status, c.reason, c.last_transition_time) for c in world.run.status.conditions] == kept
+
+
+@pytest.mark.parametrize("make", [complete, failed])
+def test_an_edit_after_the_end_is_observed(make) -> None:
+    world = make()
+    world.edit(ttl_seconds_after_finished=3600)
+    world.settle()
+    assert world.run.status.observed_generation == 2
+    assert {condition.observed_generation for condition in world.run.status.conditions} == {2}
+
+
+def test_a_job_that_still_runs_after_the_end_is_stopped() -> None:
+    world = complete()
+    world.jobs[TRAIN_2] = replace(world.jobs[TRAIN], name=TRAIN_2, attempt=2, finished=None, pods=())
+    plan = world.turn()
+    assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN_2]
+
+
+def test_children_go_after_the_ttl_and_not_before() -> None:
+    world = training(ttlSecondsAfterFinished=3600)
+    world.end(TRAIN, 0, trained_text())
+    plan = world.turn()
+    assert plan.requeue_after == timedelta(seconds=3600)
+    world.pass_time(3599)
+    plan = world.turn()
+    assert (plan.actions, plan.requeue_after) == ((), timedelta(seconds=1))
+    world.pass_time(1)
+    plan = world.turn()
+    assert all(isinstance(action, Delete) for action in plan.actions)
+    assert (world.jobs, world.settled) == ({}, None)
+    assert world.turn().actions == ()
+    assert world.reason == "AdapterPublished"
+
+
+# --- suspension ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_suspended_from_the_start_takes_nothing() -> None:
+    world = preparing(suspend=True)
+    assert world.created == []
+    assert world.condition("Suspended") == ("True", "SuspendedByUser")
+    assert world.condition("Reconciling") is None
+    world.edit(suspend=False)
+    world.settle()
+    assert world.created == [PREPARE]
+    assert world.condition("Suspended") == ("False", "NotSuspended")
+
+
+def test_suspend_stops_the_job_and_resume_starts_the_next_attempt() -> None:
+    world = training()
+    world.slow_deletion = True
+    world.edit(suspend=True)
+    plan = world.turn()
+    assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN]
+    assert (world.reason, world.jobs[TRAIN].deleting) == ("Stopping", True)
+    assert world.turn().actions == (), "it is asked once"
+    world.finish_deletions()
+    world.settle()
+    assert world.condition("Suspended") == ("True", "SuspendedByUser")
+    assert world.condition("Running") == ("False", "SuspendedByUser")
+    world.edit(suspend=False)
+    world.settle()
+    assert world.created == [PREPARE, TRAIN, TRAIN_2]
+    assert [a.reason for a in world.run.status.attempts] == ["Succeeded", "SuspendedByUser", None]
+
+
+def test_resume_waits_for_the_job_that_still_stops() -> None:
+    world = training()
+    world.slow_deletion = True
+    world.edit(suspend=True)
+    world.settle()
+    world.edit(suspend=False)
+    world.settle()
+    assert world.reason == "Stopping"
+    assert world.created == [PREPARE, TRAIN], "the checkpoint and the accelerator are not free yet"
+    world.finish_deletions()
+    world.settle()
+    assert world.created == [PREPARE, TRAIN, TRAIN_2]
+
+
+def test_suspension_costs_no_retry() -> None:
+    world = training(retryLimit=0)
+    for attempt in range(1, 6):
+        world.edit(suspend=True)
+        world.settle()
+        world.edit(suspend=False)
+        world.settle()
+        assert world.created[-1] == f"{NAME}-train-{attempt + 1}"
+
+
+def test_a_suspension_whose_status_was_lost_costs_no_retry_either() -> None:
+    world = training(retryLimit=0)
+    world.edit(suspend=True)
+    world.turn(lose_status=True)
+    world.settle()
+    world.edit(suspend=False)
+    world.settle()
+    assert world.created == [PREPARE, TRAIN, TRAIN_2]
+
+
+def test_suspended_for_ever_the_records_stay_few() -> None:
+    world = training()
+    for _ in range(80):
+        world.edit(suspend=True)
+        world.settle()
+        world.edit(suspend=False)
+        world.settle()
+    assert len(world.run.status.attempts) <= 64
+    assert world.run.status.attempts[0].stage is Stage.PREPARE
+    assert world.run.status.attempts[-1].number == 81
+
+
+def test_a_run_that_was_done_when_it_was_suspended_is_done() -> None:
+    world = training()
+    world.end(TRAIN, 0, trained_text())
+    world.edit(suspend=True)
+    world.settle()
+    assert world.reason == "AdapterPublished"
+
+
+# --- class and output ---------------------------------------------------------------------------------------------
+
+
+def test_a_class_that_changes_or_goes_does_not_touch_a_run_that_has_begun() -> None:
+    world = preparing()
+    settled = world.settled
+    spec = LoraFineTuneClassSpec.model_validate(class_spec(image="another:1"))
+    world.classes = (replace(a_class(), spec=spec),)
+    world.end(PREPARE, 0, prepared_text())
+    plan = world.turn()
+    job = next(action.body for action in plan.actions if isinstance(action, Create))
+    assert settled is not None
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == settled.class_spec.image
+    world.classes = ()
+    world.start(TRAIN)
+    world.settle()
+    assert world.reason == "Training"
+
+
+def test_a_run_that_has_begun_keeps_its_output() -> None:
+    world = preparing()
+    world.settle(output_holder="team-a/older")
+    assert world.reason == "Preparing"
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+def polled(step: int, at: float, **fields: Any) -> PolledProgress:
+    progress = Progress.model_validate({"stage": Busy.TRAINING, "step": step, "totalSteps": 600} | fields)
+    return PolledProgress(progress=progress, time=after(at))
+
+
+def test_progress_is_folded_in_at_most_every_ten_seconds() -> None:
+    world = training()
+    world.settle(polled=polled(1, 100))
+    assert world.run.status.progress is not None
+    assert world.run.status.progress.steps == "1/600"
+    world.settle(polled=polled(2, 109))
+    assert world.run.status.progress.step == 1
+    world.settle(polled=polled(3, 110))
+    assert world.run.status.progress.step == 3
+    assert world.events[-1] == "Training", "progress is no event"
+
+
+def test_progress_that_stands_still_is_not_written() -> None:
+    world = training()
+    world.settle(polled=polled(1, 100))
+    before = world.run.status
+    assert world.turn(polled=polled(1, 200)).status == before
+
+
+def test_a_resumption_is_counted_once() -> None:
+    world = training()
+    world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable, step=40))
+    world.settle()
+    world.pass_time(60)
+    world.settle()
+    world.start(TRAIN_2)
+    for at in (200, 220, 240):
+        world.settle(polled=polled(40 + at, at, resumedFromStep=30))
+    assert world.run.status.resumptions == 1
+    assert world.run.status.attempts[-1].from_step == 30
+
+
+def test_a_resumption_that_was_never_polled_is_counted_too() -> None:
+    world = training()
+    world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable, step=40))
+    world.settle()
+    world.pass_time(60)
+    world.settle()
+    world.end(TRAIN_2, 0, trained_text(from_step=30))
+    world.settle()
+    assert world.run.status.resumptions == 1
