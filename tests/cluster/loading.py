@@ -100,7 +100,11 @@ def _link_layer(paths: Paths, *, layer: Layer, chain: str, parent: str) -> None:
     if draft in containerd.snapshots(paths):  # of an interrupted load
         containerd.ctr(paths, "snapshots", "rm", draft)
     mounts = json.loads(containerd.ctr(paths, "snapshots", "prepare", "--mounts", draft, *([parent] if parent else [])))
-    run(["cp", "--archive", "--link", f"{layer.folder}/.", snapshot_folder(mounts)])
+    # buildah at times mounts its store's overlay folder onto itself, and no hard link crosses a mount. In a mount
+    # namespace of its own, a plain bind of the folder above both hides that mount from `cp` and from nobody else.
+    script = 'mount --bind "$1" "$1" && exec cp --archive --link "$2" "$3"'
+    names = [paths.images, f"{layer.folder}/.", snapshot_folder(mounts)]
+    run(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *names])
     containerd.ctr(paths, "snapshots", "commit", chain, draft)
 
 
