@@ -38,7 +38,7 @@ def object_store(folder: Path, *, buckets: tuple[str, ...]) -> Iterator[ObjectSt
     """Run the server for as long as the block lasts."""
     for bucket in buckets:
         (folder / bucket).mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     store = ObjectStore(
         endpoint=f"http://127.0.0.1:{port}",
         access_key="test-access-key",
@@ -63,7 +63,8 @@ def _binary() -> Path:
     return path
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on 127.0.0.1 that was free a moment ago."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
+from lora_trainer.contract.exits import ExitCode
 
+from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets, ensure_demo_assets
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET
+from tests.support.trained import SmallRun, small_run
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +39,24 @@ def credentials(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSt
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     return store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run that was trained in one attempt."""
+
+    small: SmallRun
+    ended: Ended
+
+
+@pytest.fixture(scope="session")
+def trained(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """An uninterrupted run, whose credentials are in the environment from then on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        small = small_run(store, tmp_path_factory.mktemp("trained"), name="uninterrupted")
+        with small.attempt(1) as attempt:
+            ended = attempt.wait()
+        assert ended.code == ExitCode.Succeeded, ended.log
+        yield Trained(small=small, ended=ended)

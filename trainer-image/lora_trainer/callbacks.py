@@ -5,6 +5,7 @@ Imported after Unsloth only (see model.py).
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 from lora_trainer.telemetry import ProgressServer
+
+log = logging.getLogger(__name__)
 
 RECENT_STEPS = 20
 """Steps that the speed shown is taken over."""
@@ -52,6 +55,7 @@ class ShowProgress(TrainerCallback):
         if "loss" not in logs:
             return
         self._note(state)
+        log.info("Step", extra={"fields": {"step": state.global_step, **logs}})
         (began, first_step, first_tokens), (now, step, tokens) = self._seen[0], self._seen[-1]
         seconds = max(now - began, 1e-9)
         self._progress.update(

@@ -46,7 +46,23 @@ def environment(*, kind: AcceleratorKind, scratch: Path) -> dict[str, str]:
         "HF_HOME": str(scratch / "huggingface"),
         "UNSLOTH_COMPILE_LOCATION": str(scratch / "unsloth_compiled_cache"),
         "TOKENIZERS_PARALLELISM": "false",
+        # Progress bars make lines of a megabyte in a pod's log.
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # torch counts the node's processors, not the pod's share, and its idle threads spin on processors they share.
+        "OMP_NUM_THREADS": str(processors()),
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors this process may use: those it is scheduled on, or fewer where the pod has a CPU limit."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = limit.read_text().split()
+    except (OSError, ValueError):
+        return available
+    return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
 
 
 def require_accelerator(kind: AcceleratorKind) -> None:
@@ -108,7 +124,9 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
     """
     import unsloth  # noqa: I001, PLC0415 - first of all, see the module's docstring
     import torch  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
 
+    logging.disable_progress_bar()
     spec, lora = run.model, run.lora
     return unsloth.FastLanguageModel.from_pretrained(
         model_name=str(folder),

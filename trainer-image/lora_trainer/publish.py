@@ -79,7 +79,7 @@ def commit(
     run: RunFile,
     folder: Path,
     *,
-    prepared: PrepareResult,
+    digest: str,
     manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest],
 ) -> tuple[Artifact, ArtifactManifest]:
     """Upload the folder, let `manifest` prove it and describe it, write that last and point latest.json at it.
@@ -87,7 +87,7 @@ def commit(
     Where another publisher of the same run was faster and its files differ, ours replace them, all of them written
     after all of its own.
     """
-    uri = artifact_uri(run, prepared.run_digest)
+    uri = artifact_uri(run, digest)
     described = manifest(bucket.upload_files(folder, uri))
     data = encode(described)
     if not bucket.write(f"{uri}/{MANIFEST}", data, if_absent=True):

@@ -97,7 +97,7 @@ def train(
         verification = verify_elsewhere(this, digest=result.run_digest, files=files, base=base)
         return manifest(run, prepared=result, evaluation=evaluation, verification=verification, files=files)
 
-    artifact, published = commit(bucket, run, folder, prepared=result, manifest=prove)
+    artifact, published = commit(bucket, run, folder, digest=result.run_digest, manifest=prove)
     return TrainResult(artifact=artifact, evaluation=published.evaluation, usage=usage(loop, peak_memory=peak))
 
 

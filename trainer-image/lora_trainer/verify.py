@@ -59,7 +59,9 @@ def _load(run: RunFile, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTra
     import torch  # noqa: PLC0415 - the command line must not wait for it
     from peft import PeftModel  # noqa: PLC0415
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
 
+    logging.disable_progress_bar()
     gpu = run.accelerator.kind == AcceleratorKind.GPU
     dtype = run.model.dtype or ("float16" if gpu and not torch.cuda.is_bf16_supported() else "bfloat16")
     quantized = hasattr(AutoConfig.from_pretrained(base, local_files_only=True), "quantization_config")

@@ -27,6 +27,7 @@ def build_trainer(
 ) -> SFTTrainer:
     """A trainer over `rows` (columns input_ids and completion_mask) that writes its checkpoints into `folder`."""
     import trl  # noqa: PLC0415 - Unsloth must have been imported before
+    from transformers import PrinterCallback  # noqa: PLC0415
 
     training = run.training
     cpu = run.accelerator.kind == AcceleratorKind.CPU
@@ -62,6 +63,7 @@ def build_trainer(
     trainer = trl.SFTTrainer(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks
     )
+    trainer.remove_callback(PrinterCallback)
     # TRL casts a 4-bit model's adapter to bfloat16, while resuming restores it in float32: only with float32 in both
     # does a resumed run end with the same bytes as an uninterrupted one.
     for parameter in model.parameters():

@@ -1,0 +1,92 @@
+"""Committing an adapter, without training: what is written when, and two publishers of one run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import MANIFEST, latest_uri
+from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
+from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
+from lora_trainer.errors import TrainerError
+from lora_trainer.publish import commit
+from lora_trainer.storage import Bucket
+from obstore.store import MemoryStore
+
+from tests.support.runs import run_file
+
+RUN = run_file()
+DIGEST = "d" * 64
+URI = f"s3://team-a/adapters/{DIGEST}"
+
+
+@pytest.fixture
+def bucket() -> Bucket:
+    store = MemoryStore()
+    return Bucket(open_store=lambda _: store)
+
+
+def adapter(folder: Path, weights: bytes) -> Path:
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "README.md").write_text("# Adapter")
+    return folder
+
+
+def manifest(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+    return ArtifactManifest(
+        run_digest=DIGEST,
+        base_model=RUN.model.name,
+        model=ModelFigures(revision="r", parameters=1, architecture="LlamaForCausalLM"),
+        data_digest="x",
+        steps=1,
+        evaluation=Evaluation(rows=1, base_loss=2, loss=1, base_token_accuracy=0, token_accuracy=1),
+        verification=Verification(files=len(files), max_logit_difference=1, generated_tokens=1),
+        versions={},
+        files=files,
+    )
+
+
+def assert_whole(bucket: Bucket, folder: Path) -> ArtifactManifest:
+    """The manifest in the bucket describes the files in the bucket."""
+    found = bucket.read_manifest(URI, ArtifactManifest)
+    assert found
+    bucket.fetch_files(found.files, URI, folder)
+    return found
+
+
+def test_the_manifest_comes_last_and_latest_points_to_it(bucket: Bucket, tmp_path: Path) -> None:
+    def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+        assert {file.path for file in files} == {file.path for file in bucket.list(URI)}
+        assert not bucket.exists(f"{URI}/{MANIFEST}")
+        return manifest(files)
+
+    artifact, _ = commit(bucket, RUN, adapter(tmp_path / "a", b"a"), digest=DIGEST, manifest=prove)
+    assert assert_whole(bucket, tmp_path / "fetched").verification.files == 2
+    assert artifact.digest == hashlib.sha256(bucket.read(f"{URI}/{MANIFEST}")).hexdigest()
+    assert artifact.size_bytes == 10
+    assert Artifact.model_validate_json(bucket.read(latest_uri(RUN))) == artifact
+
+
+def test_an_adapter_that_is_not_proven_does_not_exist(bucket: Bucket, tmp_path: Path) -> None:
+    def refuse(_: tuple[FileEntry, ...]) -> ArtifactManifest:
+        raise TrainerError(ExitCode.InternalError, "does not work")
+
+    with pytest.raises(TrainerError, match="does not work"):
+        commit(bucket, RUN, adapter(tmp_path / "a", b"a"), digest=DIGEST, manifest=refuse)
+    assert not bucket.exists(f"{URI}/{MANIFEST}")
+    assert not bucket.exists(latest_uri(RUN))
+
+
+@pytest.mark.parametrize("theirs", [b"ours", b"theirs"])
+def test_two_publishers_leave_one_whole_adapter(bucket: Bucket, tmp_path: Path, theirs: bytes) -> None:
+    def slow(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+        commit(bucket, RUN, adapter(tmp_path / "b", theirs), digest=DIGEST, manifest=manifest)
+        return manifest(files)
+
+    artifact, _ = commit(bucket, RUN, adapter(tmp_path / "a", b"ours"), digest=DIGEST, manifest=slow)
+    assert_whole(bucket, tmp_path / "fetched")
+    assert (tmp_path / "fetched/adapter_model.safetensors").read_bytes() == b"ours"
+    assert artifact.digest == hashlib.sha256(bucket.read(f"{URI}/{MANIFEST}")).hexdigest()

@@ -1,0 +1,140 @@
+"""train with real parts: what one uninterrupted run publishes, and the endings that need no second run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+from lora_trainer.callbacks import StopWhenDiverged
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import EVALUATION, MANIFEST, checkpoints_uri, latest_uri
+from lora_trainer.contract.manifest import ArtifactManifest
+from lora_trainer.contract.outcome import Artifact, TrainResult
+from lora_trainer.errors import TrainerError
+from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.publish import TRAINING_LOG
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from tests.support.attempts import Attempt
+from tests.support.object_store import ObjectStore, free_port
+from tests.support.runs import run_file
+from tests.support.trained import STEPS
+from tests.trainer.conftest import Trained
+
+
+def result_of(trained: Trained) -> TrainResult:
+    assert trained.ended.outcome
+    assert isinstance(trained.ended.outcome.result, TrainResult)
+    return trained.ended.outcome.result
+
+
+def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
+    small, result = trained.small, result_of(trained)
+    data = small.bucket.read(f"{small.artifact}/{MANIFEST}")
+    manifest = ArtifactManifest.model_validate_json(data)
+    stored = {file.path: file.size for file in small.bucket.list(small.artifact)}
+    assert result.artifact.uri == small.artifact
+    assert result.artifact.digest == hashlib.sha256(data).hexdigest()
+    assert {file.path: file.size for file in manifest.files} == {k: v for k, v in stored.items() if k != MANIFEST}
+    assert Artifact.model_validate_json(small.bucket.read(latest_uri(small.run))) == result.artifact
+    assert manifest.evaluation == result.evaluation
+    assert manifest.steps == STEPS
+    assert manifest.verification.files == len(manifest.files)
+    assert manifest.verification.max_logit_difference > 0
+
+
+def test_training_lowers_the_held_out_loss(trained: Trained) -> None:
+    evaluation = result_of(trained).evaluation
+    assert evaluation.rows == 4
+    assert evaluation.loss < evaluation.base_loss - 0.1
+    assert 0 < evaluation.base_token_accuracy <= evaluation.token_accuracy <= 1
+
+
+def test_usage_is_measured(trained: Trained) -> None:
+    usage = result_of(trained).usage
+    assert usage.train_seconds > 0
+    assert usage.tokens_per_second > 0
+    assert 0.5 < usage.peak_memory_gib < 3
+
+
+def test_the_folder_is_one_that_peft_and_vllm_know(trained: Trained) -> None:
+    small = trained.small
+    names = {file.path for file in small.bucket.list(small.artifact)}
+    assert {"adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
+    config = json.loads(small.bucket.read(f"{small.artifact}/adapter_config.json"))
+    assert config["base_model_name_or_path"] == small.run.model.name
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (16, 16, 0.1)
+    assert config["target_modules"] == sorted(small.run.lora.target_modules)
+
+
+def test_samples_show_question_reference_and_two_answers(trained: Trained) -> None:
+    small = trained.small
+    file = EvaluationFile.model_validate_json(small.bucket.read(f"{small.artifact}/{EVALUATION}"))
+    (sample,) = file.samples
+    assert sample.prompt
+    assert sample.reference.upper().startswith("SELECT")
+    assert sample.base
+    assert sample.adapter
+    assert sample.base != sample.adapter
+    assert "<|im_start|>" in file.probe
+
+
+def test_the_log_has_the_loss_of_every_step(trained: Trained) -> None:
+    small = trained.small
+    lines = small.bucket.read(f"{small.artifact}/{TRAINING_LOG}").decode().splitlines()
+    steps = [json.loads(line) for line in lines]
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    assert all(math.isfinite(step["loss"]) for step in steps)
+
+
+def test_nothing_published_or_logged_holds_a_secret_or_a_local_path(trained: Trained, store: ObjectStore) -> None:
+    small = trained.small
+    published = [small.bucket.read(f"{small.artifact}/{file.path}") for file in small.bucket.list(small.artifact)]
+    for data in (*published, trained.ended.log.encode()):
+        assert store.secret_key.encode() not in data
+    for data in published:
+        assert str(small.folder).encode() not in data
+
+
+def test_the_last_checkpoints_stay(trained: Trained) -> None:
+    small = trained.small
+    found = {file.path.partition("/")[0] for file in small.bucket.list(checkpoints_uri(small.run))}
+    assert found == {"step-4", "step-6"}
+
+
+def test_a_gpu_class_without_a_gpu_is_an_error_and_never_a_slow_run(credentials: ObjectStore, tmp_path: Path) -> None:
+    run = run_file(endpoint=credentials.endpoint, accelerator={"kind": "GPU", "memoryGiB": 80})
+    with Attempt(run, folder=tmp_path / "gpu", port=free_port()) as attempt:
+        ended = attempt.wait()
+    assert ended.code == ExitCode.GpuUnhealthy, ended.log
+    assert ended.outcome
+    assert "asked for a GPU but torch" in ended.outcome.message
+
+
+@pytest.mark.parametrize(
+    ("logs", "fp16", "said"),
+    [
+        ({"loss": math.nan, "grad_norm": 1.0}, False, "loss became nan at step 7 of 60"),
+        ({"loss": 2.0, "grad_norm": math.inf}, False, "norm of the gradient became inf at step 7 of 60"),
+        ({"loss": 2.0, "grad_norm": math.inf}, True, None),
+        ({"loss": 2.0, "grad_norm": 1.0}, False, None),
+        ({"train_runtime": 3.0}, False, None),
+    ],
+)
+def test_a_run_that_diverges_is_ended_with_its_last_good_checkpoint(
+    logs: dict, fp16: bool, said: str | None, tmp_path: Path
+) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    arguments.fp16 = fp16
+    state = TrainerState(global_step=7, max_steps=60)
+    guard = StopWhenDiverged(lambda: "s3://team-a/step-6")
+    if said is None:
+        guard.on_log(arguments, state, TrainerControl(), logs=logs)
+        return
+    with pytest.raises(TrainerError, match=said) as ended:
+        guard.on_log(arguments, state, TrainerControl(), logs=logs)
+    assert ended.value.code == ExitCode.Diverged
+    assert (ended.value.step, ended.value.checkpoint) == (7, "s3://team-a/step-6")
