@@ -24,7 +24,7 @@ from lora_trainer.contract.manifest import FileEntry, parse_manifest
 from lora_trainer.contract.run import PVC_MOUNT_ROOT, Storage
 from lora_trainer.contract.wire import WireModel
 from lora_trainer.errors import TrainerError
-from lora_trainer.storage_errors import explained
+from lora_trainer.storage_errors import explained, no_credentials
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -33,6 +33,13 @@ M = TypeVar("M", bound=WireModel)
 T = TypeVar("T")
 R = TypeVar("R")
 
+CREDENTIAL_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+"""Where the store finds credentials: in a Secret's variables, or in those of a cloud's workload identity."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
 READ_TIMEOUT = timedelta(seconds=60)
 REQUEST_TIMEOUT = timedelta(hours=6)
@@ -244,6 +251,9 @@ def _s3_store(name: str, storage: Storage) -> S3Store:
         client["root_certificate"] = Path(authorities).read_bytes()
     config: S3Config = {"region": storage.region or os.environ.get("AWS_REGION", "us-east-1")}
     if storage.endpoint:
+        if not any(name in os.environ for name in CREDENTIAL_VARIABLES):
+            # The cloud's metadata server, which would be asked for a minute, has none for another's endpoint.
+            raise no_credentials(f"s3://{name}", action="use")
         # Path style: behind an endpoint of one's own there is seldom a DNS name per bucket.
         config |= {"endpoint": storage.endpoint, "virtual_hosted_style_request": False}
     retries: RetryConfig = {

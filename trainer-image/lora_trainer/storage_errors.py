@@ -16,6 +16,8 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 
 CREDENTIAL_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+METADATA_PATHS = ("/latest/api/token", "/latest/meta-data/")
+"""Paths of the cloud's metadata server, which is asked last: who ends there found no credentials before."""
 BAD_CREDENTIALS = (
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -59,12 +61,8 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
             f"The files of {uri} may not be read by user {os.getuid()} of this pod.",
             "Make them readable for everyone, or set fsGroup on the volume.",
         )
-    if "169.254.169.254" in text or ("credential" in text.lower() and status is None):
-        return TrainerError(
-            ExitCode.StorageDenied,
-            f"There are no credentials to {action} {uri} in bucket {bucket!r}.",
-            f"Put {CREDENTIAL_KEYS} into the storage Secret.",
-        )
+    if any(path in text for path in METADATA_PATHS):
+        return no_credentials(uri, action=action)
     if (
         isinstance(error, PermissionDeniedError | UnauthenticatedError)
         or status in (401, 403)
@@ -85,6 +83,15 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
         ExitCode.StorageUnavailable,
         f"The object store did not answer the request to {action} {uri}{detail}.",
         "Check that the storage endpoint is right and reachable from this namespace.",
+    )
+
+
+def no_credentials(uri: str, *, action: str) -> TrainerError:
+    """What to say where the environment has no credentials at all."""
+    return TrainerError(
+        ExitCode.StorageDenied,
+        f"This pod has no credentials to {action} {uri}.",
+        f"Put {CREDENTIAL_KEYS} into the storage Secret.",
     )
 
 

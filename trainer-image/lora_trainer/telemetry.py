@@ -89,7 +89,7 @@ class ProgressServer:
         return generate_latest(self._registry)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

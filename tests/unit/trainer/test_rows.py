@@ -1,0 +1,194 @@
+"""From records to rows on disk: what is dropped, what fails, what is held out."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec import DatasetSpec, RowFormat
+from lora_trainer.data.report import BadRows, length_figures
+from lora_trainer.data.rows import (
+    Limits,
+    RowSet,
+    data_digest,
+    duplicates,
+    first_of_each,
+    hold_out,
+    not_in,
+    peek_format,
+    tokenise,
+)
+from lora_trainer.data.sources import Record
+from lora_trainer.data.tokens import RowTokenizer
+from lora_trainer.errors import TrainerError
+from lora_trainer.prepared import EVAL_SCHEMA, ROW_SCHEMA, copy_rows
+
+from tests.support.tiny_model import CHATML, tiny_tokenizer
+
+SPEC = DatasetSpec(uri="s3://bucket/data.jsonl")
+DIGESTS = [bytes([number]) * 16 for number in range(10)]
+
+
+def run(
+    records: list[dict[str, Any]],
+    tmp_path: Path,
+    *,
+    row_format: RowFormat = RowFormat.TEXT,
+    max_length: int = 1000,
+    overlength: str = "drop",
+) -> RowSet:
+    template = None if row_format is RowFormat.TEXT else CHATML
+    tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=template)
+    return tokenise(
+        [Record(where=f"data.jsonl:{line}", columns=columns) for line, columns in enumerate(records, start=1)],
+        tmp_path / "rows.parquet",
+        row_format=row_format,
+        spec=SPEC,
+        tokenizer=tokenizer,
+        limits=Limits(train_on="answers", max_length=max_length, overlength=overlength),
+        bad=BadRows(),
+    )
+
+
+def answer(content: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": content}]}
+
+
+def test_rows_are_written_in_order_over_many_batches(tmp_path: Path) -> None:
+    rows = run([{"text": f"row {number}"} for number in range(2500)], tmp_path)
+    table = pq.read_table(rows.path)
+    assert table.schema == EVAL_SCHEMA
+    assert table.num_rows == rows.read == len(rows.digests) == 2500
+    assert list(rows.lengths) == [len(ids) for ids in table["input_ids"].to_pylist()]
+    assert duplicates(rows.digests) == 0
+
+
+def test_long_rows_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = run([{"text": "a" * 9}, {"text": "a" * 10}, {"text": "a" * 50}], tmp_path, max_length=10)
+    assert list(rows.lengths) == [10]
+    assert [(each.reason, each.rows) for each in rows.report.dropped_rows()] == [("TooLong", 2)]
+    assert length_figures(rows.report.lengths).max == 51, "the lengths before the limit are what helps the user"
+
+
+def test_long_rows_are_cut(tmp_path: Path) -> None:
+    rows = run([{"text": "a" * 50}], tmp_path, max_length=10, overlength="truncate")
+    assert list(rows.lengths) == [10]
+    assert rows.report.truncated == 1
+
+
+def test_long_rows_fail_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError) as caught:
+        run([{"text": "a"}, {"text": "a" * 50}], tmp_path, max_length=10, overlength="fail")
+    assert caught.value.code is ExitCode.DatasetInvalid
+    assert "data.jsonl:2: has 51 tokens, and model.maxSeqLength is 10" in caught.value.message
+
+
+def test_an_answer_that_was_cut_away_leaves_nothing_to_train(tmp_path: Path) -> None:
+    rows = run([answer("a" * 50)], tmp_path, row_format=RowFormat.MESSAGES, max_length=20, overlength="truncate")
+    assert rows.digests == []
+    assert [each.reason for each in rows.report.dropped_rows()] == ["NothingToTrain"]
+
+
+@pytest.mark.parametrize(
+    ("record", "row_format"),
+    [
+        ({"text": " \n"}, RowFormat.TEXT),
+        (answer(""), RowFormat.MESSAGES),
+        ({"prompt": "q", "completion": " "}, RowFormat.PROMPT_COMPLETION),
+    ],
+)
+def test_empty_answers_are_dropped(tmp_path: Path, record: dict[str, Any], row_format: RowFormat) -> None:
+    rows = run([record], tmp_path, row_format=row_format)
+    assert rows.digests == []
+    assert [each.reason for each in rows.report.dropped_rows()] == ["EmptyAnswer"]
+
+
+def test_bad_rows_fail_the_run_after_all_were_seen(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError) as caught:
+        run([{"text": "a"}, {"text": 1}, {"b": "x"}], tmp_path)
+    assert "2 rows of the data set cannot be used" in caught.value.message
+    assert "data.jsonl:2: the column text is a number" in caught.value.message
+
+
+def test_the_first_row_is_not_lost_to_detection() -> None:
+    records = [Record(where="a:1", columns={"text": "a"}), Record(where="a:2", columns={"text": "b"})]
+    found, rest = peek_format(iter(records), SPEC, uri=SPEC.uri, bad=BadRows())
+    assert found is RowFormat.TEXT
+    assert list(rest) == records
+
+
+def test_no_rows_at_all() -> None:
+    with pytest.raises(TrainerError, match="has no rows"):
+        peek_format(iter(()), SPEC, uri=SPEC.uri, bad=BadRows())
+
+
+def test_only_bad_rows() -> None:
+    bad = BadRows()
+    bad.add("a:1", "not JSON")
+    with pytest.raises(TrainerError, match="a:1: not JSON"):
+        peek_format(iter(()), SPEC, uri=SPEC.uri, bad=bad)
+
+
+def test_the_same_rows_are_held_out_in_any_order() -> None:
+    few = DIGESTS[:5]
+    chosen = {
+        frozenset(digest for digest, held in zip(order, hold_out(order, seed=1, rows=2), strict=True) if held)
+        for order in permutations(few)
+    }
+    assert len(chosen) == 1
+    assert len(next(iter(chosen))) == 2
+
+
+def test_another_seed_holds_out_other_rows() -> None:
+    assert len({tuple(hold_out(DIGESTS, seed=seed, rows=3)) for seed in range(8)}) > 1
+
+
+@given(st.lists(st.sampled_from(DIGESTS), max_size=40), st.integers(0, 2**31 - 1), st.integers(0, 20))
+def test_no_row_is_on_both_sides(digests: list[bytes], seed: int, rows: int) -> None:
+    held = hold_out(digests, seed=seed, rows=rows)
+    held_digests = {digest for digest, out in zip(digests, held, strict=True) if out}
+    kept_digests = {digest for digest, out in zip(digests, held, strict=True) if not out}
+    assert not held_digests & kept_digests
+    assert held.count(True) <= rows
+
+
+@given(st.lists(st.sampled_from(DIGESTS), max_size=40), st.integers(0, 2**31 - 1), st.integers(0, 20))
+def test_an_evaluation_set_has_no_row_twice(digests: list[bytes], seed: int, rows: int) -> None:
+    chosen = [
+        digest for digest, keep in zip(digests, first_of_each(digests, seed=seed, rows=rows), strict=True) if keep
+    ]
+    assert len(chosen) == len(set(chosen)) == min(rows, len(set(digests)))
+
+
+def test_rows_of_the_evaluation_set_are_kept_out() -> None:
+    assert not_in(DIGESTS[:3], {DIGESTS[1]}) == [True, False, True]
+
+
+def test_the_digest_knows_sides_and_order() -> None:
+    a, b, c = DIGESTS[:3]
+    assert data_digest([a, b], [c]) == data_digest([a, b], [c])
+    assert (
+        len({data_digest([a, b], [c]), data_digest([b, a], [c]), data_digest([a], [b, c]), data_digest([a, b], [])})
+        == 4
+    )
+
+
+def test_copying_keeps_the_chosen_rows_and_columns(tmp_path: Path) -> None:
+    rows = run([{"text": f"row {number}"} for number in range(1500)], tmp_path)
+    keep = [number % 3 == 0 for number in range(1500)]
+    copy_rows(rows.path, tmp_path / "train.parquet", schema=ROW_SCHEMA, keep=keep)
+    table = pq.read_table(tmp_path / "train.parquet")
+    assert table.schema == ROW_SCHEMA
+    assert table["input_ids"].to_pylist() == pq.read_table(rows.path)["input_ids"].to_pylist()[::3]
+
+
+def test_lengths_by_nearest_rank(tmp_path: Path) -> None:
+    rows = run([{"text": "a" * number} for number in range(1, 101)], tmp_path)
+    figures = length_figures(rows.report.lengths)
+    assert (figures.p50, figures.p95, figures.max) == (51, 96, 101)

@@ -1,0 +1,248 @@
+"""The bucket's door: what it does on a local store, and what it says when a server refuses, fails or is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lora_trainer import storage, storage_errors
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.manifest import SetManifest
+from lora_trainer.contract.run import Storage
+from lora_trainer.errors import TrainerError
+from lora_trainer.storage import Bucket, open_bucket
+from obstore.store import MemoryStore
+
+from tests.support.stub_server import Answer, Request, stub_server
+
+SECRET = "the-secret-access-key"
+WORK = "s3://team-a/work"
+
+
+@pytest.fixture
+def bucket() -> Bucket:
+    store = MemoryStore()
+    return Bucket(open_store=lambda _: store)
+
+
+def manifest(files: tuple) -> SetManifest:
+    return SetManifest(fingerprint="f", files=files)
+
+
+def write_folder(folder: Path) -> Path:
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "sub/empty").write_bytes(b"")
+    return folder
+
+
+def test_files_are_written_read_listed_and_deleted(bucket: Bucket) -> None:
+    assert bucket.write("s3://team-a/x/one", b"0123")
+    assert bucket.read("s3://team-a/x/one") == b"0123"
+    assert bucket.read("s3://team-a/x/one", start=1, end=3) == b"12"
+    assert [(file.path, file.size) for file in bucket.list("s3://team-a/x/")] == [("one", 4)]
+    assert bucket.exists("s3://team-a/x/one")
+    assert not bucket.exists("s3://team-a/x")
+    bucket.delete("s3://team-a/x/one")
+    bucket.delete("s3://team-a/x/one")
+    assert bucket.list("s3://team-a/x") == []
+    with pytest.raises(FileNotFoundError):
+        bucket.read("s3://team-a/x/one")
+
+
+def test_only_the_first_conditional_write_counts(bucket: Bucket) -> None:
+    assert bucket.write("s3://team-a/x", b"first", if_absent=True)
+    assert not bucket.write("s3://team-a/x", b"second", if_absent=True)
+    assert bucket.read("s3://team-a/x") == b"first"
+
+
+def test_a_set_travels_whole(bucket: Bucket, tmp_path: Path) -> None:
+    data = bucket.publish_set(write_folder(tmp_path / "out"), WORK, manifest=manifest)
+    found = bucket.read_manifest(WORK, SetManifest)
+    assert found
+    assert found.model_dump_json(by_alias=True, exclude_none=True).encode() == data
+    assert [file.path for file in found.files] == ["a.txt", "sub/empty"]
+    bucket.fetch_files(found.files, WORK, tmp_path / "in")
+    assert (tmp_path / "in/a.txt").read_text() == "a"
+    assert (tmp_path / "in/sub/empty").read_bytes() == b""
+
+
+def test_a_set_without_its_manifest_does_not_exist(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.upload_files(write_folder(tmp_path / "out"), WORK)
+    assert bucket.read_manifest(WORK, SetManifest) is None
+    bucket.write(f"{WORK}/manifest.json", b'{"fingerprint": "f", "fil')
+    assert bucket.read_manifest(WORK, SetManifest) is None
+
+
+def test_while_a_set_is_replaced_there_is_none(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "out")
+    bucket.publish_set(folder, WORK, manifest=manifest)
+
+    def interrupted(_: Path, uri: str) -> None:
+        raise TrainerError(ExitCode.StorageUnavailable, uri)
+
+    monkeypatch.setattr(bucket, "upload", interrupted)
+    with pytest.raises(TrainerError):
+        bucket.publish_set(folder, WORK, manifest=manifest)
+    assert bucket.read_manifest(WORK, SetManifest) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda bucket: bucket.write(f"{WORK}/a.txt", b"b"), "the sha256 of a.txt"),
+        (lambda bucket: bucket.write(f"{WORK}/a.txt", b"ab"), "a.txt has 2 bytes instead of 1"),
+        (lambda bucket: bucket.delete(f"{WORK}/a.txt"), "a.txt is missing"),
+    ],
+)
+def test_damage_is_noticed(bucket: Bucket, tmp_path: Path, damage: Callable[[Bucket], object], words: str) -> None:
+    bucket.publish_set(write_folder(tmp_path / "out"), WORK, manifest=manifest)
+    found = bucket.read_manifest(WORK, SetManifest)
+    assert found
+    damage(bucket)
+    with pytest.raises(TrainerError, match=words) as caught:
+        bucket.fetch_files(found.files, WORK, tmp_path / "in")
+    assert caught.value.code is ExitCode.StorageUnavailable
+
+
+def test_a_prefix_is_deleted_and_its_neighbour_stays(bucket: Bucket) -> None:
+    for path in ("work/a/manifest.json", "work/a/b", "work/ab"):
+        bucket.write(f"s3://team-a/{path}", b"")
+    assert bucket.delete_prefix(f"{WORK}/a") == 2
+    assert [file.path for file in bucket.list(WORK)] == ["ab"]
+    with pytest.raises(ValueError, match="whole bucket"):
+        bucket.delete_prefix("s3://team-a")
+
+
+def test_folders_are_downloaded_in_part(bucket: Bucket, tmp_path: Path) -> None:
+    for name in ("config.json", "model.bin"):
+        bucket.write(f"{WORK}/{name}", b"{}")
+    folder = bucket.download_folder(WORK, tmp_path / "in", wanted=lambda name: name.endswith(".json"))
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_a_volume_is_read_where_it_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "claim/models").mkdir(parents=True)
+    (tmp_path / "claim/models/config.json").write_text("{}")
+    bucket = open_bucket(Storage(work_uri=WORK), pvc_root=tmp_path)
+    assert [file.path for file in bucket.list("pvc://claim/models")] == ["config.json"]
+    assert bucket.read("pvc://claim/models/config.json") == b"{}"
+    assert bucket.download_folder("pvc://claim/models", tmp_path / "copy") == tmp_path / "claim/models"
+    assert bucket.list("pvc://other/models") == []
+    assert not bucket.exists("pvc://other/models")
+
+
+@pytest.mark.parametrize("uri", ["s3://team-a/a/../../etc", "pvc://claim/../x"])
+def test_a_path_may_not_leave_its_folder(bucket: Bucket, uri: str) -> None:
+    with pytest.raises(TrainerError) as caught:
+        bucket.read(uri)
+    assert caught.value.code is ExitCode.ConfigInvalid
+
+
+def test_a_manifest_may_not_name_files_elsewhere(bucket: Bucket, tmp_path: Path) -> None:
+    evil = SetManifest.model_validate({"fingerprint": "f", "files": [{"path": "../x", "size": 1, "sha256": "0" * 64}]})
+    with pytest.raises(TrainerError) as caught:
+        bucket.fetch_files(evil.files, WORK, tmp_path / "in")
+    assert caught.value.code is ExitCode.ConfigInvalid
+
+
+def s3_error(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bucket]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setattr(storage, "MAX_RETRIES", 1)
+    return lambda endpoint: open_bucket(Storage(work_uri=WORK, endpoint=endpoint))
+
+
+@pytest.mark.parametrize("action", ["read", "write", "list", "delete"])
+@pytest.mark.parametrize(
+    ("answer", "code", "words", "remedy"),
+    [
+        (Answer(status=403, body=s3_error("InvalidAccessKeyId")), ExitCode.StorageDenied, "AccessKeyId", "Correct"),
+        (Answer(status=403, body=s3_error("SignatureDoesNotMatch")), ExitCode.StorageDenied, "refused to", "Correct"),
+        (Answer(status=403, body=s3_error("AccessDenied")), ExitCode.StorageDenied, "AccessDenied", "Allow these"),
+        (Answer(status=403, body=s3_error("RequestTimeTooSkewed")), ExitCode.StorageDenied, "refused", "clock"),
+        (Answer(status=401), ExitCode.StorageDenied, "HTTP 401", "Allow these"),
+        (Answer(status=404, body=s3_error("NoSuchBucket")), ExitCode.StorageDenied, "does not exist", "Create"),
+        (Answer(status=404, body=s3_error("XAdminUserNotFound")), ExitCode.StorageDenied, "refused", "Correct"),
+        (Answer(status=301), ExitCode.StorageDenied, "did not accept", "region"),
+        (Answer(status=400, body=s3_error("AuthorizationHeaderMalformed")), ExitCode.StorageDenied, "accept", "region"),
+        (Answer(status=503, body=s3_error("SlowDown")), ExitCode.StorageUnavailable, "did not answer", "endpoint"),
+        (Answer(status=500), ExitCode.StorageUnavailable, "HTTP 500", "reachable"),
+    ],
+)  # fmt: skip
+def test_refusals_become_sentences(
+    remote: Callable[[str], Bucket], action: str, answer: Answer, code: ExitCode, words: str, remedy: str
+) -> None:
+    with stub_server(lambda _: answer) as endpoint, pytest.raises(TrainerError) as caught:
+        act(remote(endpoint), action)
+    assert caught.value.code is code
+    assert words in caught.value.message
+    assert "team-a" in caught.value.message
+    assert remedy in (caught.value.remedy or "")
+    assert SECRET not in caught.value.message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__, "a log with the store's own text would echo what it was sent"
+
+
+def act(bucket: Bucket, action: str) -> None:
+    uri = f"{WORK}/file"
+    actions = {
+        "read": lambda: bucket.read(uri),
+        "write": lambda: bucket.write(uri, b""),
+        "list": lambda: bucket.list(uri),
+        "delete": lambda: bucket.delete(uri),
+    }
+    actions[action]()
+
+
+def test_a_server_that_is_not_there(remote: Callable[[str], Bucket]) -> None:
+    with pytest.raises(TrainerError) as caught:
+        remote("http://127.0.0.1:9").write(f"{WORK}/x", b"")
+    assert caught.value.code is ExitCode.StorageUnavailable
+
+
+def test_a_short_outage_goes_unnoticed(remote: Callable[[str], Bucket]) -> None:
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Answer:
+        seen.append(request)
+        return Answer(status=503 if len(seen) == 1 else 200, headers={"ETag": '"x"'})
+
+    with stub_server(answer) as endpoint:
+        assert remote(endpoint).write(f"{WORK}/x", b"")
+    assert [request.method for request in seen] == ["PUT", "PUT"]
+
+
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in storage.CREDENTIAL_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_missing_credentials_for_an_endpoint() -> None:
+    with pytest.raises(TrainerError, match="no credentials") as caught:
+        open_bucket(Storage(work_uri=WORK, endpoint="http://127.0.0.1:9")).read(f"{WORK}/x")
+    assert caught.value.code is ExitCode.StorageDenied
+    assert storage_errors.CREDENTIAL_KEYS in (caught.value.remedy or "")
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_missing_credentials_in_the_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stub_server(lambda _: Answer(status=404)) as metadata:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata)
+        with pytest.raises(TrainerError, match="no credentials") as caught:
+            open_bucket(Storage(work_uri=WORK)).read(f"{WORK}/x")
+    assert caught.value.code is ExitCode.StorageDenied
+
+
+def test_a_file_that_may_not_be_read() -> None:
+    with pytest.raises(TrainerError, match="may not be read by user") as caught, storage_errors.explained(WORK, "read"):
+        raise PermissionError(13, "Permission denied")
+    assert caught.value.code is ExitCode.StorageDenied

@@ -1,0 +1,88 @@
+"""Progress over HTTP, the loss curve's points, and logs that keep secrets."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_trainer.contract.progress import MAX_HISTORY, Progress, Stage
+from lora_trainer.telemetry import LossHistory, ProgressServer, configure_logging
+
+
+@pytest.fixture
+def server() -> Iterator[ProgressServer]:
+    with ProgressServer(port=0) as running:
+        yield running
+
+
+def get(server: ProgressServer, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=5) as response:
+        return response.read().decode()
+
+
+def test_progress_before_and_after_an_update(server: ProgressServer) -> None:
+    assert Progress.model_validate_json(get(server, "/progress")) == Progress(stage=Stage.STARTING)
+    server.update(stage=Stage.TRAINING, step=3, total_steps=60, loss=1.5, checkpoint="s3://b/c")
+    server.update(eta_seconds=9)
+    seen = json.loads(get(server, "/progress"))
+    assert seen["stage"] == "Training"
+    assert (seen["step"], seen["totalSteps"], seen["etaSeconds"], seen["checkpoint"]) == (3, 60, 9, "s3://b/c")
+    assert seen["history"] == [{"step": 3, "loss": 1.5}], "an update without a loss adds no point"
+
+
+def test_metrics_are_prometheus_text(server: ProgressServer) -> None:
+    server.update(step=3, loss=1.5)
+    lines = get(server, "/metrics").splitlines()
+    assert "lora_trainer_step 3.0" in lines
+    assert "lora_trainer_loss 1.5" in lines
+
+
+def test_health_and_unknown_paths(server: ProgressServer) -> None:
+    assert get(server, "/healthz") == "ok\n"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(server, "/other")
+
+
+def test_unknown_fields_are_refused(server: ProgressServer) -> None:
+    with pytest.raises(ValueError, match="lose"):
+        server.update(lose=1.0)
+
+
+@given(st.integers(1, 3000))
+def test_history_stays_small_even_and_complete(steps: int) -> None:
+    history = LossHistory()
+    for step in range(1, steps + 1):
+        history.add(step=step, loss=1 / step)
+    points = [point.step for point in history.points]
+    assert points[0] == 1
+    assert min(steps, MAX_HISTORY // 2) <= len(points) <= MAX_HISTORY
+    gaps = {second - first for first, second in pairwise(points)}
+    assert len(gaps) <= 1, "points are evenly spaced"
+
+
+def test_logs_are_json_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value")
+    stream = io.StringIO()
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        configure_logging(stream)
+        logging.getLogger("lora_trainer.x").info("hello %s", "s3cr3t-value", extra={"fields": {"step": 3}})
+        try:
+            raise ValueError("s3cr3t-value")
+        except ValueError:
+            logging.getLogger("lora_trainer.x").exception("failed")
+    finally:
+        root.handlers[:], root.level = before
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first["message"] == "hello ***"
+    assert (first["step"], first["level"]) == (3, "info")
+    assert "ValueError: ***" in second["exception"]
