@@ -82,7 +82,7 @@ def build_flags(module: GoModule) -> list[str]:
 
 def go_version() -> str:
     """What `go env GOVERSION` says; raises RequirementError without Go."""
-    require_program("go", remedy="install Go 1.24 or newer and put its bin folder on PATH.")
+    require_program("go", remedy="install Go 1.25 or newer and put its bin folder on PATH.")
     return run(["go", "env", "GOVERSION"]).strip()
 
 
