@@ -1,4 +1,4 @@
-"""Bad input on the real cluster with the real trainer: each is named, with a remedy, before any accelerator is taken."""
+"""Bad input on the real cluster, with the real trainer: each is named, with a remedy, before a GPU would be taken."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ FILES = {
     "silent.jsonl": f"{SILENT_ROW}\n" * 3,
     "model-without-config/tokenizer.json": "{}",
 }
-LLAMA_TEMPLATE = "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>{% endfor %}"
+LLAMA_TEMPLATE = (
+    "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>{{ m['content'] }}<|eot_id|>{% endfor %}"
+)
 MODEL = {"name": "s3://lora/models/SmolLM2-135M-Instruct", "maxSeqLength": 1024}
 
 
