@@ -94,11 +94,16 @@ class Observer:
         return self._settled[run.uid]
 
     def _output_holder(self, run: LoraFineTune) -> str | None:
-        """An older unfinished run with the same output. Age decides, so that exactly one of them goes first."""
+        """Another unfinished run with the same output that has begun or is older. Creation times are whole seconds, so
+        age alone could let one go first that came after another had begun."""
         mine = (run.created, run.uid)
-        older = (record.body for record in self.cache.runs.of(run.spec.output.uri) if _age(record.body) < mine)
-        holder = next((body for body in older if not _terminal(body)), None)
+        others = (record.body for record in self.cache.runs.of(run.spec.output.uri) if uid_of(record.body) != run.uid)
+        unfinished = (body for body in others if not _terminal(body))
+        holder = next((body for body in unfinished if self._begun(body) or _age(body) < mine), None)
         return "/".join(key_of(holder)) if holder is not None else None
+
+    def _begun(self, body: Body) -> bool:
+        return bool(body.get("status", {}).get("attempts") or self.cache.jobs.keys_of(uid_of(body)))
 
 
 def owned_by(body: Body, uid: str) -> bool:
@@ -107,8 +112,13 @@ def owned_by(body: Body, uid: str) -> bool:
     return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
 
 
+def uid_of(body: Body) -> str:
+    """The uid of an object."""
+    return body["metadata"]["uid"]
+
+
 def _age(body: Body) -> tuple[datetime, str]:
-    return datetime.fromisoformat(body["metadata"]["creationTimestamp"]), body["metadata"]["uid"]
+    return datetime.fromisoformat(body["metadata"]["creationTimestamp"]), uid_of(body)
 
 
 def _terminal(body: Body) -> bool:

@@ -111,7 +111,7 @@ class Observed:
     """What the run was resolved to, once its ConfigMap exists."""
     polled: PolledProgress | None = None
     output_holder: str | None = None
-    """An older unfinished run with the same output, as namespace/name."""
+    """Another unfinished run with the same output, begun or older, as namespace/name."""
     taken_name: str | None = None
     """A child's name that an object of another owner holds, as Kind name."""
 
