@@ -56,3 +56,33 @@ demo: system-packages venv-trainer ## From nothing to a proven adapter on a real
 
 demo-down: venv ## End the demo's cluster and remove its traces (root)
 	$(VENV)/bin/python -m tests.demo down
+
+# --- checks and tests --------------------------------------------------------------------------------------------
+PYTEST := $(VENV)/bin/python -m pytest -q
+.PHONY: check test-unit test-component test-trainer test-cluster test bench-demo
+check: venv venv-trainer ## Lint, format, types, import rules, generated files
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
+
+test-unit: venv ## The inner loop: no root, no Go, no torch
+	$(PYTEST) -n auto tests/unit tests/golden
+
+test-component: venv ## The operator against the fake API server
+	$(PYTEST) tests/component
+
+test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
+	$(VENV)/bin/python -m tests.cluster build >/dev/null
+	$(VENV_TRAINER)/bin/python -m pytest -q tests/trainer
+
+test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
+	$(PYTEST) tests/cluster
+
+test: ## All checks and tests, with a table of where the time went
+	@$(PYTHON) tests/timed.py check test-unit test-component system-packages test-trainer test-cluster
+
+bench-demo: system-packages venv-trainer ## Figures of the demo into benchmarks/results/demo.json (root)
+	$(VENV)/bin/python -m benchmarks.demo
