@@ -112,13 +112,16 @@ def _reader(bucket: Bucket, uri: str) -> Callable[[int, int], bytes]:
 
 def _parameters(read: Callable[[int, int], bytes]) -> int:
     """Parameters in one safetensors file, of which only the header is read: 8 bytes of length, then JSON."""
-    (length,) = struct.unpack("<Q", read(0, 8))
-    if length > LARGEST_HEADER:
+    try:
+        (length,) = struct.unpack("<Q", read(0, 8))
+        if length > LARGEST_HEADER:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(read(8, 8 + length))
+        return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (struct.error, ValueError, KeyError, TypeError):
         raise TrainerError(
             ExitCode.ModelUnsupported, "A .safetensors file of the model is damaged.", "Upload the model again."
-        )
-    header = json.loads(read(8, 8 + length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        ) from None
 
 
 def _check_files(name: str, files: list[str], *, found: bool) -> None:

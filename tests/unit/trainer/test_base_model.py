@@ -1,0 +1,175 @@
+"""Resolving a base model from a folder and from a hub, without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from lora_trainer.base_model import resolve_model
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec import ModelSpec
+from lora_trainer.errors import TrainerError
+from lora_trainer.storage import Bucket
+from obstore.store import LocalStore
+
+from tests.support.stub_server import Answer, Request, stub_server
+from tests.support.tiny_model import CONFIG, TENSOR_SHAPE, write_tiny_model
+
+PARAMETERS = TENSOR_SHAPE[0] * TENSOR_SHAPE[1]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "owner/tiny"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def resolve(models: Path, name: str = "s3://models/tiny", revision: str | None = None):
+    bucket = Bucket(open_store=lambda _: LocalStore(models), pvc_root=models.parent)
+    spec = ModelSpec(name=name, revision=revision)
+    return resolve_model(spec, bucket=bucket, folder=models.parent / "fetched")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "pvc"])
+def test_a_folder_is_resolved_without_its_weights(models: Path, scheme: str) -> None:
+    write_tiny_model(models / "tiny")
+    model = resolve(models, f"{scheme}://models/tiny")
+    assert model.config == CONFIG
+    assert model.figures.parameters == PARAMETERS
+    assert model.figures.architecture == "LlamaForCausalLM"
+    fetched = {path.name for path in model.folder.iterdir()}
+    assert fetched == {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+
+
+def test_the_revision_is_that_of_the_contents(models: Path) -> None:
+    write_tiny_model(models / "tiny")
+    first = resolve(models, "pvc://models/tiny").figures.revision
+    write_tiny_model(models / "tiny")
+    (models / "tiny/README.md").write_text("not part of the model")
+    assert resolve(models, "pvc://models/tiny").figures.revision == first, "the same files, copied anew"
+    weights = models / "tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert resolve(models, "pvc://models/tiny").figures.revision != first
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def with_config(config: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "config.json").write_text(config)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (without("config.json"), "it has no config.json"),
+        (without("model.safetensors"), "it has no .safetensors weights"),
+        (with_config("{"), "its config.json is not JSON (line 1)"),
+        (with_config("{}"), "names none as architecture"),
+        (with_config(json.dumps(CONFIG | {"architectures": ["BertForMaskedLM"]})), "names BertForMaskedLM"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "safetensors file of the model"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff"), "safetensors file of the model"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_usable_model(models: Path, damage: Callable[[Path], Any], words: str) -> None:
+    damage(write_tiny_model(models / "tiny"))
+    with pytest.raises(TrainerError) as caught:
+        resolve(models)
+    assert caught.value.code is ExitCode.ModelUnsupported
+    assert words in caught.value.message
+    assert caught.value.remedy
+
+
+def test_a_folder_that_is_not_there(models: Path) -> None:
+    with pytest.raises(TrainerError, match="no model at s3://models/tiny") as caught:
+        resolve(models)
+    assert caught.value.code is ExitCode.ModelNotFound
+
+
+class Hub:
+    """A model hub with one model, as far as resolving a model asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        self.asked: list[Request] = []
+
+    def __call__(self, request: Request) -> Answer:
+        self.asked.append(request)
+        path = request.path.partition("?")[0]
+        if path.startswith(f"/api/models/{NAME}"):
+            files = [{"rfilename": name} for name in self.files]
+            body = json.dumps({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": files}).encode()
+            return Answer(status=200, body=body, headers={"Content-Type": "application/json"})
+        name = path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
+        if name not in self.files:
+            return Answer(status=404, headers={"X-Error-Code": "EntryNotFound"})
+        return self._file(self.files[name], request.headers.get("Range") or request.headers.get("range"))
+
+    def _file(self, contents: bytes, wanted: str | None) -> Answer:
+        headers = {"ETag": f'"{len(contents)}"', "X-Repo-Commit": COMMIT}
+        if not wanted:
+            return Answer(status=200, body=contents, headers=headers)
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        part = contents[int(first) : int(last) + 1]
+        return Answer(status=206, body=part, headers=headers)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    answers = Hub(write_tiny_model(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with stub_server(answers) as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        yield answers
+
+
+def test_a_hub_model_is_pinned_to_its_commit(hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
+    model = resolve(models, NAME, "main")
+    assert model.figures.revision == COMMIT
+    assert model.figures.parameters == PARAMETERS
+    assert model.config == CONFIG
+    assert (model.folder / "tokenizer.json").exists()
+    assert not (model.folder / "model.safetensors").exists()
+    assert "/revision/main" in hub.asked[0].path
+    assert hub.asked[0].headers.get("Authorization", hub.asked[0].headers.get("authorization")) == "Bearer hf_token"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (Answer(status=403, headers={"X-Error-Code": "GatedRepo"}), ExitCode.ModelAccessDenied, "refused access"),
+        (Answer(status=401), ExitCode.ModelAccessDenied, "refused access"),
+        (Answer(status=401, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.ModelNotFound, "or hides it"),
+        (Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.ModelNotFound, "has no model owner"),
+        (Answer(status=404, headers={"X-Error-Code": "RevisionNotFound"}), ExitCode.ModelNotFound, "at revision v9"),
+        (Answer(status=500), ExitCode.HubUnavailable, "HTTP 500"),
+    ],
+)  # fmt: skip
+def test_what_a_hub_may_answer(
+    models: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer, code: ExitCode, words: str
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with stub_server(lambda _: answer) as endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        with pytest.raises(TrainerError) as caught:
+            resolve(models, NAME, "v9")
+    assert caught.value.code is code
+    assert words in caught.value.message
+    assert caught.value.remedy
+
+
+def test_a_hub_that_is_not_there(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(TrainerError, match="could not be reached") as caught:
+        resolve(models, NAME)
+    assert caught.value.code is ExitCode.HubUnavailable
+    assert "mirror the model to the bucket" in (caught.value.remedy or "")

@@ -1,0 +1,123 @@
+"""Every ending of a stage: its exit code, and what it leaves in the termination message."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lora_trainer import __main__ as entry
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import PrepareResult, decode_outcome
+from lora_trainer.errors import TrainerError
+
+from tests.support.runs import run_file
+
+SECRET = "the-secret-access-key"
+
+
+def fails_with(error: Exception):
+    def stage() -> PrepareResult:
+        raise error
+
+    return entry.finish(stage)
+
+
+def test_a_trainer_error_is_passed_on_whole() -> None:
+    error = TrainerError(ExitCode.Diverged, "It diverged.", "Lower it.", step=7, checkpoint="s3://b/c")
+    ending = fails_with(error)
+    assert ending.code is ExitCode.Diverged
+    outcome = ending.outcome
+    assert (outcome.reason, outcome.message, outcome.remedy) == ("Diverged", "It diverged.", "Lower it.")
+    assert (outcome.step, outcome.checkpoint) == (7, "s3://b/c")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is."""
+
+
+@pytest.mark.parametrize(
+    ("error", "module", "code"),
+    [
+        (MemoryError(), None, ExitCode.OutOfMemory),
+        (OutOfMemoryError("CUDA out of memory"), "torch", ExitCode.OutOfMemory),
+        (OutOfMemoryError("of another kind"), "elsewhere", ExitCode.InternalError),
+        (ZeroDivisionError("division by zero"), None, ExitCode.InternalError),
+    ],
+)
+def test_other_errors(monkeypatch: pytest.MonkeyPatch, error: Exception, module: str | None, code: ExitCode) -> None:
+    if module:
+        monkeypatch.setattr(OutOfMemoryError, "__module__", module)
+    assert fails_with(error).code is code
+
+
+def test_a_bug_names_its_place_and_not_its_words() -> None:
+    outcome = fails_with(ValueError(f"token {SECRET}")).outcome
+    assert outcome.reason == "InternalError"
+    assert "ValueError at test_main.py:" in outcome.message
+    assert SECRET not in outcome.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        ("{", "file: Invalid JSON"),
+        ('{"version": 1}', "identity: Field required"),
+        (json.dumps(run_file().wire() | {"lora": {"r": 0}}), "lora.r: Input should be greater than or equal to 1"),
+        (json.dumps(run_file().wire() | {"loras": {}}), "loras: Extra inputs are not permitted"),
+    ],
+)
+def test_a_run_file_that_is_not_valid(tmp_path: Path, contents: str, words: str) -> None:
+    (tmp_path / "run.json").write_text(contents)
+    with pytest.raises(TrainerError) as caught:
+        entry.read_run(tmp_path / "run.json")
+    assert caught.value.code is ExitCode.ConfigInvalid
+    assert words in caught.value.message
+
+
+def command(tmp_path: Path, stage: str = "prepare") -> list[str]:
+    options = {"--run": "run.json", "--scratch": "scratch", "--termination-log": "termination-log"}
+    paths = [part for name, file in options.items() for part in (name, str(tmp_path / file))]
+    return [sys.executable, "-m", "lora_trainer", stage, *paths, "--port", "0"]
+
+
+def test_a_missing_run_file_ends_with_a_last_word(tmp_path: Path) -> None:
+    done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == ExitCode.ConfigInvalid
+    outcome = decode_outcome((tmp_path / "termination-log").read_text())
+    assert outcome
+    assert outcome.reason == "ConfigInvalid"
+    assert [json.loads(line)["level"] for line in done.stdout.splitlines()] == ["error"]
+
+
+def test_a_termination_log_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    arguments = [*command(tmp_path), "--termination-log", str(tmp_path / "none/log")]
+    done = subprocess.run(arguments, capture_output=True, check=False, timeout=60)
+    assert done.returncode == ExitCode.ConfigInvalid
+
+
+def test_prepare_stops_at_once_when_asked_to(tmp_path: Path) -> None:
+    """Even in the middle of a request to a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = run_file(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        (tmp_path / "run.json").write_text(json.dumps(run.wire()))
+        environment = os.environ | {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": SECRET}
+        pod = subprocess.Popen(command(tmp_path), env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            pod.send_signal(signal.SIGTERM)
+            output, _ = pod.communicate(timeout=5)
+            connection.close()
+        finally:
+            pod.kill()
+    assert pod.returncode == ExitCode.Interrupted
+    outcome = decode_outcome((tmp_path / "termination-log").read_text())
+    assert outcome
+    assert outcome.reason == "Interrupted"
+    assert SECRET not in output

@@ -1,0 +1,281 @@
+"""prepare as a whole on local stores: what it leaves for train, and each kind of bad input's ending."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from lora_trainer import storage
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import artifact_uri, prepared_uri
+from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
+from lora_trainer.contract.outcome import Evaluation, Outcome, PrepareResult, encode_outcome
+from lora_trainer.contract.run import RunFile
+from lora_trainer.errors import TrainerError
+from lora_trainer.prepare import prepare
+from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
+from lora_trainer.storage import Bucket, open_bucket
+from lora_trainer.telemetry import ProgressServer
+from obstore.store import LocalStore
+
+from tests.support.runs import run_file
+from tests.support.stub_server import Answer, Request, stub_server
+from tests.support.tiny_model import CHATML, CONFIG, tiny_tokenizer, write_tiny_model
+
+Rows = list[dict[str, Any]]
+
+
+def conversation(number: int) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": f"question {number}"},
+            {"role": "assistant", "content": f"answer {number}"},
+        ]
+    }
+
+
+CHATS = [conversation(number) for number in range(100)]
+
+
+class World:
+    """A bucket with a model and a data set, and a pod's scratch folder."""
+
+    def __init__(self, folder: Path, progress: ProgressServer) -> None:
+        self.root = folder / "team-a"
+        self.scratch = folder / "scratch"
+        self.progress = progress
+        write_tiny_model(self.root / "models/smollm2")
+        self.write("data/train.jsonl", CHATS)
+        self.bucket = Bucket(open_store=lambda _: LocalStore(self.root))
+
+    def write(self, path: str, rows: Rows | str) -> None:
+        text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def prepare(self, **blocks: Any) -> PrepareResult:
+        return self.prepare_run(run_file(**blocks))
+
+    def prepare_run(self, run: RunFile) -> PrepareResult:
+        return prepare(run, bucket=self.bucket, progress=self.progress, scratch=self.scratch)
+
+    def fetched(self, run: RunFile, folder: Path) -> Path:
+        """The published set, downloaded and compared as train does it."""
+        manifest = self.bucket.read_manifest(prepared_uri(run), SetManifest)
+        assert manifest
+        self.bucket.fetch_files(manifest.files, prepared_uri(run), folder)
+        return folder
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with ProgressServer(port=0) as progress:
+        yield World(tmp_path, progress)
+
+
+def texts(path: Path) -> set[str]:
+    ids = pq.read_table(path)["input_ids"].to_pylist()
+    return {tiny_tokenizer().decode(row, skip_special_tokens=False) for row in ids}
+
+
+def test_the_prepared_set_is_whole(world: World, tmp_path: Path) -> None:
+    run = run_file(evaluation={"maxRows": 256, "holdoutFraction": 0.1})
+    result = world.prepare_run(run)
+    figures = result.dataset
+    assert (figures.format, figures.rows, figures.kept, figures.held_out) == ("messages", 100, 90, 10)
+    assert figures.dropped == ()
+    assert 0 < figures.trained_token_share < 1
+    assert result.artifact is None
+    folder = world.fetched(run, tmp_path / "set")
+    prepared = read_prepared(folder)
+    assert prepared.result == result
+    assert (prepared.eos_token_id, prepared.pad_token_id) == (2, 0)
+    trained, held_out = texts(folder / TRAIN_ROWS), texts(folder / EVAL_ROWS)
+    assert (len(trained), len(held_out)) == (90, 10)
+    assert not trained & held_out
+    (first, *_) = pq.read_table(folder / EVAL_ROWS).to_pylist()
+    assert first["prompt"].startswith("question ")
+    assert first["completion"].startswith("answer ")
+    assert not any(first["completion_mask"][: first["prompt_length"]])
+    assert first["completion_mask"][first["prompt_length"]] == 1
+
+
+def test_the_result_fits_the_termination_message(world: World) -> None:
+    result = world.prepare()
+    assert len(encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result))) <= 4096
+
+
+def test_the_same_input_has_the_same_digest_and_other_input_another(world: World) -> None:
+    first = world.prepare()
+    assert world.prepare().run_digest == first.run_digest
+    assert world.prepare(identity={"uid": "another"}).run_digest == first.run_digest
+    assert world.prepare(training={"learningRate": 1e-4}).run_digest != first.run_digest
+    world.write("data/train.jsonl", CHATS[:-1])
+    changed = world.prepare()
+    assert changed.dataset.digest != first.dataset.digest
+    assert changed.run_digest != first.run_digest
+
+
+def test_a_changed_chat_template_changes_the_rows(world: World) -> None:
+    assert world.prepare().dataset.digest != world.prepare(dataset={"chatTemplate": "Hi. " + CHATML}).dataset.digest
+
+
+def test_duplicates_are_trained_on_and_never_held_out(world: World, tmp_path: Path) -> None:
+    world.write("data/train.jsonl", CHATS[:10] + CHATS[:9])
+    run = run_file(evaluation={"holdoutFraction": 0.5})
+    result = world.prepare_run(run)
+    assert (result.dataset.duplicates, result.dataset.kept, result.dataset.held_out) == (9, 18, 1)
+    (held_out,) = texts(world.fetched(run, tmp_path / "set") / EVAL_ROWS)
+    assert "question 9" in held_out
+
+
+def test_an_evaluation_set_of_its_own(world: World) -> None:
+    world.write("data/eval.jsonl", [conversation(number) for number in range(95, 105)])
+    result = world.prepare(evaluation={"datasetUri": "s3://team-a/data/eval.jsonl", "maxRows": 256})
+    assert (result.dataset.kept, result.dataset.held_out) == (95, 10)
+    assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 5)]
+
+
+def test_text_rows_need_no_template(world: World) -> None:
+    write_tiny_model(world.root / "models/smollm2", template="{{ broken")
+    world.write("data/train.jsonl", [{"text": f"text {number}"} for number in range(10)])
+    assert world.prepare().dataset.format == "text"
+
+
+def test_nothing_is_left_beside_the_set(world: World) -> None:
+    run = run_file()
+    world.prepare_run(run)
+    left = {path.relative_to(world.root).parts[0] for path in world.root.rglob("*") if path.is_file()}
+    assert left == {"models", "data", "work"}, "the probe of the output folder is gone"
+
+
+def publish_adapter(world: World, run: RunFile, result: PrepareResult) -> ArtifactManifest:
+    folder = world.scratch / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    figures = Evaluation(rows=8, base_loss=2.5, loss=0.5, base_token_accuracy=0.5, token_accuracy=0.8)
+
+    def manifest(files: tuple) -> ArtifactManifest:
+        return ArtifactManifest(
+            run_digest=result.run_digest,
+            base_model=run.model.name,
+            model=result.model,
+            data_digest=result.dataset.digest,
+            steps=4,
+            evaluation=figures,
+            verification=Verification(files=1, max_logit_difference=1.0, generated_tokens=8),
+            versions={},
+            files=files,
+        )
+
+    data = world.bucket.publish_set(folder, artifact_uri(run, result.run_digest), manifest=manifest)
+    return ArtifactManifest.model_validate_json(data)
+
+
+def test_a_published_adapter_of_the_same_run_is_found(world: World) -> None:
+    run = run_file()
+    first = world.prepare_run(run)
+    manifest = publish_adapter(world, run, first)
+    found = world.prepare_run(run)
+    assert found.artifact
+    uri = artifact_uri(run, first.run_digest)
+    assert (found.artifact.uri, found.artifact.size_bytes) == (uri, len(b"weights"))
+    assert found.artifact.digest == hashlib.sha256(world.bucket.read(f"{uri}/manifest.json")).hexdigest()
+    assert found.evaluation == manifest.evaluation
+
+
+def test_an_adapter_with_a_missing_file_is_trained_again(world: World) -> None:
+    run = run_file()
+    first = world.prepare_run(run)
+    publish_adapter(world, run, first)
+    world.bucket.delete(f"{artifact_uri(run, first.run_digest)}/adapter_model.safetensors")
+    assert world.prepare_run(run).artifact is None
+
+
+def rows(contents: Rows | str) -> Callable[[World], None]:
+    return lambda world: world.write("data/train.jsonl", contents)
+
+
+def model(**options: Any) -> Callable[[World], object]:
+    def change(world: World) -> None:
+        folder = world.root / "models/smollm2"
+        (folder / "chat_template.jinja").unlink()
+        write_tiny_model(folder, **options)
+
+    return change
+
+
+def nothing(_: World) -> None:
+    """The run file alone is what is wrong."""
+
+
+LONG = [{"text": "a" * 600}, {"text": "a" * 900}]
+CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in range(5)]
+UNKNOWN_TOKENS = CHATML.replace("<|im_start|>", "<|start_header_id|>")
+
+
+@pytest.mark.parametrize(
+    ("change", "blocks", "code", "words"),
+    [
+        (nothing, {"dataset": {"uri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "no data set at s3://team-a/no"),
+        (nothing, {"dataset": {"uri": "pvc://claim/no"}}, ExitCode.DatasetNotFound, "pvc://claim/no"),
+        (rows(""), {}, ExitCode.DatasetInvalid, "has no rows"),
+        (rows('{"text": "a"}\n{oops\n'), {}, ExitCode.DatasetInvalid, "train.jsonl:2: not JSON"),
+        (rows([{"question": "q", "sql": "s"}]), {}, ExitCode.DatasetInvalid, "found question, sql"),
+        (rows([*CHATS[:3], {"text": "t"}]), {}, ExitCode.DatasetInvalid, "train.jsonl:4: the column messages is"),
+        (rows(LONG), {}, ExitCode.DatasetInvalid, "longer than model.maxSeqLength 512; the shortest has 601"),
+        (rows([conversation(1) | {"messages": [{"role": "assistant", "content": ""}]}]), {}, ExitCode.DatasetInvalid,
+         "no row of s3://team-a/data/train.jsonl has a token that counts"),
+        (rows(CUT_AWAY), {"model": {"maxSeqLength": 32}, "dataset": {"overlength": "truncate"}}, ExitCode.DatasetInvalid,
+         "NothingToTrain: 5 of 5"),
+        (rows(CHATS[:1]), {}, ExitCode.DatasetInvalid, "No row can be held out"),
+        (rows([CHATS[0]] * 5), {}, ExitCode.DatasetInvalid, "5 rows, 4 of them repeated"),
+        (nothing, {"evaluation": {"datasetUri": "s3://team-a/data/train.jsonl"}}, ExitCode.DatasetInvalid,
+         "Every row of the data set is in the evaluation set"),
+        (nothing, {"evaluation": {"datasetUri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "s3://team-a/no.jsonl"),
+        (model(template=None), {}, ExitCode.ChatTemplateInvalid, "has no chat template"),
+        (model(template=UNKNOWN_TOKENS), {}, ExitCode.ChatTemplateInvalid, "writes <|start_header_id|>, which"),
+        (nothing, {"dataset": {"chatTemplate": UNKNOWN_TOKENS}}, ExitCode.ChatTemplateInvalid, "<|start_header_id|>"),
+        (nothing, {"dataset": {"chatTemplate": "{% if %}"}}, ExitCode.ChatTemplateInvalid, "does not compile"),
+        (nothing, {"model": {"name": "s3://team-a/models/none"}}, ExitCode.ModelNotFound, "s3://team-a/models/none"),
+        (nothing, {"model": {"name": "s3://team-a/data"}}, ExitCode.ModelUnsupported, "no config.json"),
+        (model(config=CONFIG | {"hidden_size": None}), {}, ExitCode.ModelUnsupported, "no hidden_size"),
+        (nothing, {"accelerator": {"kind": "GPU", "memoryGiB": 1}}, ExitCode.DoesNotFit, "the class offers 1 GiB"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_with_a_remedy(
+    world: World, change: Callable[[World], object], blocks: dict[str, Any], code: ExitCode, words: str
+) -> None:
+    change(world)
+    with pytest.raises(TrainerError) as caught:
+        world.prepare(**blocks)
+    assert caught.value.code is code
+    assert words.lower() in caught.value.message.lower()
+    assert caught.value.remedy
+    assert not (world.root / "work").exists() or not any((world.root / "work").rglob("manifest.json"))
+
+
+def test_a_bucket_that_may_not_be_written_is_found_first(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    monkeypatch.setattr(storage, "MAX_RETRIES", 1)
+    seen: list[Request] = []
+
+    def read_only(request: Request) -> Answer:
+        seen.append(request)
+        return Answer(status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+
+    with stub_server(read_only) as endpoint:
+        run = run_file(endpoint=endpoint)
+        with pytest.raises(TrainerError) as caught:
+            prepare(run, bucket=open_bucket(run.storage), progress=world.progress, scratch=tmp_path)
+    assert caught.value.code is ExitCode.StorageDenied
+    assert "refused to write s3://team-a/work/" in caught.value.message
+    assert [request.method for request in seen] == ["PUT"]
