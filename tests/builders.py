@@ -128,9 +128,7 @@ def a_run(
     return parse_run(body | ({"status": status.wire()} if status is not None else {}))
 
 
-def a_class(
-    name: str = CLASS_NAME, *, default: bool = True, invalid: str | None = None, **spec: Any
-) -> ClassView:
+def a_class(name: str = CLASS_NAME, *, default: bool = True, invalid: str | None = None, **spec: Any) -> ClassView:
     """A class as the planner sees it; `invalid` says what is wrong with it."""
     parsed = LoraFineTuneClassSpec.model_validate(class_spec(**spec)) if invalid is None else None
     return ClassView(name=name, is_default=default, spec=parsed, error=invalid)
@@ -238,8 +236,11 @@ def prepare_result(
             lengths=Lengths(p50=410, p95=980, max=2040),
             digest="b" * 64,
         ),
-        model=ModelFigures(revision="0cb88a4f764b7a12671c53f0838cd831a0843b95", parameters=3_212_749_824,
-                           architecture="LlamaForCausalLM"),
+        model=ModelFigures(
+            revision="0cb88a4f764b7a12671c53f0838cd831a0843b95",
+            parameters=3_212_749_824,
+            architecture="LlamaForCausalLM",
+        ),
         estimate=Estimate(memory_gib=11.5, fits=True, micro_batch=micro_batch, accumulation=accumulation),
         chosen=chosen(micro_batch=micro_batch, accumulation=accumulation, max_steps=max_steps),
         artifact=artifact,

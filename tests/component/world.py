@@ -108,6 +108,32 @@ class World:
         """Training goes well."""
         await self.end(Stage.TRAIN, attempt, code=0, text=trained_text(), name=name)
 
+    @asynccontextmanager
+    async def kind_cluster(self) -> AsyncIterator[None]:
+        """Meanwhile every pod is scheduled, runs, and does what it should."""
+
+        async def play() -> None:
+            while True:
+                for pod in self.server.objects("pods", NAMESPACE):
+                    self._play(pod)
+                await asyncio.sleep(0.02)
+
+        task = asyncio.create_task(play())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _play(self, pod: Body) -> None:
+        if pod["metadata"].get("deletionTimestamp"):
+            return
+        if pod["status"]["phase"] == "Pending":
+            self.kubelet.start(pod)
+        elif pod["status"]["phase"] == "Running":
+            preparing = pod["metadata"]["labels"][naming.STAGE_LABEL] == Stage.PREPARE
+            self.kubelet.terminate(pod, exit_code=0, message=prepared_text() if preparing else trained_text())
+
     # --- what came of it ----------------------------------------------------------------------------------------
 
     def run(self, name: str = NAME) -> Body:
@@ -213,6 +239,7 @@ async def an_operator(world: World, kubeconfig: Path, **settings: Any) -> AsyncI
             what="the operator's watches",
         )
         yield
+    world.server.drop_watches()  # the server notices a client that is gone only when it writes to it
 
 
 async def _hurry(settings: kopf.OperatorSettings, **_: Any) -> None:

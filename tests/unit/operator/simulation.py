@@ -55,12 +55,13 @@ class Simulation:
 
     def settle(self, **observed: Any) -> Plan:
         """Turns until one changes nothing."""
-        for _ in range(6):
+        plans: list[Plan] = []
+        while len(plans) < 6:
             before = (self.run.status, dict(self.jobs))
-            plan = self.turn(**observed)
+            plans.append(self.turn(**observed))
             if (self.run.status, self.jobs) == before:
-                return plan
-        raise AssertionError(f"six turns and still no rest: {plan}")
+                return plans[-1]
+        raise AssertionError(f"six turns and still no rest: {plans[-1]}")
 
     def _execute(self, action: Action) -> None:
         if isinstance(action, Create):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from lora_operator.planning.observed import ClassView
 from lora_operator.planning.turn import Create
@@ -24,7 +26,7 @@ BLOCKS = [
     ("spec", "classes", "seen", "reason", "words"), [row[1:] for row in BLOCKS], ids=[row[0] for row in BLOCKS]
 )
 def test_a_gate_objects_and_opens(
-    spec: dict[str, str], classes: tuple[ClassView, ...], seen: dict[str, str], reason: str, words: str
+    spec: dict[str, Any], classes: tuple[ClassView, ...], seen: dict[str, Any], reason: str, words: str
 ) -> None:
     world = Simulation(run=a_run(**spec), classes=classes)
     plan = world.turn(**seen)
