@@ -11,7 +11,7 @@ from lora_trainer.contract.progress import Stage as Busy
 from tests import kstatus
 from tests.builders import DIGEST, NAME, NAMESPACE, OUTPUT, an_artifact, trained_text
 from tests.component.world import World, a_progress_server, local_address
-from tests.fakes.faults import Fault
+from tests.fakes.faults import Fault, RecordedRequest
 
 
 async def test_apply_to_ready_in_twelve_writes(world: World) -> None:
@@ -73,6 +73,10 @@ async def test_events_tell_the_story(world: World) -> None:
     assert {event["type"] for event in events} == {"Normal"}
 
 
+def status_writes(world: World) -> list[RecordedRequest]:
+    return [write for write in world.writes() if write.subresource == "status"]
+
+
 async def test_progress_is_polled_and_shown(world: World) -> None:
     ip = local_address()
     async with a_progress_server(ip) as answers:
@@ -83,10 +87,10 @@ async def test_progress_is_polled_and_shown(world: World) -> None:
         await world.server.wait_for(lambda: world.status().get("progress"), timeout=8)
         progress = world.status()["progress"]
         assert (progress["steps"], progress["loss"], progress["eta"]) == ("120/600", 0.713, "14m")
-        before = len(world.writes())
+        before = len(status_writes(world))
         answers["now"] = Progress(stage=Busy.TRAINING, step=121, total_steps=600, loss=0.7, eta_seconds=850)
         await world.settle(0.6)
-        assert len(world.writes()) == before, "at most one write in ten seconds"
+        assert len(status_writes(world)) == before, "at most one write in ten seconds"
         world.clock.advance(11)
         await world.server.wait_for(lambda: world.status()["progress"]["step"] == 121)
         world.kubelet.terminate(pod, exit_code=0, message=trained_text())

@@ -1,0 +1,239 @@
+"""How a run fails, retries, stops and goes on, on the fake cluster."""
+
+from __future__ import annotations
+
+import pytest
+from lora_operator import naming
+from lora_operator.naming import Stage
+from lora_trainer.contract.exits import ExitCode
+
+from tests import kstatus
+from tests.builders import NAME, NAMESPACE, OUTPUT, class_body, failed_text
+from tests.component.world import World
+from tests.fakes.kubelet import Termination
+
+PREPARE = f"{NAME}-prepare-1"
+
+
+def train(attempt: int) -> str:
+    return f"{NAME}-train-{attempt}"
+
+
+async def test_a_user_error_ends_the_run_without_a_train_pod(world: World) -> None:
+    world.apply()
+    text = failed_text(ExitCode.DatasetInvalid, message="Line 7 is not JSON.", remedy="Mend line 7.")
+    await world.end(Stage.PREPARE, code=ExitCode.DatasetInvalid, text=text)
+    await world.until("DatasetInvalid")
+    assert kstatus.kstatus(world.run()) == "Failed"
+    assert world.condition("Failed")["message"].startswith("Line 7 is not JSON. Mend line 7.")
+    await world.settle()
+    assert world.created_jobs() == [PREPARE]
+
+
+async def test_out_of_memory_shrinks_and_goes_on(world: World) -> None:
+    world.apply()
+    await world.prepare(micro_batch=4)
+    await world.end(Stage.TRAIN, 1, code=ExitCode.OutOfMemory, text=failed_text(ExitCode.OutOfMemory))
+    await world.end(Stage.TRAIN, 2, code=ExitCode.OutOfMemory, text=failed_text(ExitCode.OutOfMemory))
+    pod = await world.pod(Stage.TRAIN, 3)
+    assert pod["spec"]["containers"][0]["args"][-2:] == ["--oom-shrinks", "2"]
+    await world.train(3)
+    status = await world.until("AdapterPublished")
+    batches = [(a["perDeviceTrainBatchSize"], a["gradientAccumulationSteps"]) for a in status["adjustments"]]
+    assert batches == [(2, 2), (1, 4)]
+
+
+async def test_a_passing_cause_is_retried_when_its_pause_is_over(world: World) -> None:
+    world.apply(retryLimit=1)
+    await world.prepare()
+    await world.end(Stage.TRAIN, 1, code=ExitCode.StorageUnavailable, text=failed_text(ExitCode.StorageUnavailable))
+    await world.until("BackingOff")
+    assert world.jobs() == [PREPARE, train(1)]
+    world.pass_time(11)
+    await world.end(Stage.TRAIN, 2, code=ExitCode.StorageUnavailable, text=failed_text(ExitCode.StorageUnavailable))
+    await world.until("StorageUnavailable")
+    assert "spec.retryLimit allows 1" in world.condition("Failed")["message"]
+
+
+async def test_a_drained_pod_is_replaced_by_the_job_controller(world: World) -> None:
+    world.apply(retryLimit=0)
+    await world.prepare()
+    pod = await world.start(Stage.TRAIN)
+    await world.until("Training")
+    world.kubelet.on_sigterm = lambda _: Termination(exit_code=40, message=failed_text(ExitCode.Interrupted))
+    world.kubelet.disrupt(pod)
+    await world.train()
+    await world.until("AdapterPublished")
+    assert world.created_jobs() == [PREPARE, train(1)]
+
+
+async def test_suspend_stops_and_resume_goes_on(world: World) -> None:
+    world.kubelet.on_sigterm = lambda _: None
+    world.apply()
+    await world.prepare()
+    pod = await world.start(Stage.TRAIN)
+    await world.until("Training")
+    world.edit(suspend=True)
+    await world.until("Stopping")
+    assert world.server.get("jobs", train(1), NAMESPACE)["metadata"]["deletionTimestamp"]
+    world.kubelet.terminate(pod, exit_code=40, message=failed_text(ExitCode.Interrupted, step=30))
+    await world.until("SuspendedByUser")
+    assert world.server.objects("pods", NAMESPACE)[0]["metadata"]["labels"][naming.STAGE_LABEL] == "prepare"
+    assert world.condition("Suspended")["status"] == "True"
+    world.edit(suspend=False)
+    await world.train(2)
+    await world.until("AdapterPublished")
+    assert world.created_jobs() == [PREPARE, train(1), train(2)]
+
+
+async def test_resume_waits_for_the_pod_that_still_stops(world: World) -> None:
+    world.kubelet.on_sigterm = lambda _: None
+    world.apply()
+    await world.prepare()
+    pod = await world.start(Stage.TRAIN)
+    await world.until("Training")
+    world.edit(suspend=True)
+    await world.until("Stopping")
+    world.edit(suspend=False)
+    await world.settle()
+    assert world.created_jobs() == [PREPARE, train(1)]
+    world.kubelet.terminate(pod, exit_code=40, message=failed_text(ExitCode.Interrupted, step=30))
+    await world.train(2)
+    await world.until("AdapterPublished")
+
+
+async def test_a_run_applied_suspended_waits_without_pods(world: World) -> None:
+    world.apply(suspend=True)
+    await world.until("SuspendedByUser")
+    assert world.created_jobs() == []
+    world.edit(suspend=False)
+    await world.prepare()
+    await world.until("Starting")
+
+
+async def test_the_deadline_stops_the_pod(world: World) -> None:
+    world.apply(activeDeadlineSeconds=60)
+    await world.prepare()
+    await world.start(Stage.TRAIN)
+    await world.until("Training")
+    world.pass_time(61)
+    await world.until("DeadlineExceeded")
+    await world.server.wait_for(lambda: world.jobs() == [PREPARE], what="the end of the train Job")
+
+
+async def test_children_go_after_the_ttl_and_nothing_comes_back(world: World) -> None:
+    world.apply(ttlSecondsAfterFinished=60)
+    await world.prepare()
+    await world.train()
+    await world.until("AdapterPublished")
+    before = world.status()
+    world.pass_time(61)
+    await world.server.wait_for(lambda: world.jobs() == [], what="the end of the Jobs")
+    await world.settle()
+    assert world.server.find("configmaps", f"{NAME}-run", NAMESPACE) is None
+    world.poke()
+    await world.settle()
+    assert (world.jobs(), world.status()) == ([], before)
+    assert world.created_jobs() == [PREPARE, train(1)]
+
+
+async def test_jobs_deleted_by_hand_after_the_end_restart_nothing(world: World) -> None:
+    world.apply()
+    await world.prepare()
+    await world.train()
+    await world.until("AdapterPublished")
+    for name in world.jobs():
+        world.server.delete("jobs", name, NAMESPACE)
+    world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
+    await world.settle()
+    world.poke()
+    await world.settle()
+    assert world.created_jobs() == [PREPARE, train(1)]
+    assert world.reason() == "AdapterPublished"
+
+
+async def test_a_train_job_deleted_by_hand_is_replaced_after_a_pause(world: World) -> None:
+    world.apply()
+    await world.prepare()
+    await world.start(Stage.TRAIN)
+    await world.until("Training")
+    world.server.delete("jobs", train(1), NAMESPACE)
+    await world.until("BackingOff")
+    assert world.status()["attempts"][-1]["reason"] == "JobDeleted"
+    world.pass_time(11)
+    await world.train(2)
+    await world.until("AdapterPublished")
+
+
+HOLDS = [
+    ("ErrImagePull", "registry.example/lora-trainer: denied", "ImagePullFailed"),
+    ("CreateContainerConfigError", 'secret "bucket" not found', "SecretNotFound"),
+    ("CreateContainerError", "no such device", "PodConfigInvalid"),
+]
+
+
+@pytest.mark.parametrize(("waiting", "message", "reason"), HOLDS, ids=[row[2] for row in HOLDS])
+async def test_what_holds_the_prepare_pod_back_is_said_and_heals(
+    world: World, waiting: str, message: str, reason: str
+) -> None:
+    world.apply()
+    pod = await world.pod(Stage.PREPARE)
+    world.kubelet.waiting(pod, reason=waiting, message=message)
+    await world.until(reason)
+    assert message in world.condition("Stalled")["message"]
+    await world.prepare()
+    await world.until("Starting")
+
+
+async def test_an_unschedulable_pod_is_said(world: World) -> None:
+    world.apply()
+    await world.prepare()
+    pod = await world.pod(Stage.TRAIN)
+    world.kubelet.unschedulable(pod, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    await world.until("Unschedulable")
+    assert "Insufficient nvidia.com/gpu" in world.condition("Ready")["message"]
+    assert kstatus.kstatus(world.run()) == "InProgress"
+
+
+async def test_a_class_that_arrives_late_is_found(world: World) -> None:
+    world.server.delete(naming.CLASS_PLURAL, "h100")
+    await world.settle()
+    world.apply()
+    await world.until("ClassNotFound")
+    assert kstatus.kstatus(world.run()) == "Failed"
+    world.server.create(class_body("late"))
+    await world.until("Preparing")
+    assert world.status()["className"] == "late"
+
+
+async def test_of_two_runs_with_one_output_the_older_goes_first(world: World) -> None:
+    world.apply("older")
+    await world.until("Preparing", "older")
+    world.apply("younger", output={"uri": OUTPUT})
+    await world.until("OutputInUse", "younger")
+    assert world.jobs("younger") == []
+    await world.prepare(name="older")
+    await world.train(name="older")
+    await world.until("AdapterPublished", "older")
+    await world.until("Preparing", "younger")
+
+
+async def test_a_younger_run_goes_on_when_the_older_is_deleted(world: World) -> None:
+    world.apply("older", suspend=True)
+    await world.until("SuspendedByUser", "older")
+    world.clock.advance(2)
+    world.apply("younger", output={"uri": OUTPUT})
+    await world.until("OutputInUse", "younger")
+    world.server.delete(naming.RUN_PLURAL, "older", NAMESPACE)
+    await world.until("Preparing", "younger")
+
+
+async def test_a_name_that_something_else_holds_is_said_and_heals(world: World) -> None:
+    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{NAME}-run", "namespace": NAMESPACE}}
+    world.server.create(foreign)
+    world.apply()
+    await world.until("NameTaken")
+    assert f"ConfigMap {NAME}-run" in world.condition("Stalled")["message"]
+    assert world.created_jobs() == []
+    world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
+    await world.until("Preparing", within=12)
