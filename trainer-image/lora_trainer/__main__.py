@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
-from lora_trainer.contract.progress import PORT
+from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile
 from lora_trainer.errors import TrainerError
 from lora_trainer.stopping import StopRequest
@@ -71,31 +71,31 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging()
     # Before any thread starts: a StopRequest waits for the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    ending = finish(lambda: _run_stage(arguments))
-    return leave(ending, arguments.termination_log)
+    with ProgressServer(port=arguments.port) as server:
+        ending = finish(lambda: _run_stage(arguments, server))
+        return leave(ending, arguments.termination_log, server.progress)
 
 
-def _run_stage(arguments: argparse.Namespace) -> PrepareResult | TrainResult:
+def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> PrepareResult | TrainResult:
     run = read_run(arguments.run)
     bucket = open_bucket(run.storage)
-    with ProgressServer(port=arguments.port) as progress:
-        if arguments.stage == "prepare":
-            from lora_trainer.prepare import prepare  # noqa: PLC0415 - each stage loads its own libraries only
+    if arguments.stage == "prepare":
+        from lora_trainer.prepare import prepare  # noqa: PLC0415 - each stage loads its own libraries only
 
-            nothing_lost = TrainerError(ExitCode.Interrupted, "Stopped on request while preparing; nothing was lost.")
-            StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log))
-            return prepare(run, bucket=bucket, progress=progress, scratch=arguments.scratch)
-        from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+        nothing_lost = TrainerError(ExitCode.Interrupted, "Stopped on request while preparing; nothing was lost.")
+        StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log, server))
+        return prepare(run, bucket=bucket, progress=server, scratch=arguments.scratch)
+    from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
 
-        return train(
-            run,
-            bucket=bucket,
-            progress=progress,
-            scratch=arguments.scratch,
-            attempt=arguments.attempt,
-            oom_shrinks=arguments.oom_shrinks,
-            leave=lambda error: leave_at_once(error, arguments.termination_log),
-        )
+    return train(
+        run,
+        bucket=bucket,
+        progress=server,
+        scratch=arguments.scratch,
+        attempt=arguments.attempt,
+        oom_shrinks=arguments.oom_shrinks,
+        leave=lambda error: leave_at_once(error, arguments.termination_log, server),
+    )
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -159,13 +159,7 @@ def ending_of(error: Exception) -> Ending:
     """The ending that an exception stands for."""
     if isinstance(error, TrainerError):
         log.error(error.message, extra={"fields": {"reason": error.code.name, "remedy": error.remedy}})
-        outcome = Outcome(
-            reason=error.code.name,
-            message=error.message,
-            remedy=error.remedy,
-            step=error.step,
-            checkpoint=error.checkpoint,
-        )
+        outcome = Outcome(reason=error.code.name, message=error.message, remedy=error.remedy)
         return Ending(code=error.code, outcome=outcome)
     log.exception("The stage failed")
     if is_out_of_memory(error):
@@ -190,18 +184,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def leave(ending: Ending, termination_log: Path) -> int:
-    """Write the last word and return the exit code."""
+def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
+    """Write the last word, with how far training came, and return the exit code."""
+    outcome = ending.outcome
+    if progress.total_steps:
+        reached = {
+            "step": progress.step,
+            "from_step": progress.resumed_from_step,
+            "checkpoint": progress.checkpoint,
+        }
+        outcome = outcome.model_copy(update=reached)
     try:
-        termination_log.write_text(encode_outcome(ending.outcome))
+        termination_log.write_text(encode_outcome(outcome))
     except OSError as error:
         log.warning("The outcome could not be written to %s: %s", termination_log, error.strerror)
     return ending.code
 
 
-def leave_at_once(error: TrainerError, termination_log: Path) -> NoReturn:
+def leave_at_once(error: TrainerError, termination_log: Path, server: ProgressServer) -> NoReturn:
     """Write the last word and end the process from any thread, whatever the others do."""
-    code = leave(ending_of(error), termination_log)
+    code = leave(ending_of(error), termination_log, server.progress)
     logging.shutdown()
     os._exit(code)
 

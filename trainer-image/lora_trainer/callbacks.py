@@ -88,10 +88,7 @@ class StopOnRequest(TrainerCallback):
 
 
 class StopWhenDiverged(TrainerCallback):
-    """Ends the run at the first loss or gradient that is not a number, before that state is saved."""
-
-    def __init__(self, last_checkpoint: Callable[[], str | None]) -> None:
-        self._last_checkpoint = last_checkpoint
+    """Ends the run at the first loss or gradient that is not a number, before that state is shown or saved."""
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **values: Any) -> None:
         """Raise TrainerError Diverged."""
@@ -105,8 +102,6 @@ class StopWhenDiverged(TrainerCallback):
                     ExitCode.Diverged,
                     f"The {what} became {float(logs[name])} at step {state.global_step} of {state.max_steps}.",
                     "Lower training.learningRate, raise training.warmupRatio, or set model.dtype to bfloat16.",
-                    step=state.global_step,
-                    checkpoint=self._last_checkpoint(),
                 )
 
 

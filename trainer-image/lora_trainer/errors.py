@@ -9,21 +9,11 @@ class TrainerError(Exception):
     """Ends the stage with `code` and tells the user what happened and what to do.
 
     `message` is a sentence that names the field, file or line; `remedy` one that says what to do about it. Neither may
-    hold a secret. `step` and `checkpoint` say how far training came, where it came anywhere.
+    hold a secret.
     """
 
-    def __init__(
-        self,
-        code: ExitCode,
-        message: str,
-        remedy: str | None = None,
-        *,
-        step: int | None = None,
-        checkpoint: str | None = None,
-    ) -> None:
+    def __init__(self, code: ExitCode, message: str, remedy: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.remedy = remedy
-        self.step = step
-        self.checkpoint = checkpoint

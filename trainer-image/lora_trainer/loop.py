@@ -95,8 +95,8 @@ def run_loop(
         rows=Dataset.from_parquet(str(attempt.prepared / TRAIN_ROWS), cache_dir=str(scratch / "datasets")),
         folder=scratch / "trainer",
         callbacks=[
+            callbacks.StopWhenDiverged(),
             shown,
-            callbacks.StopWhenDiverged(lambda: progress.progress.checkpoint),
             callbacks.StopOnRequest(lambda: attempt.stop.requested),
             callbacks.HandOverCheckpoints(writer.submit, folder=scratch / "checkpoints"),
         ],
@@ -137,4 +137,4 @@ def explained(attempt: Attempt, chosen: Chosen) -> Iterator[None]:
 def _failed(attempt: Attempt, code: ExitCode, what: str, remedy: str) -> TrainerError:
     now = attempt.progress.progress
     message = f"{what} after step {now.step} of {now.total_steps}."
-    return TrainerError(code, message, remedy, step=now.step, checkpoint=now.checkpoint)
+    return TrainerError(code, message, remedy)

@@ -106,7 +106,7 @@ def interrupted(progress: ProgressServer) -> TrainerError:
     now = progress.progress
     kept = f"; the next attempt goes on from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
     message = f"Stopped on request while {now.stage} at step {now.step}{kept}."
-    return TrainerError(ExitCode.Interrupted, message, step=now.step, checkpoint=now.checkpoint)
+    return TrainerError(ExitCode.Interrupted, message)
 
 
 def fetch_prepared(this: Attempt) -> Prepared:

@@ -1,0 +1,104 @@
+"""verify with real parts: it passes a good adapter and refuses one that is damaged, broken or without effect."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
+from lora_trainer.contract.outcome import Outcome
+from safetensors.torch import load_file, save_file
+
+from tests.support.demo_assets import DemoAssets
+from tests.trainer.conftest import Trained
+
+ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """How a verify process ended."""
+
+    code: int
+    last_line: str
+
+
+@pytest.fixture
+def verify(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[..., Verified]:
+    """Runs `python -m lora_trainer verify` on an adapter of the run `trained`."""
+    run_file = tmp_path / "run.json"
+    run_file.write_text(trained.small.run.model_dump_json(by_alias=True, exclude_none=True))
+
+    def start(artifact: str, *options: str | Path) -> Verified:
+        command = [sys.executable, "-m", "lora_trainer", "verify", "--run", run_file, "--scratch", tmp_path]
+        command += ["--base", assets.model, "--artifact", artifact, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return Verified(code=done.returncode, last_line=done.stdout.strip().rpartition("\n")[2])
+
+    return start
+
+
+def changed_copy(trained: Trained, folder: Path, change: Callable[[dict], dict]) -> tuple[str, Path]:
+    """A copy of the adapter with other weights, and a manifest that matches it."""
+    small, uri = trained.small, f"{trained.small.artifact}-{folder.name}"
+    manifest = small.bucket.read_manifest(small.artifact, ArtifactManifest)
+    assert manifest
+    small.bucket.fetch_files(manifest.files, small.artifact, folder)
+    save_file(change(load_file(folder / ADAPTER)), folder / ADAPTER, metadata={"format": "pt"})
+    files = small.bucket.upload_files(folder, uri)
+    draft = folder.with_suffix(".json")
+    draft.write_text(SetManifest(fingerprint=small.digest, files=files).model_dump_json(by_alias=True))
+    return uri, draft
+
+
+def test_a_published_adapter_passes_as_often_as_it_is_asked(trained: Trained, verify: Callable[..., Verified]) -> None:
+    ended = verify(trained.small.artifact)
+    assert ended.code == ExitCode.Succeeded
+    published = trained.small.bucket.read_manifest(trained.small.artifact, ArtifactManifest)
+    assert published
+    assert Verification.model_validate_json(ended.last_line) == published.verification
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "no-effect",
+            lambda tensors: {n: torch.zeros_like(t) if "lora_B" in n else t for n, t in tensors.items()},
+            "does not change the logits",
+        ),
+        ("not-finite", lambda tensors: {n: torch.full_like(t, torch.nan) for n, t in tensors.items()}, "not finite"),
+    ],
+)
+def test_an_adapter_that_does_not_work_is_refused(
+    trained: Trained, verify: Callable[..., Verified], tmp_path: Path, name: str, change: Callable, said: str
+) -> None:
+    uri, draft = changed_copy(trained, tmp_path / name, change)
+    ended = verify(uri, "--manifest", draft)
+    assert ended.code == ExitCode.InternalError
+    assert said in Outcome.model_validate_json(ended.last_line).message
+
+
+def test_a_damaged_file_is_named(trained: Trained, verify: Callable[..., Verified], tmp_path: Path) -> None:
+    uri, draft = changed_copy(trained, tmp_path / "damaged", lambda tensors: tensors)
+    small = trained.small
+    data = bytearray(small.bucket.read(f"{uri}/{ADAPTER}"))
+    data[-1] ^= 1
+    small.bucket.write(f"{uri}/{ADAPTER}", bytes(data))
+    ended = verify(uri, "--manifest", draft)
+    assert ended.code == ExitCode.StorageUnavailable
+    assert f"sha256 of {ADAPTER}" in Outcome.model_validate_json(ended.last_line).message
+    assert hashlib.sha256(data).hexdigest() not in draft.read_text()
+
+
+def test_an_adapter_without_a_manifest_does_not_exist(trained: Trained, verify: Callable[..., Verified]) -> None:
+    ended = verify(f"{trained.small.artifact}-nowhere")
+    assert ended.code == ExitCode.ConfigInvalid
+    assert "no complete adapter" in Outcome.model_validate_json(ended.last_line).message
