@@ -30,6 +30,9 @@ GAUGES = {
 }
 
 
+log = logging.getLogger(__name__)
+
+
 class LossHistory:
     """A loss curve of any length in at most `limit` evenly spaced points; not thread-safe."""
 
@@ -77,6 +80,8 @@ class ProgressServer:
         """Set fields of Progress by name. A new `loss` becomes a point of the history at the current step."""
         with self._lock:
             values = self._progress.model_dump(exclude={"history"}) | fields
+            if values["stage"] != self._progress.stage:
+                log.info("Stage", extra={"fields": {"stage": values["stage"]}})
             if fields.get("loss") is not None:
                 self._history.add(step=values["step"], loss=values["loss"])
             self._progress = Progress.model_validate(values | {"history": tuple(self._history.points)})
