@@ -48,7 +48,7 @@ class DatasetFigures(WireModel):
     dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()
     """Rows left out, by reason."""
     duplicates: int = 0
-    """Rows that stand in the data set more than once. They are trained on, and never held out."""
+    """Rows that repeat an earlier one. Both are trained on and neither is held out."""
     tokens: int
     """Tokens of the rows trained on."""
     trained_token_share: float
