@@ -66,23 +66,23 @@ class StorageSpec(WireModel):
 
 
 class PodResources(WireModel):
-    """What a pod gets; requests equal limits."""
+    """What a pod gets."""
 
     cpu: Quantity = "2"
-    """CPU cores."""
+    """CPU cores, at least; what the node has to spare comes on top."""
     memory: Quantity = "4Gi"
-    """Host memory."""
+    """Host memory, at most."""
     scratch: Quantity = "20Gi"
     """Disk for model weights, rows and compiled kernels."""
 
 
 class TrainResources(PodResources):
-    """What a train pod gets besides the accelerator; requests equal limits."""
+    """What a train pod gets besides the accelerator."""
 
     cpu: Quantity = "4"
-    """CPU cores."""
+    """CPU cores, at least; what the node has to spare comes on top."""
     memory: Quantity = "32Gi"
-    """Host memory."""
+    """Host memory, at most."""
     scratch: Quantity = "100Gi"
     """Disk for model weights, rows and compiled kernels."""
 

@@ -33,6 +33,7 @@ def reported(progress: Progress, *, time: datetime) -> ReportedProgress:
     steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else None
     eta = short_duration(progress.eta_seconds) if progress.eta_seconds is not None else None
     fields = {name: getattr(progress, name) for name in Progress.model_fields}
+    fields["loss"] = round(progress.loss, 4) if progress.loss is not None else None
     return ReportedProgress(**fields, steps=steps, eta=eta, last_update_time=time)
 
 

@@ -67,7 +67,7 @@ def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Requests equal limits; only the train pod of a GPU class asks for the accelerator."""
+    """Only the train pod of a GPU class asks for the accelerator."""
     spec = request.settled.class_spec
     room = spec.prepare if request.stage is Stage.PREPARE else spec.train
     resources = {"cpu": room.cpu, "memory": room.memory}
@@ -215,7 +215,7 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
         "workingDir": str(SCRATCH),
         "env": list(draft.env),
         "ports": [{"name": "progress", "containerPort": PORT}],
-        "resources": {"requests": dict(draft.resources or {}), "limits": dict(draft.resources or {})},
+        "resources": {"requests": dict(draft.resources or {}), "limits": _limits(draft)},
         "volumeMounts": list(draft.mounts),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -223,3 +223,8 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
             "capabilities": {"drop": ["ALL"]},
         },
     }
+
+
+def _limits(draft: PodDraft) -> dict[str, str]:
+    """Memory and accelerator are limited to what is requested; a processor that nobody else wants may be used."""
+    return {name: amount for name, amount in (draft.resources or {}).items() if name != "cpu"}
