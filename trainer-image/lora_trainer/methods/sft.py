@@ -31,7 +31,8 @@ def build_trainer(
 
     training = run.training
     cpu = run.accelerator.kind == AcceleratorKind.CPU
-    config = trl.SFTConfig(
+    # Unsloth puts its own classes under these names of trl, and of no other module on every device.
+    config = trl.SFTConfig(  # pyright: ignore[reportPrivateImportUsage] - trl loads lazily, which hides its exports
         output_dir=str(folder),
         max_steps=chosen.max_steps,
         per_device_train_batch_size=chosen.per_device_train_batch_size,
