@@ -1,4 +1,4 @@
-"""Which base model a run means, without its weights: pinned revision, config.json, tokenizer files, parameters.
+"""Which base model a run means: pinned revision, config.json, tokenizer files, parameters; and its weights, on demand.
 
 A model comes from a folder in a bucket (s3://), a folder on a volume (pvc://) or a model hub. Loads nothing.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -33,14 +33,16 @@ from lora_trainer.contract.run import canonical_json
 from lora_trainer.contract.spec import ModelSpec
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
-from lora_trainer.model import MODEL_FILES
 from lora_trainer.storage import Bucket, StoredFile, file_sha256, in_parallel
 
 CONFIG = "config.json"
 WEIGHTS = ".safetensors"
+MODEL_FILES = (WEIGHTS, ".json", ".jinja", ".txt", ".model")
+"""Endings of the files that loading may need: weights, settings, tokenizer. Never code, never pickles."""
 SMALL_FILES = (CONFIG, *TOKENIZER_FILES)
 GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
 """Endings of the architectures that can be fine-tuned here."""
+HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx.HTTPError, OfflineModeIsEnabled, OSError)
 LARGEST_HEADER = 100 * 2**20
 """The safetensors format's own limit."""
 
@@ -78,14 +80,45 @@ def resolve_model(spec: ModelSpec, *, bucket: Bucket, folder: Path) -> BaseModel
     return BaseModel(folder=folder, config=config, figures=figures)
 
 
+def fetch_model(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path) -> Path:
+    """A local folder with the whole model at the revision that prepare pinned; a volume is used where it is mounted.
+
+    Raises TrainerError: ConfigInvalid for a folder that has changed since, HubUnavailable, or of the storage.
+    """
+    if "://" in spec.name:
+        if _folder_revision(spec.name, bucket=bucket, folder=folder) != revision:
+            raise TrainerError(
+                ExitCode.ConfigInvalid,
+                f"The model at {spec.name} has changed since the run was prepared.",
+                "Put the model back as it was, or apply the fine-tune under a new name.",
+            )
+        return bucket.download_folder(spec.name, folder, wanted=lambda name: name.endswith(MODEL_FILES))
+    try:
+        snapshot_download(
+            spec.name,
+            revision=revision,
+            local_dir=folder,
+            endpoint=os.environ.get("HF_ENDPOINT") or None,
+            allow_patterns=[f"*{ending}" for ending in MODEL_FILES],
+        )
+    except HUB_ERRORS as error:
+        raise _hub_error(error, spec) from None
+    return folder
+
+
+def _folder_revision(uri: str, *, bucket: Bucket, folder: Path) -> str:
+    files = [file for file in bucket.list(uri) if file.path.endswith(MODEL_FILES)]
+    on_volume = uri.startswith("pvc://")
+    contents = (lambda file: file_sha256(bucket.download_folder(uri, folder) / file.path)) if on_volume else _etag
+    return folder_digest(files, contents)
+
+
 def _resolve_folder(uri: str, *, bucket: Bucket, folder: Path) -> tuple[str, int]:
     files = [file for file in bucket.list(uri) if file.path.endswith(MODEL_FILES)]
     _check_files(uri, [file.path for file in files], found=bool(files) or bool(bucket.list(uri)))
     for name in {file.path for file in files} & set(SMALL_FILES):
         bucket.download(f"{uri.rstrip('/')}/{name}", folder / name)
-    on_volume = uri.startswith("pvc://")
-    contents = (lambda file: file_sha256(bucket.download_folder(uri, folder) / file.path)) if on_volume else _etag
-    revision = folder_digest(files, contents)
+    revision = _folder_revision(uri, bucket=bucket, folder=folder)
     weights = [file.path for file in files if file.path.endswith(WEIGHTS) and "/" not in file.path]
     read = [_reader(bucket, f"{uri.rstrip('/')}/{name}") for name in weights]
     return revision, sum(in_parallel(_parameters, read))
@@ -154,7 +187,7 @@ def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, int]:
         return info.sha, sum(counted.values())
     except NotASafetensorsRepoError:
         raise _unsupported(spec.name, "it has no model.safetensors", "Choose a model that has one") from None
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+    except HUB_ERRORS as error:
         raise _hub_error(error, spec) from None
 
 

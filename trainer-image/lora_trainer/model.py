@@ -1,4 +1,4 @@
-"""The base model and its LoRA adapter, through Unsloth. Fetches, loads and wraps; trains nothing.
+"""The base model and its LoRA adapter, through Unsloth. Loads and wraps; trains nothing.
 
 Unsloth patches transformers, TRL and PEFT when it is imported: it must be the first of them, so the imports stand
 inside the functions.
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, assert_never
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.contract.spec import LoraSpec, ModelSpec
+from lora_trainer.contract.spec import LoraSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
 """useGradientCheckpointing as Unsloth writes it."""
-MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
-"""Endings of the files that loading may need: weights, settings, tokenizer. Never code, never pickles."""
 GIB = 2**30
 
 
@@ -95,18 +92,6 @@ def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
         case _:
             assert_never(run.accelerator.kind)
     return chosen.model_copy(update={"dtype": dtype})
-
-
-def fetch_base(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path) -> Path:
-    """A local folder with the base model: from the bucket, a mounted volume, or the hub at the pinned revision."""
-    if "://" in spec.name:
-        return bucket.download_folder(spec.name, folder, wanted=lambda name: name.endswith(MODEL_FILES))
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where the model comes from the hub
-
-    snapshot_download(
-        spec.name, revision=revision, local_dir=folder, allow_patterns=[f"*{ending}" for ending in MODEL_FILES]
-    )
-    return folder
 
 
 def go_offline() -> None:

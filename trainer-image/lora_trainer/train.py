@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from lora_trainer.base_model import fetch_model
 from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared_uri
@@ -28,7 +29,6 @@ from lora_trainer.model import (
     add_adapter,
     compute_dtype,
     environment,
-    fetch_base,
     go_offline,
     load,
     peak_memory_gib,
@@ -67,7 +67,7 @@ def train(
     resume = fetch_checkpoint(this, digest=result.run_digest)
 
     progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
-    base = fetch_base(run.model, revision=result.model.revision, bucket=bucket, folder=scratch / "base")
+    base = fetch_model(run.model, revision=result.model.revision, bucket=bucket, folder=scratch / "base")
     go_offline()
     chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
     log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from lora_trainer.base_model import resolve_model
+from lora_trainer.base_model import fetch_model, resolve_model
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec import ModelSpec
 from lora_trainer.errors import TrainerError
@@ -173,3 +173,18 @@ def test_a_hub_that_is_not_there(models: Path, monkeypatch: pytest.MonkeyPatch) 
         resolve(models, NAME)
     assert caught.value.code is ExitCode.HubUnavailable
     assert "mirror the model to the bucket" in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "pvc"])
+def test_a_model_is_fetched_whole_and_only_as_it_was_prepared(models: Path, scheme: str) -> None:
+    write_tiny_model(models / "tiny")
+    spec = ModelSpec(name=f"{scheme}://models/tiny")
+    bucket = Bucket(open_store=lambda _: LocalStore(models), pvc_root=models.parent)
+    revision = resolve(models, spec.name).figures.revision
+    folder = fetch_model(spec, revision=revision, bucket=bucket, folder=models.parent / "whole")
+    assert (folder / "model.safetensors").read_bytes() == (models / "tiny/model.safetensors").read_bytes()
+    weights = models / "tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"\1")
+    with pytest.raises(TrainerError, match="has changed since the run was prepared") as changed:
+        fetch_model(spec, revision=revision, bucket=bucket, folder=models.parent / "again")
+    assert changed.value.code is ExitCode.ConfigInvalid

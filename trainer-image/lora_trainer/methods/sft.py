@@ -61,7 +61,7 @@ def build_trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    trainer = trl.SFTTrainer(
+    trainer = trl.SFTTrainer(  # pyright: ignore[reportPrivateImportUsage] - as above
         model=model, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks
     )
     trainer.remove_callback(PrinterCallback)
