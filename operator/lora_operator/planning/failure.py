@@ -52,15 +52,15 @@ def decide(
 ) -> Retry | GiveUp:
     """What follows after the last of the ended attempts of one stage.
 
-    `micro_batch` is the one that prepare chose, None before it is known. An attempt that ended well is no failure and
-    must not be asked about.
+    `micro_batch` is the one that prepare chose, None before it is known.
     """
     last = attempts[-1]
     kind = attempt_class(last)
     ended = last.end_time or now
     match kind:
         case ExitClass.DONE:
-            raise ValueError("a successful attempt has nothing to decide")
+            # Its result was never read: it was recorded while a lost prepare had to be made again.
+            return Retry(at=ended)
         case ExitClass.USER_ERROR:
             return GiveUp(because="The same input would fail again, so it is not retried.")
         case ExitClass.INTERRUPTED:

@@ -79,6 +79,8 @@ class Simulation:
         labels, name = body["metadata"]["labels"], body["metadata"]["name"]
         if name in self.jobs:
             return  # AlreadyExists, and our own
+        known = {(attempt.stage, str(attempt.number)) for attempt in self.run.status.attempts}
+        assert (labels[STAGE_LABEL], labels[ATTEMPT_LABEL]) not in known, "an attempt is made once"
         self.created.append(name)
         self.jobs[name] = JobView(
             name=name,
