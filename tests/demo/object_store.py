@@ -20,6 +20,7 @@ ROOT_SECRET = "object-store-root"
 BUCKET = "lora"
 ENDPOINT = "http://object-store.object-store.svc:7070"
 STORAGE_SECRET = "lora-storage"
+ALREADY = ("UserAlreadyExists", "already exists", "BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def _admin(kubectl: Kubectl, *arguments: str) -> None:
     try:
         kubectl("-n", NAMESPACE, "exec", "deployment/object-store", "--", "/versitygw", "admin", *arguments)
     except KubectlError as problem:
-        if "exist" not in str(problem).lower():
+        if not any(word in str(problem) for word in ALREADY):
             raise
 
 
