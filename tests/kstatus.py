@@ -91,7 +91,7 @@ def regressions(before: Body, after: Body) -> list[str]:
             found.append(f"{kind} was taken back")
     for kind in set(old) & set(new):
         since, now = old[kind]["lastTransitionTime"], new[kind]["lastTransitionTime"]
-        if now < since or (now != since and old[kind]["status"] == new[kind]["status"] and kind not in ONLY_WHILE_TRUE):
+        if now < since or (now != since and old[kind]["status"] == new[kind]["status"]):
             found.append(f"lastTransitionTime of {kind} moved without a transition, or went back")
     for field in ("runDigest", "dataset", "model", "chosen", "className", "artifact"):
         if field in before and before[field] != after.get(field):

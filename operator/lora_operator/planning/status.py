@@ -79,7 +79,11 @@ def conclude(draft: StatusDraft, standing: Standing) -> LoraFineTuneStatus:
     reason, message = standing.reason, standing.message
     draft = replace(draft, status=seen(draft.status, generation=draft.generation))
     draft = draft.set(ConditionType.READY, standing.mood is Mood.DONE, reason=reason, message=message)
-    draft = draft.without(ConditionType.RECONCILING).without(ConditionType.STALLED)
+    # Only what is no longer true goes: one that is set anew would seem to have begun just now.
+    if standing.mood is not Mood.WORKING:
+        draft = draft.without(ConditionType.RECONCILING)
+    if standing.mood not in (Mood.NEEDS_PERSON, Mood.FAILED):
+        draft = draft.without(ConditionType.STALLED)
     draft = _suspension(draft, standing)
     match standing.mood:
         case Mood.WORKING:

@@ -135,10 +135,11 @@ def test_an_adapter_that_is_there_already_is_not_trained_again() -> None:
 def test_a_status_that_fits_is_not_changed_by_another_turn() -> None:
     for make in (preparing, starting, training, complete, failed):
         world = make()
+        before = world.run.status
         world.pass_time(1)
         plan = world.turn()
         assert (plan.actions, plan.events) == ((), ()), make.__name__
-        assert plan.status == world.run.status, make.__name__
+        assert plan.status == before, make.__name__
 
 
 def test_a_pod_that_has_ended_says_nothing_new_until_the_job_controller_has_spoken() -> None:
