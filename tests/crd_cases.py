@@ -1,0 +1,145 @@
+"""What the CRDs accept and refuse, as data: replayed against the generated schemas here and against a real API server.
+
+An edit is a map of dotted paths to values; None removes the field.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_operator import naming
+
+from tests.builders import class_body, run_body
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrdCase:
+    """One object, and what the API server says to it."""
+
+    name: str
+    kind: str = naming.RUN_KIND
+    start: dict[str, Any] = field(default_factory=dict)
+    """Edits of the smallest object before it is created."""
+    change: dict[str, Any] | None = None
+    """Edits after creation; None where the creation is what is judged."""
+    words: str = ""
+    """Part of the message of the refusal; empty where it is accepted."""
+
+    @property
+    def accepted(self) -> bool:
+        return not self.words
+
+    def before(self) -> Body:
+        """The object as it is created."""
+        smallest = run_body() if self.kind == naming.RUN_KIND else class_body()
+        return edited(smallest, self.start)
+
+    def after(self) -> Body:
+        """The object as it is then changed."""
+        return edited(self.before(), self.change or {})
+
+
+def edited(body: Body, edits: dict[str, Any]) -> Body:
+    """A copy with these edits."""
+    result = copy.deepcopy(body)
+    for path, value in edits.items():
+        *parents, last = path.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if value is None:
+            node.pop(last, None)
+        else:
+            node[last] = value
+    return result
+
+
+def _created(name: str, words: str = "", **start: Any) -> CrdCase:
+    return CrdCase(name=name, start={path.replace("__", "."): value for path, value in start.items()}, words=words)
+
+
+def _changed(name: str, change: dict[str, Any], words: str = "", **start: Any) -> CrdCase:
+    begin = {path.replace("__", "."): value for path, value in start.items()}
+    return CrdCase(name=name, start=begin, change=change, words=words)
+
+
+def _class(name: str, words: str = "", **start: Any) -> CrdCase:
+    begin = {path.replace("__", "."): value for path, value in start.items()}
+    return CrdCase(name=name, kind=naming.CLASS_KIND, start=begin, words=words)
+
+
+CASES: tuple[CrdCase, ...] = (
+    _created("the smallest run"),
+    # shapes
+    _created("no model", "model", spec__model=None),
+    _created("no dataset", "dataset", spec__dataset=None),
+    _created("no output", "output", spec__output=None),
+    _created("r as a word", "spec.lora.r", spec__lora__r="many"),
+    _created("r of nought", "spec.lora.r", spec__lora__r=0),
+    _created("r of 512", spec__lora__r=512),
+    _created("a dropout of one", "spec.lora.loraDropout", spec__lora__loraDropout=1),
+    _created("a dropout of nought", spec__lora__loraDropout=0),
+    _created("a learning rate of nought", "spec.training.learningRate", spec__training__learningRate=0),
+    _created("a learning rate of one", spec__training__learningRate=1),
+    _created("no target modules", "spec.lora.targetModules", spec__lora__targetModules=[]),
+    _created("an unknown method", "spec.training.method", spec__training__method="PPO"),
+    _created("an unknown format", "spec.dataset.format", spec__dataset__format="xml"),
+    _created("a dataset over http", "spec.dataset.uri", spec__dataset__uri="http://x/y.jsonl"),
+    _created("a dataset on a claim", spec__dataset__uri="pvc://claim/rows/train.jsonl"),
+    _created("a dataset that is a whole bucket", "spec.dataset.uri", spec__dataset__uri="s3://bucket"),
+    _created("an output that is a whole bucket", spec__output__uri="s3://bucket"),
+    _created("an output on a claim", "spec.output.uri", spec__output__uri="pvc://claim/x"),
+    _created("a model with spaces", "spec.model.name", spec__model__name="my model"),
+    _created("a deadline under a minute", "spec.activeDeadlineSeconds", spec__activeDeadlineSeconds=59),
+    _created("a retry limit of 21", "spec.retryLimit", spec__retryLimit=21),
+    # rules on creation
+    _created("a name of 48", metadata__name="a" * 48),
+    _created("a name of 49", "at most 48", metadata__name="a" * 49),
+    _created("a name with a dot", "lower-case letters", metadata__name="a.b"),
+    _created("loftq on a 4-bit base", "lora.loftqConfig needs a 16-bit base", spec__lora__loftqConfig={}),
+    _created("loftq on a 16-bit base", spec__lora__loftqConfig={}, spec__model__loadIn4bit=False),
+    _created("a revision of a hub model", spec__model__revision="main"),
+    _created(
+        "a revision of a folder", "a folder has no revisions", spec__model__revision="x", spec__model__name="s3://abc/m"
+    ),
+    _created(
+        "a revision of a claim", "a folder has no revisions", spec__model__revision="x", spec__model__name="pvc://c/m"
+    ),
+    _created("steps", spec__training__maxSteps=10),
+    _created("epochs", spec__training__numTrainEpochs=2),
+    _created("steps and epochs", "not both: remove one", spec__training__maxSteps=10, spec__training__numTrainEpochs=2),
+    # what may change later
+    _changed("suspend", {"spec.suspend": True}),
+    _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),
+    _changed("a deadline taken back", {"spec.activeDeadlineSeconds": None}, spec__activeDeadlineSeconds=600),
+    _changed("a TTL", {"spec.ttlSecondsAfterFinished": 60}),
+    _changed("a retry limit", {"spec.retryLimit": 0}),
+    # what may not
+    _changed("the model", {"spec.model.name": "other/model"}, "spec.model cannot change"),
+    _changed("the length", {"spec.model.maxSeqLength": 4096}, "spec.model cannot change"),
+    _changed("the dataset", {"spec.dataset.uri": "s3://other/x.jsonl"}, "spec.dataset cannot change"),
+    _changed("the output", {"spec.output.uri": "s3://other/x"}, "spec.output cannot change"),
+    _changed("the rank", {"spec.lora.r": 32}, "spec.lora cannot change"),
+    _changed("the rate", {"spec.training.learningRate": 0.001}, "spec.training cannot change"),
+    _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
+    _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
+    _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),
+    _changed("another class", {"spec.className": "y"}, "spec.className cannot change", spec__className="x"),
+    # classes
+    _class("the smallest class"),
+    _class("a GPU class without memory", "accelerator.memoryGiB is needed", spec__accelerator={"kind": "GPU"}),
+    _class("a CPU class without memory", spec__accelerator={"kind": "CPU"}),
+    _class("no credentials", "exactly one of secretName", spec__storage__credentials={}),
+    _class(
+        "both credentials",
+        "exactly one of secretName",
+        spec__storage__credentials={"secretName": "a", "serviceAccountName": "b"},
+    ),
+    _class("a workload identity", spec__storage__credentials={"serviceAccountName": "b"}),
+    _class("no image", "image", spec__image=None),
+    _class("memory as a word", "spec.train.memory", spec__train__memory="much"),
+)

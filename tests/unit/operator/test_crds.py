@@ -1,0 +1,216 @@
+"""The CRDs: structural, described, bounded, in step with the models, and with rules that say what they should."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cel
+import pytest
+from lora_operator import naming
+from lora_operator.api.crds import class_crd, render, run_crd
+from lora_operator.api.lorafinetune import LoraFineTuneSpec
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.schema import structural_schema
+from pydantic import BaseModel, Field, ValidationError
+
+from tests.crd_cases import CASES, CrdCase
+from tests.fakes.schema import apply_defaults, violations
+
+Schema = dict[str, Any]
+FOLDER = Path(__file__).parents[3] / "manifests" / "crd"
+CRDS = {naming.RUN_KIND: run_crd(), naming.CLASS_KIND: class_crd()}
+KNOWN = {
+    "type",
+    "format",
+    "description",
+    "default",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+    "properties",
+    "additionalProperties",
+    "items",
+    "required",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-validations",
+}
+
+
+def schema_of(kind: str) -> Schema:
+    return CRDS[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def walk(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    """Every node of a schema with its path."""
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}".lstrip("."))
+    for key, suffix in (("items", "[]"), ("additionalProperties", "{}")):
+        if isinstance(schema.get(key), dict):
+            yield from walk(schema[key], path + suffix)
+
+
+NODES = [(f"{kind} {path}", node) for kind in CRDS for path, node in walk(schema_of(kind)) if path]
+SPEC_NODES = [(path, node) for path, node in NODES if path.split()[1].startswith("spec")]
+
+
+@pytest.mark.parametrize("crd", CRDS.values(), ids=CRDS.keys())
+def test_the_manifests_are_what_the_models_say(crd: Schema) -> None:
+    path = FOLDER / f"{crd['spec']['names']['plural']}.yaml"
+    assert path.read_text() == render(crd), "run `make generate`"
+
+
+def test_every_node_is_structural() -> None:
+    for path, node in NODES:
+        assert set(node) <= KNOWN, path
+        assert node.get("type") in ("object", "array", "string", "integer", "number", "boolean"), path
+        assert not ("properties" in node and "additionalProperties" in node), path
+
+
+def test_every_field_has_a_description() -> None:
+    bare = [path for path, node in NODES if not node.get("description") and not path.endswith(("[]", "{}", "metadata"))]
+    assert bare == []
+
+
+def test_descriptions_read_as_sentences() -> None:
+    odd = [path for path, node in SPEC_NODES if (text := node.get("description")) and not text.endswith((".", "'"))]
+    assert odd == []
+
+
+def test_everything_that_users_type_is_bounded() -> None:
+    unbounded = []
+    for path, node in SPEC_NODES:
+        bounds = {"string": "maxLength", "array": "maxItems"}
+        bound = "maxProperties" if "additionalProperties" in node else bounds.get(node["type"])
+        if bound and bound not in node and "enum" not in node:
+            unbounded.append(path)
+        if node["type"] in ("integer", "number") and not {"minimum", "maximum"} <= set(node) and "enum" not in node:
+            unbounded.append(path)
+    assert unbounded == []
+
+
+def test_lists_say_how_they_merge() -> None:
+    for path, node in NODES:
+        if node["type"] == "array":
+            assert node.get("x-kubernetes-list-type") in ("atomic", "set", "map"), path
+
+
+def test_defaults_are_valid_and_those_of_the_models() -> None:
+    for kind, model, case in (
+        (naming.RUN_KIND, LoraFineTuneSpec, CASES[0]),
+        (naming.CLASS_KIND, LoraFineTuneClassSpec, next(c for c in CASES if c.kind == naming.CLASS_KIND)),
+    ):
+        body = case.before()
+        by_server = apply_defaults(body["spec"], schema_of(kind)["properties"]["spec"])
+        assert violations({"spec": by_server}, schema_of(kind)) == []
+        assert by_server == model.model_validate(body["spec"]).wire()
+
+
+def test_status_is_a_subresource_of_runs() -> None:
+    assert CRDS[naming.RUN_KIND]["spec"]["versions"][0]["subresources"] == {"status": {}}
+
+
+def test_printer_columns_point_at_fields_that_exist() -> None:
+    for kind, crd in CRDS.items():
+        paths = {path for path, _ in walk(schema_of(kind))}
+        for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]:
+            path = column["jsonPath"].removeprefix(".").replace('[?(@.type=="Ready")]', "[]")
+            assert path in paths or path == "metadata.creationTimestamp", column
+
+
+class Sample(BaseModel):
+    """A sample."""
+
+    model_config = {"use_attribute_docstrings": True}
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """A share."""
+    note: str | None = Field(default=None, max_length=5)
+    """A
+    note."""
+
+
+def test_the_dialect_of_kubernetes() -> None:
+    schema = structural_schema(Sample)
+    share, note = schema["properties"]["share"], schema["properties"]["note"]
+    assert (share["minimum"], share["exclusiveMinimum"]) == (0, True)
+    assert (share["maximum"], share["exclusiveMaximum"]) == (1, True)
+    assert note == {"type": "string", "maxLength": 5, "description": "A note."}
+    assert "title" not in schema
+
+
+def test_a_union_of_types_is_refused() -> None:
+    class Union(BaseModel):
+        either: int | str
+
+    with pytest.raises(ValueError, match="no unions of types"):
+        structural_schema(Union)
+
+
+# --- the cases that the real API server judges too ----------------------------------------------------------------
+
+
+def refusals(case: CrdCase) -> list[str]:
+    """What schema and rules say to a case."""
+    schema = schema_of(case.kind)
+    before, after = (apply_defaults(body, schema) for body in (case.before(), case.after()))
+    found = [f"{path}: {message}" for path, message in violations(after, schema)]
+    # The API server asks no rule of an object whose shape is wrong.
+    return found or list(broken_rules(after, before if case.change is not None else None, schema))
+
+
+def broken_rules(node: Any, old: Any, schema: Schema) -> Iterator[str]:
+    """Messages of the CEL rules that do not hold; transition rules count only on update."""
+    for entry in schema.get("x-kubernetes-validations", ()):
+        transition = "oldSelf" in entry["rule"]
+        if transition and old is None:
+            continue
+        scope = {"self": copy.deepcopy(node)} | ({"oldSelf": copy.deepcopy(old)} if transition else {})
+        if not cel.evaluate(entry["rule"], scope):
+            yield entry["message"]
+    for name, child in schema.get("properties", {}).items():
+        if isinstance(node, dict) and name in node:
+            yield from broken_rules(node[name], (old or {}).get(name), child)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_case_is_judged_as_it_should_be(case: CrdCase) -> None:
+    found = refusals(case)
+    if case.accepted:
+        assert found == []
+    else:
+        assert any(case.words in message for message in found), found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_models_agree_with_the_schema(case: CrdCase) -> None:
+    """What the schema accepts the operator can read, and what it refuses without CEL the models refuse too."""
+    model = LoraFineTuneSpec if case.kind == naming.RUN_KIND else LoraFineTuneClassSpec
+    if case.accepted:
+        model.model_validate(case.after()["spec"])
+    elif violations(apply_defaults(case.after(), schema_of(case.kind)), schema_of(case.kind)):
+        with pytest.raises(ValidationError):
+            model.model_validate(case.after()["spec"])
+
+
+def test_every_rule_is_broken_by_some_case() -> None:
+    rules = {
+        entry["message"]
+        for kind in CRDS
+        for _, node in walk(schema_of(kind))
+        for entry in node.get("x-kubernetes-validations", ())
+    }
+    broken = {message for case in CASES for message in refusals(case)}
+    assert rules <= broken
