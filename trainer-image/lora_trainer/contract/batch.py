@@ -1,4 +1,4 @@
-"""How a batch is made smaller after the accelerator ran out of memory: same rows per optimizer step, fewer at a time."""
+"""How a batch is made smaller when accelerator memory ran out: same rows per optimizer step, fewer at a time."""
 
 from __future__ import annotations
 
