@@ -24,8 +24,9 @@ from lora_trainer.errors import TrainerError
 GIB = 2**30
 EFFECTIVE_BATCH = 8
 """Rows per optimizer step where the user names none."""
-CPU_MICRO_BATCH = 2
-"""Rows per forward pass on a CPU: more only adds padding and memory there."""
+CPU_MICRO_BATCH = 1
+"""Rows per forward pass on a CPU. More only adds padding and memory: with SmolLM2 and Spider's rows, 2 rows cost 20 %
+more processor time per step and 3.5 GiB instead of 2.8."""
 CHECKPOINTS_PER_RUN = 20
 BYTES_PER_4BIT_PARAMETER = 0.5 + 1 / 64
 """NF4 and the scale of each block of 64."""
@@ -234,4 +235,4 @@ def _optimizer(run: RunFile) -> str:
 
 
 def _dtype(run: RunFile) -> str:
-    return run.model.dtype or ("float32" if run.accelerator.kind is AcceleratorKind.CPU else "bfloat16")
+    return run.model.dtype or "bfloat16"

@@ -76,7 +76,7 @@ def test_a_configuration_of_another_kind_names_what_is_missing() -> None:
         ({}, (8, 1)),
         ({"accelerator": {"kind": "GPU"}}, (8, 1)),
         ({"accelerator": {"kind": "GPU", "memoryGiB": 10}, "model": {"maxSeqLength": 4096}}, (1, 8)),
-        ({"accelerator": {"kind": "CPU"}}, (2, 4)),
+        ({"accelerator": {"kind": "CPU"}}, (1, 8)),
         ({"training": {"perDeviceTrainBatchSize": 4}}, (4, 2)),
         ({"training": {"perDeviceTrainBatchSize": 3}}, (3, 2)),
         ({"training": {"perDeviceTrainBatchSize": 16}}, (16, 1)),
@@ -155,7 +155,7 @@ def test_about_twenty_checkpoints(training: dict[str, Any], save_steps: int) -> 
 
 def test_what_a_cpu_cannot_do_is_replaced() -> None:
     numbers = chosen(accelerator={"kind": "CPU"}, training={"packing": True, "optim": "paged_adamw_8bit"})
-    assert (numbers.packing, numbers.optim, numbers.dtype) == (False, "adamw_torch_fused", "float32")
+    assert (numbers.packing, numbers.optim, numbers.dtype) == (False, "adamw_torch_fused", "bfloat16")
 
 
 def test_what_the_user_names_stays() -> None:
