@@ -33,6 +33,9 @@ class Metrics:
         self.transitions = Counter(
             "lora_operator_transitions", "Runs that came to a reason.", ["namespace", "reason"], registry=self.registry
         )
+        self.progress_writes = Counter(
+            "lora_operator_progress_writes", "Status writes that told of progress only.", registry=self.registry
+        )
         self.adapters = Counter(
             "lora_operator_adapters_published", "Adapters published.", ["namespace"], registry=self.registry
         )

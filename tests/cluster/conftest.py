@@ -11,10 +11,11 @@ from rich.console import Console
 
 from tests.cluster import images, loading
 from tests.cluster.runs import Tenant
-from tests.cluster.settings import Paths
-from tests.demo.environment import OPERATOR_IMAGE, REPOSITORY, Environment, ensure_environment
+from tests.cluster.settings import HERE, Paths
+from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment
 from tests.demo.timings import Timings
 
+SCRIPTED_TRAINER = HERE / "scripted_trainer"
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 
 
@@ -33,8 +34,8 @@ def scripted_class(environment: Environment) -> Iterator[str]:
     paths = Paths.from_environment()
     images.build(
         paths=paths,
-        context=REPOSITORY,
-        file=REPOSITORY / "tests/cluster/scripted_trainer/Dockerfile",
+        context=SCRIPTED_TRAINER,
+        file=SCRIPTED_TRAINER / "Dockerfile",
         tag=SCRIPTED_IMAGE,
         arguments={"BASE_IMAGE": OPERATOR_IMAGE},
         report=print,

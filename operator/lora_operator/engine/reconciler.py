@@ -111,6 +111,8 @@ class Reconciler:
         before, after = ready_reason(run.status), ready_reason(plan.status)
         if before != after:
             self.metrics.transition(namespace=run.namespace, reason=after or "", status=plan.status)
+        elif run.status.progress != plan.status.progress:
+            self.metrics.progress_writes.inc()
         log.info(
             "reconciled",
             extra={
