@@ -36,16 +36,18 @@ def up(console: Console) -> None:
 
 
 def train(environment: Environment, console: Console) -> dict:
-    """Apply the sample afresh and watch it until it is complete.
-
-    The adapter of an earlier demo is removed first: with it there the run would end at once, and reuse it.
-    """
+    """Apply the sample afresh and watch it until it is complete."""
     kubectl = environment.kubectl
-    with object_store.bucket(kubectl, environment.account) as store:
-        object_store.delete_folder(store, OUTPUT_PREFIX)
+    clear_output(environment)
     kubectl("-n", TENANT, "delete", "lorafinetune", RUN, "--ignore-not-found", "--wait")
     kubectl("apply", "-f", MANIFESTS / "samples/text-to-sql-demo.yaml")
     return live.watch(kubectl, namespace=TENANT, name=RUN, console=console, seconds=LONGEST_RUN_SECONDS)
+
+
+def clear_output(environment: Environment) -> None:
+    """Remove the adapter of an earlier demo: with it there the run would reuse it and end at once."""
+    with object_store.bucket(environment.kubectl, environment.account) as store:
+        object_store.delete_folder(store, OUTPUT_PREFIX)
 
 
 def down(console: Console) -> None:
