@@ -1,0 +1,271 @@
+"""The children of a run: what is in them, what never is, and what the golden manifests show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lora_operator import naming
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.naming import Stage
+from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.pod import StageRequest
+from lora_operator.workloads.settled import config_map, read_config_map, settle
+from lora_trainer.contract.run import RunFile
+
+from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, class_spec
+
+Body = dict[str, Any]
+GOLDEN = Path(__file__).parents[2] / "golden"
+SECRET = {"name": "hub", "key": "token"}
+PRIVATE_MODEL = {"name": "acme/private-8b", "revision": "main", "tokenSecretRef": SECRET}
+IDENTITY = {"workUri": "s3://platform/work/{namespace}", "credentials": {"serviceAccountName": "bucket-writer"}}
+
+SCENARIOS: dict[str, tuple[Body, Body]] = {
+    "minimal": ({}, {}),
+    "cpu-class": ({}, {"accelerator": {"kind": "CPU"}, "train": {"cpu": "2", "memory": "6Gi", "scratch": "10Gi"}}),
+    "private-model": (
+        {
+            "model": PRIVATE_MODEL,
+            "dataset": {"uri": "pvc://rows/sql/train.jsonl", "columns": {"prompt": "question"}},
+            "evaluation": {"datasetUri": "pvc://held-out/sql.jsonl"},
+            "training": {"maxSteps": 100, "learningRate": 1e-4},
+        },
+        {},
+    ),
+    "workload-identity": ({}, {"storage": IDENTITY}),
+}
+
+
+def children(scenario: str, *, attempt: int = 1, oom_shrinks: int = 0) -> dict[str, Body]:
+    """The ConfigMap and both Jobs of a scenario."""
+    spec, class_edits = SCENARIOS[scenario]
+    run = a_run(**spec)
+    parsed = LoraFineTuneClassSpec.model_validate(class_spec(**class_edits))
+    settled = settle(run, class_name=CLASS_NAME, class_spec=parsed)
+
+    def job(stage: Stage) -> Body:
+        request = StageRequest(run=run, settled=settled, stage=stage, attempt=attempt, oom_shrinks=oom_shrinks)
+        return stage_job(request)
+
+    return {
+        "config-map": config_map(run, settled),
+        "prepare-job": job(Stage.PREPARE),
+        "train-job": job(Stage.TRAIN),
+    }
+
+
+def pods(scenario: str) -> dict[Stage, Body]:
+    made = children(scenario)
+    return {stage: made[f"{stage}-job"]["spec"]["template"]["spec"] for stage in Stage}
+
+
+ALL_PODS = {f"{scenario}-{stage}": pod for scenario in SCENARIOS for stage, pod in pods(scenario).items()}
+pod_cases = pytest.mark.parametrize("pod", ALL_PODS.values(), ids=ALL_PODS.keys())
+
+
+# --- golden -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["config-map", "prepare-job", "train-job"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_manifests_are_as_they_were(scenario: str, part: str, request: pytest.FixtureRequest) -> None:
+    path = GOLDEN / f"{scenario}-{part}.yaml"
+    rendered = yaml.safe_dump(children(scenario)[part], sort_keys=False, width=120)
+    if request.config.getoption("--update-golden"):
+        path.write_text(rendered)
+    assert path.read_text() == rendered, "look at the difference; if it is meant, run pytest --update-golden"
+
+
+def test_there_is_no_golden_file_without_a_scenario() -> None:
+    expected = {f"{s}-{part}.yaml" for s in SCENARIOS for part in ("config-map", "prepare-job", "train-job")}
+    assert {path.name for path in GOLDEN.glob("*.yaml")} == expected
+
+
+# --- what every pod must be ---------------------------------------------------------------------------------------
+
+
+def restricted_breaches(pod: Body) -> Iterator[str]:
+    """What Pod Security `restricted` (and this project, on top of it) would object to."""
+    context = pod.get("securityContext", {})
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.get(field):
+            yield field
+    if context.get("runAsNonRoot") is not True or context.get("runAsUser") in (None, 0):
+        yield "runs as root"
+    if context.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+        yield "seccompProfile"
+    for volume in pod["volumes"]:
+        kinds = set(volume) - {"name"}
+        if not kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}:
+            yield f"volume {kinds}"
+    for container in [*pod["containers"], *pod.get("initContainers", ())]:
+        own = container.get("securityContext", {})
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            yield "privilege escalation"
+        if own.get("capabilities", {}).get("drop") != ["ALL"] or own.get("capabilities", {}).get("add"):
+            yield "capabilities"
+        if own.get("readOnlyRootFilesystem") is not True:
+            yield "writable root"
+
+
+@pod_cases
+def test_a_pod_meets_pod_security_restricted(pod: Body) -> None:
+    assert list(restricted_breaches(pod)) == []
+
+
+@pod_cases
+def test_a_pod_holds_no_api_token_and_no_secret_value(pod: Body) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    for entry in pod["containers"][0]["env"]:
+        secret = any(word in entry["name"] for word in ("KEY", "TOKEN", "SECRET", "PASSWORD"))
+        assert secret == ("valueFrom" in entry), entry["name"]
+        if secret:
+            assert set(entry["valueFrom"]) == {"secretKeyRef"}
+    assert not any("secret" in volume for volume in pod["volumes"])
+
+
+@pod_cases
+def test_what_is_mounted_exists_and_only_scratch_is_writable(pod: Body) -> None:
+    container = pod["containers"][0]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable <= {"/scratch", "/tmp", "/dev/shm"}
+    for volume in pod["volumes"]:
+        if "emptyDir" in volume:
+            assert volume["emptyDir"]["sizeLimit"], "a pod cannot fill the node's disk"
+
+
+@pod_cases
+def test_all_but_the_cpu_is_limited_to_what_is_requested(pod: Body) -> None:
+    resources = pod["containers"][0]["resources"]
+    assert {"cpu", "memory"} <= set(resources["requests"])
+    assert resources["limits"] == {name: value for name, value in resources["requests"].items() if name != "cpu"}
+
+
+@pytest.mark.parametrize("name", ALL_PODS)
+def test_only_the_train_pod_of_a_gpu_class_takes_an_accelerator(name: str) -> None:
+    limits = ALL_PODS[name]["containers"][0]["resources"]["limits"]
+    assert ("nvidia.com/gpu" in limits) == (name.endswith("-train") and not name.startswith("cpu-class"))
+
+
+# --- Jobs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["config-map", "prepare-job", "train-job"])
+def test_children_are_found_and_collected_by_their_owner(part: str) -> None:
+    metadata = children("minimal")[part]["metadata"]
+    owner = metadata["ownerReferences"][0]
+    assert (owner["uid"], owner["kind"], owner["controller"], owner["blockOwnerDeletion"]) == (
+        UID,
+        naming.RUN_KIND,
+        True,
+        True,
+    )
+    assert metadata["namespace"] == NAMESPACE
+    assert metadata["labels"][naming.MANAGED_BY_LABEL] == naming.MANAGED_BY
+    assert metadata["labels"][naming.RUN_UID_LABEL] == UID
+
+
+def test_jobs_are_named_by_stage_and_attempt() -> None:
+    made = children("minimal", attempt=3, oom_shrinks=2)
+    assert made["train-job"]["metadata"]["name"] == f"{NAME}-train-3"
+    assert made["prepare-job"]["metadata"]["name"] == f"{NAME}-prepare-3"
+    args = made["train-job"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args == ["train", "--run", "/etc/lora/run.json", "--attempt", "3", "--oom-shrinks", "2"]
+
+
+def test_the_longest_name_leaves_room_for_pods() -> None:
+    name = naming.job_name("a" * naming.MAX_RUN_NAME, Stage.PREPARE, 99)
+    assert len(name) <= 63, "Job names are labels of their pods"
+
+
+def test_any_failure_ends_the_job_but_disruption_and_interruption_do_not() -> None:
+    spec = children("minimal")["train-job"]["spec"]
+    assert spec["backoffLimit"] == 0
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    first, second = spec["podFailurePolicy"]["rules"]
+    assert (first["action"], first["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert (second["action"], second["onExitCodes"]["values"]) == ("Ignore", [40])
+    assert "suspend" not in spec, "a queue owns it"
+    assert "ttlSecondsAfterFinished" not in spec, "the operator must have read the outcome first"
+
+
+def test_labels_of_pods_are_those_the_operator_watches() -> None:
+    labels = children("minimal")["train-job"]["spec"]["template"]["metadata"]["labels"]
+    assert labels[naming.MANAGED_BY_LABEL] == naming.MANAGED_BY
+    assert (labels[naming.STAGE_LABEL], labels[naming.ATTEMPT_LABEL]) == ("train", "1")
+
+
+# --- storage and volumes ------------------------------------------------------------------------------------------
+
+
+def environment(pod: Body) -> dict[str, Body]:
+    return {entry["name"]: entry for entry in pod["containers"][0]["env"]}
+
+
+def test_bucket_credentials_come_from_the_tenants_secret() -> None:
+    env = environment(pods("minimal")[Stage.TRAIN])
+    assert env["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"] == {"name": "bucket", "key": "AWS_ACCESS_KEY_ID"}
+    assert env["AWS_SESSION_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True
+
+
+def test_a_workload_identity_needs_no_secret() -> None:
+    pod = pods("workload-identity")[Stage.TRAIN]
+    assert pod["serviceAccountName"] == "bucket-writer"
+    assert not any("valueFrom" in entry for entry in environment(pod).values())
+
+
+def test_the_hub_token_of_a_private_model_is_a_reference() -> None:
+    env = environment(pods("private-model")[Stage.PREPARE])
+    assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
+    assert "HF_TOKEN" not in environment(pods("minimal")[Stage.PREPARE])
+
+
+def test_claims_are_mounted_once_and_read_only() -> None:
+    pod = pods("private-model")[Stage.PREPARE]
+    claims = [v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == [{"claimName": "held-out", "readOnly": True}, {"claimName": "rows", "readOnly": True}]
+    paths = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"].startswith("claim")]
+    assert paths == ["/mnt/pvc/held-out", "/mnt/pvc/rows"]
+
+
+def test_one_claim_for_model_and_rows_is_one_volume() -> None:
+    run = a_run(model={"name": "pvc://both/model"}, dataset={"uri": "pvc://both/rows.jsonl"})
+    settled = settle(run, class_name="x", class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
+    job = stage_job(StageRequest(run=run, settled=settled, stage=Stage.PREPARE, attempt=1))
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    assert sum("persistentVolumeClaim" in volume for volume in volumes) == 1
+
+
+# --- the run file -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_run_file_is_read_back_as_it_was(scenario: str) -> None:
+    body = children(scenario)["config-map"]
+    assert body["immutable"] is True
+    settled = read_config_map(json.loads(json.dumps(body)))
+    assert settled.class_name == CLASS_NAME
+    run_file = RunFile.model_validate_json(body["data"]["run.json"])
+    assert run_file == settled.run_file
+    assert run_file.identity.uid == UID
+    assert run_file.storage.work_uri == f"s3://platform/work/{NAMESPACE}", "the placeholder is resolved"
+
+
+def test_the_run_file_names_secrets_and_holds_none() -> None:
+    text = json.dumps(children("private-model")["config-map"]["data"])
+    assert "AWS" not in text
+    assert '\\"tokenSecretRef\\"' in text
+
+
+def test_defaults_are_resolved_in_the_run_file() -> None:
+    run_file = json.loads(children("minimal")["config-map"]["data"]["run.json"])
+    assert run_file["lora"]["r"] == 16
+    assert run_file["training"]["optim"] == "adamw_8bit"
+    assert run_file["evaluation"]["holdoutFraction"] == 0.05
