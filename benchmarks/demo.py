@@ -1,9 +1,8 @@
 """`make bench-demo`: the figures of the demo, printed and written to benchmarks/results/demo.json.
 
 One run of the demo's LoraFineTune on the real cluster, seen from outside: operator memory, reaction times, API
-writes; and
-what the trainer reports. Times are taken by this process when a watch tells of a change, so they include kubectl's
-delay.
+writes; and what the trainer reports. Times are taken by this process when a watch tells of a change, so they include
+kubectl's delay.
 """
 
 from __future__ import annotations

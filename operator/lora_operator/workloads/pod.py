@@ -103,6 +103,8 @@ def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
             # Libraries ask getpass for a name, and uid 1000 has no entry in the image's passwd.
             {"name": "USER", "value": CONTAINER},
             {"name": "LOGNAME", "value": CONTAINER},
+            # For messages about a node that is not in order.
+            {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         ),
         volumes=(
             {"name": "scratch", "emptyDir": {"sizeLimit": room.scratch}},
