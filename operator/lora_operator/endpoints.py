@@ -23,8 +23,6 @@ class Endpoints:
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
-        self.ready = False
-        """Set once the first watch events were seen and workers run."""
 
     async def start(self) -> None:
         """Listen."""
@@ -40,7 +38,8 @@ class Endpoints:
         return web.Response(text=failure or "ok", status=500 if failure else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok" if self.ready else "starting", status=200 if self.ready else 503)
+        ready = self._engine.ready
+        return web.Response(text="ok" if ready else "starting", status=200 if ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         body = generate_latest(self._engine.metrics.registry)

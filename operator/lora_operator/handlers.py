@@ -61,7 +61,6 @@ class _Shell:
         endpoints = Endpoints(self.engine, port=self._settings.port)
         await endpoints.start()
         self._stack.push_async_callback(endpoints.stop)
-        endpoints.ready = True
 
     async def stop(self, **_: Any) -> None:
         """Stop in the reverse order."""

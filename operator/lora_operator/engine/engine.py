@@ -58,6 +58,11 @@ class Engine:
             return None
         return f"task {ended.get_name()} ended: {'cancelled' if ended.cancelled() else ended.exception()!r}"
 
+    @property
+    def ready(self) -> bool:
+        """Whether the cache was complete once, so that the workers work."""
+        return self._primed.is_set()
+
     def enqueue(self, keys: Iterable[Key]) -> None:
         """These runs want a turn."""
         for key in keys:
