@@ -228,7 +228,7 @@ async def an_operator(world: World, kubeconfig: Path, **settings: Any) -> AsyncI
     """The operator runs, and its watches are open."""
     world.server.kubeconfig(kubeconfig)
     registry = kopf.OperatorRegistry()
-    chosen = OperatorSettings.model_validate({"workers": 4, "port": _free_port(), "poll_seconds": 0.2} | settings)
+    chosen = OperatorSettings.model_validate({"workers": 4, "port": free_port(), "poll_seconds": 0.2} | settings)
     handlers.register(registry, chosen, clock=world.clock)
     kopf.on.startup(registry=registry)(_hurry)
     async with running_operator(registry=registry, settings=kopf.OperatorSettings()):
@@ -250,7 +250,7 @@ async def _hurry(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.process.ultimate_exiting_timeout = None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

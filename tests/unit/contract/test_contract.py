@@ -1,0 +1,205 @@
+"""What operator and trainer agree on: digests, outcomes, exit classes, batches, manifests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_trainer.contract import exits
+from lora_trainer.contract.batch import halvings, shrunk_batch
+from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
+from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, latest_uri, prepared_uri
+from lora_trainer.contract.manifest import SetManifest, parse_manifest
+from lora_trainer.contract.outcome import MAX_BYTES, Outcome, clip, decode_outcome, encode_outcome
+from lora_trainer.contract.run import RunFile, canonical_json, run_digest
+
+from tests.builders import a_run, a_settled, prepare_result, train_result
+from tests.crd_cases import edited
+
+# --- run digest ---------------------------------------------------------------------------------------------------
+
+
+def run_file(**edits: Any) -> RunFile:
+    run = a_run()
+    wire = a_settled(run).run_file.wire()
+    return RunFile.model_validate(edited(wire, {path.replace("__", "."): value for path, value in edits.items()}))
+
+
+def digest(*, data: str = "d1", revision: str = "r1", **edits: Any) -> str:
+    return run_digest(run_file(**edits), data_digest=data, model_revision=revision)
+
+
+SHAPING = [
+    {"model__name": "other/model"},
+    {"model__maxSeqLength": 1024},
+    {"model__loadIn4bit": False},
+    {"model__dtype": "float16"},
+    {"lora__r": 8},
+    {"lora__loraAlpha": 32},
+    {"lora__targetModules": ["q_proj"]},
+    {"lora__randomState": 1},
+    {"training__maxSteps": 10},
+    {"training__learningRate": 1e-3},
+    {"training__seed": 1},
+    {"training__perDeviceTrainBatchSize": 2},
+    {"training__sft": {"trainOn": "everything"}},
+    {"dataset__format": "messages"},
+    {"dataset__chatTemplate": "{{ messages }}"},
+    {"dataset__overlength": "truncate"},
+    {"evaluation__holdoutFraction": 0.1},
+    {"accelerator__kind": "CPU"},
+]
+NOT_SHAPING = [
+    {"identity__name": "another"},
+    {"identity__namespace": "team-b"},
+    {"identity__uid": "u2"},
+    {"output__uri": "s3://elsewhere/x"},
+    {"storage__workUri": "s3://elsewhere/y"},
+    {"storage__endpoint": "http://other:1"},
+    {"dataset__uri": "s3://elsewhere/copy-of-the-rows.jsonl"},
+    {"training__saveSteps": 7},
+    {"training__saveTotalLimit": 9},
+    {"model__tokenSecretRef": {"name": "hub", "key": "token"}},
+    {"accelerator__memoryGiB": 24},
+    {"model__revision": "main"},
+    {"lora__loraAlpha": 16},
+]
+
+
+@pytest.mark.parametrize("edit", SHAPING, ids=str)
+def test_what_shapes_the_adapter_changes_its_name(edit: dict[str, Any]) -> None:
+    assert digest(**edit) != digest()
+
+
+@pytest.mark.parametrize("edit", NOT_SHAPING, ids=str)
+def test_what_does_not_shape_the_adapter_leaves_its_name(edit: dict[str, Any]) -> None:
+    assert digest(**edit) == digest()
+
+
+def test_contents_of_data_and_model_shape_the_adapter() -> None:
+    assert len({digest(), digest(data="d2"), digest(revision="r2")}) == 3
+
+
+def test_a_digest_is_sha256_and_stable() -> None:
+    assert digest() == digest()
+    assert len(digest()) == 64
+    assert int(digest(), 16) >= 0
+
+
+def test_canonical_json_has_one_form() -> None:
+    assert canonical_json({"b": 1, "a": "ä"}) == '{"a":"ä","b":1}'.encode()
+
+
+# --- outcome ------------------------------------------------------------------------------------------------------
+
+SENTENCES = st.text(max_size=6000)
+
+
+@given(message=SENTENCES, remedy=st.none() | SENTENCES, with_result=st.booleans())
+def test_an_outcome_always_fits_the_termination_message(message: str, remedy: str | None, with_result: bool) -> None:
+    result = prepare_result() if with_result else None
+    text = encode_outcome(Outcome(reason="DatasetInvalid", message=message, remedy=remedy, result=result))
+    assert len(text.encode()) <= MAX_BYTES
+    decoded = decode_outcome(text)
+    assert decoded is not None
+    assert decoded.result == result, "figures are never cut"
+    assert decoded.reason == "DatasetInvalid"
+
+
+@pytest.mark.parametrize("result", [prepare_result(), train_result(), None])
+def test_an_outcome_is_read_back_as_it_was(result: Any) -> None:
+    outcome = Outcome(reason="Succeeded", message="Done.", remedy="None.", step=3, from_step=1, result=result)
+    assert decode_outcome(encode_outcome(outcome)) == outcome
+
+
+@pytest.mark.parametrize("text", ["", "Killed", "{", "[]", "null", '{"reason": 1}', '{"reason":"a"}', "\x00"])
+def test_what_is_no_outcome_is_none(text: str) -> None:
+    assert decode_outcome(text) is None
+
+
+def test_a_torn_outcome_is_none() -> None:
+    text = encode_outcome(Outcome(reason="Succeeded", message="Done.", result=train_result()))
+    assert all(decode_outcome(text[:length]) is None for length in range(len(text)))
+
+
+def test_a_long_sentence_ends_with_an_ellipsis() -> None:
+    assert clip("abcdef", 4) == "abc…"
+    assert clip("abcd", 4) == "abcd"
+
+
+# --- exit codes ---------------------------------------------------------------------------------------------------
+
+CLASSES = [
+    (0, ExitClass.DONE),
+    (1, ExitClass.BUG),
+    (2, ExitClass.BUG),
+    (9, ExitClass.BUG),
+    (10, ExitClass.USER_ERROR),
+    (29, ExitClass.USER_ERROR),
+    (30, ExitClass.OUT_OF_MEMORY),
+    (31, ExitClass.BUG),
+    (40, ExitClass.INTERRUPTED),
+    (50, ExitClass.INFRASTRUCTURE),
+    (59, ExitClass.INFRASTRUCTURE),
+    (60, ExitClass.BUG),
+    (126, ExitClass.BUG),
+    (127, ExitClass.BUG),
+    (128, ExitClass.BUG),
+    (137, ExitClass.INFRASTRUCTURE),
+    (143, ExitClass.INFRASTRUCTURE),
+]
+
+
+@pytest.mark.parametrize(("code", "kind"), CLASSES)
+def test_every_exit_code_has_a_class(code: int, kind: ExitClass) -> None:
+    assert exit_class(code) is kind
+
+
+@given(st.integers(0, 255))
+def test_no_exit_code_is_without_a_class_or_a_reason(code: int) -> None:
+    assert isinstance(exit_class(code), ExitClass)
+    assert exits.reason(code)[0].isupper()
+
+
+def test_the_name_of_a_code_is_its_reason() -> None:
+    assert exits.reason(ExitCode.DatasetInvalid) == "DatasetInvalid"
+    assert exits.reason(137) == "Killed"
+    assert exits.reason(77) == "InternalError"
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+@given(micro=st.integers(1, 4096), accumulation=st.integers(1, 64), times=st.integers(0, 14))
+def test_a_shrunk_batch_keeps_the_rows_per_step(micro: int, accumulation: int, times: int) -> None:
+    smaller, longer = shrunk_batch(micro, accumulation, times=times)
+    assert smaller * longer == micro * accumulation
+    assert 1 <= smaller <= max(micro >> times, 1)
+
+
+@given(micro=st.integers(1, 4096), accumulation=st.integers(1, 64))
+def test_as_many_halvings_as_there_are_end_at_one_row(micro: int, accumulation: int) -> None:
+    assert shrunk_batch(micro, accumulation, times=halvings(micro))[0] == 1
+    assert shrunk_batch(micro, accumulation, times=0) == (micro, accumulation)
+
+
+# --- layout and manifests -----------------------------------------------------------------------------------------
+
+
+def test_where_everything_stands_in_the_bucket() -> None:
+    run = run_file(identity={"namespace": "ns", "name": "n", "uid": "u"}, output__uri="s3://bbb/out/")
+    assert prepared_uri(run) == "s3://platform/work/team-a/ns/n/u/prepared"
+    assert checkpoints_uri(run) == "s3://platform/work/team-a/ns/n/u/checkpoints"
+    assert artifact_uri(run, "abc") == "s3://bbb/out/abc"
+    assert latest_uri(run) == "s3://bbb/out/latest.json"
+
+
+def test_a_torn_or_foreign_manifest_does_not_exist() -> None:
+    manifest = SetManifest(fingerprint="f", step=3, files=())
+    data = manifest.model_dump_json(by_alias=True).encode()
+    assert parse_manifest(SetManifest, data) == manifest
+    assert parse_manifest(SetManifest, data[:-1]) is None
+    assert parse_manifest(SetManifest, b"{}") is None
+    assert parse_manifest(SetManifest, b'{"fingerprint":"f","files":[],"other":1}') is None

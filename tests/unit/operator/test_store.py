@@ -1,0 +1,165 @@
+"""The informer's memory: newest version wins, groups stay true; and what the watches tell, object by object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_operator import naming
+from lora_operator.engine.cache import Cache
+from lora_operator.kube.store import Store
+from lora_operator.planning.observed import job_view, pod_view
+
+from tests.builders import NAME, NAMESPACE, UID, class_body, run_body
+
+Body = dict[str, Any]
+BORN = "2026-01-01T12:00:00Z"
+KEY = ("ns", "a")
+
+
+def store() -> Store[str]:
+    return Store(lambda value: value[0])
+
+
+def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
+    kept = store()
+    kept.put(KEY, 2, "new")
+    kept.put(KEY, 1, "old")
+    assert kept.get(KEY) == "new"
+    kept.put(KEY, 2, "next")
+    assert kept.get(KEY) == "next", "the same version again is not older"
+
+
+def test_groups_follow_the_value() -> None:
+    kept = store()
+    kept.put(KEY, 1, "x1")
+    kept.put(("ns", "b"), 1, "x2")
+    kept.put(KEY, 2, "y1")
+    assert kept.of("x") == ("x2",)
+    assert kept.keys_of("y") == {KEY}
+    assert kept.drop(KEY) == "y1"
+    assert kept.of("y") == ()
+    assert kept.drop(KEY) is None
+    assert len(kept) == 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 9), st.sampled_from("xyz"))))
+def test_groups_and_entries_never_drift_apart(steps: list[tuple[bool, int, int, str]]) -> None:
+    kept = store()
+    for put, name, version, value in steps:
+        key = ("ns", str(name))
+        if put:
+            kept.put(key, version, value)
+        else:
+            kept.drop(key)
+        grouped = {key: value for group in "xyz" for key in kept.keys_of(group) for value in [kept.get(key)]}
+        assert grouped.keys() == kept.keys()
+        assert all(value in kept.of(value) for value in kept.values())
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def stored(body: Body, *, version: int = 1, uid: str = UID) -> Body:
+    metadata = {
+        "uid": uid,
+        "resourceVersion": str(version),
+        "generation": 1,
+        "creationTimestamp": "2026-01-01T12:00:00Z",
+    }
+    return body | {"metadata": body["metadata"] | metadata}
+
+
+def child(name: str, **fields: Any) -> Body:
+    labels = {naming.RUN_LABEL: NAME, naming.RUN_UID_LABEL: UID, naming.STAGE_LABEL: "train", naming.ATTEMPT_LABEL: "1"}
+    metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "labels": labels}
+    metadata |= {"resourceVersion": "1", "creationTimestamp": "2026-01-01T12:00:00Z"}
+    return {"metadata": metadata, "spec": {}, "status": {}} | fields
+
+
+def test_a_run_wakes_those_that_want_its_output() -> None:
+    cache = Cache()
+    cache.put_run(stored(run_body("a"), uid="1"))
+    assert cache.put_run(stored(run_body("b"), uid="2")) == {(NAMESPACE, "a"), (NAMESPACE, "b")}
+    other = run_body("c", output={"uri": "s3://else/where"})
+    assert cache.put_run(stored(other, uid="3")) == {(NAMESPACE, "c")}
+    assert cache.drop_run(stored(run_body("a"))) == {(NAMESPACE, "b")}
+    assert cache.drop_run(stored(run_body("a"))) == frozenset()
+
+
+def test_a_class_wakes_every_run() -> None:
+    cache = Cache()
+    cache.put_run(stored(run_body("a"), uid="1"))
+    assert cache.put_class(stored(class_body())) == {(NAMESPACE, "a")}
+    assert cache.drop_class(stored(class_body())) == {(NAMESPACE, "a")}
+
+
+def test_children_wake_their_run_and_hang_together() -> None:
+    cache = Cache()
+    assert cache.put_job(child("job")) == {(NAMESPACE, NAME)}
+    pod = child("pod")
+    pod["metadata"]["ownerReferences"] = [{"uid": "uid-job", "controller": True}]
+    assert cache.put_pod(pod) == {(NAMESPACE, NAME)}
+    stray = child("stray")
+    stray["metadata"]["ownerReferences"] = [{"uid": "uid-another", "controller": True}]
+    cache.put_pod(stray)
+    (job,) = cache.children_of(UID)
+    assert [view.name for view in job.pods] == ["pod"]
+    assert cache.drop_pod(pod) == {(NAMESPACE, NAME)}
+    assert cache.drop_job(child("job")) == {(NAMESPACE, NAME)}
+    assert cache.children_of(UID) == ()
+
+
+# --- views --------------------------------------------------------------------------------------------------------
+
+
+def job_status(*conditions: tuple[str, str]) -> Body:
+    return {"conditions": [{"type": kind, "status": status, "message": "m"} for kind, status in conditions]}
+
+
+def test_only_final_conditions_finish_a_job() -> None:
+    for kinds, finished in (
+        ((), None),
+        ((("FailureTarget", "True"),), None),
+        ((("SuccessCriteriaMet", "True"),), None),
+        ((("FailureTarget", "True"), ("Failed", "True")), "Failed"),
+        ((("Complete", "True"),), "Complete"),
+        ((("Failed", "False"),), None),
+    ):
+        assert job_view(child("job", status=job_status(*kinds))).finished == finished
+
+
+def container(**state: Any) -> Body:
+    return {"phase": "Running", "containerStatuses": [{"name": "trainer", "state": state}]}
+
+
+def test_a_pod_is_read_as_the_kubelet_wrote_it() -> None:
+    running = pod_view(
+        child("p", status=container(running={"startedAt": "2026-01-01T12:00:05Z"}) | {"podIP": "1.2.3.4"})
+    )
+    assert running.started is not None
+    assert (running.ip, running.last_word) == ("1.2.3.4", None)
+    ended = {"exitCode": 11, "reason": "Error", "message": "{}"}
+    ended |= {"startedAt": "2026-01-01T12:00:05Z", "finishedAt": "2026-01-01T12:00:09Z"}
+    dead = pod_view(child("p", status=container(terminated=ended)))
+    assert dead.last_word is not None
+    assert (dead.last_word.exit_code, dead.last_word.text) == (11, "{}")
+    waiting = pod_view(child("p", status=container(waiting={"reason": "ErrImagePull", "message": "no"})))
+    assert (waiting.waiting_reason, waiting.waiting_message) == ("ErrImagePull", "no")
+
+
+def test_a_container_that_never_ran_has_no_last_word() -> None:
+    """A node that is lost leaves `terminated` without times, and so does a pod that never started."""
+    assert pod_view(child("p", status=container(terminated={"exitCode": 137, "finishedAt": None}))).last_word is None
+    assert pod_view(child("p")).last_word is None
+
+
+def test_only_unschedulable_is_told_of_the_scheduler() -> None:
+    for condition, told in (
+        ({"status": "False", "reason": "Unschedulable", "message": "no room"}, "no room"),
+        ({"status": "False", "reason": "SchedulingGated", "message": "gated"}, None),
+        ({"status": "True"}, None),
+    ):
+        status = {"phase": "Pending", "conditions": [{"type": "PodScheduled"} | condition]}
+        assert pod_view(child("p", status=status)).unschedulable == told
