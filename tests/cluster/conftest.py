@@ -1,4 +1,7 @@
-"""The real cluster for the tests of this folder. What is missing fails the run with a sentence; nothing skips."""
+"""The real cluster for the tests of this folder. What is missing fails the run with a sentence; nothing skips.
+
+The environment is made once, before pytest's workers start; they only connect to it.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,32 @@ import pytest
 from rich.console import Console
 
 from tests.cluster import images, loading
-from tests.cluster.runs import Tenant
+from tests.cluster.commands import ClusterError, RequirementError
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant
 from tests.cluster.settings import HERE, Paths
-from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment
+from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment, existing_environment
+from tests.demo.kubectl import Kubectl, KubectlError
 from tests.demo.timings import Timings
 
 SCRIPTED_TRAINER = HERE / "scripted_trainer"
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 
 
-@pytest.fixture(scope="session")
-def environment() -> Environment:
-    """Cluster, operator, object store, model and rows."""
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Make the environment, in the process that starts the workers."""
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
+        return
     timings = Timings(console=Console(width=120))
-    environment = ensure_environment(timings)
+    try:
+        environment = ensure_environment(timings)
+        with timings.part("scripted trainer"):
+            _ensure_scripted_class(environment.kubectl)
+    except (ClusterError, RequirementError, KubectlError) as problem:
+        raise pytest.UsageError(str(problem)) from problem
     timings.console.print(timings.table())
-    return environment
 
 
-@pytest.fixture(scope="session")
-def scripted_class(environment: Environment) -> Iterator[str]:
+def _ensure_scripted_class(kubectl: Kubectl) -> None:
     """A class whose trainer image plays scenarios."""
     paths = Paths.from_environment()
     images.build(
@@ -41,24 +50,24 @@ def scripted_class(environment: Environment) -> Iterator[str]:
         report=print,
     )
     loading.load(paths=paths, tag=SCRIPTED_IMAGE, report=print)
-    kubectl = environment.kubectl
     body: dict[str, Any] = kubectl.get("lorafinetuneclass", "cpu-demo")
-    spec = body["spec"] | {
-        "image": SCRIPTED_IMAGE,
-        "prepare": {"cpu": "50m", "memory": "128Mi", "scratch": "1Gi"},
-        "train": {"cpu": "50m", "memory": "128Mi", "scratch": "1Gi"},
-        "terminationGracePeriodSeconds": 30,
-    }
+    small = {"cpu": "20m", "memory": "128Mi", "scratch": "1Gi"}
+    changes = {"image": SCRIPTED_IMAGE, "prepare": small, "train": small, "terminationGracePeriodSeconds": 30}
+    metadata = {"name": SCRIPTED_CLASS}
     kubectl.apply(
-        {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": {"name": "scripted"}, "spec": spec}
+        {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": body["spec"] | changes}
     )
-    yield "scripted"
-    kubectl("delete", "lorafinetuneclass", "scripted", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    """Cluster, operator, object store, model and rows."""
+    return existing_environment()
 
 
 @pytest.fixture
 def tenant(environment: Environment) -> Iterator[Tenant]:
-    """A namespace of its own with bucket credentials, gone after the test."""
+    """A namespace of its own with bucket credentials. It goes after the test; nobody waits for it."""
     tenant = Tenant(kubectl=environment.kubectl, namespace=f"test-{uuid.uuid4().hex[:8]}")
     tenant.create(environment.account)
     yield tenant

@@ -14,6 +14,8 @@ from tests.demo.object_store import Account
 
 Body = dict[str, Any]
 
+SCRIPTED_CLASS = "scripted"
+"""The class whose trainer plays scenarios."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -31,8 +33,8 @@ class Tenant:
         self.kubectl.apply(account.as_secret(self.namespace))
 
     def delete(self) -> None:
-        """Remove the namespace; nothing of ours may hold it back."""
-        self.kubectl("delete", "namespace", self.namespace, "--wait=true", "--timeout=120s")
+        """Have the namespace removed."""
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
 
     def apply(self, name: str, **spec: Any) -> Body:
         """Apply a run; what is not given is what the scripted class needs."""
@@ -46,7 +48,7 @@ class Tenant:
         self.kubectl.apply(body | {"spec": defaults | spec})
         return self.run(name)
 
-    def play(self, name: str, scenario: str, *, class_name: str = "scripted", **spec: Any) -> Body:
+    def play(self, name: str, scenario: str, *, class_name: str = SCRIPTED_CLASS, **spec: Any) -> Body:
         """Apply a run that plays a scenario of the scripted trainer."""
         return self.apply(name, className=class_name, dataset={"uri": f"s3://lora/scripted/{scenario}"}, **spec)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import Tenant, ready_message, ready_reason
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_message, ready_reason
 from tests.demo import object_store
 from tests.demo.environment import Environment
 from tests.demo.object_store import Account
@@ -116,6 +116,7 @@ def make_class(environment: Environment, name: str, *, storage: dict[str, Any] |
     )
 
 
+@pytest.mark.xdist_group("bad-input")
 @pytest.mark.parametrize("name", CASES)
 def test_named_before_an_accelerator_is_taken(bad_runs: Tenant, name: str) -> None:
     case = CASES[name]
@@ -165,10 +166,8 @@ def test_pod_that_fits_no_node(environment: Environment, tenant: Tenant) -> None
         environment.kubectl("delete", "lorafinetuneclass", "huge")
 
 
-def test_gpu_class_without_a_gpu_waits_and_says_so(
-    environment: Environment, scripted_class: str, tenant: Tenant
-) -> None:
-    scripted = environment.kubectl.get("lorafinetuneclass", scripted_class)["spec"]
+def test_gpu_class_without_a_gpu_waits_and_says_so(environment: Environment, tenant: Tenant) -> None:
+    scripted = environment.kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)["spec"]
     make_class(environment, "no-gpu", **scripted | {"accelerator": {"kind": "GPU", "memoryGiB": 24}})
     try:
         tenant.play("run", "ok", class_name="no-gpu")

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.cluster.runs import Tenant, ready_message, ready_reason
 from tests.kstatus import breaches
 
 
-@pytest.fixture
-def scripted(scripted_class: str, tenant: Tenant) -> Tenant:
-    """A tenant that may use the scripted class."""
-    assert scripted_class == "scripted"
-    return tenant
-
-
-def test_done(scripted: Tenant) -> None:
-    scripted.play("run", "ok")
-    run = scripted.wait_for("run", "Complete")
+def test_done(tenant: Tenant) -> None:
+    tenant.play("run", "ok")
+    run = tenant.wait_for("run", "Complete")
     assert breaches(run["status"]) == []
     assert ready_reason(run) == "AdapterPublished"
     assert [attempt["reason"] for attempt in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
-    told = [reason for reason, _ in scripted.events("run")]
+    told = [reason for reason, _ in tenant.events("run")]
     assert (told[0], told[-1]) == ("Preparing", "AdapterPublished")
 
 
-def test_user_error_in_prepare_takes_no_accelerator(scripted: Tenant) -> None:
-    scripted.play("run", "dataset-invalid")
-    run = scripted.wait_for("run", "Failed")
+def test_user_error_in_prepare_takes_no_accelerator(tenant: Tenant) -> None:
+    tenant.play("run", "dataset-invalid")
+    run = tenant.wait_for("run", "Failed")
     assert breaches(run["status"]) == []
     assert ready_reason(run) == "DatasetInvalid"
     assert "line 3 is not JSON" in ready_message(run)
-    assert scripted.jobs("run", stage="train") == []
+    assert tenant.jobs("run", stage="train") == []
 
 
-def test_user_error_in_training_is_never_retried(scripted: Tenant) -> None:
-    scripted.play("run", "diverged")
-    run = scripted.wait_for("run", "Failed")
+def test_user_error_in_training_is_never_retried(tenant: Tenant) -> None:
+    tenant.play("run", "diverged")
+    run = tenant.wait_for("run", "Failed")
     assert breaches(run["status"]) == []
     assert ready_reason(run) == "Diverged"
-    assert len(scripted.jobs("run", stage="train")) == 1
+    assert len(tenant.jobs("run", stage="train")) == 1
 
 
-def test_out_of_memory_is_retried_smaller_with_the_same_effective_batch(scripted: Tenant) -> None:
-    scripted.play("run", "oom-twice")
-    status = scripted.wait_for("run", "Complete", seconds=90)["status"]
+def test_out_of_memory_is_retried_smaller_with_the_same_effective_batch(tenant: Tenant) -> None:
+    tenant.play("run", "oom-twice")
+    status = tenant.wait_for("run", "Complete", seconds=90)["status"]
     batches = [
         (entry["attempt"], entry["perDeviceTrainBatchSize"], entry["gradientAccumulationSteps"])
         for entry in status["adjustments"]
@@ -52,52 +43,52 @@ def test_out_of_memory_is_retried_smaller_with_the_same_effective_batch(scripted
     assert batches == [(2, 2, 4), (3, 1, 8)]
 
 
-def test_out_of_memory_with_one_row_gives_up(scripted: Tenant) -> None:
-    scripted.play("run", "oom-always")
-    run = scripted.wait_for("run", "Failed", seconds=90)
+def test_out_of_memory_with_one_row_gives_up(tenant: Tenant) -> None:
+    tenant.play("run", "oom-always")
+    run = tenant.wait_for("run", "Failed", seconds=90)
     assert ready_reason(run) == "OutOfMemory"
     assert "one row" in ready_message(run)
-    assert len(scripted.jobs("run", stage="train")) == 3
+    assert len(tenant.jobs("run", stage="train")) == 3
 
 
-def test_infrastructure_is_retried_after_a_pause(scripted: Tenant) -> None:
-    scripted.play("run", "storage-once")
-    run = scripted.wait_for_reason("run", "BackingOff")
+def test_infrastructure_is_retried_after_a_pause(tenant: Tenant) -> None:
+    tenant.play("run", "storage-once")
+    run = tenant.wait_for_reason("run", "BackingOff")
     assert breaches(run["status"]) == []
     assert "The object store does not answer." in ready_message(run)
-    run = scripted.wait_for("run", "Complete", seconds=90)
+    run = tenant.wait_for("run", "Complete", seconds=90)
     assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "StorageUnavailable", "Succeeded"]
 
 
-def test_infrastructure_gives_up_at_the_retry_limit(scripted: Tenant) -> None:
-    scripted.play("run", "storage-always", retryLimit=0)
-    run = scripted.wait_for("run", "Failed")
+def test_infrastructure_gives_up_at_the_retry_limit(tenant: Tenant) -> None:
+    tenant.play("run", "storage-always", retryLimit=0)
+    run = tenant.wait_for("run", "Failed")
     assert ready_reason(run) == "StorageUnavailable"
     assert "retryLimit" in ready_message(run)
 
 
-def test_bug_is_retried_once_and_reported_as_one(scripted: Tenant) -> None:
-    scripted.play("run", "bug")
-    run = scripted.wait_for("run", "Failed", seconds=90)
+def test_bug_is_retried_once_and_reported_as_one(tenant: Tenant) -> None:
+    tenant.play("run", "bug")
+    run = tenant.wait_for("run", "Failed", seconds=90)
     assert ready_reason(run) == "InternalError"
     assert "twice" in ready_message(run)
-    assert len(scripted.jobs("run", stage="train")) == 2
+    assert len(tenant.jobs("run", stage="train")) == 2
 
 
-def test_death_without_a_last_word_is_infrastructure(scripted: Tenant) -> None:
-    scripted.play("run", "die-once")
-    run = scripted.wait_for("run", "Complete", seconds=90)
+def test_death_without_a_last_word_is_infrastructure(tenant: Tenant) -> None:
+    tenant.play("run", "die-once")
+    run = tenant.wait_for("run", "Complete", seconds=90)
     assert [a["reason"] for a in run["status"]["attempts"] if a["stage"] == "train"] == ["Killed", "Succeeded"]
 
 
-def test_host_memory_is_named(scripted: Tenant) -> None:
-    scripted.play("run", "hog")
-    run = scripted.wait_for("run", "Failed", seconds=120)
+def test_host_memory_is_named(tenant: Tenant) -> None:
+    tenant.play("run", "hog")
+    run = tenant.wait_for("run", "Failed", seconds=120)
     assert ready_reason(run) == "OutOfHostMemory"
     assert "host memory" in ready_message(run)
 
 
-def test_well_ended_without_a_result_is_a_bug(scripted: Tenant) -> None:
-    scripted.play("run", "silent")
-    run = scripted.wait_for("run", "Failed", seconds=90)
+def test_well_ended_without_a_result_is_a_bug(tenant: Tenant) -> None:
+    tenant.play("run", "silent")
+    run = tenant.wait_for("run", "Failed", seconds=90)
     assert ready_reason(run) == "OutcomeMissing"

@@ -72,6 +72,16 @@ def ensure_environment(timings: Timings) -> Environment:
     return _install(kubectl, timings, assets=assets, own_cluster=True)
 
 
+def existing_environment() -> Environment:
+    """The environment that `ensure_environment` has made before."""
+    own = Paths.from_environment()
+    given = Path(os.environ.get("KUBECONFIG", own.kubeconfig))
+    is_own = given == own.kubeconfig
+    kubectl = Kubectl(program=own.state / "bin/kubectl" if is_own else "kubectl", kubeconfig=given)
+    account = object_store.ensure_account(kubectl, namespace=TENANT)
+    return Environment(kubectl=kubectl, account=account, own_cluster=is_own)
+
+
 def _reporter(timings: Timings) -> Report:
     return lambda line: timings.console.print(f"  {line}", style="dim", markup=False, highlight=False)
 
