@@ -94,10 +94,10 @@ class WatchHub:
     async def serve(self, request: web.Request, query: WatchQuery) -> web.StreamResponse:
         """Answer a watch request until the client leaves, its time is over, or a test breaks it."""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
         stream = _Stream(query=query)
-        self._streams.add(stream)
         try:
+            await response.prepare(request)
+            self._streams.add(stream)
             await self._run(response, stream)
         except ConnectionError:
             return response
