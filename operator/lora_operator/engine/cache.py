@@ -49,11 +49,11 @@ class Cache:
 
     def drop_run(self, body: Body) -> frozenset[Key]:
         """A run is gone: those that wait for its output have their turn."""
-        return self.drop_run_at(key_of(body))
+        return self.drop_run_at(key_of(body), version=_version(body))
 
-    def drop_run_at(self, key: Key) -> frozenset[Key]:
+    def drop_run_at(self, key: Key, *, version: int | None = None) -> frozenset[Key]:
         """The same, for a run of which only the key is known."""
-        record = self.runs.drop(key)
+        record = self.runs.drop(key, version=version)
         return self.runs.keys_of(record.output) if record is not None else frozenset()
 
     def put_class(self, body: Body) -> frozenset[Key]:
@@ -63,7 +63,7 @@ class Cache:
 
     def drop_class(self, body: Body) -> frozenset[Key]:
         """A class is gone."""
-        self.classes.drop(key_of(body))
+        self.classes.drop(key_of(body), version=_version(body))
         return self._all_runs()
 
     def put_job(self, body: Body) -> frozenset[Key]:
@@ -73,7 +73,7 @@ class Cache:
 
     def drop_job(self, body: Body) -> frozenset[Key]:
         """A Job is gone."""
-        self.jobs.drop(key_of(body))
+        self.jobs.drop(key_of(body), version=_version(body))
         return run_of(body)
 
     def put_pod(self, body: Body) -> frozenset[Key]:
@@ -83,7 +83,7 @@ class Cache:
 
     def drop_pod(self, body: Body) -> frozenset[Key]:
         """A pod is gone."""
-        self.pods.drop(key_of(body))
+        self.pods.drop(key_of(body), version=_version(body))
         return run_of(body)
 
     def children_of(self, uid: str) -> tuple[JobView, ...]:

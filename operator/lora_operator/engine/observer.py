@@ -53,12 +53,12 @@ class Observer:
             (PODS, self.cache.pods, self.cache.put_pod),
         ):
             # What a watch brings while the list is under way is not in the list, and is not gone.
-            known = store.keys_of(run.uid)
+            known = store.versions(group=run.uid)
             found = [item async for item in self.gateway.list(resource, namespace, selector=selector)]
             for item in found:
                 put(item)
-            for gone in known - {key_of(item) for item in found}:
-                store.drop(gone)
+            for gone in known.keys() - {key_of(item) for item in found}:
+                store.drop(gone, version=known[gone])
         return await self._observed(run, self.cache.children_of(run.uid), live=True)
 
     def forget(self, uid: str) -> None:

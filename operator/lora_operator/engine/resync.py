@@ -38,12 +38,12 @@ async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
         (PODS, MANAGED_BY_SELECTOR, cache.pods, cache.put_pod),
     ):
         # What is created while the pages come in is not in them: only what was known before may be forgotten.
-        known = store.keys()
+        known = store.versions()
         seen = set()
         async for item in gateway.list(resource, selector=selector):
             put(item)
             seen.add(key_of(item))
-        for key in known - seen:
-            store.drop(key)
+        for key in known.keys() - seen:
+            store.drop(key, version=known[key])
     for record in cache.runs.values():
         queue.add(key_of(record.body))

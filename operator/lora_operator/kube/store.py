@@ -39,11 +39,13 @@ class Store(Generic[T]):
         self._entries[key] = _Entry(version, value)
         self._groups.setdefault(self._index(value), set()).add(key)
 
-    def drop(self, key: Key) -> T | None:
-        """Forget an object; it is returned."""
-        entry = self._entries.pop(key, None)
-        if entry is None:
+    def drop(self, key: Key, *, version: int | None = None) -> T | None:
+        """Forget an object, unless a version newer than `version` is known: another may have taken its name since, and
+        watches tell of different objects in any order. What was forgotten is returned."""
+        entry = self._entries.get(key)
+        if entry is None or (version is not None and entry.version > version):
             return None
+        del self._entries[key]
         group = self._index(entry.value)
         self._groups[group].discard(key)
         if not self._groups[group]:
@@ -63,9 +65,10 @@ class Store(Generic[T]):
         """Keys of all objects with this index value."""
         return frozenset(self._groups.get(group, ()))
 
-    def keys(self) -> frozenset[Key]:
-        """All keys."""
-        return frozenset(self._entries)
+    def versions(self, *, group: Hashable | None = None) -> dict[Key, int]:
+        """The known version of every object (of a group)."""
+        keys = self._entries if group is None else self.keys_of(group)
+        return {key: self._entries[key].version for key in keys}
 
     def values(self) -> tuple[T, ...]:
         """All objects."""

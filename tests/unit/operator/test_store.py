@@ -31,6 +31,14 @@ def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
     assert kept.get(KEY) == "next", "the same version again is not older"
 
 
+def test_a_late_word_of_a_deletion_does_not_drop_the_successor() -> None:
+    kept = store()
+    kept.put(KEY, 7, "successor")
+    assert kept.drop(KEY, version=6) is None
+    assert kept.get(KEY) == "successor"
+    assert kept.drop(KEY, version=7) == "successor"
+
+
 def test_groups_follow_the_value() -> None:
     kept = store()
     kept.put(KEY, 1, "x1")
@@ -54,7 +62,7 @@ def test_groups_and_entries_never_drift_apart(steps: list[tuple[bool, int, int, 
         else:
             kept.drop(key)
         grouped = {key: value for group in "xyz" for key in kept.keys_of(group) for value in [kept.get(key)]}
-        assert grouped.keys() == kept.keys()
+        assert grouped.keys() == kept.versions().keys()
         assert all(value in kept.of(value) for value in kept.values())
 
 
