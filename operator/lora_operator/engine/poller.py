@@ -22,9 +22,7 @@ LARGEST_ANSWER = 64 * 1024
 log = logging.getLogger(__name__)
 
 
-async def poll_forever(
-    *, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock, seconds: float
-) -> None:
+async def poll_forever(*, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock, seconds: float) -> None:
     """Poll every running train pod once in so many seconds."""
     gate = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
