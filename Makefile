@@ -79,7 +79,7 @@ test-trainer: venv venv-trainer ## The trainer with real weights, rows and a rea
 	$(VENV_TRAINER)/bin/python -m pytest -q tests/trainer
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
-	$(PYTEST) -n 4 --dist loadgroup tests/cluster
+	$(PYTEST) -n 5 --dist loadfile tests/cluster
 
 test: ## All checks and tests, with a table of where the time went
 	@$(PYTHON) tests/timed.py check test-unit test-component system-packages test-trainer test-cluster

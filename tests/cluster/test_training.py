@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import pytest
-
 from tests.cluster.runs import Body, Tenant, ready_reason
 from tests.demo import object_store
 from tests.demo.environment import Environment
@@ -20,20 +18,18 @@ SPEC: dict[str, Any] = {
     "training": {"maxSteps": STEPS, "perDeviceTrainBatchSize": 1, "gradientAccumulationSteps": 4, "warmupRatio": 0},
     "evaluation": {"datasetUri": "s3://lora/datasets/text-to-sql/eval.jsonl", "maxRows": 8, "samples": 1},
 }
-# One worker trains; side by side the two runs of this file would only wait for each other's processors.
-pytestmark = pytest.mark.xdist_group("training")
 
 
 def test_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Environment, tenant: Tenant) -> None:
     tenant.apply("whole", className="cpu-demo", **SPEC)
-    whole = tenant.wait_for("whole", "Complete", seconds=400)
+    whole = tenant.wait_for("whole", "Complete", seconds=700)
     tenant.apply("paused", className="cpu-demo", **SPEC)
-    tenant.wait("paused", lambda run: steps_done(run) >= 1, "a first step", seconds=200)
+    tenant.wait("paused", lambda run: steps_done(run) >= 1, "a first step", seconds=400)
     tenant.patch("paused", suspend=True)
     paused = tenant.wait_for("paused", "Suspended", seconds=90)
     assert 1 <= steps_done(paused) < STEPS
     tenant.patch("paused", suspend=False)
-    paused = tenant.wait_for("paused", "Complete", seconds=400)
+    paused = tenant.wait_for("paused", "Complete", seconds=700)
     assert breaches(whole["status"]) == breaches(paused["status"]) == []
     assert paused["status"]["resumptions"] == 1
     assert paused["status"]["runDigest"] == whole["status"]["runDigest"]
@@ -43,7 +39,7 @@ def test_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Envir
 
 def test_published_adapter_is_complete_and_proven(environment: Environment, tenant: Tenant) -> None:
     tenant.apply("run", className="cpu-demo", **SPEC | {"training": SPEC["training"] | {"maxSteps": 2}})
-    run = tenant.wait_for("run", "Complete", seconds=400)
+    run = tenant.wait_for("run", "Complete", seconds=700)
     status = run["status"]
     assert ready_reason(run) == "AdapterPublished"
     assert status["evaluation"]["loss"] < status["evaluation"]["baseLoss"]

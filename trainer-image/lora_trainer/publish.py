@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_trainer import __version__
 from lora_trainer.contract.layout import EVALUATION, MANIFEST, artifact_uri, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
 from lora_trainer.contract.outcome import Artifact, PrepareResult
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 TRAINING_LOG = "training_log.jsonl"
-LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes", "lora-operator")
+LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
 LOG_FIELDS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that shape an adapter."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    """Versions of the trainer and of the libraries that shape an adapter."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES} | {"lora_trainer": __version__}
 
 
 def write_folder(
