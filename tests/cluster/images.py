@@ -28,7 +28,6 @@ _ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
 
 _SUITE = "bookworm"
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
-_MIRROR = "http://deb.debian.org/debian"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +183,7 @@ def _bootstrap(archive: Path, *, report: Report) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".bootstrap-") as scratch:
         root, draft = Path(scratch) / "root", Path(scratch) / "rootfs.tar"
-        mirror = os.environ.get("DEBIAN_MIRROR") or _MIRROR
+        mirror = _mirror()
         run(["debootstrap", "--variant=minbase", f"--include={','.join(_BASE_PACKAGES)}", _SUITE, root, mirror])
         exclude = [f"--exclude=./{path}" for path in ("dev/*", "proc/*", "var/cache/apt/*", "var/lib/apt/lists/*")]
         run(
@@ -208,3 +207,14 @@ def _bootstrap(archive: Path, *, report: Report) -> None:
 def remove_runtime_state() -> None:
     """Remove buildah's scratch state; its store stays."""
     shutil.rmtree(_RUN_ROOT, ignore_errors=True)
+
+
+def _mirror() -> str:
+    """The archive that this machine's apt takes the suite from. Raises RequirementError where it has none."""
+    query = ["apt-get", "indextargets", "--format", "$(SITE)", f"Codename: {_SUITE}", "Created-By: Packages"]
+    sites = run(query).split()
+    if not sites:
+        raise RequirementError(
+            f"apt knows no archive of Debian {_SUITE}: add one to its sources and run apt-get update."
+        )
+    return sites[0]
