@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
     from trl.trainer.sft_trainer import SFTTrainer
 
+CPU_LENGTH_STEP = 64
+
 
 def build_trainer(
     run: RunFile,
@@ -50,6 +52,8 @@ def build_trainer(
         bf16=chosen.dtype == "bfloat16",
         fp16=chosen.dtype == "float16",
         use_cpu=cpu,
+        # On a CPU every new length costs memory that is not given back (oneDNN caches its kernels by shape).
+        pad_to_multiple_of=CPU_LENGTH_STEP if cpu else None,
         seed=training.seed,
         data_seed=training.seed,
         save_strategy="steps",
