@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, assert_never
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.contract.spec import LoraSpec
 from lora_trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
-"""useGradientCheckpointing as Unsloth writes it."""
+"""Gradient checkpointing as Unsloth writes it."""
 GIB = 2**30
 
 
@@ -112,7 +111,7 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.disable_progress_bar()
-    spec, lora = run.model, run.lora
+    spec = run.model
     return unsloth.FastLanguageModel.from_pretrained(
         model_name=str(folder),
         max_seq_length=spec.max_seq_length,
@@ -120,17 +119,18 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
         load_in_4bit=spec.load_in_4bit,
         load_in_16bit=not spec.load_in_4bit,
         use_exact_model_name=True,
-        use_gradient_checkpointing=CHECKPOINTING[lora.use_gradient_checkpointing],
-        random_state=lora.random_state,
+        use_gradient_checkpointing=CHECKPOINTING[run.gradient_checkpointing],
+        random_state=run.lora.random_state,
         local_files_only=True,
         trust_remote_code=False,
     )
 
 
-def add_adapter(model: PreTrainedModel, spec: LoraSpec, *, max_seq_length: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, run: RunFile) -> PeftModel:
     """The model with a fresh LoRA adapter, whose weights only are trained."""
     import unsloth  # noqa: PLC0415 - see the module's docstring
 
+    spec = run.lora
     loftq = {}
     if spec.loftq_config is not None:
         loftq = {"init_lora_weights": "loftq", "loftq_config": spec.loftq_config.model_dump()}
@@ -141,9 +141,9 @@ def add_adapter(model: PreTrainedModel, spec: LoraSpec, *, max_seq_length: int) 
         lora_alpha=spec.alpha,
         lora_dropout=spec.lora_dropout,
         bias=spec.bias,
-        use_gradient_checkpointing=CHECKPOINTING[spec.use_gradient_checkpointing],
+        use_gradient_checkpointing=CHECKPOINTING[run.gradient_checkpointing],
         random_state=spec.random_state,
-        max_seq_length=max_seq_length,
+        max_seq_length=run.model.max_seq_length,
         use_rslora=spec.use_rslora,
         **loftq,
     )

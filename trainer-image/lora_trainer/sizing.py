@@ -117,7 +117,7 @@ def memory_bytes(shape: ModelShape, run: RunFile, *, micro_batch: int, row_token
     weights = per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
     adapter = BYTES_PER_LORA_PARAMETER * shape.lora_parameters(run.lora)
     activations = BYTES_PER_TOKEN_AND_HIDDEN * shape.hidden * tokens
-    if run.lora.use_gradient_checkpointing == "disabled":
+    if run.gradient_checkpointing == "disabled":
         activations += BYTES_PER_UNCHECKPOINTED_TOKEN_AND_HIDDEN * shape.hidden * tokens * shape.layers
     logits = 4 * shape.vocabulary * min(tokens, LOGIT_CHUNK_TOKENS)
     return FRAGMENTATION * (weights + adapter + activations + logits) + CONTEXT_BYTES

@@ -73,7 +73,7 @@ def train(
     log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})
     model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
     tokenizer.pad_token_id = prepared.pad_token_id
-    model = add_adapter(model, run.lora, max_seq_length=run.model.max_seq_length)
+    model = add_adapter(model, run)
 
     progress.update(stage=Stage.TRAINING)
     with stop.deferred(), checkpoint_writer(this, digest=result.run_digest) as writer:

@@ -11,7 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_trainer.contract.spec import DatasetSpec, EvaluationSpec, LoraSpec, ModelSpec, OutputSpec, TrainingSpec
+from lora_trainer.contract.spec import (
+    DatasetSpec,
+    EvaluationSpec,
+    GradientCheckpointing,
+    LoraSpec,
+    ModelSpec,
+    OutputSpec,
+    TrainingSpec,
+)
 from lora_trainer.contract.wire import WireModel
 
 RUN_FILE = Path("/etc/lora/run.json")
@@ -65,6 +73,13 @@ class RunFile(WireModel):
     output: OutputSpec
     storage: Storage
     accelerator: Accelerator
+
+    @property
+    def gradient_checkpointing(self) -> GradientCheckpointing:
+        """lora.useGradientCheckpointing as it takes effect: offloading to host memory frees none where there is no
+        other."""
+        asked = self.lora.use_gradient_checkpointing
+        return "disabled" if asked == "unsloth" and self.accelerator.kind is AcceleratorKind.CPU else asked
 
 
 def canonical_json(value: object) -> bytes:

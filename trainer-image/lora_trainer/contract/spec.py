@@ -75,6 +75,9 @@ class LoftqConfig(WireModel):
     """Alternating LoftQ iterations."""
 
 
+GradientCheckpointing = Literal["unsloth", "enabled", "disabled"]
+
+
 class LoraSpec(WireModel):
     """The LoRA adapter (Unsloth's get_peft_model)."""
 
@@ -91,10 +94,9 @@ class LoraSpec(WireModel):
     """Dropout in front of the adapter. 0 is the fastest path."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias vectors are trained too."""
-    use_gradient_checkpointing: Literal["unsloth", "enabled", "disabled"] = "unsloth"
-    """Recompute activations to save memory: unsloth (offloads to host memory), enabled (PyTorch's own), disabled
-    (fastest, most
-    memory)."""
+    use_gradient_checkpointing: GradientCheckpointing = "unsloth"
+    """Recompute activations to save memory: unsloth (offloads to host memory; does nothing on a CPU class), enabled
+    (PyTorch's own), disabled (fastest, most memory)."""
     random_state: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
     """Seed of the adapter's initial weights."""
     use_rslora: bool = False

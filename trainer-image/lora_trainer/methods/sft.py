@@ -48,7 +48,7 @@ def build_trainer(
         packing=chosen.packing,
         max_length=run.model.max_seq_length,
         completion_only_loss=True,
-        gradient_checkpointing=run.lora.use_gradient_checkpointing != "disabled",
+        gradient_checkpointing=run.gradient_checkpointing != "disabled",
         bf16=chosen.dtype == "bfloat16",
         fp16=chosen.dtype == "float16",
         use_cpu=cpu,
