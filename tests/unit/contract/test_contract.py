@@ -203,3 +203,17 @@ def test_a_torn_or_foreign_manifest_does_not_exist() -> None:
     assert parse_manifest(SetManifest, data[:-1]) is None
     assert parse_manifest(SetManifest, b"{}") is None
     assert parse_manifest(SetManifest, b'{"fingerprint":"f","files":[],"other":1}') is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "effect"),
+    [
+        ("CPU", "unsloth", "disabled"),
+        ("CPU", "enabled", "enabled"),
+        ("GPU", "unsloth", "unsloth"),
+        ("GPU", "disabled", "disabled"),
+    ],
+)
+def test_gradient_checkpointing_takes_effect_where_it_frees_memory(kind: str, asked: str, effect: str) -> None:
+    run = run_file(accelerator__kind=kind, lora__useGradientCheckpointing=asked)
+    assert run.gradient_checkpointing == effect
