@@ -144,6 +144,7 @@ def finish(stage: Callable[[], PrepareResult | TrainResult]) -> Ending:
     except Exception as error:  # every ending is told, also a bug
         return ending_of(error)
     outcome = Outcome(reason=ExitCode.Succeeded.name, message=_done(result), result=result)
+    log.info(outcome.message)
     return Ending(code=ExitCode.Succeeded, outcome=outcome)
 
 
