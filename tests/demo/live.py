@@ -62,9 +62,10 @@ class View:
         grid.add_row("loss", _number(progress.get("loss"), "{:.3f}"))
         grid.add_row("tokens/s", _number(progress.get("tokensPerSecond"), "{:.0f}"))
         grid.add_row("time left", progress.get("eta") or "-")
-        bar = ProgressBar(total=progress.get("totalSteps") or 1, completed=progress.get("step", 0), width=CURVE_WIDTH)
-        curve = Text(sparkline([point["loss"] for point in progress.get("history", [])]), style="cyan")
-        return Panel(Group(grid, bar, curve, Text(self.message, style="dim")), title="LoraFineTune text-to-sql")
+        done = ProgressBar(total=progress.get("totalSteps") or 1, completed=progress.get("step", 0), width=CURVE_WIDTH)
+        grid.add_row("", done)
+        grid.add_row("", Text(sparkline([point["loss"] for point in progress.get("history", [])]), style="cyan"))
+        return Panel(Group(grid, Text(self.message, style="dim")), title="LoraFineTune text-to-sql")
 
 
 def watch(kubectl: Kubectl, *, namespace: str, name: str, console: Console, seconds: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def show(run: dict[str, Any], evaluation: dict[str, Any], console: Console) -> N
     for sample in evaluation["samples"]:
         question = "\n".join(sample["prompt"].strip().splitlines()[-QUESTION_LINES:])
         answers = Table.grid(padding=(0, 2))
-        answers.add_row("base", _first_lines(sample["base"]))
+        answers.add_row("base", _escape(_first_lines(sample["base"])))
         answers.add_row("adapter", f"[bold]{_escape(_first_lines(sample['adapter']))}")
         answers.add_row("reference", f"[dim]{_escape(sample['reference'])}")
         console.print(Panel(answers, title=_escape(question.splitlines()[-1]), title_align="left"))
