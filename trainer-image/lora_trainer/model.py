@@ -45,9 +45,11 @@ def environment(*, kind: AcceleratorKind, scratch: Path) -> dict[str, str]:
         # Progress bars make lines of a megabyte in a pod's log.
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        # torch counts the node's processors, not the pod's share, and its idle threads spin on processors they share.
+        # torch counts the node's processors, not the pod's share.
         "OMP_NUM_THREADS": str(processors()),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for long
+        # costs a processor that somebody else could use.
+        "GOMP_SPINCOUNT": "20000",
     }
 
 
