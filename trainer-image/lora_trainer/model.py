@@ -47,8 +47,8 @@ def environment(*, kind: AcceleratorKind, scratch: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         # torch counts the node's processors, not the pod's share.
         "OMP_NUM_THREADS": str(processors()),
-        # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for long
-        # costs a processor that somebody else could use.
+        # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for
+        # long costs a processor that somebody else could use.
         "GOMP_SPINCOUNT": "20000",
     }
 
