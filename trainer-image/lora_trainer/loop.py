@@ -82,8 +82,8 @@ def run_loop(
         return LoopResult(history=state["log_history"], seconds=0.0, tokens=0)
     from datasets import Dataset  # noqa: PLC0415 - see the module's docstring
 
-    from lora_trainer import callbacks  # noqa: PLC0415
-    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415
+    from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
 
     progress, scratch = attempt.progress, attempt.scratch
     shown = callbacks.ShowProgress(progress)

@@ -109,8 +109,8 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
     The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
     """
     import unsloth  # noqa: I001, PLC0415 - first of all, see the module's docstring
-    import torch  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - after Unsloth
+    from transformers.utils import logging  # noqa: PLC0415 - after Unsloth
 
     logging.disable_progress_bar()
     spec = run.model
@@ -154,7 +154,7 @@ def add_adapter(model: PreTrainedModel, run: RunFile) -> PeftModel:
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     """Replace the adapter's weights by those saved in `folder`."""
     from peft import set_peft_model_state_dict  # noqa: PLC0415 - see the module's docstring
-    from safetensors.torch import load_file  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415 - after Unsloth
 
     set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
 

@@ -57,9 +57,9 @@ def _entries(bucket: Bucket, artifact: str, manifest: Path | None) -> tuple[File
 def _load(run: RunFile, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
     """Base and adapter as they were trained, the tokenizer from the adapter's own files, and the compute type."""
     import torch  # noqa: PLC0415 - the command line must not wait for it
-    from peft import PeftModel  # noqa: PLC0415
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    from peft import PeftModel  # noqa: PLC0415 - after Unsloth
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: PLC0415 - after Unsloth
+    from transformers.utils import logging  # noqa: PLC0415 - after Unsloth
 
     logging.disable_progress_bar()
     gpu = run.accelerator.kind == AcceleratorKind.GPU

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lora_trainer.contract import exits
 from lora_trainer.contract.exits import ExitCode
@@ -84,6 +84,12 @@ def records(*states: StageState) -> tuple[Attempt, ...]:
     while len(attempts) > MAX_ATTEMPTS:
         attempts.remove(next((a for a in attempts[:-1] if a.reason in INTERRUPTIONS), attempts[0]))
     return tuple(attempts)
+
+
+def time_spent(attempts: tuple[Attempt, ...]) -> timedelta:
+    """How long the pods of the ended attempts ran, in all."""
+    spans = (attempt.end_time - attempt.start_time for attempt in attempts if attempt.start_time and attempt.end_time)
+    return sum(spans, timedelta())
 
 
 def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) -> tuple[Attempt, ...]:

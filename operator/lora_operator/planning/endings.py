@@ -11,7 +11,7 @@ from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTune, Usage
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import config_map_name
-from lora_operator.planning.attempts import StageState
+from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.observed import JobView, Observed
 from lora_operator.planning.progress import reported
 from lora_operator.planning.status import Mood, Standing, seen
@@ -45,7 +45,7 @@ def prepared(turn: Turn, result: PrepareResult) -> Turn:
 def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainResult) -> Turn:
     """The turn with all that training gave."""
     usage = Usage(
-        accelerator_seconds=_accelerator_seconds(state),
+        accelerator_seconds=int(time_spent(state.attempts).total_seconds()),
         peak_memory_gib=result.usage.peak_memory_gib,
         tokens_per_second=result.usage.tokens_per_second,
     )
@@ -104,10 +104,3 @@ def _stop_live(jobs: tuple[JobView, ...]) -> tuple[Action, ...]:
 def _ttl(run: LoraFineTune) -> timedelta | None:
     seconds = run.spec.ttl_seconds_after_finished
     return None if seconds is None else timedelta(seconds=seconds)
-
-
-def _accelerator_seconds(state: StageState) -> int:
-    spans = (
-        attempt.end_time - attempt.start_time for attempt in state.attempts if attempt.start_time and attempt.end_time
-    )
-    return int(sum(span.total_seconds() for span in spans))

@@ -8,7 +8,7 @@ from lora_operator.api.conditions import ConditionType, find
 from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
-from lora_operator.planning.attempts import StageState
+from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.endings import delete_job, fail
 from lora_operator.planning.failure import GiveUp, Retry, decide
 from lora_operator.planning.observed import JobView, PodView
@@ -180,15 +180,7 @@ def _deadline(turn: Turn, state: StageState) -> datetime | None:
     limit = turn.run.spec.active_deadline_seconds
     if limit is None:
         return None
-    spent = sum(
-        (
-            attempt.end_time - attempt.start_time
-            for attempt in turn.status.attempts
-            if attempt.start_time and attempt.end_time
-        ),
-        timedelta(),
-    )
-    left = timedelta(seconds=limit) - spent
+    left = timedelta(seconds=limit) - time_spent(turn.status.attempts)
     pod = state.job.newest_pod if state.job is not None and state.live else None
     if pod is not None and pod.started is not None:
         return pod.started + left

@@ -29,7 +29,7 @@ def build_trainer(
 ) -> SFTTrainer:
     """A trainer over `rows` (columns input_ids and completion_mask) that writes its checkpoints into `folder`."""
     import trl  # noqa: PLC0415 - Unsloth must have been imported before
-    from transformers import PrinterCallback  # noqa: PLC0415
+    from transformers import PrinterCallback  # noqa: PLC0415 - after Unsloth
 
     training = run.training
     cpu = run.accelerator.kind == AcceleratorKind.CPU
