@@ -74,17 +74,22 @@ def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
     standing = _standing_of(job)
-    if job.stage is Stage.PREPARE:
-        turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
-    elif standing.reason == Reason.TRAINING:
+    if standing.reason == Reason.TRAINING:
         turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
         progressed = fold_progress(turn.status, turn.observed.polled)
         turn = turn.update(
             progress=progressed.progress, attempts=progressed.attempts, resumptions=progressed.resumptions
         )
     else:
-        turn = turn.not_running(standing.reason, standing.message)
+        turn = _stage_tells(turn, job.stage, standing)
     return turn.end(standing, requeue_after=left)
+
+
+def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
+    """The condition that speaks for a stage which is not done, or not at work: Prepared or Running."""
+    if stage is Stage.PREPARE:
+        return turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
+    return turn.not_running(standing.reason, standing.message)
 
 
 def _standing_of(job: JobView) -> Standing:
@@ -105,7 +110,7 @@ def _standing_of(job: JobView) -> Standing:
 
 
 def _at_work(pod: PodView | None) -> bool:
-    return pod is not None and pod.started is not None and pod.last_word is None
+    return pod is not None and pod.started is not None
 
 
 def _preparing() -> Standing:
@@ -130,12 +135,9 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     missing = () if turn.observed.settled is not None else (Create(body=config_map(turn.run, settled)),)
     actions = (*missing, Create(body=stage_job(request)))
     turn = turn.update(attempts=(*turn.status.attempts, Attempt(stage=state.stage, number=number)))
-    if state.stage is Stage.PREPARE:
-        standing = _preparing()
-        turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
-        return turn.end(standing, actions=actions)
-    standing = _starting(job_name(turn.run.name, state.stage, number))
-    return turn.not_running(standing.reason, standing.message).end(standing, actions=actions)
+    name = job_name(turn.run.name, state.stage, number)
+    standing = _preparing() if state.stage is Stage.PREPARE else _starting(name)
+    return _stage_tells(turn, state.stage, standing).end(standing, actions=actions)
 
 
 def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
@@ -159,10 +161,7 @@ def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
     standing = Standing(
         mood=Mood.WORKING, reason=Reason.BACKING_OFF, message=_back_off_message(turn, state, decision.at)
     )
-    if state.stage is Stage.PREPARE:
-        turn = turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
-    turn = turn.not_running(standing.reason, standing.message)
-    return turn.end(standing, requeue_after=decision.at - turn.now)
+    return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=decision.at - turn.now)
 
 
 def _back_off_message(turn: Turn, state: StageState, at: datetime) -> str:
