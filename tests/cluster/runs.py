@@ -71,11 +71,18 @@ class Tenant:
         selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
         return self.kubectl.get("-n", self.namespace, "pods", "-l", selector)["items"]
 
-    def events(self, name: str) -> list[tuple[str, str]]:
-        """Reason and message of the run's Events, oldest first."""
+    def told(self, name: str, *, until: str, seconds: float = 10) -> list[str]:
+        """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""
         selector = f"involvedObject.name={name},involvedObject.kind=LoraFineTune"
-        items = self.kubectl.get("-n", self.namespace, "events", "--field-selector", selector)["items"]
-        return [(item["reason"], item["message"]) for item in sorted(items, key=_event_order)]
+        deadline = time.monotonic() + seconds
+        while True:
+            items = self.kubectl.get("-n", self.namespace, "events", "--field-selector", selector)["items"]
+            reasons = [item["reason"] for item in sorted(items, key=_event_order)]
+            if until in reasons:
+                return reasons
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{name}: waited for the Event {until}, but there are only {reasons}")
+            time.sleep(0.3)
 
     def wait_for_reason(self, name: str, *reasons: str, seconds: float = 60) -> Body:
         """Wait until Ready has one of the reasons. Raises AssertionError with what was seen instead."""

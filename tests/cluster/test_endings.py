@@ -12,7 +12,7 @@ def test_done(tenant: Tenant) -> None:
     assert breaches(run["status"]) == []
     assert ready_reason(run) == "AdapterPublished"
     assert [attempt["reason"] for attempt in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
-    told = [reason for reason, _ in tenant.events("run")]
+    told = tenant.told("run", until="AdapterPublished")
     assert (told[0], told[-1]) == ("Preparing", "AdapterPublished")
 
 
