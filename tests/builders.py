@@ -268,7 +268,12 @@ def trained_text(*, step: int = 600, from_step: int | None = None) -> str:
 
 
 def failed_text(
-    code: ExitCode, *, message: str = "Something is wrong.", remedy: str | None = None, step: int | None = None
+    code: ExitCode,
+    *,
+    message: str = "Something is wrong.",
+    remedy: str | None = None,
+    step: int | None = None,
+    result: PrepareResult | TrainResult | None = None,
 ) -> str:
-    """Termination message of a stage that failed."""
-    return encode_outcome(Outcome(reason=code.name, message=message, remedy=remedy, step=step))
+    """Termination message of a stage that failed; with a result, of one that came to its end all the same."""
+    return encode_outcome(Outcome(reason=code.name, message=message, remedy=remedy, step=step, result=result))

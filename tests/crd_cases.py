@@ -112,6 +112,10 @@ CASES: tuple[CrdCase, ...] = (
     _created("steps", spec__training__maxSteps=10),
     _created("epochs", spec__training__numTrainEpochs=2),
     _created("steps and epochs", "not both: remove one", spec__training__maxSteps=10, spec__training__numTrainEpochs=2),
+    _created("a gate", spec__evaluation__gate={"maxEvalLoss": 1.5, "minImprovement": 0.2, "minTokenAccuracy": 0.5}),
+    _created("a gate below nought", "minImprovement", spec__evaluation__gate={"minImprovement": -0.1}),
+    _created("an accuracy above one", "minTokenAccuracy", spec__evaluation__gate={"minTokenAccuracy": 1.1}),
+    _created("a loss of nought", "maxEvalLoss", spec__evaluation__gate={"maxEvalLoss": 0}),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),

@@ -11,7 +11,7 @@ from lora_trainer.contract.layout import MANIFEST, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
 from lora_trainer.errors import TrainerError
-from lora_trainer.publish import commit
+from lora_trainer.publish import commit, point_latest
 from lora_trainer.storage import Bucket
 from obstore.store import MemoryStore
 
@@ -63,10 +63,12 @@ def test_the_manifest_comes_last_and_latest_points_to_it(bucket: Bucket, tmp_pat
         assert not bucket.exists(f"{URI}/{MANIFEST}")
         return manifest(files)
 
-    artifact, _ = commit(bucket, RUN, adapter(tmp_path / "a", b"a"), digest=DIGEST, manifest=prove)
+    artifact, _ = commit(bucket, adapter(tmp_path / "a", b"a"), uri=URI, manifest=prove)
     assert assert_whole(bucket, tmp_path / "fetched").verification.files == 2
     assert artifact.digest == hashlib.sha256(bucket.read(f"{URI}/{MANIFEST}")).hexdigest()
     assert artifact.size_bytes == 10
+    assert not bucket.exists(latest_uri(RUN))
+    point_latest(bucket, RUN, artifact)
     assert Artifact.model_validate_json(bucket.read(latest_uri(RUN))) == artifact
 
 
@@ -75,7 +77,7 @@ def test_an_adapter_that_is_not_proven_does_not_exist(bucket: Bucket, tmp_path: 
         raise TrainerError(ExitCode.InternalError, "does not work")
 
     with pytest.raises(TrainerError, match="does not work"):
-        commit(bucket, RUN, adapter(tmp_path / "a", b"a"), digest=DIGEST, manifest=refuse)
+        commit(bucket, adapter(tmp_path / "a", b"a"), uri=URI, manifest=refuse)
     assert not bucket.exists(f"{URI}/{MANIFEST}")
     assert not bucket.exists(latest_uri(RUN))
 
@@ -83,10 +85,10 @@ def test_an_adapter_that_is_not_proven_does_not_exist(bucket: Bucket, tmp_path: 
 @pytest.mark.parametrize("theirs", [b"ours", b"theirs"])
 def test_two_publishers_leave_one_whole_adapter(bucket: Bucket, tmp_path: Path, theirs: bytes) -> None:
     def slow(files: tuple[FileEntry, ...]) -> ArtifactManifest:
-        commit(bucket, RUN, adapter(tmp_path / "b", theirs), digest=DIGEST, manifest=manifest)
+        commit(bucket, adapter(tmp_path / "b", theirs), uri=URI, manifest=manifest)
         return manifest(files)
 
-    artifact, _ = commit(bucket, RUN, adapter(tmp_path / "a", b"ours"), digest=DIGEST, manifest=slow)
+    artifact, _ = commit(bucket, adapter(tmp_path / "a", b"ours"), uri=URI, manifest=slow)
     assert_whole(bucket, tmp_path / "fetched")
     assert (tmp_path / "fetched/adapter_model.safetensors").read_bytes() == b"ours"
     assert artifact.digest == hashlib.sha256(bucket.read(f"{URI}/{MANIFEST}")).hexdigest()

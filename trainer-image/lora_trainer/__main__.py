@@ -160,7 +160,7 @@ def ending_of(error: Exception) -> Ending:
     """The ending that an exception stands for."""
     if isinstance(error, TrainerError):
         log.error(error.message, extra={"fields": {"reason": error.code.name, "remedy": error.remedy}})
-        outcome = Outcome(reason=error.code.name, message=error.message, remedy=error.remedy)
+        outcome = Outcome(reason=error.code.name, message=error.message, remedy=error.remedy, result=error.result)
         return Ending(code=error.code, outcome=outcome)
     log.exception("The stage failed")
     if is_out_of_memory(error):

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import PrepareResult, TrainResult
 
 
 class TrainerError(Exception):
     """Ends the stage with `code` and tells the user what happened and what to do.
 
     `message` is a sentence that names the field, file or line; `remedy` one that says what to do about it. Neither may
-    hold a secret.
+    hold a secret. `result` is what the stage found all the same.
     """
 
-    def __init__(self, code: ExitCode, message: str, remedy: str | None = None) -> None:
+    def __init__(
+        self,
+        code: ExitCode,
+        message: str,
+        remedy: str | None = None,
+        *,
+        result: PrepareResult | TrainResult | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.remedy = remedy
+        self.result = result

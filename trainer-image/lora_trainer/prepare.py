@@ -6,7 +6,6 @@ publishes the prepared set. Loads no weights and imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from pathlib import Path
 
 from lora_trainer.base_model import resolve_model
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import MANIFEST, artifact_uri, prepared_uri, work_uri
-from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, parse_manifest
-from lora_trainer.contract.outcome import Artifact, DatasetFigures, Evaluation, PrepareResult
+from lora_trainer.contract.layout import prepared_uri, work_uri
+from lora_trainer.contract.manifest import SetManifest
+from lora_trainer.contract.outcome import DatasetFigures, PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec import RowFormat
@@ -38,6 +37,7 @@ from lora_trainer.data.sources import read_records
 from lora_trainer.data.tokens import RowTokenizer, load_tokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import EVAL_ROWS, EVAL_SCHEMA, ROW_SCHEMA, TRAIN_ROWS, Prepared, copy_rows, write_prepared
+from lora_trainer.reuse import reuse
 from lora_trainer.sizing import DataSize, model_shape, size_run
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
@@ -76,18 +76,15 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     estimate, chosen = size_run(run, model_shape(model.config), size)
 
     digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision)
-    artifact, evaluation = published(run, digest, bucket)
     result = PrepareResult(
         run_digest=digest,
         dataset=figures,
         model=model.figures,
         estimate=estimate,
         chosen=chosen,
-        artifact=artifact,
-        evaluation=evaluation,
     )
-    if artifact:
-        return result
+    if reused := reuse(run, result, bucket):
+        return reused
     copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=ROW_SCHEMA, keep=split.trained_on)
     copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=EVAL_SCHEMA, keep=split.evaluated_on)
     decided = Prepared(result=result, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -198,18 +195,3 @@ def dataset_figures(split: Split, row_format: RowFormat) -> DatasetFigures:
         lengths=length_figures(train.report.lengths),
         digest=digest,
     )
-
-
-def published(run: RunFile, digest: str, bucket: Bucket) -> tuple[Artifact | None, Evaluation | None]:
-    """The adapter of this very run, where a complete one is in the bucket already."""
-    uri = artifact_uri(run, digest)
-    try:
-        data = bucket.read(f"{uri}/{MANIFEST}")
-    except FileNotFoundError:
-        return None, None
-    manifest = parse_manifest(ArtifactManifest, data)
-    sizes = {file.path: file.size for file in bucket.list(uri)}
-    if manifest is None or any(sizes.get(file.path) != file.size for file in manifest.files):
-        return None, None
-    artifact = Artifact(uri=uri, digest=hashlib.sha256(data).hexdigest(), size_bytes=manifest.size_bytes)
-    return artifact, manifest.evaluation

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_trainer import __version__
-from lora_trainer.contract.layout import EVALUATION, MANIFEST, artifact_uri, latest_uri
+from lora_trainer.contract.layout import EVALUATION, MANIFEST, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
 from lora_trainer.contract.outcome import Artifact, PrepareResult
 from lora_trainer.contract.run import RunFile
@@ -76,19 +76,13 @@ def _write_tokenizer(folder: Path, *, base: Path, chat_template: str | None) -> 
 
 
 def commit(
-    bucket: Bucket,
-    run: RunFile,
-    folder: Path,
-    *,
-    digest: str,
-    manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest],
+    bucket: Bucket, folder: Path, *, uri: str, manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest]
 ) -> tuple[Artifact, ArtifactManifest]:
-    """Upload the folder, let `manifest` prove it and describe it, write that last and point latest.json at it.
+    """Upload the folder to `uri`, let `manifest` prove it and describe it, and write that last.
 
     Where another publisher of the same run was faster and its files differ, ours replace them, all of them written
     after all of its own.
     """
-    uri = artifact_uri(run, digest)
     described = manifest(bucket.upload_files(folder, uri))
     data = encode(described)
     if not bucket.write(f"{uri}/{MANIFEST}", data, if_absent=True):
@@ -99,8 +93,12 @@ def commit(
             bucket.upload_files(folder, uri)
             bucket.write(f"{uri}/{MANIFEST}", data)
     artifact = Artifact(uri=uri, digest=hashlib.sha256(data).hexdigest(), size_bytes=described.size_bytes)
-    bucket.write(latest_uri(run), artifact.model_dump_json(by_alias=True).encode())
     return artifact, described
+
+
+def point_latest(bucket: Bucket, run: RunFile, artifact: Artifact) -> None:
+    """Point latest.json at an adapter."""
+    bucket.write(latest_uri(run), artifact.model_dump_json(by_alias=True).encode())
 
 
 def encode(manifest: ArtifactManifest) -> bytes:

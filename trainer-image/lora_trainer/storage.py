@@ -142,6 +142,13 @@ class Bucket:
         with explained(uri, "write"):
             obstore.put(store, key, path, chunk_size=PART_BYTES)
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy one file inside a bucket, without fetching it. Raises FileNotFoundError."""
+        store, path = self._locate(source)
+        _, copied = self._locate(target)
+        with explained(target, "write"):
+            obstore.copy(store, path, copied)
+
     def delete(self, uri: str) -> None:
         """Delete one file; none there is fine."""
         store, path = self._locate(uri)

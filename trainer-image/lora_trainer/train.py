@@ -17,13 +17,14 @@ from typing import NoReturn
 from lora_trainer.base_model import fetch_model
 from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared_uri
+from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
 from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage, decode_outcome
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
+from lora_trainer.gate import failures, gate_failed
 from lora_trainer.loop import Attempt, LoopResult, Resume, run_loop
 from lora_trainer.model import (
     add_adapter,
@@ -36,7 +37,7 @@ from lora_trainer.model import (
     require_accelerator,
 )
 from lora_trainer.prepared import EVAL_ROWS, Prepared, read_prepared
-from lora_trainer.publish import commit, versions, write_folder
+from lora_trainer.publish import commit, point_latest, versions, write_folder
 from lora_trainer.sizing import shrink
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
@@ -55,7 +56,10 @@ def train(
     oom_shrinks: int,
     leave: Callable[[TrainerError], NoReturn],
 ) -> TrainResult:
-    """Train, evaluate, publish and verify. `leave` ends the process at once, and is called from another thread."""
+    """Train, evaluate, publish and verify. Raises TrainerError, with a result where only the gate was missed.
+
+    `leave` ends the process at once, and is called from another thread.
+    """
     stop = StopRequest(leave=lambda: leave(interrupted(progress)))
     this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, scratch=scratch)
     os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch))
@@ -92,13 +96,20 @@ def train(
     del model, tokenizer
     release_memory()
 
+    missed = failures(run.evaluation.gate, evaluation.figures)
+    uri = (rejected_uri if missed else artifact_uri)(run, result.run_digest)
+
     def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
         progress.update(stage=Stage.VERIFYING)
-        verification = verify_elsewhere(this, digest=result.run_digest, files=files, base=base)
+        verification = verify_elsewhere(this, digest=result.run_digest, uri=uri, files=files, base=base)
         return manifest(run, prepared=result, evaluation=evaluation, verification=verification, files=files)
 
-    artifact, published = commit(bucket, run, folder, digest=result.run_digest, manifest=prove)
-    return TrainResult(artifact=artifact, evaluation=published.evaluation, usage=usage(loop, peak_memory=peak))
+    artifact, published = commit(bucket, folder, uri=uri, manifest=prove)
+    trained = TrainResult(artifact=artifact, evaluation=published.evaluation, usage=usage(loop, peak_memory=peak))
+    if missed:
+        raise gate_failed(missed, artifact, trained)
+    point_latest(bucket, run, artifact)
+    return trained
 
 
 def interrupted(progress: ProgressServer) -> TrainerError:
@@ -149,13 +160,13 @@ def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
     )
 
 
-def verify_elsewhere(this: Attempt, *, digest: str, files: tuple[FileEntry, ...], base: Path) -> Verification:
-    """Verify the uploaded files in a fresh process. Raises that process's TrainerError."""
+def verify_elsewhere(this: Attempt, *, digest: str, uri: str, files: tuple[FileEntry, ...], base: Path) -> Verification:
+    """Verify the files uploaded to `uri` in a fresh process. Raises that process's TrainerError."""
     run_file, draft = this.scratch / "run.json", this.scratch / "manifest.json"
     run_file.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
     draft.write_text(SetManifest(fingerprint=digest, files=files).model_dump_json(by_alias=True, exclude_none=True))
     command = [sys.executable, "-m", "lora_trainer", "verify", "--run", run_file, "--scratch", this.scratch]
-    command += ["--artifact", artifact_uri(this.run, digest), "--manifest", draft, "--base", base]
+    command += ["--artifact", uri, "--manifest", draft, "--base", base]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     last_line = done.stdout.strip().rpartition("\n")[2]
     if done.returncode == ExitCode.Succeeded:

@@ -189,7 +189,7 @@ class LoraFineTuneStatus(WireModel):
     evaluation: Evaluation | None = None
     """Base and adapter on rows that were not trained on."""
     artifact: Artifact | None = None
-    """The published adapter."""
+    """The published adapter; of a run that ended as QualityGateFailed, the rejected one."""
     usage: Usage | None = None
     """What the run took."""
     completion_time: datetime | None = None

@@ -57,6 +57,19 @@ def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainRes
     return turn.update(progress=reported(done, time=turn.now))
 
 
+def found(turn: Turn, state: StageState) -> Turn:
+    """The turn with what a stage reported although it failed: the figures of an adapter that missed its gate."""
+    outcome = state.latest.outcome if state.latest is not None else None
+    match outcome.result if outcome is not None else None:
+        case PrepareResult() as result:
+            return prepared(turn, result)
+        case TrainResult() as result:
+            assert outcome is not None
+            return trained(turn, state, outcome=outcome, result=result)
+        case None:
+            return turn
+
+
 def complete(turn: Turn, reason: Reason) -> Plan:
     """The run is done and its adapter works. Raises ValueError without an artifact."""
     artifact, evaluation = turn.status.artifact, turn.status.evaluation
@@ -70,9 +83,11 @@ def complete(turn: Turn, reason: Reason) -> Plan:
 
 
 def fail(turn: Turn, *, reason: str, message: str) -> Plan:
-    """The run is over without an adapter; what still runs is stopped."""
+    """The run is over without an adapter, or with a rejected one; what still runs is stopped."""
     if turn.status.run_digest is None:
         turn = turn.set(ConditionType.PREPARED, False, reason=reason, message=message)
+    if turn.status.artifact is not None:
+        turn = turn.set(ConditionType.PUBLISHED, False, reason=reason, message=message)
     turn = turn.not_running(reason, "The run has failed.")
     standing = Standing(mood=Mood.FAILED, reason=reason, message=message)
     return turn.end(standing, actions=_stop_live(turn.observed.jobs), requeue_after=_ttl(turn.run))

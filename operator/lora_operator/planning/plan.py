@@ -53,7 +53,7 @@ def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
     turn = turn.update(class_name=settled.class_name)
     if not prepare.succeeded and turn.status.run_digest is None:
         return advance_stage(turn, prepare, settled)
-    if prepare.latest is not None and prepare.latest.outcome is not None:
+    if prepare.succeeded and prepare.latest is not None and prepare.latest.outcome is not None:
         result = prepare.latest.outcome.result
         turn = prepared(turn, result) if isinstance(result, PrepareResult) else turn
     turn = turn.update(adjustments=adjustments(train.attempts, turn.status.chosen))

@@ -9,7 +9,7 @@ from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
 from lora_operator.planning.attempts import StageState, time_spent
-from lora_operator.planning.endings import delete_job, fail
+from lora_operator.planning.endings import delete_job, fail, found
 from lora_operator.planning.failure import GiveUp, Retry, decide
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
@@ -151,6 +151,7 @@ def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
     )
     if isinstance(decision, GiveUp):
         told = state.latest.sentence if state.latest is not None else f"It ended with {last.reason}."
+        turn = found(turn, state)
         return fail(turn, reason=last.reason or Reason.FAILED, message=f"{told} {decision.because}")
     if decision.at <= turn.now:
         return _start(turn, state, settled)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lora_trainer.contract import exits
 from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
-from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, latest_uri, prepared_uri
+from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, latest_uri, prepared_uri, rejected_uri
 from lora_trainer.contract.manifest import SetManifest, parse_manifest
 from lora_trainer.contract.outcome import MAX_BYTES, Outcome, clip, decode_outcome, encode_outcome
 from lora_trainer.contract.run import RunFile, canonical_json, run_digest
@@ -65,6 +65,7 @@ NOT_SHAPING = [
     {"accelerator__memoryGiB": 24},
     {"model__revision": "main"},
     {"lora__loraAlpha": 16},
+    {"evaluation__gate": {"maxEvalLoss": 1.0}},
 ]
 
 
@@ -193,6 +194,7 @@ def test_where_everything_stands_in_the_bucket() -> None:
     assert prepared_uri(run) == "s3://platform/work/team-a/ns/n/u/prepared"
     assert checkpoints_uri(run) == "s3://platform/work/team-a/ns/n/u/checkpoints"
     assert artifact_uri(run, "abc") == "s3://bbb/out/abc"
+    assert rejected_uri(run, "abc") == "s3://bbb/out/rejected/abc"
     assert latest_uri(run) == "s3://bbb/out/latest.json"
 
 

@@ -10,7 +10,15 @@ from lora_operator.naming import Stage
 from lora_operator.planning.turn import Create
 from lora_trainer.contract.exits import ExitCode
 
-from tests.builders import NAME, failed_text, prepared_text, trained_text
+from tests.builders import (
+    NAME,
+    an_artifact,
+    failed_text,
+    prepare_result,
+    prepared_text,
+    train_result,
+    trained_text,
+)
 from tests.unit.operator.simulation import Simulation
 from tests.unit.operator.test_plan_walk import PREPARE, TRAIN, TRAIN_2, preparing, starting, training
 
@@ -62,6 +70,34 @@ def test_a_user_error_in_train_fails_the_run_at_once(code: ExitCode) -> None:
     assert world.condition("Running") == ("False", code.name)
     assert world.condition("Prepared") == ("True", "Prepared"), "what was true stays true"
     assert world.created == [PREPARE, TRAIN]
+
+
+def test_an_adapter_that_missed_its_gate_is_shown_and_never_trained_again() -> None:
+    world = training()
+    text = failed_text(ExitCode.QualityGateFailed, message="Loss 0.6 is above 0.5.", step=600, result=train_result())
+    fail_train(world, ExitCode.QualityGateFailed, text=text)
+    status = world.run.status
+    assert world.condition("Failed") == ("True", "QualityGateFailed")
+    assert world.condition("Published") == ("False", "QualityGateFailed")
+    assert (status.artifact, status.evaluation) == (train_result().artifact, train_result().evaluation)
+    assert status.usage is not None
+    assert world.message.startswith("Loss 0.6 is above 0.5.")
+    world.pass_time(3600)
+    world.settle()
+    assert world.created == [PREPARE, TRAIN]
+
+
+def test_an_adapter_that_missed_its_gate_before_fails_the_run_without_an_accelerator() -> None:
+    world = preparing()
+    result = prepare_result(artifact=an_artifact())
+    world.end(PREPARE, ExitCode.QualityGateFailed, failed_text(ExitCode.QualityGateFailed, result=result))
+    world.settle()
+    assert world.condition("Failed") == ("True", "QualityGateFailed")
+    assert world.condition("Published") == ("False", "QualityGateFailed")
+    assert world.condition("Prepared") == ("True", "Prepared")
+    assert world.run.status.artifact == an_artifact()
+    assert world.run.status.evaluation is not None
+    assert world.created == [PREPARE]
 
 
 # --- out of memory ------------------------------------------------------------------------------------------------

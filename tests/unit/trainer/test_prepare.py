@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from lora_trainer import storage
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import artifact_uri, prepared_uri
+from lora_trainer.contract.layout import artifact_uri, latest_uri, prepared_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
-from lora_trainer.contract.outcome import Evaluation, Outcome, PrepareResult, encode_outcome
+from lora_trainer.contract.outcome import Artifact, Evaluation, Outcome, PrepareResult, encode_outcome
 from lora_trainer.contract.run import RunFile
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
@@ -154,7 +154,9 @@ def test_nothing_is_left_beside_the_set(world: World) -> None:
     assert left == {"models", "data", "work"}, "the probe of the output folder is gone"
 
 
-def publish_adapter(world: World, run: RunFile, result: PrepareResult) -> ArtifactManifest:
+def publish_adapter(
+    world: World, run: RunFile, result: PrepareResult, *, folder_of: Callable[[RunFile, str], str] = artifact_uri
+) -> ArtifactManifest:
     folder = world.scratch / "adapter"
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
@@ -173,7 +175,7 @@ def publish_adapter(world: World, run: RunFile, result: PrepareResult) -> Artifa
             files=files,
         )
 
-    data = world.bucket.publish_set(folder, artifact_uri(run, result.run_digest), manifest=manifest)
+    data = world.bucket.publish_set(folder, folder_of(run, result.run_digest), manifest=manifest)
     return ArtifactManifest.model_validate_json(data)
 
 
@@ -195,6 +197,44 @@ def test_an_adapter_with_a_missing_file_is_trained_again(world: World) -> None:
     publish_adapter(world, run, first)
     world.bucket.delete(f"{artifact_uri(run, first.run_digest)}/adapter_model.safetensors")
     assert world.prepare_run(run).artifact is None
+
+
+def test_a_published_adapter_that_misses_the_gate_of_today_fails_the_run(world: World) -> None:
+    first = world.prepare()
+    manifest = publish_adapter(world, run_file(), first)
+    strict = run_file(evaluation={"gate": {"maxEvalLoss": 0.4}})
+    with pytest.raises(TrainerError, match=r"held-out loss 0\.5000 is above maxEvalLoss 0\.4") as ended:
+        world.prepare_run(strict)
+    assert ended.value.code == ExitCode.QualityGateFailed
+    assert isinstance(ended.value.result, PrepareResult)
+    assert ended.value.result.evaluation == manifest.evaluation
+    assert ended.value.result.artifact
+    assert ended.value.result.artifact.uri == artifact_uri(strict, first.run_digest)
+
+
+def test_a_rejected_adapter_is_not_trained_again_while_it_misses_the_gate(world: World) -> None:
+    strict = run_file(evaluation={"gate": {"minTokenAccuracy": 0.9}})
+    first = world.prepare_run(strict)
+    publish_adapter(world, strict, first, folder_of=rejected_uri)
+    with pytest.raises(TrainerError, match=r"token accuracy 0\.8000 is below") as ended:
+        world.prepare_run(strict)
+    assert ended.value.code == ExitCode.QualityGateFailed
+    assert rejected_uri(strict, first.run_digest) in ended.value.message
+    assert not world.bucket.exists(latest_uri(strict))
+
+
+def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(world: World, tmp_path: Path) -> None:
+    run = run_file(evaluation={"gate": {"minTokenAccuracy": 0.7}})
+    first = world.prepare_run(run)
+    manifest = publish_adapter(world, run, first, folder_of=rejected_uri)
+    found = world.prepare_run(run)
+    uri = artifact_uri(run, first.run_digest)
+    assert found.artifact
+    assert found.artifact.uri == uri
+    assert world.bucket.read_manifest(uri, ArtifactManifest) == manifest
+    world.bucket.fetch_files(manifest.files, uri, tmp_path / "fetched")
+    assert Artifact.model_validate_json(world.bucket.read(latest_uri(run))) == found.artifact
+    assert world.prepare_run(run).artifact == found.artifact
 
 
 def rows(contents: Rows | str) -> Callable[[World], None]:

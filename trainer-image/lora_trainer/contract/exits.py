@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     StorageDenied = 17
     DoesNotFit = 18
     Diverged = 19
+    QualityGateFailed = 20
     OutOfMemory = 30
     Interrupted = 40
     StorageUnavailable = 50

@@ -31,6 +31,11 @@ def artifact_uri(run: RunFile, digest: str) -> str:
     return f"{run.output.uri.rstrip('/')}/{digest}"
 
 
+def rejected_uri(run: RunFile, digest: str) -> str:
+    """Folder of an adapter that did not pass evaluation.gate: whole and verified, but not published."""
+    return f"{run.output.uri.rstrip('/')}/rejected/{digest}"
+
+
 def latest_uri(run: RunFile) -> str:
     """Pointer to the adapter published last."""
     return f"{run.output.uri.rstrip('/')}/{LATEST}"

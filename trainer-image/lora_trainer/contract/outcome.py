@@ -103,7 +103,7 @@ class Chosen(WireModel):
 
 
 class Artifact(WireModel):
-    """The published adapter."""
+    """The adapter in the bucket."""
 
     uri: str
     """Folder in the bucket."""
@@ -140,7 +140,7 @@ class Usage(WireModel):
 
 
 class PrepareResult(WireModel):
-    """What a successful prepare reports."""
+    """What a prepare reports that came to its end."""
 
     stage: Literal["prepare"] = "prepare"
     run_digest: str
@@ -149,13 +149,13 @@ class PrepareResult(WireModel):
     estimate: Estimate
     chosen: Chosen
     artifact: Artifact | None = None
-    """Set when a complete adapter of this very run is already published: nothing is left to train."""
+    """Set when a complete adapter of this very run is in the bucket already: nothing is left to train."""
     evaluation: Evaluation | None = None
     """The evaluation of that adapter."""
 
 
 class TrainResult(WireModel):
-    """What a successful train reports."""
+    """What a train reports that made an adapter, be it published or rejected."""
 
     stage: Literal["train"] = "train"
     artifact: Artifact

@@ -92,7 +92,8 @@ def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
 
     Two runs with the same digest train the same adapter, whoever asked: the identity, where things are stored, how
     often
-    checkpoints are made and the token's Secret are left out; contents stand in for the locations of data and model.
+    checkpoints are made, the gate and the token's Secret are left out; contents stand in for the locations of data and
+    model.
     """
     shape = {
         "model": run.model.wire() | {"revision": model_revision},
@@ -104,7 +105,8 @@ def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
     }
     shape["model"].pop("tokenSecretRef", None)
     shape["dataset"].pop("uri")
-    shape["evaluation"].pop("datasetUri", None)
+    for field in ("datasetUri", "gate"):
+        shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveTotalLimit"):
         shape["training"].pop(field, None)
     return hashlib.sha256(canonical_json(shape)).hexdigest()

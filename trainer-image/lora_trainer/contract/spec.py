@@ -197,6 +197,18 @@ class DatasetSpec(WireModel):
     """What happens to rows longer than model.maxSeqLength: drop the row, cut its end, or fail the run."""
 
 
+class GateSpec(WireModel):
+    """What the adapter must reach on the held-out rows. Every value that is set must be met."""
+
+    max_eval_loss: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Highest held-out loss per token (nats) with the adapter."""
+    min_improvement: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Smallest share by which the adapter lowers the base model's held-out loss: 0.2 asks for a loss at least 20 %
+    lower."""
+    min_token_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Smallest share of held-out tokens that are predicted with the adapter."""
+
+
 class EvaluationSpec(WireModel):
     """How base and adapter are compared on rows that were not trained on."""
 
@@ -208,6 +220,10 @@ class EvaluationSpec(WireModel):
     """Most rows evaluated."""
     samples: Annotated[int, Field(ge=0, le=16)] = 3
     """Held-out prompts answered by base and adapter; the answers are published in evaluation.json."""
+    gate: GateSpec | None = None
+    """What the adapter must reach to be published. One that does not is kept, whole and verified, in
+    <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with a gate that it passes
+    publishes it without training again. Unset: every adapter is published."""
 
 
 class OutputSpec(WireModel):

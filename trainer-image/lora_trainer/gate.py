@@ -1,0 +1,43 @@
+"""Whether an adapter is good enough to be published. Pure."""
+
+from __future__ import annotations
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import Artifact, Evaluation, PrepareResult, TrainResult
+from lora_trainer.contract.spec import GateSpec
+from lora_trainer.errors import TrainerError
+
+
+def failures(gate: GateSpec | None, figures: Evaluation) -> tuple[str, ...]:
+    """What `figures` miss of the gate, each as a clause with both numbers; empty where they pass."""
+    if gate is None:
+        return ()
+    improvement = 1 - figures.loss / figures.base_loss if figures.base_loss else 0.0
+    lower_is_better = (("held-out loss", figures.loss, "maxEvalLoss", gate.max_eval_loss),)
+    higher_is_better = (
+        ("improvement of the held-out loss", improvement, "minImprovement", gate.min_improvement),
+        ("token accuracy", figures.token_accuracy, "minTokenAccuracy", gate.min_token_accuracy),
+    )
+    # Written so that a figure that is not a number fails.
+    above = [
+        f"{what} {figure:.4f} is above {field} {limit:g}"
+        for what, figure, field, limit in lower_is_better
+        if limit is not None and not figure <= limit
+    ]
+    below = [
+        f"{what} {figure:.4f} is below {field} {limit:g}"
+        for what, figure, field, limit in higher_is_better
+        if limit is not None and not figure >= limit
+    ]
+    return (*above, *below)
+
+
+def gate_failed(missed: tuple[str, ...], artifact: Artifact, result: PrepareResult | TrainResult) -> TrainerError:
+    """The ending of a run whose adapter misses its gate."""
+    return TrainerError(
+        ExitCode.QualityGateFailed,
+        f"The adapter did not pass evaluation.gate: {'; '.join(missed)}. It is kept at {artifact.uri}.",
+        "Train longer or on better rows; or, if it is good enough, apply the run under a new name with a gate that it"
+        " passes: it is then published without training again.",
+        result=result,
+    )
