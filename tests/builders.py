@@ -178,7 +178,7 @@ def a_job(
     """A Job that works."""
     name = job_name(run, stage, attempt)
     defaults: Body = {"name": name, "uid": f"uid-{name}", "run_uid": UID, "stage": stage, "attempt": attempt}
-    defaults |= {"suspended": False, "deleting": False, "finished": None, "pods": pods}
+    defaults |= {"created": T0, "suspended": False, "deleting": False, "finished": None, "pods": pods}
     return JobView(**(defaults | fields))
 
 

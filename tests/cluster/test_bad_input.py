@@ -175,3 +175,26 @@ def test_gpu_class_without_a_gpu_waits_and_says_so(environment: Environment, ten
         assert run["status"]["runDigest"]
     finally:
         environment.kubectl("delete", "lorafinetuneclass", "no-gpu")
+
+
+def test_namespace_whose_quota_is_used_up(environment: Environment, tenant: Tenant) -> None:
+    metadata = {"name": "full", "namespace": tenant.namespace}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}}
+    environment.kubectl.apply(quota)
+    tenant.play("run", "ok")
+    run = tenant.wait_for_reason("run", "QuotaExceeded")
+    assert breaches(run["status"]) == []
+    assert "exceeded quota: full" in ready_message(run)
+    environment.kubectl("-n", tenant.namespace, "delete", "resourcequota", "full")
+    tenant.wait_for("run", "Complete", seconds=120)
+
+
+def test_namespace_that_refuses_the_pod(environment: Environment, tenant: Tenant) -> None:
+    limit = {"type": "Container", "max": {"memory": "1Mi"}}
+    metadata = {"name": "tiny", "namespace": tenant.namespace}
+    body = {"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": {"limits": [limit]}}
+    environment.kubectl.apply(body)
+    tenant.play("run", "ok")
+    run = tenant.wait_for_reason("run", "PodRefused")
+    assert breaches(run["status"]) == []
+    assert "maximum memory usage per Container is 1Mi" in ready_message(run)

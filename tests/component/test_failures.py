@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from lora_operator import naming
 from lora_operator.naming import Stage
 from lora_trainer.contract.exits import ExitCode
 
 from tests import kstatus
 from tests.builders import NAME, NAMESPACE, OUTPUT, class_body, failed_text
-from tests.component.world import World
+from tests.component.world import CRDS, World, a_world, an_operator
 from tests.fakes.kubelet import Termination
 
 PREPARE = f"{NAME}-prepare-1"
@@ -75,6 +78,7 @@ async def test_suspend_stops_and_resume_goes_on(world: World) -> None:
     await world.until("Training")
     world.edit(suspend=True)
     await world.until("Stopping")
+    await world.settle()
     assert world.server.get("jobs", train(1), NAMESPACE)["metadata"]["deletionTimestamp"]
     world.kubelet.terminate(pod, exit_code=40, message=failed_text(ExitCode.Interrupted, step=30))
     await world.until("SuspendedByUser")
@@ -237,3 +241,42 @@ async def test_a_name_that_something_else_holds_is_said_and_heals(world: World) 
     assert world.created_jobs() == []
     world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
     await world.until("Preparing", within=12)
+
+
+async def test_a_spec_that_cannot_be_read_is_said_so(tmp_path: Path, kubeconfig: Path) -> None:
+    async with a_world(crds=crds_of_another_version(tmp_path)) as world, an_operator(world, kubeconfig):
+        world.apply(lora={"r": 4, "mixture": "strong"})
+        await world.until("SpecInvalid")
+        assert world.condition("Accepted")["message"].startswith("The operator cannot read spec.lora.mixture: ")
+        await world.settle()
+        assert world.jobs() == []
+
+
+def crds_of_another_version(folder: Path) -> list[Path]:
+    """The CRDs, with a field spec.lora.mixture that this version knows nothing of."""
+    changed = []
+    for path in CRDS:
+        crd = yaml.safe_load(path.read_text())
+        if path.stem == naming.RUN_PLURAL:
+            spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+            spec["properties"]["lora"]["properties"]["mixture"] = {"type": "string"}
+        changed.append(folder / path.name)
+        changed[-1].write_text(yaml.safe_dump(crd))
+    return changed
+
+
+async def test_a_run_file_that_cannot_be_read_is_said_so(bare_world: World, kubeconfig: Path) -> None:
+    world, name = bare_world, f"{NAME}-run"
+    async with an_operator(world, kubeconfig):
+        world.apply()
+        await world.prepare()
+        await world.start(Stage.TRAIN)
+        await world.until("Training")
+    kept = world.server.get("configmaps", name, NAMESPACE)
+    world.server.delete("configmaps", name, NAMESPACE)
+    metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
+    world.server.create(kept | {"metadata": metadata, "data": kept["data"] | {"run.json": "{}"}})
+    async with an_operator(world, kubeconfig):
+        await world.until("SpecInvalid")
+        assert f"ConfigMap {name}" in world.condition("Accepted")["message"]
+        assert world.jobs() == [PREPARE, train(1)], "what is at work goes on"

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -210,10 +210,10 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(*, default_class: bool = True) -> AsyncIterator[World]:
+async def a_world(*, default_class: bool = True, crds: Sequence[Path] = CRDS) -> AsyncIterator[World]:
     """The world without an operator. Leaving it checks every status that was written."""
     clock = Clock()
-    async with FakeApiServer(crds=CRDS, namespaces=[NAMESPACE], clock=clock) as server, Kubelet(server) as kubelet:
+    async with FakeApiServer(crds=crds, namespaces=[NAMESPACE], clock=clock) as server, Kubelet(server) as kubelet:
         world = World(server=server, kubelet=kubelet, clock=clock)
         server.store.listeners.append(world._on_change)
         if default_class:

@@ -206,8 +206,8 @@ class LoraFineTuneStatus(WireModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraFineTune:
-    """One object as it stands in the API server."""
+class StoredRun:
+    """One object as it stands in the API server, whether its spec can be read or not."""
 
     namespace: str
     name: str
@@ -216,7 +216,6 @@ class LoraFineTune:
     generation: int
     created: datetime
     deleting: bool
-    spec: LoraFineTuneSpec
     status: LoraFineTuneStatus
 
     @property
@@ -225,10 +224,22 @@ class LoraFineTune:
         return f"{self.namespace}/{self.name}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoraFineTune(StoredRun):
+    """One object with its spec."""
+
+    spec: LoraFineTuneSpec
+
+
 def parse_run(body: dict[str, Any]) -> LoraFineTune:
     """The typed form of an object of the API server. Raises pydantic.ValidationError."""
+    return LoraFineTune(**vars(parse_stored(body)), spec=LoraFineTuneSpec.model_validate(body["spec"]))
+
+
+def parse_stored(body: dict[str, Any]) -> StoredRun:
+    """All but the spec. Raises pydantic.ValidationError where the status cannot be read."""
     metadata = body["metadata"]
-    return LoraFineTune(
+    return StoredRun(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
@@ -236,6 +247,5 @@ def parse_run(body: dict[str, Any]) -> LoraFineTune:
         generation=metadata["generation"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
-        spec=LoraFineTuneSpec.model_validate(body["spec"]),
         status=LoraFineTuneStatus.model_validate(body.get("status", {})),
     )

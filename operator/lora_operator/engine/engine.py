@@ -42,7 +42,7 @@ class Engine:
         self._settings = settings
         self._clock = clock
         self._primed = asyncio.Event()
-        self._observer = Observer(gateway=gateway, cache=self.cache)
+        self._observer = Observer(gateway=gateway, cache=self.cache, clock=clock)
         self._reconciler = Reconciler(
             gateway=gateway, cache=self.cache, observer=self._observer, clock=clock, metrics=metrics
         )

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from lora_operator.api.conditions import ConditionType
-from lora_operator.api.lorafinetune import LoraFineTune, parse_run
+from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
 from lora_operator.engine.cache import Cache, key_of
 from lora_operator.kube.errors import NotFound
-from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, PODS, RUNS, Gateway
+from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
-from lora_operator.planning.observed import JobView, Observed, PolledProgress
+from lora_operator.planning.observed import JobView, Observed, PolledProgress, first_error
+from lora_operator.planning.troubles import POD_PATIENCE
 from lora_operator.workloads.settled import Settled, read_config_map
 
 Body = dict[str, Any]
+Clock = Callable[[], datetime]
+
+POD_NOT_CREATED = "FailedCreate"
+"""Reason of the Job controller's Event."""
+
+
+class Unreadable(Exception):
+    """The run's spec, or what it was resolved to, does not fit this operator. The text is half a sentence."""
+
+    def __init__(self, run: StoredRun, problem: str) -> None:
+        super().__init__(problem)
+        self.run = run
 
 
 @dataclass
@@ -26,16 +41,18 @@ class Observer:
 
     gateway: Gateway
     cache: Cache
+    clock: Clock
     polled: dict[str, PolledProgress] = field(default_factory=dict)
     """Newest progress by uid of the run."""
     _settled: dict[str, Settled] = field(default_factory=dict)
 
     async def look(self, key: Key) -> Observed | None:
-        """The run as the cache has it, or None when it is gone. Raises pydantic.ValidationError."""
+        """The run as the cache has it, or None when it is gone. Raises Unreadable, and pydantic.ValidationError for
+        a status that nobody can read."""
         record = self.cache.runs.get(key)
         if record is None:
             return None
-        run = parse_run(record.body)
+        run = _read(record.body)
         return await self._observed(run, self.cache.children_of(run.uid))
 
     async def look_live(self, key: Key) -> Observed | None:
@@ -46,7 +63,7 @@ class Observer:
         except NotFound:
             return None
         self.cache.put_run(body)
-        run = parse_run(body)
+        run = _read(body)
         selector = run_selector(run.uid)
         for resource, store, put in (
             (JOBS, self.cache.jobs, self.cache.put_job),
@@ -76,11 +93,20 @@ class Observer:
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
-            jobs=jobs,
+            jobs=tuple([await self._with_refusal(job, run.namespace) for job in jobs]),
             settled=await self._settled_of(run) if wanted else None,
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
         )
+
+    async def _with_refusal(self, job: JobView, namespace: str) -> JobView:
+        """The Job controller says only in an Event why there is no pod."""
+        if not job.lacks_pod or self.clock() < job.created + POD_PATIENCE:
+            return job
+        fields = f"involvedObject.uid={job.uid},reason={POD_NOT_CREATED}"
+        events = [event async for event in self.gateway.list(EVENTS, namespace, fields=fields)]
+        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default=None)
+        return job if newest is None else replace(job, refusal=newest["message"])
 
     async def _settled_of(self, run: LoraFineTune) -> Settled | None:
         if run.uid not in self._settled:
@@ -90,7 +116,7 @@ class Observer:
                 return None
             if not owned_by(body, run.uid):
                 return None
-            self._settled[run.uid] = read_config_map(body)
+            self._settled[run.uid] = _read_settled(run, body)
         return self._settled[run.uid]
 
     def _output_holder(self, run: LoraFineTune) -> str | None:
@@ -104,6 +130,23 @@ class Observer:
 
     def _begun(self, body: Body) -> bool:
         return bool(body.get("status", {}).get("attempts") or self.cache.jobs.keys_of(uid_of(body)))
+
+
+def _read(body: Body) -> LoraFineTune:
+    try:
+        return parse_run(body)
+    except ValidationError as problem:
+        raise Unreadable(parse_stored(body), f"The operator cannot read {first_error(problem)}") from None
+
+
+def _read_settled(run: LoraFineTune, body: Body) -> Settled:
+    name = config_map_name(run.name)
+    try:
+        return read_config_map(body)
+    except ValidationError as problem:
+        raise Unreadable(run, f"The operator cannot read {first_error(problem, root=f'ConfigMap {name}')}") from None
+    except KeyError as problem:
+        raise Unreadable(run, f"The operator cannot read ConfigMap {name}: it has no key {problem}") from None
 
 
 def owned_by(body: Body, uid: str) -> bool:
@@ -125,6 +168,3 @@ def _terminal(body: Body) -> bool:
     ends = (ConditionType.COMPLETE, ConditionType.FAILED)
     conditions = body.get("status", {}).get("conditions", ())
     return any(condition["type"] in ends and condition["status"] == "True" for condition in conditions)
-
-
-Clock = Callable[[], datetime]

@@ -9,17 +9,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.engine.cache import Cache
-from lora_operator.engine.observer import Clock, Observer, owned_by
+from lora_operator.engine.observer import Clock, Observer, Unreadable, owned_by
 from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
-from lora_operator.planning.observed import Observed, first_error
+from lora_operator.planning.observed import Observed
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.turn import Create, Delete, Plan, PlannedEvent
+from lora_operator.planning.unreadable import unreadable_plan
 from lora_operator.workloads.settled import read_config_map
 
 Body = dict[str, Any]
@@ -56,9 +58,12 @@ class Reconciler:
                     self.cache.drop_run_at(key)
                     return None
                 plan = make_plan(observed, self.clock())
+        except Unreadable as found:
+            plan = unreadable_plan(found.run, str(found), self.clock())
+            return await self._write(found.run, plan)
         except ValidationError as problem:
-            # CRD and operator differ in version; nothing can be decided for a spec that cannot be read.
-            log.error("spec invalid", extra={"run": "/".join(key), "error": first_error(problem)})
+            # Whether the run is over stands in a status that cannot be read: to write another might begin it again.
+            log.error("status unreadable", extra={"run": "/".join(key), "error": str(problem)})
             return None
         return await self._carry_out(observed, plan)
 
@@ -69,12 +74,15 @@ class Reconciler:
         except NameTaken as taken:
             plan = make_plan(replace(observed, taken_name=str(taken)), self.clock())
             plan = replace(plan, requeue_after=TAKEN_NAME_RECHECK)
-        if plan.status != observed.run.status:
-            await self._write_status(observed, plan)
+        return await self._write(observed.run, plan)
+
+    async def _write(self, run: StoredRun, plan: Plan) -> timedelta | None:
+        if plan.status != run.status:
+            await self._write_status(run, plan)
             for event in plan.events:
-                await self._emit(observed, event)
-        if plan.status.terminal or observed.run.deleting:
-            self.observer.forget(observed.run.uid)
+                await self._emit(run, event)
+        if plan.status.terminal or run.deleting:
+            self.observer.forget(run.uid)
         return plan.requeue_after
 
     async def _execute(self, observed: Observed, action: Create | Delete) -> None:
@@ -101,8 +109,7 @@ class Reconciler:
         elif resource is CONFIG_MAPS:
             self.observer.created(read_config_map(created))
 
-    async def _write_status(self, observed: Observed, plan: Plan) -> None:
-        run = observed.run
+    async def _write_status(self, run: StoredRun, plan: Plan) -> None:
         # The version that was planned for, not the newest known: what changed meanwhile was not planned for.
         written = await self.gateway.apply_run_status(
             run.namespace, run.name, uid=run.uid, resource_version=run.resource_version, status=plan.status.wire()
@@ -123,17 +130,16 @@ class Reconciler:
             },
         )
 
-    async def _emit(self, observed: Observed, event: PlannedEvent) -> None:
+    async def _emit(self, run: StoredRun, event: PlannedEvent) -> None:
         """Events are for people: a lost one is logged, never retried."""
         try:
-            await self.gateway.create(EVENTS, event_body(observed, event, now=self.clock()))
+            await self.gateway.create(EVENTS, event_body(run, event, now=self.clock()))
         except KubeError as problem:
-            log.warning("event lost", extra={"run": observed.run.full_name, "error": str(problem)})
+            log.warning("event lost", extra={"run": run.full_name, "error": str(problem)})
 
 
-def event_body(observed: Observed, event: PlannedEvent, *, now: datetime) -> Body:
+def event_body(run: StoredRun, event: PlannedEvent, *, now: datetime) -> Body:
     """The Event object."""
-    run = observed.run
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",

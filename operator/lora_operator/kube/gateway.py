@@ -65,10 +65,11 @@ class Gateway:
         return await self._request("get", resource, resource.path(namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, *, selector: str = ""
+        self, resource: Resource, namespace: str | None = None, *, selector: str = "", fields: str = ""
     ) -> AsyncIterator[Body]:
-        """All objects that the label selector matches, page by page."""
-        query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+        """All objects that the label and field selectors match, page by page."""
+        selectors = {"labelSelector": selector, "fieldSelector": fields}
+        query = {"limit": str(PAGE)} | {name: text for name, text in selectors.items() if text}
         while True:
             page = await self._request("list", resource, resource.path(namespace), query=query)
             for item in page["items"]:

@@ -65,11 +65,14 @@ class JobView:
     run_uid: str
     stage: Stage
     attempt: int
+    created: datetime
     suspended: bool
     deleting: bool
     finished: str | None
     """Complete or Failed once the Job controller said so."""
     finish_message: str = ""
+    refusal: str | None = None
+    """Why the API server refuses its pod, in the Job controller's words."""
     pods: tuple[PodView, ...] = ()
 
     @property
@@ -81,6 +84,11 @@ class JobView:
     def over(self) -> bool:
         """Whether no pod of the Job will do anything any more."""
         return self.finished is not None or self.success is not None
+
+    @property
+    def lacks_pod(self) -> bool:
+        """Whether the Job controller should have made a pod and has not."""
+        return not (self.pods or self.suspended or self.deleting or self.over)
 
     @property
     def newest_pod(self) -> PodView | None:
@@ -132,10 +140,10 @@ def class_view(body: dict[str, Any]) -> ClassView:
     return ClassView(name=metadata["name"], is_default=is_default, spec=spec, error=error)
 
 
-def first_error(problem: ValidationError) -> str:
+def first_error(problem: ValidationError, *, root: str = "spec") -> str:
     """The first thing wrong, as `field: what`."""
     first = problem.errors(include_url=False, include_input=False)[0]
-    return f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return f"{root}.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def job_view(body: dict[str, Any]) -> JobView:
@@ -153,6 +161,7 @@ def job_view(body: dict[str, Any]) -> JobView:
         run_uid=metadata["labels"][RUN_UID_LABEL],
         stage=Stage(metadata["labels"][STAGE_LABEL]),
         attempt=int(metadata["labels"][ATTEMPT_LABEL]),
+        created=_time(metadata["creationTimestamp"]),
         suspended=bool(body["spec"].get("suspend")),
         deleting="deletionTimestamp" in metadata,
         finished=finished,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lora_operator.api.conditions import ConditionType, find
@@ -14,8 +15,8 @@ from lora_operator.planning.failure import GiveUp, Retry, decide
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.status import Mood, Standing, ready_reason
-from lora_operator.planning.troubles import trouble_of
-from lora_operator.planning.turn import Action, Create, Plan, Turn
+from lora_operator.planning.troubles import POD_PATIENCE, POD_RECHECK, trouble_of
+from lora_operator.planning.turn import Create, Plan, Turn
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.pod import StageRequest
 from lora_operator.workloads.settled import Settled, config_map
@@ -45,15 +46,17 @@ def _suspend(turn: Turn, state: StageState) -> Plan:
         message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
         turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
         return turn.end(Standing(mood=Mood.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
-    if job.deleting:
+    if job.deleting or state.attempts[-1].reason is not None:
         return _stopping(turn, job)
-    # The record is closed now: whatever happens to the Job from here on was asked for and costs no retry.
+    # The record is closed first and the Job deleted in the turn after: whatever becomes of the Job was then asked for
+    # and costs no retry, also when the operator dies in between and the user resumes meanwhile.
     stopped = state.attempts[-1].model_copy(update={"reason": Reason.SUSPENDED_BY_USER.value, "end_time": turn.now})
-    turn = turn.update(attempts=(*turn.status.attempts[:-1], stopped))
-    return _stopping(turn, job, actions=(delete_job(job),))
+    plan = _stopping(turn.update(attempts=(*turn.status.attempts[:-1], stopped)), job)
+    return replace(plan, actions=(), requeue_after=timedelta(), decisive=True)
 
 
-def _stopping(turn: Turn, job: JobView, *, actions: tuple[Action, ...] = ()) -> Plan:
+def _stopping(turn: Turn, job: JobView) -> Plan:
+    actions = () if job.deleting else (delete_job(job),)
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
     turn = turn.not_running(Reason.STOPPING, message)
     return turn.end(Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
@@ -73,6 +76,8 @@ def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
     if pod is not None and pod.last_word is not None:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
+    if job.lacks_pod:
+        left = min(left or POD_RECHECK, POD_RECHECK if job.refusal else POD_PATIENCE)
     standing = _standing_of(job)
     if standing.reason == Reason.TRAINING:
         turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
@@ -97,7 +102,7 @@ def _standing_of(job: JobView) -> Standing:
     if job.suspended:
         message = f"A queue holds Job {job.name} back. It starts when the queue has room."
         return Standing(mood=Mood.SUSPENDED, reason=Reason.QUEUED, message=message)
-    if pod is not None and (trouble := trouble_of(pod)) is not None:
+    if (trouble := trouble_of(job)) is not None:
         mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
         return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
     if job.stage is Stage.PREPARE:

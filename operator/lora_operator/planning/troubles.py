@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import timedelta
 
 from lora_operator.api.reasons import Reason
-from lora_operator.planning.observed import PodView
+from lora_operator.planning.observed import JobView, PodView
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+POD_PATIENCE = timedelta(seconds=3)
+"""How long after its creation a Job may be without a pod before somebody asks why."""
+POD_RECHECK = timedelta(seconds=10)
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
@@ -21,8 +26,27 @@ class Trouble:
     """Whether somebody has to act, as opposed to waiting for room."""
 
 
-def trouble_of(pod: PodView) -> Trouble | None:
-    """What holds the pod back, or None when nothing is known to."""
+def trouble_of(job: JobView) -> Trouble | None:
+    """What holds the newest pod of a Job back, or None when nothing is known to."""
+    if job.refusal is not None and job.lacks_pod:
+        return _refused(job.name, job.refusal)
+    return _held_back(job.newest_pod) if job.newest_pod is not None else None
+
+
+def _refused(job: str, refusal: str) -> Trouble:
+    # The pod's name is another one each time that the Job controller tries.
+    why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", refusal)
+    if "exceeded quota" in why:
+        message = f"The namespace's quota has no room for the pod of Job {job}: {why}. It starts when there is room."
+        return Trouble(reason=Reason.QUOTA_EXCEEDED, message=message, needs_person=False)
+    message = (
+        f"The API server refuses the pod of Job {job}: {why}. Ask the platform team to mend the LoraFineTuneClass or "
+        "the policy; the pod then starts by itself."
+    )
+    return Trouble(reason=Reason.POD_REFUSED, message=message, needs_person=True)
+
+
+def _held_back(pod: PodView) -> Trouble | None:
     if pod.unschedulable is not None:
         message = f"No node has room for pod {pod.name}: {pod.unschedulable}"
         return Trouble(reason=Reason.UNSCHEDULABLE, message=message, needs_person=False)

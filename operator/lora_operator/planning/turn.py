@@ -105,7 +105,7 @@ class Turn:
         return Plan(
             status=conclude(self.draft, standing),
             actions=todo,
-            events=(*_failed_attempts(self.news, standing), *_transition(self.run.status, standing)),
+            events=(*_failed_attempts(self.news, standing), *transition(self.run.status, standing)),
             requeue_after=requeue_after,
             decisive=finished or bool(self.news) or any(isinstance(action, Create) for action in todo),
         )
@@ -125,9 +125,12 @@ def _failed_attempts(news: tuple[News, ...], standing: Standing) -> tuple[Planne
     )
 
 
-def _transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedEvent, ...]:
+def transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedEvent, ...]:
     """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
     if standing.reason in (ready_reason(before), Reason.BACKING_OFF):
         return ()
-    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON) or standing.reason == Reason.UNSCHEDULABLE
+    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON) or standing.reason in (
+        Reason.UNSCHEDULABLE,
+        Reason.QUOTA_EXCEEDED,
+    )
     return (PlannedEvent(warning=warning, reason=standing.reason, message=standing.message),)

@@ -88,6 +88,7 @@ class Simulation:
             run_uid=UID,
             stage=Stage(labels[STAGE_LABEL]),
             attempt=int(labels[ATTEMPT_LABEL]),
+            created=self.now,
             suspended=False,
             deleting=False,
             finished=None,

@@ -429,3 +429,46 @@ def test_a_job_that_a_queue_holds_back_is_queued() -> None:
     world.settle()
     assert world.condition("Suspended") == ("False", "NotSuspended")
     assert world.reason == "Starting"
+
+
+REFUSALS = [
+    (
+        'Error creating: pods "text-to-sql-train-1-xk2lp" is forbidden: exceeded quota: team, requested: pods=1',
+        "QuotaExceeded",
+        "Reconciling",
+        "the pod of Job {job}: exceeded quota: team, requested: pods=1.",
+    ),
+    (
+        'Error creating: pods "text-to-sql-train-1-xk2lp" is forbidden: violates PodSecurity "restricted:latest"',
+        "PodRefused",
+        "Stalled",
+        'the pod of Job {job}: violates PodSecurity "restricted:latest".',
+    ),
+    (
+        'Error creating: admission webhook "images.example" denied the request: unsigned image',
+        "PodRefused",
+        "Stalled",
+        'the pod of Job {job}: admission webhook "images.example" denied the request: unsigned image.',
+    ),
+]
+
+
+@pytest.mark.parametrize(("refusal", "reason", "companion", "says"), REFUSALS)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_why_a_job_has_no_pod_is_said_and_heals(
+    stage: Stage, refusal: str, reason: str, companion: str, says: str
+) -> None:
+    world, job = (preparing(), PREPARE) if stage is Stage.PREPARE else (starting(), TRAIN)
+    pods = world.jobs[job].pods
+    world.jobs[job] = replace(world.jobs[job], pods=())
+    assert world.settle().requeue_after == timedelta(seconds=3), "somebody has to ask why"
+    world.jobs[job] = replace(world.jobs[job], refusal=refusal)
+    assert world.settle().requeue_after == timedelta(seconds=10)
+    assert world.condition("Ready") == ("False", reason)
+    assert world.condition(companion) == ("True", reason)
+    assert says.format(job=job) in world.message
+    assert world.events[-1] == reason
+    world.jobs[job] = replace(world.jobs[job], pods=pods)
+    world.start(job)
+    world.settle()
+    assert world.reason == ("Preparing" if stage is Stage.PREPARE else "Training")

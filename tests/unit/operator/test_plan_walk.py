@@ -263,6 +263,7 @@ def test_suspend_stops_the_job_and_resume_starts_the_next_attempt() -> None:
     world = training()
     world.slow_deletion = True
     world.edit(suspend=True)
+    assert world.turn().actions == (), "first it is recorded that the user wanted it"
     plan = world.turn()
     assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN]
     assert (world.reason, world.jobs[TRAIN].deleting) == ("Stopping", True)
@@ -301,14 +302,16 @@ def test_suspension_costs_no_retry() -> None:
         assert world.created[-1] == f"{NAME}-train-{attempt + 1}"
 
 
-def test_a_suspension_whose_status_was_lost_costs_no_retry_either() -> None:
+@pytest.mark.parametrize("survived", range(4))
+def test_an_operator_that_dies_while_it_suspends_costs_no_retry_either(survived: int) -> None:
     world = training(retryLimit=0)
     world.edit(suspend=True)
+    for _ in range(survived):
+        world.turn()
     world.turn(lose_status=True)
-    world.settle()
     world.edit(suspend=False)
     world.settle()
-    assert world.created == [PREPARE, TRAIN, TRAIN_2]
+    assert world.created == ([PREPARE, TRAIN] if survived == 0 else [PREPARE, TRAIN, TRAIN_2])
 
 
 def test_suspended_for_ever_the_records_stay_few() -> None:

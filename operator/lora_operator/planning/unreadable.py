@@ -1,0 +1,26 @@
+"""What to say of a run whose spec, or what it was resolved to, does not fit this operator's version."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from lora_operator.api.conditions import ConditionType
+from lora_operator.api.lorafinetune import StoredRun
+from lora_operator.api.reasons import Reason
+from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude
+from lora_operator.planning.turn import Plan, transition
+
+
+def unreadable_plan(run: StoredRun, problem: str, now: datetime) -> Plan:
+    """Nothing is started or stopped: only a person can tell what was meant. `problem` is one sentence without its
+    full stop."""
+    if run.deleting or run.status.terminal:
+        return Plan(status=run.status)
+    message = (
+        f"{problem}. What wrote it is of another version than this operator: install CRDs and operator of one release, "
+        "or delete the run and apply it anew."
+    )
+    draft = StatusDraft(status=run.status, generation=run.generation, now=now)
+    draft = draft.set(ConditionType.ACCEPTED, False, reason=Reason.SPEC_INVALID, message=message)
+    standing = Standing(mood=Mood.NEEDS_PERSON, reason=Reason.SPEC_INVALID, message=message)
+    return Plan(status=conclude(draft, standing), events=transition(run.status, standing))

@@ -1,0 +1,55 @@
+"""What is said of a run that this operator's version cannot read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from lora_operator.api.conditions import ConditionType, find
+from lora_operator.api.lorafinetune import LoraFineTuneStatus, StoredRun
+from lora_operator.planning.status import ready_reason
+from lora_operator.planning.unreadable import unreadable_plan
+
+from tests import kstatus
+from tests.builders import T0, a_run, after
+from tests.unit.operator.test_plan_walk import training
+
+PROBLEM = "The operator cannot read spec.lora.r: Input should be greater than 0"
+
+
+def stored(status: LoraFineTuneStatus | None = None) -> StoredRun:
+    return a_run(status=status)
+
+
+def test_it_is_said_once_and_nothing_is_done() -> None:
+    plan = unreadable_plan(stored(), PROBLEM, T0)
+    accepted = find(plan.status.conditions, ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert (accepted.status, accepted.reason) == ("False", "SpecInvalid")
+    assert accepted.message.startswith("The operator cannot read spec.lora.r: ")
+    assert kstatus.breaches(plan.status.wire(), generation=1) == []
+    assert (plan.actions, [event.reason for event in plan.events]) == ((), ["SpecInvalid"])
+    again = unreadable_plan(stored(plan.status), PROBLEM, after(60))
+    assert (again.status, again.events) == (plan.status, ())
+
+
+def test_a_run_that_has_begun_keeps_its_records() -> None:
+    status = training().run.status
+    plan = unreadable_plan(stored(status), PROBLEM, after(60))
+    assert plan.status.attempts == status.attempts
+    assert ready_reason(plan.status) == "SpecInvalid"
+
+
+@pytest.mark.parametrize("end", ["terminal", "deleting"])
+def test_a_run_that_is_over_is_left_alone(end: str) -> None:
+    run = stored(unreadable_plan(stored(), PROBLEM, T0).status)
+    if end == "deleting":
+        run = replace(run, deleting=True)
+    else:
+        world = training()
+        world.end("text-to-sql-train-1", 19)
+        world.settle()
+        assert world.run.status.terminal
+        run = world.run
+    plan = unreadable_plan(run, PROBLEM, after(60))
+    assert (plan.status, plan.events) == (run.status, ())
