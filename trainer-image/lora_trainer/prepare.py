@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from lora_trainer.base_model import resolve_model
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import prepared_uri, work_uri
+from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
-from lora_trainer.contract.outcome import DatasetFigures, PrepareResult
+from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec import RowFormat
-from lora_trainer.data.report import BadRows, DropReason, length_figures
-from lora_trainer.data.rows import (
-    Limits,
-    RowSet,
-    data_digest,
-    duplicates,
-    first_of_each,
-    hold_out,
-    not_in,
-    peek_format,
-    tokenise,
-)
+from lora_trainer.data.report import BadRows, DropReason
+from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
 from lora_trainer.data.sources import read_records
+from lora_trainer.data.split import Split, split_by_hash, split_by_set
+from lora_trainer.data.summary import DataReport, data_report, dataset_figures, failed_report
 from lora_trainer.data.tokens import RowTokenizer, load_tokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import EVAL_ROWS, EVAL_SCHEMA, ROW_SCHEMA, TRAIN_ROWS, Prepared, copy_rows, write_prepared
@@ -43,16 +33,6 @@ from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Which rows are trained on and which are evaluated on."""
-
-    train: RowSet
-    trained_on: Sequence[bool]
-    evaluation: RowSet
-    evaluated_on: Sequence[bool]
 
 
 def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: Path) -> PrepareResult:
@@ -68,8 +48,10 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     log.info("Model resolved", extra={"fields": model.figures.wire()})
 
     split, row_format, tokenizer = read_rows(run, bucket=bucket, model_folder=model.folder, work=work)
-    figures = dataset_figures(split, row_format)
-    log.info("Data set tokenised", extra={"fields": figures.wire()})
+    report = data_report(split, tokenizer=tokenizer)
+    publish_report(report, run, bucket)
+    figures = dataset_figures(report, split, row_format=row_format, uri=data_report_uri(run))
+    log.info("Data set tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
 
     longest = max(length for length, kept in zip(split.train.lengths, split.trained_on, strict=True) if kept)
     size = DataSize(rows=figures.kept, tokens=figures.tokens, longest=longest)
@@ -108,49 +90,53 @@ def read_rows(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     spec, bad = run.dataset, BadRows()
     limits = Limits(train_on=run.training.sft.train_on, max_length=run.model.max_seq_length, overlength=spec.overlength)
     records = read_records(spec.uri, bucket=bucket, scratch=work, bad=bad)
-    row_format, records = peek_format(records, spec, uri=spec.uri, bad=bad)
-    chats = row_format is not RowFormat.TEXT
+    row_format, records = peek_format(records, spec)
+    chats = row_format not in (None, RowFormat.TEXT)
     tokenizer = load_tokenizer(model_folder, chat_template=spec.chat_template, chats=chats)
-    tokenised = partial(tokenise, row_format=row_format, spec=spec, tokenizer=tokenizer, limits=limits, bad=bad)
-    rows = tokenised(records, work / "rows.parquet")
-    require_rows(rows, run, uri=spec.uri)
+    tokenised = partial(tokenise, spec=spec, tokenizer=tokenizer, limits=limits)
+    usable = partial(require_usable, run=run, bucket=bucket, tokenizer=tokenizer)
+    rows = usable(tokenised(records, work / "rows.parquet", row_format=row_format, bad=bad), uri=spec.uri)
+    assert row_format, "usable rows have a format"
     if uri := run.evaluation.dataset_uri:
+        bad = BadRows()
         others = read_records(uri, bucket=bucket, scratch=work, bad=bad)
-        _, others = peek_format(others, spec, uri=uri, bad=bad)
-        evaluation = tokenised(others, work / "evaluation.parquet")
-        require_rows(evaluation, run, uri=uri)
-        return split_by_set(rows, evaluation, run), row_format, tokenizer
+        other_format, others = peek_format(others, spec)
+        evaluation = tokenised(others, work / "evaluation.parquet", row_format=other_format, bad=bad)
+        return split_by_set(rows, usable(evaluation, uri=uri), run), row_format, tokenizer
     return split_by_hash(rows, run), row_format, tokenizer
 
 
-def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
-    """Evaluate on the evaluation set, and keep its rows out of training. Raises DatasetInvalid with nothing left."""
-    evaluated_on = first_of_each(evaluation.digests, seed=run.training.seed, rows=run.evaluation.max_rows)
-    trained_on = not_in(rows.digests, set(evaluation.digests))
-    if leaked := trained_on.count(False):
-        rows.report.dropped[DropReason.IN_EVALUATION] += leaked
-    if not any(trained_on):
-        raise TrainerError(
-            ExitCode.DatasetInvalid,
-            "Every row of the data set is in the evaluation set too.",
-            "Set evaluation.datasetUri to other rows, or leave it out to hold rows out of the data set.",
-        )
-    return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
+def require_usable(rows: RowSet, *, uri: str, run: RunFile, bucket: Bucket, tokenizer: RowTokenizer) -> RowSet:
+    """The rows. Where too many are bad or none is left, write the report and raise DatasetInvalid."""
+    try:
+        if not rows.read:
+            raise TrainerError(
+                ExitCode.DatasetInvalid, f"The data set {uri} has no rows.", "Upload a data set with rows."
+            )
+        rows.bad.limit(rows=rows.read, max_percent=run.dataset.max_bad_percent, report=data_report_uri(run))
+        require_short(rows, run)
+        require_rows(rows, run, uri=uri)
+    except TrainerError:
+        publish_report(failed_report(rows, tokenizer=tokenizer), run, bucket)
+        raise
+    return rows
 
 
-def split_by_hash(rows: RowSet, run: RunFile) -> Split:
-    """Hold out a share of the rows, at least one. Raises DatasetInvalid where that leaves nothing on either side."""
-    count = len(rows.digests)
-    wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * count)))
-    held_out = hold_out(rows.digests, seed=run.training.seed, rows=min(wanted, count - 1))
-    if not any(held_out):
+def publish_report(report: DataReport, run: RunFile, bucket: Bucket) -> None:
+    """Write data-report.json."""
+    bucket.write(data_report_uri(run), report.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode())
+
+
+def require_short(rows: RowSet, run: RunFile) -> None:
+    """Raise DatasetInvalid where rows are too long and none may be."""
+    if rows.overlong.count:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"No row can be held out to evaluate on: the data set has {count} rows,"
-            f" {duplicates(rows.digests)} of them repeated.",
-            "Add different rows, or set evaluation.datasetUri.",
+            f"{rows.overlong.count} of {rows.read} rows are longer than model.maxSeqLength {run.model.max_seq_length}:"
+            f" {rows.overlong.shown()}.",
+            f"Raise model.maxSeqLength (to {max(rows.report.lengths)} for all rows), or set dataset.overlength: drop"
+            " or truncate.",
         )
-    return Split(train=rows, trained_on=[not held for held in held_out], evaluation=rows, evaluated_on=held_out)
 
 
 def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
@@ -167,31 +153,14 @@ def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
             f" {run.model.max_seq_length}; the shortest has {min(lengths)} tokens, the longest {max(lengths)}.",
             f"Raise model.maxSeqLength (to {max(lengths)} for all rows), or set dataset.overlength: truncate.",
         )
+    if reason is DropReason.BAD_ROW:
+        raise TrainerError(
+            ExitCode.DatasetInvalid,
+            f"No row of {uri} is left: {dropped[reason]} of {rows.read} cannot be used: {rows.bad.shown()}.",
+            "Correct these rows, or name the format and columns in dataset.format and dataset.columns.",
+        )
     raise TrainerError(
         ExitCode.DatasetInvalid,
         f"No row of {uri} has a token that counts in the loss ({reason}: {dropped[reason]} of {rows.read} rows).",
         "Check that the rows have answers, that truncation leaves some of them, and training.sft.trainOn.",
-    )
-
-
-def dataset_figures(split: Split, row_format: RowFormat) -> DatasetFigures:
-    """What status shows of the data set."""
-    train, kept = split.train, split.trained_on
-    tokens = sum(length for length, keep in zip(train.lengths, kept, strict=True) if keep)
-    trained = sum(count for count, keep in zip(train.trained, kept, strict=True) if keep)
-    digest = data_digest(
-        (row for row, keep in zip(train.digests, kept, strict=True) if keep),
-        (row for row, keep in zip(split.evaluation.digests, split.evaluated_on, strict=True) if keep),
-    )
-    return DatasetFigures(
-        format=row_format,
-        rows=train.read,
-        kept=kept.count(True),
-        held_out=split.evaluated_on.count(True),
-        dropped=train.report.dropped_rows(),
-        duplicates=duplicates(train.digests),
-        tokens=tokens,
-        trained_token_share=round(trained / tokens, 4),
-        lengths=length_figures(train.report.lengths),
-        digest=digest,
     )

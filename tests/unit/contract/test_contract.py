@@ -12,10 +12,21 @@ from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
 from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, latest_uri, prepared_uri, rejected_uri
 from lora_trainer.contract.manifest import SetManifest, parse_manifest
-from lora_trainer.contract.outcome import MAX_BYTES, Outcome, clip, decode_outcome, encode_outcome
+from lora_trainer.contract.outcome import (
+    MAX_BYTES,
+    MAX_SAMPLE,
+    MAX_SENTENCE,
+    LengthBucket,
+    Outcome,
+    PrepareResult,
+    clip,
+    clip_samples,
+    decode_outcome,
+    encode_outcome,
+)
 from lora_trainer.contract.run import RunFile, canonical_json, run_digest
 
-from tests.builders import a_run, a_settled, prepare_result, train_result
+from tests.builders import a_run, a_settled, an_artifact, prepare_result, train_result
 from tests.crd_cases import edited
 
 # --- run digest ---------------------------------------------------------------------------------------------------
@@ -59,6 +70,7 @@ NOT_SHAPING = [
     {"storage__workUri": "s3://elsewhere/y"},
     {"storage__endpoint": "http://other:1"},
     {"dataset__uri": "s3://elsewhere/copy-of-the-rows.jsonl"},
+    {"dataset__maxBadPercent": 5},
     {"training__saveSteps": 7},
     {"training__saveTotalLimit": 9},
     {"model__tokenSecretRef": {"name": "hub", "key": "token"}},
@@ -105,8 +117,42 @@ def test_an_outcome_always_fits_the_termination_message(message: str, remedy: st
     assert len(text.encode()) <= MAX_BYTES
     decoded = decode_outcome(text)
     assert decoded is not None
-    assert decoded.result == result, "figures are never cut"
+    assert decoded.result == result, "there is room for the figures of a usual run"
     assert decoded.reason == "DatasetInvalid"
+
+
+def with_data(samples: list[str], report: str) -> PrepareResult:
+    result = prepare_result()
+    buckets = tuple(LengthBucket(up_to=32 * 2**index, rows=10**9) for index in range(16))
+    shown = {"samples": tuple(samples), "report": report, "histogram": buckets}
+    return result.model_copy(update={"dataset": result.dataset.model_copy(update=shown)})
+
+
+@given(samples=st.lists(st.text(max_size=MAX_SAMPLE), max_size=3), report=st.text(max_size=1500), message=SENTENCES)
+def test_samples_give_way_before_sentences_and_figures(samples: list[str], report: str, message: str) -> None:
+    result = with_data(samples, report)
+    text = encode_outcome(Outcome(reason="Succeeded", message=message, result=result))
+    assert len(text.encode()) <= MAX_BYTES
+    decoded = decode_outcome(text)
+    assert decoded is not None
+    assert isinstance(decoded.result, PrepareResult)
+    kept = {"digest", "rows", "kept", "dropped", "tokens", "lengths"}
+    assert decoded.result.dataset.model_dump(include=kept) == result.dataset.model_dump(include=kept)
+    if len(decoded.message) < min(len(message), MAX_SENTENCE):
+        assert decoded.result.dataset.samples == ()
+
+
+def test_a_sample_is_cut_in_its_middle() -> None:
+    assert clip_samples(("abcdefghij", "short"), 6) == ("ab…hij", "short")
+    (cut,) = clip_samples(("ä" * 1000,), MAX_SAMPLE)
+    assert len(cut) == MAX_SAMPLE
+
+
+def test_an_outcome_that_is_all_figures_still_has_a_last_word() -> None:
+    artifact = an_artifact("s3://bucket/" + "ü" * 5000)
+    text = encode_outcome(Outcome(reason="Succeeded", message="Done.", result=prepare_result(artifact=artifact)))
+    assert len(text.encode()) <= MAX_BYTES
+    assert decode_outcome(text) == Outcome(reason="Succeeded", message="Done.")
 
 
 @pytest.mark.parametrize("result", [prepare_result(), train_result(), None])

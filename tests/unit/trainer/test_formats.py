@@ -31,17 +31,21 @@ def turns(record: dict[str, Any], row_format: RowFormat = RowFormat.MESSAGES) ->
     ],
 )
 def test_the_format_is_detected_from_the_columns(record: dict[str, Any], expected: RowFormat) -> None:
-    assert detect_format(record, None) is expected
+    assert detect_format([record], None) is expected
 
 
 def test_mapped_columns_count_for_detection() -> None:
     columns = {"prompt": "question", "completion": "query"}
-    assert detect_format({"question": "", "query": ""}, columns) is RowFormat.PROMPT_COMPLETION
+    assert detect_format([{"question": "", "query": ""}], columns) is RowFormat.PROMPT_COMPLETION
+
+
+def test_a_first_row_that_fits_no_format_does_not_decide() -> None:
+    assert detect_format([{"oops": 1}, {"text": "t"}], None) is RowFormat.TEXT
 
 
 def test_unknown_columns_are_named_with_a_remedy() -> None:
     with pytest.raises(TrainerError) as caught:
-        detect_format({"question": "", "sql": ""}, None)
+        detect_format([{"question": "", "sql": ""}], None)
     assert caught.value.code is ExitCode.DatasetInvalid
     assert "question, sql" in caught.value.message
     assert "dataset.columns" in (caught.value.remedy or "")

@@ -12,10 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from lora_trainer import storage
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import artifact_uri, latest_uri, prepared_uri, rejected_uri
+from lora_trainer.contract.layout import (
+    DATA_REPORT,
+    artifact_uri,
+    data_report_uri,
+    latest_uri,
+    prepared_uri,
+    rejected_uri,
+)
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, Outcome, PrepareResult, encode_outcome
 from lora_trainer.contract.run import RunFile
+from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
@@ -30,7 +38,7 @@ from tests.support.tiny_model import CHATML, CONFIG, tiny_tokenizer, write_tiny_
 Rows = list[dict[str, Any]]
 
 
-def conversation(number: int) -> dict[str, Any]:
+def conversation(number: object) -> dict[str, Any]:
     return {
         "messages": [
             {"role": "user", "content": f"question {number}"},
@@ -139,6 +147,52 @@ def test_an_evaluation_set_of_its_own(world: World) -> None:
     result = world.prepare(evaluation={"datasetUri": "s3://team-a/data/eval.jsonl", "maxRows": 256})
     assert (result.dataset.kept, result.dataset.held_out) == (95, 10)
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 5)]
+
+
+BAD = CHATS[:30] + [{"text": "t"}] * 2
+
+
+def report(world: World) -> DataReport:
+    (path,) = (world.root / "work").rglob(DATA_REPORT)
+    return DataReport.model_validate_json(path.read_bytes())
+
+
+def test_allowed_bad_rows_are_left_out_and_reported(world: World) -> None:
+    world.write("data/train.jsonl", BAD)
+    result = world.prepare(dataset={"maxBadPercent": 10})
+    assert (result.dataset.rows, result.dataset.kept, result.dataset.held_out) == (32, 28, 2)
+    assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("BadRow", 2)]
+    assert [row.where for row in report(world).train.bad_rows] == ["train.jsonl:31", "train.jsonl:32"]
+
+
+def test_bad_rows_that_fail_the_run_are_reported_too(world: World) -> None:
+    world.write("data/train.jsonl", BAD)
+    with pytest.raises(TrainerError, match=r"^2 of 32 rows .* allows 5 %: train.jsonl:31: the column") as caught:
+        world.prepare(dataset={"maxBadPercent": 5})
+    (path,) = (world.root / "work").rglob(DATA_REPORT)
+    assert f"s3://team-a/{path.relative_to(world.root)}" in (caught.value.remedy or "")
+    assert (report(world).train.rows, len(report(world).train.bad_rows)) == (32, 2)
+
+
+def test_the_report_shows_the_rows_as_the_model_sees_them(world: World) -> None:
+    result = world.prepare()
+    told = report(world)
+    first = "<|im_start|>user\nquestion 0<|im_end|>\n<|im_start|>assistant\n⟦answer 0<|im_end|>⟧\n"
+    assert told.train.samples[0] == result.dataset.samples[0] == first
+    assert len(told.train.samples) == 3
+    assert sum(bucket.rows for bucket in told.train.histogram) == 100
+    assert told.train.histogram == result.dataset.histogram
+    assert (told.evaluation, told.held_out, told.train.kept) == (None, 5, 95)
+    assert result.dataset.report == data_report_uri(run_file())
+
+
+def test_prompts_on_both_sides_are_counted_and_copies_left_out(world: World) -> None:
+    other_answer = {"messages": [conversation(7)["messages"][0], {"role": "assistant", "content": "else"}]}
+    world.write("data/eval.jsonl", [conversation(5), other_answer])
+    result = world.prepare(evaluation={"datasetUri": "s3://team-a/data/eval.jsonl"})
+    assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 1)]
+    assert result.dataset.leaked_prompts == 1
+    assert report(world).evaluation
 
 
 def test_text_rows_need_no_template(world: World) -> None:
@@ -269,6 +323,10 @@ UNKNOWN_TOKENS = CHATML.replace("<|im_start|>", "<|start_header_id|>")
         (rows([{"question": "q", "sql": "s"}]), {}, ExitCode.DatasetInvalid, "found question, sql"),
         (rows([*CHATS[:3], {"text": "t"}]), {}, ExitCode.DatasetInvalid, "train.jsonl:4: the column messages is"),
         (rows(LONG), {}, ExitCode.DatasetInvalid, "longer than model.maxSeqLength 512; the shortest"),
+        (rows([*CHATS, conversation(7 * "long " * 200)]), {"dataset": {"overlength": "fail", "maxBadPercent": 50}},
+         ExitCode.DatasetInvalid, "1 of 101 rows are longer than model.maxSeqLength 512: train.jsonl:101: has"),
+        (rows([{"messages": 1}] * 5), {"dataset": {"maxBadPercent": 100}}, ExitCode.DatasetInvalid,
+         "No row of s3://team-a/data/train.jsonl is left: 5 of 5 cannot be used: train.jsonl:1: messages is a number"),
         (rows([conversation(1) | {"messages": [{"role": "assistant", "content": ""}]}]), {}, ExitCode.DatasetInvalid,
          "no row of s3://team-a/data/train.jsonl has a token that counts"),
         (rows(CUT_AWAY), {"model": {"maxSeqLength": 32}, "dataset": {"overlength": "truncate"}},

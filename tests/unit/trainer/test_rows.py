@@ -12,19 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec import DatasetSpec, RowFormat
-from lora_trainer.data.report import BadRows, length_figures
-from lora_trainer.data.rows import (
-    Limits,
-    RowSet,
-    data_digest,
-    duplicates,
-    first_of_each,
-    hold_out,
-    not_in,
-    peek_format,
-    tokenise,
-)
+from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, histogram, length_figures
+from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
 from lora_trainer.data.sources import Record
+from lora_trainer.data.split import data_digest, duplicates, first_of_each, hold_out, not_in
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import EVAL_SCHEMA, ROW_SCHEMA, copy_rows
@@ -82,11 +73,10 @@ def test_long_rows_are_cut(tmp_path: Path) -> None:
     assert rows.report.truncated == 1
 
 
-def test_long_rows_fail_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainerError) as caught:
-        run([{"text": "a"}, {"text": "a" * 50}], tmp_path, max_length=10, overlength="fail")
-    assert caught.value.code is ExitCode.DatasetInvalid
-    assert "data.jsonl:2: has 51 tokens, and model.maxSeqLength is 10" in caught.value.message
+def test_long_rows_are_noted_by_line_where_they_may_not_be(tmp_path: Path) -> None:
+    rows = run([{"text": "a"}, {"text": "a" * 50}], tmp_path, max_length=10, overlength="fail")
+    assert rows.overlong.shown() == "data.jsonl:2: has 51 tokens"
+    assert rows.bad.count == 0
 
 
 def test_an_answer_that_was_cut_away_leaves_nothing_to_train(tmp_path: Path) -> None:
@@ -109,30 +99,45 @@ def test_empty_answers_are_dropped(tmp_path: Path, record: dict[str, Any], row_f
     assert [each.reason for each in rows.report.dropped_rows()] == ["EmptyAnswer"]
 
 
-def test_bad_rows_fail_the_run_after_all_were_seen(tmp_path: Path) -> None:
+def test_bad_rows_are_counted_with_their_place(tmp_path: Path) -> None:
+    rows = run([{"text": "a"}, {"text": 1}, {"b": "x"}, {"text": "b"}], tmp_path)
+    assert (rows.read, len(rows.digests), rows.bad.count) == (4, 2, 2)
+    assert [(each.reason, each.rows) for each in rows.report.dropped_rows()] == [("BadRow", 2)]
+    assert rows.bad.shown().startswith("data.jsonl:2: the column text is a number instead of a text; data.jsonl:3: ")
+
+
+def test_so_many_bad_rows_may_be() -> None:
+    bad = BadRows()
+    for line in range(5):
+        bad.add(f"a:{line}", "no")
+    bad.limit(rows=100, max_percent=5, report="s3://b/r.json")
     with pytest.raises(TrainerError) as caught:
-        run([{"text": "a"}, {"text": 1}, {"b": "x"}], tmp_path)
-    assert "2 rows of the data set cannot be used" in caught.value.message
-    assert "data.jsonl:2: the column text is a number" in caught.value.message
+        bad.limit(rows=99, max_percent=5, report="s3://b/r.json")
+    assert caught.value.code is ExitCode.DatasetInvalid
+    assert caught.value.message == (
+        "5 of 99 rows of the data set cannot be used, and dataset.maxBadPercent allows 5 %:"
+        " a:0: no; a:1: no; a:2: no; and 2 more."
+    )
+    assert "s3://b/r.json" in (caught.value.remedy or "")
+
+
+def test_not_more_bad_rows_are_kept_than_the_report_shows() -> None:
+    bad = BadRows()
+    for line in range(250):
+        bad.add(f"a:{line}", "no")
+    assert (bad.count, len(bad.first)) == (250, REPORTED_BAD_ROWS)
 
 
 def test_the_first_row_is_not_lost_to_detection() -> None:
     records = [Record(where="a:1", columns={"text": "a"}), Record(where="a:2", columns={"text": "b"})]
-    found, rest = peek_format(iter(records), SPEC, uri=SPEC.uri, bad=BadRows())
+    found, rest = peek_format(iter(records), SPEC)
     assert found is RowFormat.TEXT
     assert list(rest) == records
 
 
-def test_no_rows_at_all() -> None:
-    with pytest.raises(TrainerError, match="has no rows"):
-        peek_format(iter(()), SPEC, uri=SPEC.uri, bad=BadRows())
-
-
-def test_only_bad_rows() -> None:
-    bad = BadRows()
-    bad.add("a:1", "not JSON")
-    with pytest.raises(TrainerError, match="a:1: not JSON"):
-        peek_format(iter(()), SPEC, uri=SPEC.uri, bad=bad)
+def test_no_rows_have_no_format() -> None:
+    found, rest = peek_format(iter(()), SPEC)
+    assert (found, list(rest)) == (None, [])
 
 
 def test_the_same_rows_are_held_out_in_any_order() -> None:
@@ -192,3 +197,11 @@ def test_lengths_by_nearest_rank(tmp_path: Path) -> None:
     rows = run([{"text": "a" * number} for number in range(1, 101)], tmp_path)
     figures = length_figures(rows.report.lengths)
     assert (figures.p50, figures.p95, figures.max) == (51, 96, 101)
+
+
+def test_the_histogram_doubles_its_buckets_and_leaves_nothing_out() -> None:
+    buckets = histogram([10, 32, 33, 200, 5_000_000])
+    assert [(each.up_to, each.rows) for each in buckets if each.rows] == [(32, 2), (64, 1), (256, 1), (2**20, 1)]
+    assert len(buckets) == 16
+    assert histogram([]) == ()
+    assert [(each.up_to, each.rows) for each in histogram([100, 300])] == [(128, 1), (256, 0), (512, 1)]

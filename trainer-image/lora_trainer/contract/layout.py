@@ -8,6 +8,7 @@ MANIFEST = "manifest.json"
 PREPARED = "prepared.json"
 EVALUATION = "evaluation.json"
 LATEST = "latest.json"
+DATA_REPORT = "data-report.json"
 
 
 def work_uri(run: RunFile) -> str:
@@ -19,6 +20,11 @@ def work_uri(run: RunFile) -> str:
 def prepared_uri(run: RunFile) -> str:
     """Folder of the prepared (tokenised) rows."""
     return f"{work_uri(run)}/prepared"
+
+
+def data_report_uri(run: RunFile) -> str:
+    """What prepare found in the data set, also where it failed; beside the prepared rows."""
+    return f"{work_uri(run)}/{DATA_REPORT}"
 
 
 def checkpoints_uri(run: RunFile) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,10 @@ MAX_BYTES = 4096
 """What the kubelet keeps of a termination message."""
 MAX_SENTENCE = 1024
 MAX_SHORT_SENTENCE = 400
+MAX_SAMPLES = 3
+MAX_SAMPLE = 240
+MAX_SHORT_SAMPLE = 80
+MAX_BUCKETS = 16
 
 
 class DroppedRows(WireModel):
@@ -34,6 +39,15 @@ class Lengths(WireModel):
     """Longest row."""
 
 
+class LengthBucket(WireModel):
+    """Rows whose lengths lie between the bucket before and this one."""
+
+    up_to: int
+    """Largest length in tokens."""
+    rows: int
+    """How many."""
+
+
 class DatasetFigures(WireModel):
     """What prepare found in the data set."""
 
@@ -49,6 +63,8 @@ class DatasetFigures(WireModel):
     """Rows left out, by reason."""
     duplicates: int = 0
     """Rows that repeat an earlier one. Both are trained on and neither is held out."""
+    leaked_prompts: int = 0
+    """Rows trained on that ask what a row evaluated on asks too. Exact copies of such rows are never trained on."""
     tokens: int
     """Tokens of the rows trained on."""
     trained_token_share: float
@@ -57,6 +73,12 @@ class DatasetFigures(WireModel):
     """Row lengths in tokens."""
     digest: str
     """sha256 of the tokenised rows."""
+    histogram: Annotated[tuple[LengthBucket, ...], Field(max_length=MAX_BUCKETS)] = ()
+    """Row lengths before any limit, in buckets that double."""
+    samples: Annotated[tuple[str, ...], Field(max_length=MAX_SAMPLES)] = ()
+    """The first rows as the model sees them, shortened; what counts in the loss stands in ⟦ ⟧."""
+    report: str | None = None
+    """The whole report in the bucket: bad rows with file and line, lengths, samples."""
 
 
 class ModelFigures(WireModel):
@@ -187,18 +209,47 @@ def clip(sentence: str, limit: int) -> str:
 
 
 def encode_outcome(outcome: Outcome) -> str:
-    """The outcome as JSON of at most MAX_BYTES bytes; sentences are cut, figures never."""
-    for limit in (MAX_SENTENCE, MAX_SHORT_SENTENCE, MAX_SHORT_SENTENCE // 4):
-        short = outcome.model_copy(
-            update={
-                "message": clip(outcome.message, limit),
-                "remedy": clip(outcome.remedy, limit) if outcome.remedy else None,
-            }
-        )
-        text = short.model_dump_json(by_alias=True, exclude_none=True)
+    """The outcome as JSON of at most MAX_BYTES bytes. What people read is cut first; figures only where all else is
+    not enough, and the reason never.
+    """
+    text = ""
+    for smaller in _smaller(outcome):
+        text = smaller.model_dump_json(by_alias=True, exclude_none=True)
         if len(text.encode()) <= MAX_BYTES:
-            return text
-    raise ValueError(f"the outcome's figures alone are larger than {MAX_BYTES} bytes")
+            break
+    return text
+
+
+def _smaller(outcome: Outcome) -> Iterator[Outcome]:
+    """The outcome and ever smaller forms of it, down to one that always fits."""
+    yield (outcome := _with_sentences(outcome, MAX_SENTENCE))
+    yield (outcome := _with_dataset(outcome, lambda data: {"samples": clip_samples(data.samples, MAX_SHORT_SAMPLE)}))
+    yield (outcome := _with_dataset(outcome, lambda _: {"samples": ()}))
+    yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE))
+    yield (outcome := _with_dataset(outcome, lambda _: {"histogram": (), "report": None}))
+    yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE // 4))
+    yield outcome.model_copy(update={"result": None, "checkpoint": None})
+
+
+def _with_sentences(outcome: Outcome, limit: int) -> Outcome:
+    remedy = clip(outcome.remedy, limit) if outcome.remedy else None
+    return outcome.model_copy(update={"message": clip(outcome.message, limit), "remedy": remedy})
+
+
+def _with_dataset(outcome: Outcome, change: Callable[[DatasetFigures], dict]) -> Outcome:
+    result = outcome.result
+    if not isinstance(result, PrepareResult):
+        return outcome
+    dataset = result.dataset.model_copy(update=change(result.dataset))
+    return outcome.model_copy(update={"result": result.model_copy(update={"dataset": dataset})})
+
+
+def clip_samples(samples: tuple[str, ...], limit: int) -> tuple[str, ...]:
+    """The samples, each cut in its middle to `limit` characters: its end shows what is trained."""
+    half = limit // 2
+    return tuple(
+        sample if len(sample) <= limit else f"{sample[: limit - half - 1]}…{sample[-half:]}" for sample in samples
+    )
 
 
 def decode_outcome(text: str) -> Outcome | None:

@@ -104,7 +104,8 @@ def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
         "accelerator": run.accelerator.kind,
     }
     shape["model"].pop("tokenSecretRef", None)
-    shape["dataset"].pop("uri")
+    for field in ("uri", "maxBadPercent"):
+        shape["dataset"].pop(field)
     for field in ("datasetUri", "gate"):
         shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveTotalLimit"):

@@ -195,6 +195,9 @@ class DatasetSpec(WireModel):
     """Jinja chat template. Unset: the tokenizer's own."""
     overlength: Literal["drop", "truncate", "fail"] = "drop"
     """What happens to rows longer than model.maxSeqLength: drop the row, cut its end, or fail the run."""
+    max_bad_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Percent of the rows that may be unusable (not JSON, a column missing, an unknown role): they are left out and
+    listed with file, line and reason in data-report.json. 0: the first unusable row fails the run."""
 
 
 class GateSpec(WireModel):

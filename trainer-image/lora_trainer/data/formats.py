@@ -5,7 +5,7 @@ A normaliser raises RowError with the reason why a row cannot be used; who calls
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,9 +80,21 @@ Row = Conversation | Completion | Text
 Record = Mapping[str, Any]
 
 
-def detect_format(record: Record, columns: Mapping[str, str] | None) -> RowFormat:
-    """The format whose columns the record has. Raises DatasetInvalid that names what was found."""
-    names = set(rename(record, columns))
+def detect_format(records: Sequence[Record], columns: Mapping[str, str] | None) -> RowFormat:
+    """The format whose columns the first fitting record has. Raises DatasetInvalid that names what was found."""
+    for record in records:
+        if found := _format_of(set(rename(record, columns))):
+            return found
+    names = sorted(records[0])[:SHOWN_COLUMNS]
+    raise TrainerError(
+        ExitCode.DatasetInvalid,
+        f"The rows' columns fit no known format: found {', '.join(names) or 'none'}; expected messages, or"
+        " conversations, or instruction and output, or prompt and completion, or text.",
+        "Rename the columns, or map them in dataset.columns, for example {prompt: question, completion: answer}.",
+    )
+
+
+def _format_of(names: Set[str]) -> RowFormat | None:
     if "messages" in names:
         return RowFormat.MESSAGES
     if "conversations" in names:
@@ -91,15 +103,7 @@ def detect_format(record: Record, columns: Mapping[str, str] | None) -> RowForma
         return RowFormat.ALPACA
     if {"prompt", "completion"} <= names:
         return RowFormat.PROMPT_COMPLETION
-    if "text" in names:
-        return RowFormat.TEXT
-    found = sorted(record)[:SHOWN_COLUMNS]
-    raise TrainerError(
-        ExitCode.DatasetInvalid,
-        f"The rows' columns fit no known format: found {', '.join(found) or 'none'}; expected messages, or"
-        " conversations, or instruction and output, or prompt and completion, or text.",
-        "Rename the columns, or map them in dataset.columns, for example {prompt: question, completion: answer}.",
-    )
+    return RowFormat.TEXT if "text" in names else None
 
 
 def rename(record: Record, columns: Mapping[str, str] | None) -> dict[str, Any]:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.outcome import DroppedRows, Lengths
+from lora_trainer.contract.outcome import MAX_BUCKETS, DroppedRows, LengthBucket, Lengths
+from lora_trainer.contract.wire import WireModel
 from lora_trainer.errors import TrainerError
 
 SHOWN_BAD_ROWS = 3
+REPORTED_BAD_ROWS = 100
+BUCKETS = tuple(32 * 2**exponent for exponent in range(MAX_BUCKETS))
+"""Upper bounds of the length histogram; the last is the largest model.maxSeqLength."""
 
 
 class DropReason(StrEnum):
-    """Why a good row is not trained on."""
+    """Why a row is not trained on."""
 
+    BAD_ROW = "BadRow"
+    """It cannot be used; allowed by dataset.maxBadPercent."""
     TOO_LONG = "TooLong"
     """Longer than model.maxSeqLength, with dataset.overlength: drop."""
     EMPTY_ANSWER = "EmptyAnswer"
@@ -27,30 +35,50 @@ class DropReason(StrEnum):
     """The same row is evaluated on."""
 
 
+class BadRow(WireModel):
+    """A row that cannot be used."""
+
+    where: str
+    """File and line (or row)."""
+    reason: str
+    """Why: the end of a sentence."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
 @dataclass
 class BadRows:
-    """Rows that cannot be used. They fail the run, after all of them were counted."""
+    """Rows that cannot be used: all are counted, the first are kept."""
 
     count: int = 0
-    shown: list[str] = field(default_factory=list)
+    first: list[BadRow] = field(default_factory=list)
 
     def add(self, where: str, reason: str) -> None:
-        """Note a row; the first few are shown."""
+        """Note a row."""
         self.count += 1
-        if len(self.shown) < SHOWN_BAD_ROWS:
-            self.shown.append(f"{where}: {reason}")
+        if len(self.first) < REPORTED_BAD_ROWS:
+            self.first.append(BadRow(where=where, reason=reason))
 
-    def fail_if_any(self) -> None:
-        """Raise DatasetInvalid with the number of bad rows and the first few of them."""
-        if not self.count:
+    def limit(self, *, rows: int, max_percent: float, report: str) -> None:
+        """Raise DatasetInvalid, with the first of them, where more than `max_percent` of all `rows` are bad.
+
+        `report` is where the others are listed.
+        """
+        if self.count * 100 <= rows * max_percent:
             return
-        rows = "1 row" if self.count == 1 else f"{self.count} rows"
-        more = "; ..." if self.count > len(self.shown) else ""
+        allowed = f", and dataset.maxBadPercent allows {max_percent:g} %" if max_percent else ""
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"{rows} of the data set cannot be used: {'; '.join(self.shown)}{more}.",
-            "Correct or remove these rows, or name the format and columns in dataset.format and dataset.columns.",
+            f"{self.count} of {rows} rows of the data set cannot be used{allowed}: {self.shown()}.",
+            "Correct or remove these rows, name the format and columns in dataset.format and dataset.columns, or leave"
+            f" such rows out with dataset.maxBadPercent. The first {REPORTED_BAD_ROWS} are listed in {report}.",
         )
+
+    def shown(self) -> str:
+        """The first few, for a message."""
+        more = f"; and {self.count - SHOWN_BAD_ROWS} more" if self.count > SHOWN_BAD_ROWS else ""
+        return "; ".join(map(str, self.first[:SHOWN_BAD_ROWS])) + more
 
 
 @dataclass
@@ -67,7 +95,7 @@ class RowReport:
         return tuple(DroppedRows(reason=reason, rows=rows) for reason, rows in self.dropped.most_common())
 
 
-def length_figures(lengths: array[int]) -> Lengths:
+def length_figures(lengths: Sequence[int]) -> Lengths:
     """Median, 95th percentile and maximum by nearest rank; zeros where there is no row."""
     ordered = sorted(lengths)
     if not ordered:
@@ -77,3 +105,12 @@ def length_figures(lengths: array[int]) -> Lengths:
         return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
 
     return Lengths(p50=percentile(50), p95=percentile(95), max=ordered[-1])
+
+
+def histogram(lengths: Sequence[int]) -> tuple[LengthBucket, ...]:
+    """Rows per bucket of lengths, from the first bucket with rows to the last; what is longer counts in the last."""
+    counts = Counter(min(bisect_left(BUCKETS, length), MAX_BUCKETS - 1) for length in lengths)
+    if not counts:
+        return ()
+    used = range(min(counts), max(counts) + 1)
+    return tuple(LengthBucket(up_to=BUCKETS[index], rows=counts[index]) for index in used)

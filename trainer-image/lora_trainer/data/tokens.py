@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -113,6 +114,17 @@ class RowTokenizer:
         plain = self._encodings(drafts, plain=True)
         chats = self._encodings(drafts, plain=False)
         return [self._row(draft, next(plain if draft.plain else chats)) for draft in drafts]
+
+    def marked(self, ids: Sequence[int], mask: Sequence[int]) -> str:
+        """A tokenised row as text for people, with what counts in the loss in ⟦ ⟧."""
+        parts, start, shown = [], 0, ""
+        for counts, run in groupby(mask):
+            start += len(list(run))
+            # Decoded from the beginning: some decoders strip the space before the first word that they see.
+            until = self._backend.decode(list(ids[:start]), skip_special_tokens=False)
+            part, shown = until[len(shown) :], until
+            parts.append(f"⟦{part}⟧" if counts else part)
+        return "".join(parts)
 
     def _encodings(self, drafts: Sequence[Draft], *, plain: bool):
         texts = [draft.text for draft in drafts if draft.plain is plain]

@@ -1,0 +1,99 @@
+"""Which rows are trained on and which are evaluated on. Pure: works on the digests of rows, reads none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.run import RunFile
+from lora_trainer.data.report import DropReason
+from lora_trainer.data.rows import DIGEST_BYTES, RowSet
+from lora_trainer.errors import TrainerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which rows are trained on and which are evaluated on."""
+
+    train: RowSet
+    trained_on: Sequence[bool]
+    evaluation: RowSet
+    """The same as `train` where rows were held out of it."""
+    evaluated_on: Sequence[bool]
+
+
+def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
+    """Evaluate on the evaluation set, and keep its rows out of training. Raises DatasetInvalid with nothing left."""
+    evaluated_on = first_of_each(evaluation.digests, seed=run.training.seed, rows=run.evaluation.max_rows)
+    trained_on = not_in(rows.digests, set(evaluation.digests))
+    if leaked := trained_on.count(False):
+        rows.report.dropped[DropReason.IN_EVALUATION] += leaked
+    if not any(trained_on):
+        raise TrainerError(
+            ExitCode.DatasetInvalid,
+            "Every row of the data set is in the evaluation set too.",
+            "Set evaluation.datasetUri to other rows, or leave it out to hold rows out of the data set.",
+        )
+    return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
+
+
+def split_by_hash(rows: RowSet, run: RunFile) -> Split:
+    """Hold out a share of the rows, at least one. Raises DatasetInvalid where that leaves nothing on either side."""
+    count = len(rows.digests)
+    wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * count)))
+    held_out = hold_out(rows.digests, seed=run.training.seed, rows=min(wanted, count - 1))
+    if not any(held_out):
+        raise TrainerError(
+            ExitCode.DatasetInvalid,
+            f"No row can be held out to evaluate on: the data set has {count} rows,"
+            f" {duplicates(rows.digests)} of them repeated.",
+            "Add different rows, or set evaluation.datasetUri.",
+        )
+    return Split(train=rows, trained_on=[not held for held in held_out], evaluation=rows, evaluated_on=held_out)
+
+
+def hold_out(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:
+    """Which rows are evaluated on: `rows` of them, chosen by a hash of seed and contents, so in any order of the data.
+
+    A row that stands in the data set twice is never chosen, as its twin would be trained on.
+    """
+    counts = Counter(digests)
+    key = seed.to_bytes(8, "big")
+    singles = sorted(
+        (hashlib.sha256(key + digest).digest(), index) for index, digest in enumerate(digests) if counts[digest] == 1
+    )
+    chosen = {index for _, index in singles[:rows]}
+    return [index in chosen for index in range(len(digests))]
+
+
+def first_of_each(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:
+    """At most `rows` of an evaluation set, none of them twice, chosen the same way."""
+    key = seed.to_bytes(8, "big")
+    first = {digest: index for index, digest in reversed(list(enumerate(digests)))}
+    chosen = {
+        first[digest] for digest in sorted(first, key=lambda digest: hashlib.sha256(key + digest).digest())[:rows]
+    }
+    return [index in chosen for index in range(len(digests))]
+
+
+def duplicates(digests: Sequence[bytes]) -> int:
+    """Rows that stand in the data set already."""
+    return len(digests) - len(set(digests))
+
+
+def not_in(digests: Sequence[bytes], others: Set[bytes]) -> list[bool]:
+    """For each row whether it is not among the others."""
+    return [digest not in others for digest in digests]
+
+
+def data_digest(trained: Iterable[bytes], evaluated: Iterable[bytes]) -> str:
+    """sha256 of the tokenised rows: those trained on in their order, then those evaluated on."""
+    digest = hashlib.sha256()
+    for part in (trained, evaluated):
+        for row in part:
+            digest.update(row)
+        digest.update(b"\0" * (DIGEST_BYTES + 1))
+    return digest.hexdigest()
