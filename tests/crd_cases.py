@@ -118,6 +118,13 @@ CASES: tuple[CrdCase, ...] = (
     _created("a gate below nought", "minImprovement", spec__evaluation__gate={"minImprovement": -0.1}),
     _created("an accuracy above one", "minTokenAccuracy", spec__evaluation__gate={"minTokenAccuracy": 1.1}),
     _created("a loss of nought", "maxEvalLoss", spec__evaluation__gate={"maxEvalLoss": 0}),
+    _created("a prompt of one's own", spec__evaluation__prompts=["How many singers are there?"]),
+    _created("an empty prompt", "prompts", spec__evaluation__prompts=[""]),
+    _created("17 prompts", "prompts", spec__evaluation__prompts=["x"] * 17),
+    _created("exact match", spec__evaluation__exactMatch={"rows": 8, "ignoreCase": True}),
+    _created("an exact match of no rows", "exactMatch", spec__evaluation__exactMatch={"rows": 0}),
+    _created("a gate on exact match", "needs evaluation.exactMatch", spec__evaluation__gate={"minExactMatch": 0.5}),
+    _created("a gate on what is measured", spec__evaluation={"exactMatch": {}, "gate": {"minExactMatch": 0.5}}),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),

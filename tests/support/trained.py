@@ -18,6 +18,7 @@ from tests.support.object_store import ObjectStore, free_port
 from tests.support.runs import BUCKET, run_file
 
 STEPS = 6
+PROMPT = "How many singers are there?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def small_run(store: ObjectStore, folder: Path, *, name: str, **blocks: Mapping[
             "gradientAccumulationSteps": 2,
             "saveSteps": 2,
         },
-        "evaluation": {"maxRows": 4, "samples": 1},
+        "evaluation": {"maxRows": 4, "samples": 1, "prompts": [PROMPT], "exactMatch": {"rows": 2}},
         "output": {"uri": f"s3://{BUCKET}/adapters/{name}"},
     }
     merged = {block: defaults.get(block, {}) | dict(blocks.get(block, {})) for block in defaults.keys() | blocks.keys()}

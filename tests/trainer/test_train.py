@@ -21,7 +21,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from tests.support.attempts import Attempt
 from tests.support.object_store import ObjectStore, free_port
 from tests.support.runs import run_file
-from tests.support.trained import STEPS
+from tests.support.trained import PROMPT, STEPS
 from tests.trainer.conftest import Trained
 
 
@@ -80,6 +80,23 @@ def test_samples_show_question_reference_and_two_answers(trained: Trained) -> No
     assert sample.adapter
     assert sample.base != sample.adapter
     assert "<|im_start|>" in file.probe
+
+
+def test_the_users_own_prompts_are_answered_by_base_and_adapter(trained: Trained) -> None:
+    small = trained.small
+    file = EvaluationFile.model_validate_json(small.bucket.read(f"{small.artifact}/{EVALUATION}"))
+    (asked,) = file.prompts
+    assert asked.prompt == PROMPT
+    assert asked.base
+    assert asked.adapter
+    assert asked.base != asked.adapter
+
+
+def test_exact_match_is_measured_where_it_is_asked_for(trained: Trained) -> None:
+    figures = result_of(trained).evaluation
+    assert figures.answers == 2
+    assert figures.base_exact_match == 0
+    assert figures.exact_match in (0, 0.5, 1)
 
 
 def test_the_log_has_the_loss_of_every_step(trained: Trained) -> None:

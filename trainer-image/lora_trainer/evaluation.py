@@ -9,19 +9,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from lora_trainer.answers import answer, exact_match
 from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.contract.spec import EvaluationSpec, ExactMatchSpec
 from lora_trainer.contract.wire import WireModel
+from lora_trainer.prepared import Prompt
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MAX_ANSWER_TOKENS = 128
+MAX_SHOWN_TOKENS = 128
+"""An answer that is only shown is cut here."""
 SPARE_ANSWER_TOKENS = 16
 """An answer may be this much longer than its reference before it is cut."""
 
@@ -45,11 +49,24 @@ class Row:
         """The tokens that ask for the last answer."""
         return self.input_ids[: self.prompt_length]
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens after which an answer is cut."""
+        return len(self.input_ids) - self.prompt_length + SPARE_ANSWER_TOKENS
+
 
 def read_rows(path: Path, *, limit: int) -> list[Row]:
     """The first `limit` rows of a prepared set's EVAL_ROWS."""
     batch = next(pq.ParquetFile(path).iter_batches(limit))
     return [Row(**values) for values in batch.to_pylist()]
+
+
+class ExactMatches(TypedDict, total=False):
+    """Fields of Evaluation."""
+
+    answers: int
+    base_exact_match: float
+    exact_match: float
 
 
 class Sample(WireModel):
@@ -61,6 +78,14 @@ class Sample(WireModel):
     adapter: str
 
 
+class PromptAnswers(WireModel):
+    """One of the user's own prompts with two answers."""
+
+    prompt: str
+    base: str
+    adapter: str
+
+
 class EvaluationFile(WireModel):
     """evaluation.json of a published adapter."""
 
@@ -68,6 +93,7 @@ class EvaluationFile(WireModel):
     probe: str
     """A held-out prompt as the model reads it, for verification."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=16)] = ()
+    prompts: Annotated[tuple[PromptAnswers, ...], Field(max_length=16)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,30 +105,97 @@ class Score:
     tokens: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What one model, base or adapter, did."""
+
+    score: Score
+    shown: list[str]
+    """Answers to the first held-out prompts, for people."""
+    compared: list[str]
+    """Answers to held-out prompts, to be compared with their references."""
+    prompts: list[str]
+    """Answers to the user's own prompts."""
+
+
 def evaluate(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, samples: int, dtype: str
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    spec: EvaluationSpec,
+    prompts: Sequence[Prompt],
+    dtype: str,
 ) -> EvaluationFile:
-    """Score all rows and answer the first `samples` prompts, with the adapter and without."""
+    """Score all rows and answer prompts, held-out ones and the user's own, with the adapter and without."""
     model.eval()
-    asked = [row for row in rows if row.prompt_length > 0][:samples]
     with inference(model, dtype):
-        tuned, tuned_answers = score(model, rows), answer(model, tokenizer, asked)
+        tuned = observe(model, tokenizer, rows, spec=spec, prompts=prompts)
         with model.disable_adapter():
-            base, base_answers = score(model, rows), answer(model, tokenizer, asked)
+            base = observe(model, tokenizer, rows, spec=spec, prompts=prompts)
     return EvaluationFile(
         figures=Evaluation(
             rows=len(rows),
-            base_loss=base.loss / base.tokens,
-            loss=tuned.loss / tuned.tokens,
-            base_token_accuracy=base.correct / base.tokens,
-            token_accuracy=tuned.correct / tuned.tokens,
+            base_loss=base.score.loss / base.score.tokens,
+            loss=tuned.score.loss / tuned.score.tokens,
+            base_token_accuracy=base.score.correct / base.score.tokens,
+            token_accuracy=tuned.score.correct / tuned.score.tokens,
+            **exact_matches(rows, base=base.compared, tuned=tuned.compared, spec=spec.exact_match),
         ),
         probe=probe(tokenizer, rows[0]),
         samples=tuple(
             Sample(prompt=row.prompt, reference=row.completion, base=before, adapter=after)
-            for row, before, after in zip(asked, base_answers, tuned_answers, strict=True)
+            for row, before, after in zip(asked(rows, spec.samples), base.shown, tuned.shown, strict=True)
+        ),
+        prompts=tuple(
+            PromptAnswers(prompt=prompt.text, base=before, adapter=after)
+            for prompt, before, after in zip(prompts, base.prompts, tuned.prompts, strict=True)
         ),
     )
+
+
+def observe(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    spec: EvaluationSpec,
+    prompts: Sequence[Prompt],
+) -> Observed:
+    """Score and answers of the model as it is now."""
+
+    def answered(some: Sequence[Row], *, limit: int | None) -> list[str]:
+        lengths = [row.longest_answer if limit is None else min(limit, row.longest_answer) for row in some]
+        return answer(model, tokenizer, [row.prompt_ids for row in some], max_tokens=lengths)
+
+    compared = asked(rows, spec.exact_match.rows) if spec.exact_match else []
+    return Observed(
+        score=score(model, rows),
+        shown=answered(asked(rows, spec.samples), limit=MAX_SHOWN_TOKENS),
+        compared=answered(compared, limit=None),
+        prompts=answer(
+            model, tokenizer, [prompt.input_ids for prompt in prompts], max_tokens=[MAX_SHOWN_TOKENS] * len(prompts)
+        ),
+    )
+
+
+def asked(rows: Sequence[Row], count: int) -> list[Row]:
+    """The first `count` rows that ask for something."""
+    return [row for row in rows if row.prompt_length > 0][:count]
+
+
+def exact_matches(
+    rows: Sequence[Row], *, base: Sequence[str], tuned: Sequence[str], spec: ExactMatchSpec | None
+) -> ExactMatches:
+    """The figures of exact match; none where nothing was to be compared."""
+    if spec is None or not tuned:
+        return {}
+    references = [row.completion for row in asked(rows, spec.rows)]
+    return {
+        "answers": len(references),
+        "base_exact_match": exact_match(base, references, ignore_case=spec.ignore_case),
+        "exact_match": exact_match(tuned, references, ignore_case=spec.ignore_case),
+    }
 
 
 def probe(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
@@ -143,34 +236,3 @@ def _score_row(model: PeftModel, row: Row) -> tuple[float, int, int]:
     targets = ids[0, positions]
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     return loss.item(), int((logits.argmax(-1) == targets).sum()), len(positions)
-
-
-def answer(model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[str]:
-    """Greedy answers to the rows' prompts, generated as one batch."""
-    import torch  # noqa: PLC0415 - Unsloth must have been imported before
-
-    if not rows:
-        return []
-    prompts = [row.prompt_ids for row in rows]
-    longest = max(len(prompt) for prompt in prompts)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    references = max(len(row.input_ids) - row.prompt_length for row in rows)
-    generated = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=False,
-        max_new_tokens=min(MAX_ANSWER_TOKENS, references + SPARE_ANSWER_TOKENS),
-        pad_token_id=pad,
-        eos_token_id=stop_tokens(model, tokenizer),
-        use_cache=True,
-    )
-    return [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in generated[:, longest:]]
-
-
-def stop_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: those of the model's generation settings and the tokenizer's own."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    ends = configured if isinstance(configured, list) else [configured]
-    return sorted({end for end in (*ends, tokenizer.eos_token_id) if isinstance(end, int)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Artifact, Evaluation, PrepareResult, TrainResult
 from lora_trainer.contract.spec import GateSpec
@@ -17,6 +19,7 @@ def failures(gate: GateSpec | None, figures: Evaluation) -> tuple[str, ...]:
     higher_is_better = (
         ("improvement of the held-out loss", improvement, "minImprovement", gate.min_improvement),
         ("token accuracy", figures.token_accuracy, "minTokenAccuracy", gate.min_token_accuracy),
+        ("exact match", _number(figures.exact_match), "minExactMatch", gate.min_exact_match),
     )
     # Written so that a figure that is not a number fails.
     above = [
@@ -30,6 +33,10 @@ def failures(gate: GateSpec | None, figures: Evaluation) -> tuple[str, ...]:
         if limit is not None and not figure >= limit
     ]
     return (*above, *below)
+
+
+def _number(figure: float | None) -> float:
+    return math.nan if figure is None else figure
 
 
 def gate_failed(missed: tuple[str, ...], artifact: Artifact, result: PrepareResult | TrainResult) -> TrainerError:

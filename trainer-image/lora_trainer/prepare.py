@@ -19,6 +19,7 @@ from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec import RowFormat
+from lora_trainer.data.prompts import tokenise_prompts
 from lora_trainer.data.report import BadRows, DropReason
 from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
 from lora_trainer.data.sources import read_records
@@ -57,6 +58,8 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     size = DataSize(rows=figures.kept, tokens=figures.tokens, longest=longest)
     estimate, chosen = size_run(run, model_shape(model.config), size)
 
+    prompts = tokenise_prompts(run.evaluation.prompts, tokenizer, max_length=run.model.max_seq_length)
+
     digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision)
     result = PrepareResult(
         run_digest=digest,
@@ -69,7 +72,9 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
         return reused
     copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=ROW_SCHEMA, keep=split.trained_on)
     copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=EVAL_SCHEMA, keep=split.evaluated_on)
-    decided = Prepared(result=result, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    decided = Prepared(
+        result=result, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, prompts=prompts
+    )
     write_prepared(prepared, decided)
     uri = prepared_uri(run)
     bucket.publish_set(prepared, uri, manifest=lambda files: SetManifest(fingerprint=digest, files=files))

@@ -38,6 +38,15 @@ EVAL_SCHEMA = pa.schema(
 ROWS_PER_BATCH = 1000
 
 
+class Prompt(WireModel):
+    """One of the user's own prompts."""
+
+    text: str
+    """As the user wrote it."""
+    input_ids: tuple[int, ...]
+    """As the model reads it."""
+
+
 class Prepared(WireModel):
     """prepared.json: what prepare found and decided."""
 
@@ -47,6 +56,8 @@ class Prepared(WireModel):
     """Token that ends an answer as the rows are rendered."""
     pad_token_id: int
     """Token to pad batches with; never the end token, unless the tokenizer knows no other."""
+    prompts: tuple[Prompt, ...] = ()
+    """evaluation.prompts, to be answered by base and adapter."""
 
 
 def write_prepared(folder: Path, prepared: Prepared) -> None:

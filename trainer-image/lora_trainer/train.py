@@ -87,7 +87,7 @@ def train(
 
     progress.update(stage=Stage.EVALUATING)
     rows = read_rows(this.prepared / EVAL_ROWS, limit=run.evaluation.max_rows)
-    evaluation = evaluate(model, tokenizer, rows, samples=run.evaluation.samples, dtype=chosen.dtype)
+    evaluation = evaluate(model, tokenizer, rows, spec=run.evaluation, prompts=prepared.prompts, dtype=chosen.dtype)
 
     progress.update(stage=Stage.PUBLISHING)
     folder = scratch / "adapter"

@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_trainer.answers import stop_tokens
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.errors import TrainerError
-from lora_trainer.evaluation import EvaluationFile, inference, stop_tokens
+from lora_trainer.evaluation import EvaluationFile, inference
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:

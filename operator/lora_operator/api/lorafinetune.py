@@ -55,6 +55,11 @@ SPEC_RULES = rules(
         "training takes maxSteps or numTrainEpochs, not both: remove one.",
         field="training",
     ),
+    rule(
+        "!has(self.evaluation.gate) || !has(self.evaluation.gate.minExactMatch) || has(self.evaluation.exactMatch)",
+        "evaluation.gate.minExactMatch needs evaluation.exactMatch: set evaluation.exactMatch to {rows: 32}, say.",
+        field="evaluation",
+    ),
 )
 
 

@@ -12,7 +12,9 @@ from lora_trainer.gate import failures, gate_failed
 
 from tests.builders import an_artifact, an_evaluation, train_result
 
-FIGURES = an_evaluation(base_loss=2.0, loss=0.5)
+FIGURES = an_evaluation(base_loss=2.0, loss=0.5).model_copy(
+    update={"answers": 8, "base_exact_match": 0.0, "exact_match": 0.25}
+)
 
 PASSES: list[dict[str, Any]] = [
     {},
@@ -21,11 +23,13 @@ PASSES: list[dict[str, Any]] = [
     {"minImprovement": 0},
     {"minTokenAccuracy": 0.85},
     {"maxEvalLoss": 0.6, "minImprovement": 0.7, "minTokenAccuracy": 0.8},
+    {"minExactMatch": 0.25},
 ]
 MISSES: list[tuple[dict[str, Any], list[str]]] = [
     ({"maxEvalLoss": 0.4}, ["held-out loss 0.5000 is above maxEvalLoss 0.4"]),
     ({"minImprovement": 0.8}, ["improvement of the held-out loss 0.7500 is below minImprovement 0.8"]),
     ({"minTokenAccuracy": 0.9}, ["token accuracy 0.8500 is below minTokenAccuracy 0.9"]),
+    ({"minExactMatch": 0.5}, ["exact match 0.2500 is below minExactMatch 0.5"]),
     ({"maxEvalLoss": 0.4, "minTokenAccuracy": 0.8}, ["held-out loss 0.5000 is above maxEvalLoss 0.4"]),
     (
         {"maxEvalLoss": 0.4, "minTokenAccuracy": 0.9},
@@ -51,6 +55,10 @@ def test_without_a_gate_everything_passes() -> None:
 @pytest.mark.parametrize("gate", [{"maxEvalLoss": 9}, {"minImprovement": 0}])
 def test_a_loss_that_is_no_number_never_passes(gate: dict[str, Any]) -> None:
     assert failures(GateSpec.model_validate(gate), an_evaluation(loss=math.nan))
+
+
+def test_what_was_not_measured_never_passes() -> None:
+    assert failures(GateSpec(min_exact_match=0.1), an_evaluation())
 
 
 def test_the_ending_says_what_was_missed_where_it_is_and_what_to_do() -> None:

@@ -291,6 +291,15 @@ def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(wor
     assert world.prepare_run(run).artifact == found.artifact
 
 
+def test_prompts_of_ones_own_go_with_the_prepared_set(world: World, tmp_path: Path) -> None:
+    run = run_file(evaluation={"prompts": ["What is one?", "What is two?"]})
+    world.prepare_run(run)
+    prepared = read_prepared(world.fetched(run, tmp_path / "set"))
+    assert [prompt.text for prompt in prepared.prompts] == ["What is one?", "What is two?"]
+    asked = tiny_tokenizer().decode(prepared.prompts[0].input_ids, skip_special_tokens=False)
+    assert asked == "<|im_start|>user\nWhat is one?<|im_end|>\n<|im_start|>assistant\n"
+
+
 def rows(contents: Rows | str) -> Callable[[World], None]:
     return lambda world: world.write("data/train.jsonl", contents)
 

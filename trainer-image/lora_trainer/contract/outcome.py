@@ -148,6 +148,12 @@ class Evaluation(WireModel):
     """Share of trained tokens that the base model predicts."""
     token_accuracy: float
     """Share of trained tokens predicted with the adapter."""
+    answers: int | None = None
+    """Held-out rows whose answers were generated and compared with their references."""
+    base_exact_match: float | None = None
+    """Share of the base model's generated answers that are exactly right."""
+    exact_match: float | None = None
+    """Share of the answers generated with the adapter that are exactly right."""
 
 
 class Usage(WireModel):

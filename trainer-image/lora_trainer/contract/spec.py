@@ -210,6 +210,17 @@ class GateSpec(WireModel):
     lower."""
     min_token_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """Smallest share of held-out tokens that are predicted with the adapter."""
+    min_exact_match: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Smallest share of generated answers that are exactly right. Needs evaluation.exactMatch."""
+
+
+class ExactMatchSpec(WireModel):
+    """Answers generated on held-out rows and compared with their references, white space aside."""
+
+    rows: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Held-out rows that are answered, by base and adapter."""
+    ignore_case: bool = False
+    """Whether upper and lower case count as the same."""
 
 
 class EvaluationSpec(WireModel):
@@ -223,6 +234,14 @@ class EvaluationSpec(WireModel):
     """Most rows evaluated."""
     samples: Annotated[int, Field(ge=0, le=16)] = 3
     """Held-out prompts answered by base and adapter; the answers are published in evaluation.json."""
+    prompts: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=8192)], ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Prompts of your own, asked as the rows of the data set ask and answered by base and adapter; the answers are
+    published in evaluation.json and in the model card."""
+    exact_match: ExactMatchSpec | None = None
+    """Compare generated answers with their references. Unset: no answers are generated for this."""
     gate: GateSpec | None = None
     """What the adapter must reach to be published. One that does not is kept, whole and verified, in
     <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with a gate that it passes

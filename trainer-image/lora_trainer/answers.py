@@ -1,0 +1,75 @@
+"""Greedy answers to prompts, and how many of them are the reference. A few prompts at a time, as one batch.
+
+Imports torch inside its functions: Unsloth must have been imported before it (see model.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH_PROMPTS = 8
+"""Prompts answered at a time: the cache of a few prompts is small beside what training needs."""
+
+
+def answer(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: Sequence[int],
+) -> list[str]:
+    """Greedy answers to prompts of token ids, each of at most about its own `max_tokens`."""
+    answers: list[str] = []
+    for start in range(0, len(prompts), BATCH_PROMPTS):
+        part = slice(start, start + BATCH_PROMPTS)
+        answers += _answer_batch(model, tokenizer, prompts[part], max_tokens=max(max_tokens[part]))
+    return answers
+
+
+def _answer_batch(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+) -> list[str]:
+    import torch  # noqa: PLC0415 - Unsloth must have been imported before
+
+    longest = max(len(prompt) for prompt in prompts)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = torch.tensor([[pad] * (longest - len(prompt)) + [*prompt] for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    generated = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        pad_token_id=pad,
+        eos_token_id=stop_tokens(model, tokenizer),
+        use_cache=True,
+    )
+    return [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in generated[:, longest:]]
+
+
+def stop_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: those of the model's generation settings and the tokenizer's own."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    ends = configured if isinstance(configured, list) else [configured]
+    return sorted({end for end in (*ends, tokenizer.eos_token_id) if isinstance(end, int)})
+
+
+def exact_match(answers: Sequence[str], references: Sequence[str], *, ignore_case: bool) -> float:
+    """Share of answers that are their reference, but for white space and, with `ignore_case`, for case."""
+    pairs = zip(answers, references, strict=True)
+    hits = sum(_normalised(a, ignore_case=ignore_case) == _normalised(r, ignore_case=ignore_case) for a, r in pairs)
+    return hits / len(answers)
+
+
+def _normalised(text: str, *, ignore_case: bool) -> str:
+    text = " ".join(text.split())
+    return text.casefold() if ignore_case else text
