@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import EVALUATION, MANIFEST
+from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, MANIFEST, MODEL_CARD, RUN_SHAPE, TRAINING_LOG
 from lora_trainer.contract.outcome import TrainResult
-from lora_trainer.publish import TRAINING_LOG
 
 from tests.support.object_store import ObjectStore
 from tests.support.trained import STEPS, SmallRun, small_run
@@ -46,7 +45,7 @@ def resumed(store: ObjectStore, trained: Trained, tmp_path: Path) -> SmallRun:
 
 @pytest.mark.timeout(1500)
 def test_an_interrupted_run_publishes_the_bytes_of_an_uninterrupted_one(trained: Trained, resumed: SmallRun) -> None:
-    for name in ("adapter_model.safetensors", TRAINING_LOG, EVALUATION):
+    for name in ("adapter_model.safetensors", TRAINING_LOG, EVALUATION, LOSS_CURVE, MODEL_CARD, RUN_SHAPE):
         ours = resumed.bucket.read(f"{resumed.artifact}/{name}")
         assert ours == trained.small.bucket.read(f"{trained.small.artifact}/{name}"), name
 

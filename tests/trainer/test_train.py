@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from lora_trainer.callbacks import StopWhenDiverged
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import EVALUATION, MANIFEST, checkpoints_uri, latest_uri
+from lora_trainer.contract.layout import (
+    EVALUATION,
+    LOSS_CURVE,
+    MANIFEST,
+    MODEL_CARD,
+    RUN_SHAPE,
+    TRAINING_LOG,
+    checkpoints_uri,
+    latest_uri,
+)
 from lora_trainer.contract.manifest import ArtifactManifest
 from lora_trainer.contract.outcome import Artifact, TrainResult
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile
-from lora_trainer.publish import TRAINING_LOG
+from PIL import Image
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests.support.attempts import Attempt
@@ -68,6 +80,35 @@ def test_the_folder_is_one_that_peft_and_vllm_know(trained: Trained) -> None:
     assert config["base_model_name_or_path"] == small.run.model.name
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (16, 16, 0.1)
     assert config["target_modules"] == sorted(small.run.lora.target_modules)
+    # What vLLM and LoRAX refuse or would ignore in silence.
+    assert (config["peft_type"], config["task_type"], config["bias"]) == ("LORA", "CAUSAL_LM", "none")
+    assert not config["modules_to_save"]
+    assert not config["use_dora"]
+    weights = safetensors.torch.load(small.bucket.read(f"{small.artifact}/adapter_model.safetensors"))
+    layers = {re.sub(r"\.\d+\.", ".0.", name) for name in weights}
+    assert layers == {
+        f"base_model.model.model.layers.0.{block}.{name}.lora_{side}.weight"
+        for name in small.run.lora.target_modules
+        for block in ["mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"]
+        for side in "AB"
+    }
+
+
+def test_the_run_digest_is_the_sha256_of_a_published_file(trained: Trained) -> None:
+    small = trained.small
+    shape = small.bucket.read(f"{small.artifact}/{RUN_SHAPE}")
+    assert hashlib.sha256(shape).hexdigest() == small.digest
+    assert json.loads(shape)["training"]["maxSteps"] == STEPS
+
+
+def test_the_card_shows_figures_curve_and_samples(trained: Trained) -> None:
+    small, figures = trained.small, result_of(trained).evaluation
+    card = small.bucket.read(f"{small.artifact}/{MODEL_CARD}").decode()
+    for part in (f"| {figures.base_loss:.4f} | {figures.loss:.4f} |", f"({LOSS_CURVE})", PROMPT, small.digest):
+        assert part in card
+    with Image.open(io.BytesIO(small.bucket.read(f"{small.artifact}/{LOSS_CURVE}"))) as picture:
+        assert picture.size == (880, 495)
+        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 20) or []) > 10
 
 
 def test_samples_show_question_reference_and_two_answers(trained: Trained) -> None:

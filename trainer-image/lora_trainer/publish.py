@@ -14,17 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_trainer import __version__
-from lora_trainer.contract.layout import EVALUATION, MANIFEST, latest_uri
+from lora_trainer.contract.layout import (
+    EVALUATION,
+    LOSS_CURVE,
+    MANIFEST,
+    MODEL_CARD,
+    RUN_SHAPE,
+    TRAINING_LOG,
+    latest_uri,
+)
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
 from lora_trainer.contract.outcome import Artifact, PrepareResult
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.run import RunFile, run_shape
+from lora_trainer.curves import write_loss_curve
 from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.model_card import model_card
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TRAINING_LOG = "training_log.jsonl"
 LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
 LOG_FIELDS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
 
@@ -51,7 +60,10 @@ def write_folder(
     (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
     steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in history if "loss" in entry)
     (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
-    (folder / "README.md").write_text(model_card(run, prepared=prepared, evaluation=evaluation, versions=versions()))
+    write_loss_curve(folder / LOSS_CURVE, history=history, figures=evaluation.figures)
+    shape = run_shape(run, data_digest=prepared.dataset.digest, model_revision=prepared.model.revision)
+    (folder / RUN_SHAPE).write_bytes(shape)
+    (folder / MODEL_CARD).write_text(model_card(run, prepared=prepared, evaluation=evaluation, versions=versions()))
 
 
 def _write_adapter_config(path: Path, *, run: RunFile, prepared: PrepareResult) -> None:
@@ -104,49 +116,3 @@ def point_latest(bucket: Bucket, run: RunFile, artifact: Artifact) -> None:
 def encode(manifest: ArtifactManifest) -> bytes:
     """The manifest's bytes in the bucket, which the artifact's digest is taken of."""
     return manifest.model_dump_json(by_alias=True, exclude_none=True).encode()
-
-
-def model_card(
-    run: RunFile, *, prepared: PrepareResult, evaluation: EvaluationFile, versions: Mapping[str, str]
-) -> str:
-    """README.md in the form that model hubs and people read."""
-    figures, data = evaluation.figures, prepared.dataset
-    hub = "://" not in run.model.name
-    header = ["library_name: peft", "tags: [lora, sft, unsloth]"] + ([f"base_model: {run.model.name}"] if hub else [])
-    settings = {
-        "rank / alpha / dropout": f"{run.lora.r} / {run.lora.alpha} / {run.lora.lora_dropout}",
-        "target modules": ", ".join(run.lora.target_modules),
-        "base precision": "4-bit NF4" if run.model.load_in_4bit else prepared.chosen.dtype,
-        "optimizer steps": prepared.chosen.max_steps,
-        "effective batch (rows)": prepared.chosen.per_device_train_batch_size
-        * prepared.chosen.gradient_accumulation_steps,
-        "learning rate": f"{run.training.learning_rate:g} ({run.training.lr_scheduler_type})",
-        "longest row (tokens)": run.model.max_seq_length,
-        "seed": run.training.seed,
-    }
-    return "\n".join(
-        [
-            "---",
-            *header,
-            "---",
-            f"# LoRA adapter of {run.model.name}",
-            "",
-            f"Trained on {data.kept} rows ({data.tokens} tokens, {data.trained_token_share:.0%} of them in the loss)",
-            f"with data digest `{data.digest}`; base model revision `{prepared.model.revision}`.",
-            "",
-            f"| {figures.rows} held-out rows | base | adapter |",
-            "|---|---|---|",
-            f"| loss per token | {figures.base_loss:.4f} | {figures.loss:.4f} |",
-            f"| token accuracy | {figures.base_token_accuracy:.4f} | {figures.token_accuracy:.4f} |",
-            "",
-            "## Settings",
-            *(f"- {name}: {value}" for name, value in settings.items()),
-            "",
-            "## Versions",
-            *(f"- {name} {version}" for name, version in versions.items()),
-            "",
-            f"Prompts with the answers of base and adapter are in `{EVALUATION}`, the loss of every step in",
-            f"`{TRAINING_LOG}`. Run digest: `{prepared.run_digest}`.",
-            "",
-        ]
-    )

@@ -9,6 +9,10 @@ PREPARED = "prepared.json"
 EVALUATION = "evaluation.json"
 LATEST = "latest.json"
 DATA_REPORT = "data-report.json"
+TRAINING_LOG = "training_log.jsonl"
+LOSS_CURVE = "loss.png"
+RUN_SHAPE = "run.json"
+MODEL_CARD = "README.md"
 
 
 def work_uri(run: RunFile) -> str:

@@ -88,9 +88,14 @@ def canonical_json(value: object) -> bytes:
 
 
 def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
-    """Name of the artifact: sha256 over all that shapes it.
+    """Name of the artifact: sha256 of the run's shape."""
+    return hashlib.sha256(run_shape(run, data_digest=data_digest, model_revision=model_revision)).hexdigest()
 
-    Two runs with the same digest train the same adapter, whoever asked: the identity, where things are stored, how
+
+def run_shape(run: RunFile, *, data_digest: str, model_revision: str) -> bytes:
+    """All that shapes the adapter, as canonical JSON.
+
+    Two runs with the same shape train the same adapter, whoever asked: the identity, where things are stored, how
     often
     checkpoints are made, the gate and the token's Secret are left out; contents stand in for the locations of data and
     model.
@@ -110,4 +115,4 @@ def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
         shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveTotalLimit"):
         shape["training"].pop(field, None)
-    return hashlib.sha256(canonical_json(shape)).hexdigest()
+    return canonical_json(shape)

@@ -1,0 +1,24 @@
+"""loss.png: the same history makes the same bytes, and another one others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_trainer.curves import write_loss_curve
+
+from tests.builders import an_evaluation
+
+HISTORY = [{"step": step, "loss": 2 / step} for step in range(1, 20)]
+
+
+def drawn(folder: Path, name: str, history: list[dict]) -> bytes:
+    write_loss_curve(folder / name, history=history, figures=an_evaluation())
+    return (folder / name).read_bytes()
+
+
+def test_a_curve_is_a_png_of_the_same_bytes(tmp_path: Path) -> None:
+    first = drawn(tmp_path, "a.png", HISTORY)
+    assert first.startswith(b"\x89PNG")
+    assert drawn(tmp_path, "b.png", [*HISTORY, {"step": 19, "train_runtime": 3.0}]) == first
+    assert drawn(tmp_path, "c.png", [*HISTORY, {"step": 10, "eval_loss": 1.0}]) != first
+    assert b"Software" not in first

@@ -1,0 +1,43 @@
+"""The model card: what it says, and that nothing in it can break its form."""
+
+from __future__ import annotations
+
+from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.evaluation import EvaluationFile, PromptAnswers, Sample
+from lora_trainer.model_card import model_card
+
+from tests.builders import an_evaluation, prepare_result
+from tests.support.runs import run_file
+
+
+def card(*, figures: Evaluation | None = None, model: str = "meta-llama/Llama-3.2-1B", **answers: tuple) -> str:
+    evaluation = EvaluationFile(figures=figures or an_evaluation(), probe="", **answers)
+    run = run_file(model={"name": model})
+    return model_card(run, prepared=prepare_result(), evaluation=evaluation, versions={"peft": "0.21.2"})
+
+
+def test_everything_needed_to_make_it_again_is_there() -> None:
+    text = card()
+    for part in ("base_model: meta-llama/Llama-3.2-1B", "- peft 0.21.2", "0cb88a4f764b", "b" * 64, "d" * 64):
+        assert part in text
+    assert "| loss per token | 1.9000 | 0.6000 |" in text
+    assert "exact match" not in text
+
+
+def test_a_folder_is_not_linked_as_a_hub_model() -> None:
+    text = card(model="s3://team-a/models/smollm2")
+    assert "base_model:" not in text
+    assert "# LoRA adapter of s3://team-a/models/smollm2" in text
+
+
+def test_exact_match_is_shown_where_it_was_measured() -> None:
+    matched = {"answers": 8, "base_exact_match": 0.125, "exact_match": 0.75}
+    assert "| exact match of 8 answers | 0.1250 | 0.7500 |" in card(figures=an_evaluation().model_copy(update=matched))
+
+
+def test_no_answer_can_end_its_own_fence() -> None:
+    nasty = "~~~\n# Not a heading\n~~~~"
+    sample = Sample(prompt="Q", reference="R", base="B", adapter=nasty)
+    text = card(samples=(sample,), prompts=(PromptAnswers(prompt="Mine", base="b", adapter="a"),))
+    assert f"adapter:\n~~~~~\n{nasty}\n~~~~~\n" in text
+    assert "prompt:\n~~~\nMine\n~~~" in text

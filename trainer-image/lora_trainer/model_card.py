@@ -1,0 +1,107 @@
+"""README.md of a published adapter, in the form that model hubs and people read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAINING_LOG
+from lora_trainer.contract.outcome import Evaluation, PrepareResult
+from lora_trainer.contract.run import RunFile
+from lora_trainer.evaluation import EvaluationFile
+
+SHOWN_SAMPLES = 3
+
+
+def model_card(
+    run: RunFile, *, prepared: PrepareResult, evaluation: EvaluationFile, versions: Mapping[str, str]
+) -> str:
+    """The card, with figures, curve, samples and everything that is needed to make the adapter again."""
+    data = prepared.dataset
+    return "\n".join(
+        [
+            *_header(run),
+            f"# LoRA adapter of {run.model.name}",
+            "",
+            f"Trained on {data.kept} rows ({data.tokens} tokens, {data.trained_token_share:.0%} of them in the loss).",
+            "",
+            *_figures(evaluation.figures),
+            "",
+            f"![Loss by step]({LOSS_CURVE})",
+            "",
+            *_samples(evaluation),
+            "## Where it comes from",
+            *_list({"base model revision": f"`{prepared.model.revision}`", "data digest": f"`{data.digest}`"}),
+            *_list({"run digest": f"`{prepared.run_digest}` (sha256 of `{RUN_SHAPE}`, which has every setting)"}),
+            "",
+            "## Settings",
+            *_list(_settings(run, prepared)),
+            "",
+            "## Versions",
+            *(f"- {name} {version}" for name, version in versions.items()),
+            "",
+            f"All prompts with the answers of base and adapter are in `{EVALUATION}`, the loss of every step is in",
+            f"`{TRAINING_LOG}`.",
+            "",
+        ]
+    )
+
+
+def _header(run: RunFile) -> list[str]:
+    hub = "://" not in run.model.name
+    lines = ["library_name: peft", "pipeline_tag: text-generation"]
+    lines += [f"tags: [lora, {run.training.method.lower()}, unsloth]"]
+    return ["---", *lines, *([f"base_model: {run.model.name}"] if hub else []), "---"]
+
+
+def _figures(figures: Evaluation) -> list[str]:
+    rows = [
+        ("loss per token", figures.base_loss, figures.loss),
+        ("token accuracy", figures.base_token_accuracy, figures.token_accuracy),
+        (f"exact match of {figures.answers} answers", figures.base_exact_match, figures.exact_match),
+    ]
+    measured = [(name, base, adapter) for name, base, adapter in rows if base is not None and adapter is not None]
+    table = [f"| {name} | {base:.4f} | {adapter:.4f} |" for name, base, adapter in measured]
+    return [f"| {figures.rows} held-out rows | base | adapter |", "|---|---|---|", *table]
+
+
+def _samples(evaluation: EvaluationFile) -> list[str]:
+    lines = [
+        line
+        for sample in evaluation.samples[:SHOWN_SAMPLES]
+        for line in _sample(sample.prompt, reference=sample.reference, base=sample.base, adapter=sample.adapter)
+    ]
+    lines += [
+        line for asked in evaluation.prompts for line in _sample(asked.prompt, base=asked.base, adapter=asked.adapter)
+    ]
+    return ["## Samples", *lines] if lines else []
+
+
+def _sample(prompt: str, **answers: str) -> list[str]:
+    parts = {"prompt": prompt} | answers
+    return [line for name, text in parts.items() for line in (f"{name}:", *_fenced(text), "")] + ["---", ""]
+
+
+def _fenced(text: str) -> Sequence[str]:
+    """The text as it is, whatever marks it contains."""
+    fence = "~~~"
+    while fence in text:
+        fence += "~"
+    return (fence, text, fence)
+
+
+def _settings(run: RunFile, prepared: PrepareResult) -> dict[str, object]:
+    chosen = prepared.chosen
+    return {
+        "rank / alpha / dropout": f"{run.lora.r} / {run.lora.alpha} / {run.lora.lora_dropout}",
+        "target modules": ", ".join(run.lora.target_modules),
+        "base precision": "4-bit NF4" if run.model.load_in_4bit else chosen.dtype,
+        "optimizer steps": chosen.max_steps,
+        "effective batch (rows)": chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps,
+        "learning rate": f"{run.training.learning_rate:g} ({run.training.lr_scheduler_type})",
+        "longest row (tokens)": run.model.max_seq_length,
+        "seed": run.training.seed,
+    }
+
+
+def _list(values: Mapping[str, object]) -> list[str]:
+    return [f"- {name}: {value}" for name, value in values.items()]
