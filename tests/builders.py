@@ -208,6 +208,7 @@ def chosen(*, micro_batch: int = 8, accumulation: int = 1, max_steps: int = 600)
         max_steps=max_steps,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=accumulation,
+        learning_rate=2e-4,
         save_steps=30,
         packing=True,
         optim="adamw_8bit",

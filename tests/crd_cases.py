@@ -125,6 +125,35 @@ CASES: tuple[CrdCase, ...] = (
     _created("an exact match of no rows", "exactMatch", spec__evaluation__exactMatch={"rows": 0}),
     _created("a gate on exact match", "needs evaluation.exactMatch", spec__evaluation__gate={"minExactMatch": 0.5}),
     _created("a gate on what is measured", spec__evaluation={"exactMatch": {}, "gate": {"minExactMatch": 0.5}}),
+    # methods
+    _created("preferences", spec__training__method="DPO", spec__training__dpo={"beta": 0.2}),
+    _created("settings of another method", "training.dpo is for method DPO only", spec__training__dpo={}),
+    _created(
+        "settings of SFT for DPO",
+        "training.sft is for method SFT only",
+        spec__training__method="DPO",
+        spec__training__sft={},
+    ),
+    _created("a beta of nought", "dpo.beta", spec__training__method="DPO", spec__training__dpo={"beta": 0}),
+    _created(
+        "smoothed labels without robust",
+        "counts with lossType robust only",
+        spec__training__method="DPO",
+        spec__training__dpo={"labelSmoothing": 0.1},
+    ),
+    _created(
+        "smoothed labels",
+        spec__training__method="DPO",
+        spec__training__dpo={"labelSmoothing": 0.1, "lossType": "robust"},
+    ),
+    _created(
+        "packed pairs",
+        "packing is for method SFT only",
+        spec__training__method="DPO",
+        spec__training__packing=True,
+    ),
+    _created("chats for DPO", "does not suit", spec__training__method="DPO", spec__dataset__format="messages"),
+    _created("pairs for SFT", "does not suit", spec__dataset__format="preference"),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),

@@ -17,7 +17,9 @@ from lora_trainer.checkpoints import Checkpoint, CheckpointWriter
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec import Method
 from lora_trainer.errors import TrainerError
+from lora_trainer.methods import dpo, sft
 from lora_trainer.model import load_adapter_weights, peak_memory_gib
 from lora_trainer.prepared import TRAIN_ROWS
 from lora_trainer.stopping import StopRequest
@@ -27,6 +29,9 @@ from lora_trainer.telemetry import ProgressServer
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+
+BUILDERS = {Method.SFT: sft.build_trainer, Method.DPO: dpo.build_trainer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +88,10 @@ def run_loop(
     from datasets import Dataset  # noqa: PLC0415 - see the module's docstring
 
     from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
-    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
 
     progress, scratch = attempt.progress, attempt.scratch
     shown = callbacks.ShowProgress(progress)
-    trainer = build_trainer(
+    trainer = BUILDERS[attempt.run.training.method](
         attempt.run,
         chosen=chosen,
         model=model,

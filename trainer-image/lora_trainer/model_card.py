@@ -61,6 +61,11 @@ def _figures(figures: Evaluation) -> list[str]:
     ]
     measured = [(name, base, adapter) for name, base, adapter in rows if base is not None and adapter is not None]
     table = [f"| {name} | {base:.4f} | {adapter:.4f} |" for name, base, adapter in measured]
+    preferred = {
+        "pairs with the chosen answer preferred": figures.reward_accuracy,
+        "reward margin": figures.reward_margin,
+    }
+    table += [f"| {name} | | {value:.4f} |" for name, value in preferred.items() if value is not None]
     return [f"| {figures.rows} held-out rows | base | adapter |", "|---|---|---|", *table]
 
 
@@ -97,7 +102,7 @@ def _settings(run: RunFile, prepared: PrepareResult) -> dict[str, object]:
         "base precision": "4-bit NF4" if run.model.load_in_4bit else chosen.dtype,
         "optimizer steps": chosen.max_steps,
         "effective batch (rows)": chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps,
-        "learning rate": f"{run.training.learning_rate:g} ({run.training.lr_scheduler_type})",
+        "learning rate": f"{chosen.learning_rate:g} ({run.training.lr_scheduler_type})",
         "longest row (tokens)": run.model.max_seq_length,
         "seed": run.training.seed,
     }

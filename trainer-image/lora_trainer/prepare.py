@@ -19,6 +19,7 @@ from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec import RowFormat
+from lora_trainer.data.encoders import row_encoder
 from lora_trainer.data.prompts import tokenise_prompts
 from lora_trainer.data.report import BadRows, DropReason
 from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
@@ -27,7 +28,7 @@ from lora_trainer.data.split import Split, split_by_hash, split_by_set
 from lora_trainer.data.summary import DataReport, data_report, dataset_figures, failed_report
 from lora_trainer.data.tokens import RowTokenizer, load_tokenizer
 from lora_trainer.errors import TrainerError
-from lora_trainer.prepared import EVAL_ROWS, EVAL_SCHEMA, ROW_SCHEMA, TRAIN_ROWS, Prepared, copy_rows, write_prepared
+from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.reuse import reuse
 from lora_trainer.sizing import DataSize, model_shape, size_run
 from lora_trainer.storage import Bucket
@@ -49,7 +50,7 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     log.info("Model resolved", extra={"fields": model.figures.wire()})
 
     split, row_format, tokenizer = read_rows(run, bucket=bucket, model_folder=model.folder, work=work)
-    report = data_report(split, tokenizer=tokenizer)
+    report = data_report(split)
     publish_report(report, run, bucket)
     figures = dataset_figures(report, split, row_format=row_format, uri=data_report_uri(run))
     log.info("Data set tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
@@ -70,8 +71,9 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     )
     if reused := reuse(run, result, bucket):
         return reused
-    copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=ROW_SCHEMA, keep=split.trained_on)
-    copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=EVAL_SCHEMA, keep=split.evaluated_on)
+    schemas = split.train.encoder.schemas
+    copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, keep=split.trained_on)
+    copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, keep=split.evaluated_on)
     decided = Prepared(
         result=result, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, prompts=prompts
     )
@@ -92,26 +94,28 @@ def prove_writable(run: RunFile, bucket: Bucket) -> None:
 
 def read_rows(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -> tuple[Split, RowFormat, RowTokenizer]:
     """Tokenise the data set, and the evaluation set where it has one of its own, and hold rows out where not."""
-    spec, bad = run.dataset, BadRows()
-    limits = Limits(train_on=run.training.sft.train_on, max_length=run.model.max_seq_length, overlength=spec.overlength)
+    spec, method, bad = run.dataset, run.training.method, BadRows()
+    limits = Limits(max_length=run.model.max_seq_length, overlength=spec.overlength)
     records = read_records(spec.uri, bucket=bucket, scratch=work, bad=bad)
-    row_format, records = peek_format(records, spec)
+    row_format, records = peek_format(records, spec, method)
     chats = row_format not in (None, RowFormat.TEXT)
     tokenizer = load_tokenizer(model_folder, chat_template=spec.chat_template, chats=chats)
-    tokenised = partial(tokenise, spec=spec, tokenizer=tokenizer, limits=limits)
-    usable = partial(require_usable, run=run, bucket=bucket, tokenizer=tokenizer)
-    rows = usable(tokenised(records, work / "rows.parquet", row_format=row_format, bad=bad), uri=spec.uri)
+    encoder = partial(row_encoder, run, tokenizer=tokenizer)
+    usable = partial(require_usable, run=run, bucket=bucket)
+    path = work / "rows.parquet"
+    rows = usable(tokenise(records, path, encoder=encoder(row_format), limits=limits, bad=bad), uri=spec.uri)
     assert row_format, "usable rows have a format"
     if uri := run.evaluation.dataset_uri:
         bad = BadRows()
         others = read_records(uri, bucket=bucket, scratch=work, bad=bad)
-        other_format, others = peek_format(others, spec)
-        evaluation = tokenised(others, work / "evaluation.parquet", row_format=other_format, bad=bad)
+        other_format, others = peek_format(others, spec, method)
+        path = work / "evaluation.parquet"
+        evaluation = tokenise(others, path, encoder=encoder(other_format), limits=limits, bad=bad)
         return split_by_set(rows, usable(evaluation, uri=uri), run), row_format, tokenizer
     return split_by_hash(rows, run), row_format, tokenizer
 
 
-def require_usable(rows: RowSet, *, uri: str, run: RunFile, bucket: Bucket, tokenizer: RowTokenizer) -> RowSet:
+def require_usable(rows: RowSet, *, uri: str, run: RunFile, bucket: Bucket) -> RowSet:
     """The rows. Where too many are bad or none is left, write the report and raise DatasetInvalid."""
     try:
         if not rows.read:
@@ -122,7 +126,7 @@ def require_usable(rows: RowSet, *, uri: str, run: RunFile, bucket: Bucket, toke
         require_short(rows, run)
         require_rows(rows, run, uri=uri)
     except TrainerError:
-        publish_report(failed_report(rows, tokenizer=tokenizer), run, bucket)
+        publish_report(failed_report(rows), run, bucket)
         raise
     return rows
 

@@ -6,7 +6,8 @@ fingerprint is the run digest. Reads and writes local files only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,27 +15,47 @@ import pyarrow.parquet as pq
 
 from lora_trainer.contract.layout import PREPARED
 from lora_trainer.contract.outcome import PrepareResult
+from lora_trainer.contract.spec import Method
 from lora_trainer.contract.wire import WireModel
 
 TRAIN_ROWS = "train.parquet"
 EVAL_ROWS = "eval.parquet"
 
-ROW_SCHEMA = pa.schema(
-    [
-        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("completion_mask", pa.list_(pa.int8()), nullable=False),
-    ]
-)
-"""Columns of TRAIN_ROWS: token ids, and 1 for each token that counts in the loss."""
-EVAL_SCHEMA = pa.schema(
-    [
-        *ROW_SCHEMA,
-        pa.field("prompt_length", pa.int32(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("completion", pa.string(), nullable=False),
-    ]
-)
-"""Columns of EVAL_ROWS: also how many leading tokens ask for the last answer, and question and answer for people."""
+
+@dataclass(frozen=True, kw_only=True)
+class RowSchemas:
+    """Columns of the rows of one method."""
+
+    trained: pa.Schema
+    """TRAIN_ROWS: what TRL's trainer of that method takes."""
+    held_out: pa.Schema
+    """EVAL_ROWS: the same, and what people read."""
+
+
+def _ids(name: str) -> pa.Field:
+    return pa.field(name, pa.list_(pa.int32()), nullable=False)
+
+
+def _text(name: str) -> pa.Field:
+    return pa.field(name, pa.string(), nullable=False)
+
+
+# Token ids, and 1 for each token that counts in the loss.
+_ANSWERS = (_ids("input_ids"), pa.field("completion_mask", pa.list_(pa.int8()), nullable=False))
+_PAIRS = (_ids("prompt_ids"), _ids("chosen_ids"), _ids("rejected_ids"))
+# How many leading tokens ask for the last answer.
+_PROMPT_LENGTH = pa.field("prompt_length", pa.int32(), nullable=False)
+
+SCHEMAS: Mapping[Method, RowSchemas] = {
+    Method.SFT: RowSchemas(
+        trained=pa.schema(_ANSWERS),
+        held_out=pa.schema([*_ANSWERS, _PROMPT_LENGTH, _text("prompt"), _text("completion")]),
+    ),
+    Method.DPO: RowSchemas(
+        trained=pa.schema(_PAIRS),
+        held_out=pa.schema([*_PAIRS, _text("prompt"), _text("chosen"), _text("rejected")]),
+    ),
+}
 ROWS_PER_BATCH = 1000
 
 
@@ -70,9 +91,9 @@ def read_prepared(folder: Path) -> Prepared:
     return Prepared.model_validate_json((folder / PREPARED).read_bytes())
 
 
-def write_rows(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write batches of EVAL_SCHEMA to a file."""
-    with pq.ParquetWriter(path, EVAL_SCHEMA, compression="zstd") as writer:
+def write_rows(path: Path, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> None:
+    """Write batches to a file."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
-LOG_FIELDS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+LOG_FIELDS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "rewards/accuracies", "rewards/margins")
 
 
 def versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Estimate
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.contract.spec import LoraSpec, TrainingSpec
+from lora_trainer.contract.spec import DEFAULT_LEARNING_RATES, LoraSpec, Method, TrainingSpec
 from lora_trainer.errors import TrainerError
 
 GIB = 2**30
@@ -112,7 +112,9 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
 
 def memory_bytes(shape: ModelShape, run: RunFile, *, micro_batch: int, row_tokens: int) -> float:
     """Predicted peak memory with `micro_batch` rows of `row_tokens` tokens per forward pass."""
-    tokens = micro_batch * row_tokens
+    # A pair of answers is two sequences, both in one forward pass.
+    sequences = 2 if run.training.method is Method.DPO else 1
+    tokens = micro_batch * sequences * row_tokens
     per_linear = BYTES_PER_4BIT_PARAMETER if run.model.load_in_4bit else 2
     weights = per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
     adapter = BYTES_PER_LORA_PARAMETER * shape.lora_parameters(run.lora)
@@ -141,7 +143,8 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize, *, oom_shrinks: in
     `oom_shrinks` halves the micro-batch that often and doubles the accumulation: the effective batch stays.
     Raises DoesNotFit.
     """
-    packing = run.accelerator.kind is AcceleratorKind.GPU and run.training.packing is not False
+    sft = run.training.method is Method.SFT
+    packing = sft and run.accelerator.kind is AcceleratorKind.GPU and run.training.packing is not False
     row_tokens = run.model.max_seq_length if packing else min(run.model.max_seq_length, data.longest)
 
     def gib(rows: int) -> float:
@@ -164,6 +167,7 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize, *, oom_shrinks: in
         max_steps=max_steps,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=accumulation,
+        learning_rate=run.training.learning_rate or DEFAULT_LEARNING_RATES[run.training.method],
         save_steps=run.training.save_steps or max(1, max_steps // CHECKPOINTS_PER_RUN),
         packing=packing,
         optim=_optimizer(run),

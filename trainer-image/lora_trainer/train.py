@@ -10,9 +10,9 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, assert_never
 
 from lora_trainer.base_model import fetch_model
 from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
@@ -22,6 +22,7 @@ from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManif
 from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage, decode_outcome
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec import DpoSpec, Method
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
 from lora_trainer.gate import failures, gate_failed
@@ -36,12 +37,17 @@ from lora_trainer.model import (
     release_memory,
     require_accelerator,
 )
-from lora_trainer.prepared import EVAL_ROWS, Prepared, read_prepared
+from lora_trainer.preference_evaluation import evaluate_pairs, read_pairs
+from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, read_prepared
 from lora_trainer.publish import commit, point_latest, versions, write_folder
 from lora_trainer.sizing import shrink
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +92,7 @@ def train(
         raise interrupted(progress)
 
     progress.update(stage=Stage.EVALUATING)
-    rows = read_rows(this.prepared / EVAL_ROWS, limit=run.evaluation.max_rows)
-    evaluation = evaluate(model, tokenizer, rows, spec=run.evaluation, prompts=prepared.prompts, dtype=chosen.dtype)
+    evaluation = compare(this, model, tokenizer, prompts=prepared.prompts, dtype=chosen.dtype)
 
     progress.update(stage=Stage.PUBLISHING)
     folder = scratch / "adapter"
@@ -110,6 +115,22 @@ def train(
         raise gate_failed(missed, artifact, trained)
     point_latest(bucket, run, artifact)
     return trained
+
+
+def compare(
+    this: Attempt, model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, prompts: Sequence[Prompt], dtype: str
+) -> EvaluationFile:
+    """Base and adapter on the held-out rows, as the run's method measures them."""
+    path, spec, training = this.prepared / EVAL_ROWS, this.run.evaluation, this.run.training
+    match training.method:
+        case Method.SFT:
+            rows = read_rows(path, limit=spec.max_rows)
+            return evaluate(model, tokenizer, rows, spec=spec, prompts=prompts, dtype=dtype)
+        case Method.DPO:
+            pairs, beta = read_pairs(path, limit=spec.max_rows), (training.dpo or DpoSpec()).beta
+            return evaluate_pairs(model, tokenizer, pairs, beta=beta, spec=spec, prompts=prompts, dtype=dtype)
+        case _:
+            assert_never(training.method)
 
 
 def interrupted(progress: ProgressServer) -> TrainerError:

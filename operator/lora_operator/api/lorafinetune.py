@@ -12,6 +12,7 @@ from lora_trainer.contract.spec import (
     DatasetSpec,
     EvaluationSpec,
     LoraSpec,
+    Method,
     ModelSpec,
     OutputSpec,
     TrainingSpec,
@@ -38,6 +39,15 @@ def _unchanged(field: str) -> dict[str, str]:
     )
 
 
+def _only_for(method: Method) -> dict[str, str]:
+    block = method.lower()
+    return rule(
+        f"!has(self.training.{block}) || self.training.method == '{method}'",
+        f"training.{block} is for method {method} only: remove it or set training.method to {method}.",
+        field="training",
+    )
+
+
 SPEC_RULES = rules(
     *(_unchanged(field) for field in IMMUTABLE),
     rule(
@@ -59,6 +69,22 @@ SPEC_RULES = rules(
         "!has(self.evaluation.gate) || !has(self.evaluation.gate.minExactMatch) || has(self.evaluation.exactMatch)",
         "evaluation.gate.minExactMatch needs evaluation.exactMatch: set evaluation.exactMatch to {rows: 32}, say.",
         field="evaluation",
+    ),
+    *(_only_for(method) for method in Method),
+    rule(
+        "!has(self.training.packing) || !self.training.packing || self.training.method == 'SFT'",
+        "training.packing is for method SFT only: remove it.",
+        field="training",
+    ),
+    rule(
+        "!has(self.training.dpo) || self.training.dpo.labelSmoothing == 0.0 || self.training.dpo.lossType == 'robust'",
+        "training.dpo.labelSmoothing counts with lossType robust only: set lossType to robust or remove it.",
+        field="training",
+    ),
+    rule(
+        "!has(self.dataset.format) || (self.dataset.format == 'preference') == (self.training.method == 'DPO')",
+        "dataset.format does not suit training.method: DPO reads preference rows, SFT all other formats.",
+        field="dataset",
     ),
 )
 

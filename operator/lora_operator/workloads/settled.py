@@ -35,7 +35,7 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
         identity=Identity(namespace=run.namespace, name=run.name, uid=run.uid),
         model=run.spec.model,
         lora=run.spec.lora,
-        training=run.spec.training,
+        training=run.spec.training.resolved(),
         dataset=run.spec.dataset,
         evaluation=run.spec.evaluation,
         output=run.spec.output,

@@ -58,6 +58,7 @@ def prepare_result(run: RunFile) -> PrepareResult:
             max_steps=STEPS,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=2,
+            learning_rate=2e-4,
             save_steps=1,
             packing=False,
             optim="adamw_torch_fused",

@@ -113,6 +113,35 @@ def test_the_prepared_set_is_whole(world: World, tmp_path: Path) -> None:
     assert first["completion_mask"][first["prompt_length"]] == 1
 
 
+def preference(number: int) -> dict[str, Any]:
+    question = [{"role": "user", "content": f"question {number}"}]
+    answers = {"chosen": f"answer {number}", "rejected": "I do not know"}
+    return {name: [*question, {"role": "assistant", "content": answer}] for name, answer in answers.items()}
+
+
+def test_pairs_are_prepared_for_dpo(world: World, tmp_path: Path) -> None:
+    world.write("data/train.jsonl", [preference(number) for number in range(40)])
+    run = run_file(training={"method": "DPO"}, evaluation={"holdoutFraction": 0.1})
+    result = world.prepare_run(run)
+    assert (result.dataset.format, result.dataset.kept, result.dataset.held_out) == ("preference", 36, 4)
+    assert result.chosen.learning_rate == 5e-6
+    assert result.chosen.packing is False
+    folder = world.fetched(run, tmp_path / "set")
+    trained = pq.read_table(folder / TRAIN_ROWS)
+    assert trained.column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
+    (first, *_) = pq.read_table(folder / EVAL_ROWS).to_pylist()
+    assert first["rejected"] == "I do not know"
+    assert first["chosen"].startswith("answer ")
+    assert tiny_tokenizer().decode(first["rejected_ids"]) == "I do not know"
+
+
+def test_a_bad_pair_is_named_by_file_and_line(world: World) -> None:
+    world.write("data/train.jsonl", [preference(0), {"chosen": "a", "rejected": 3}])
+    with pytest.raises(TrainerError, match=r"train\.jsonl:2: the column rejected is a number") as refused:
+        world.prepare(training={"method": "DPO"})
+    assert refused.value.code == ExitCode.DatasetInvalid
+
+
 def test_the_result_fits_the_termination_message(world: World) -> None:
     result = world.prepare()
     assert len(encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result))) <= 4096

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import DatasetSpec, RowFormat
+from lora_trainer.contract.spec import DatasetSpec, Method, RowFormat
+from lora_trainer.data.encoders import answers_encoder
 from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, histogram, length_figures
 from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
 from lora_trainer.data.sources import Record
 from lora_trainer.data.split import data_digest, duplicates, first_of_each, hold_out, not_in
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
-from lora_trainer.prepared import EVAL_SCHEMA, ROW_SCHEMA, copy_rows
+from lora_trainer.prepared import SCHEMAS, copy_rows
 
 from tests.support.tiny_model import CHATML, tiny_tokenizer
 
@@ -39,10 +40,8 @@ def run(
     return tokenise(
         [Record(where=f"data.jsonl:{line}", columns=columns) for line, columns in enumerate(records, start=1)],
         tmp_path / "rows.parquet",
-        row_format=row_format,
-        spec=SPEC,
-        tokenizer=tokenizer,
-        limits=Limits(train_on="answers", max_length=max_length, overlength=overlength),
+        encoder=answers_encoder(tokenizer, row_format, None, train_on="answers"),
+        limits=Limits(max_length=max_length, overlength=overlength),
         bad=BadRows(),
     )
 
@@ -54,7 +53,7 @@ def answer(content: str) -> dict[str, Any]:
 def test_rows_are_written_in_order_over_many_batches(tmp_path: Path) -> None:
     rows = run([{"text": f"row {number}"} for number in range(2500)], tmp_path)
     table = pq.read_table(rows.path)
-    assert table.schema == EVAL_SCHEMA
+    assert table.schema == SCHEMAS[Method.SFT].held_out
     assert table.num_rows == rows.read == len(rows.digests) == 2500
     assert list(rows.lengths) == [len(ids) for ids in table["input_ids"].to_pylist()]
     assert duplicates(rows.digests) == 0
@@ -130,13 +129,13 @@ def test_not_more_bad_rows_are_kept_than_the_report_shows() -> None:
 
 def test_the_first_row_is_not_lost_to_detection() -> None:
     records = [Record(where="a:1", columns={"text": "a"}), Record(where="a:2", columns={"text": "b"})]
-    found, rest = peek_format(iter(records), SPEC)
+    found, rest = peek_format(iter(records), SPEC, Method.SFT)
     assert found is RowFormat.TEXT
     assert list(rest) == records
 
 
 def test_no_rows_have_no_format() -> None:
-    found, rest = peek_format(iter(()), SPEC)
+    found, rest = peek_format(iter(()), SPEC, Method.SFT)
     assert (found, list(rest)) == (None, [])
 
 
@@ -187,9 +186,9 @@ def test_the_digest_knows_sides_and_order() -> None:
 def test_copying_keeps_the_chosen_rows_and_columns(tmp_path: Path) -> None:
     rows = run([{"text": f"row {number}"} for number in range(1500)], tmp_path)
     keep = [number % 3 == 0 for number in range(1500)]
-    copy_rows(rows.path, tmp_path / "train.parquet", schema=ROW_SCHEMA, keep=keep)
+    copy_rows(rows.path, tmp_path / "train.parquet", schema=SCHEMAS[Method.SFT].trained, keep=keep)
     table = pq.read_table(tmp_path / "train.parquet")
-    assert table.schema == ROW_SCHEMA
+    assert table.schema == SCHEMAS[Method.SFT].trained
     assert table["input_ids"].to_pylist() == pq.read_table(rows.path)["input_ids"].to_pylist()[::3]
 
 

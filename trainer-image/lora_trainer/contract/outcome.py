@@ -114,6 +114,8 @@ class Chosen(WireModel):
     """Micro-batch in rows."""
     gradient_accumulation_steps: int
     """Micro-batches per optimizer step."""
+    learning_rate: float
+    """Peak learning rate."""
     save_steps: int
     """Steps between checkpoints."""
     packing: bool
@@ -154,6 +156,12 @@ class Evaluation(WireModel):
     """Share of the base model's generated answers that are exactly right."""
     exact_match: float | None = None
     """Share of the answers generated with the adapter that are exactly right."""
+    reward_accuracy: float | None = None
+    """Method DPO: share of pairs in which the adapter raised the chosen answer over the rejected one, against the base
+    model."""
+    reward_margin: float | None = None
+    """Method DPO: mean lead of the chosen answer over the rejected one, as log-probability against the base model times
+    beta."""
 
 
 class Usage(WireModel):

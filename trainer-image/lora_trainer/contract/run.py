@@ -103,7 +103,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str) -> bytes:
     shape = {
         "model": run.model.wire() | {"revision": model_revision},
         "lora": run.lora.wire() | {"loraAlpha": run.lora.alpha},
-        "training": run.training.wire(),
+        "training": run.training.resolved().wire(),
         "dataset": run.dataset.wire() | {"digest": data_digest},
         "evaluation": run.evaluation.wire(),
         "accelerator": run.accelerator.kind,

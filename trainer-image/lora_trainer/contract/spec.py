@@ -8,8 +8,9 @@ Unsloth, PEFT and TRL in camelCase. A number that is unset is chosen by the trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field, StringConstraints
 
@@ -114,6 +115,12 @@ class Method(StrEnum):
     """Training methods."""
 
     SFT = "SFT"
+    """Supervised fine-tuning: learn the answers of the rows."""
+    DPO = "DPO"
+    """Direct preference optimisation: learn to prefer the chosen answer of each row to the rejected one."""
+
+
+DEFAULT_LEARNING_RATES: Mapping[Method, float] = {Method.SFT: 2e-4, Method.DPO: 5e-6}
 
 
 class SftSpec(WireModel):
@@ -123,6 +130,18 @@ class SftSpec(WireModel):
     """Tokens that count in the loss: all assistant turns, the last assistant turn, or every token. Rows of plain text
     always
     train on everything."""
+
+
+class DpoSpec(WireModel):
+    """Settings of direct preference optimisation (TRL's DPOConfig). The reference is the base model without the
+    adapter."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How closely the adapter stays to the base model: higher stays closer."""
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"] = "sigmoid"
+    """Loss of a pair of answers. robust expects some preferences to be wrong: see labelSmoothing."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of preferences that lossType robust takes to be the wrong way round."""
 
 
 class TrainingSpec(WireModel):
@@ -138,8 +157,8 @@ class TrainingSpec(WireModel):
     """Micro-batch: rows per device and forward pass. Unset: what fits the class's memory."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Micro-batches per optimizer step. Unset: chosen so that the effective batch is 8 rows."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
-    """Peak learning rate."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate. Unset: 0.0002 for SFT, 0.000005 for the other methods."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """Learning-rate schedule after warm-up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -151,8 +170,8 @@ class TrainingSpec(WireModel):
     optim: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused", "adamw_torch"] = "adamw_8bit"
     """Optimizer. On a CPU class the 8-bit ones are replaced by adamw_torch_fused."""
     packing: bool | None = None
-    """Pack several rows into one sequence without attention between them. Unset: on where the accelerator supports
-    it."""
+    """Pack several rows into one sequence without attention between them; SFT only. Unset: on where the accelerator
+    supports it."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
     """Seed of data order and dropout."""
     save_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -161,8 +180,22 @@ class TrainingSpec(WireModel):
     asked to stop."""
     save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
     """Checkpoints kept in the bucket."""
-    sft: SftSpec = SftSpec()
+    sft: SftSpec | None = None
     """Settings of method SFT."""
+    dpo: DpoSpec | None = None
+    """Settings of method DPO."""
+
+    def resolved(self) -> TrainingSpec:
+        """The same with the defaults of its method written out."""
+        settings: dict[str, Any] = {"learning_rate": self.learning_rate or DEFAULT_LEARNING_RATES[self.method]}
+        match self.method:
+            case Method.SFT:
+                settings["sft"] = self.sft or SftSpec()
+            case Method.DPO:
+                settings["dpo"] = self.dpo or DpoSpec()
+            case _:
+                assert_never(self.method)
+        return self.model_copy(update=settings)
 
 
 class RowFormat(StrEnum):
@@ -173,9 +206,22 @@ class RowFormat(StrEnum):
     ALPACA = "alpaca"
     PROMPT_COMPLETION = "promptCompletion"
     TEXT = "text"
+    PREFERENCE = "preference"
 
 
-COLUMN_ROLES = ("messages", "conversations", "instruction", "input", "output", "prompt", "completion", "text", "system")
+COLUMN_ROLES = (
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
+    "prompt",
+    "completion",
+    "text",
+    "system",
+    "chosen",
+    "rejected",
+)
 
 
 class DatasetSpec(WireModel):
@@ -186,7 +232,8 @@ class DatasetSpec(WireModel):
     for a
     PersistentVolumeClaim of the namespace."""
     format: RowFormat | None = None
-    """Shape of the rows. Unset: detected from the columns."""
+    """Shape of the rows. Unset: detected from the columns. Method DPO reads preference (prompt, chosen, rejected), SFT
+    the others."""
     columns: Annotated[
         dict[str, Annotated[str, Field(min_length=1, max_length=128)]] | None, Field(max_length=len(COLUMN_ROLES))
     ] = None

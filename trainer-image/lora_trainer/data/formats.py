@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import RowFormat
+from lora_trainer.contract.spec import Method, RowFormat
 from lora_trainer.errors import TrainerError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -62,6 +62,8 @@ class Completion:
     prompt: str
     completion: str
     plain_prompt: str
+    as_chat: bool = True
+    """Whether a chat template may be put around it."""
 
     def conversation(self) -> Conversation:
         """The same as a chat."""
@@ -80,21 +82,35 @@ Row = Conversation | Completion | Text
 Record = Mapping[str, Any]
 
 
-def detect_format(records: Sequence[Record], columns: Mapping[str, str] | None) -> RowFormat:
+WANTED = {
+    Method.SFT: "messages, or conversations, or instruction and output, or prompt and completion, or text",
+    Method.DPO: "chosen and rejected",
+}
+"""Columns that a method learns from, in words."""
+MAPPED = {Method.SFT: "{prompt: question, completion: answer}", Method.DPO: "{chosen: better, rejected: worse}"}
+"""An example of mapped columns."""
+
+
+def detect_format(
+    records: Sequence[Record], columns: Mapping[str, str] | None, method: Method = Method.SFT
+) -> RowFormat:
     """The format whose columns the first fitting record has. Raises DatasetInvalid that names what was found."""
     for record in records:
-        if found := _format_of(set(rename(record, columns))):
+        if found := _format_of(set(rename(record, columns)), method):
             return found
     names = sorted(records[0])[:SHOWN_COLUMNS]
     raise TrainerError(
         ExitCode.DatasetInvalid,
-        f"The rows' columns fit no known format: found {', '.join(names) or 'none'}; expected messages, or"
-        " conversations, or instruction and output, or prompt and completion, or text.",
-        "Rename the columns, or map them in dataset.columns, for example {prompt: question, completion: answer}.",
+        f"The rows' columns fit no format of method {method}: found {', '.join(names) or 'none'}; expected"
+        f" {WANTED[method]}.",
+        f"Rename the columns, map them in dataset.columns, for example {MAPPED[method]}, or set training.method to what"
+        " the rows are made for.",
     )
 
 
-def _format_of(names: Set[str]) -> RowFormat | None:
+def _format_of(names: Set[str], method: Method) -> RowFormat | None:
+    if method is Method.DPO:
+        return RowFormat.PREFERENCE if {"chosen", "rejected"} <= names else None
     if "messages" in names:
         return RowFormat.MESSAGES
     if "conversations" in names:
@@ -122,19 +138,19 @@ def normalise(record: Record, row_format: RowFormat, columns: Mapping[str, str] 
 
 
 def _messages(record: Record, columns: Mapping[str, str]) -> Row:
-    return _conversation(record, "messages", columns)
+    return _messages_of(record, "messages", columns)
 
 
 def _sharegpt(record: Record, columns: Mapping[str, str]) -> Row:
-    return _conversation(record, "conversations", columns)
+    return _messages_of(record, "conversations", columns)
 
 
 def _alpaca(record: Record, columns: Mapping[str, str]) -> Row:
-    instruction, output = (_text(record, name, columns) for name in ("instruction", "output"))
-    question = _optional_text(record, "input", columns)
+    instruction, output = (text_of(record, name, columns) for name in ("instruction", "output"))
+    question = optional_text(record, "input", columns)
     heading = "### Instruction:\n" + instruction + (f"\n\n### Input:\n{question}" if question else "")
     return Completion(
-        system=_optional_text(record, "system", columns),
+        system=optional_text(record, "system", columns),
         prompt=f"{instruction}\n\n{question}" if question else instruction,
         completion=output,
         plain_prompt=f"{heading}\n\n### Response:\n",
@@ -142,16 +158,16 @@ def _alpaca(record: Record, columns: Mapping[str, str]) -> Row:
 
 
 def _prompt_completion(record: Record, columns: Mapping[str, str]) -> Row:
-    prompt, completion = (_value(record, name, columns) for name in ("prompt", "completion"))
+    prompt, completion = (value_of(record, name, columns) for name in ("prompt", "completion"))
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _chat([*prompt, *completion], record, "prompt")
-    prompt, completion = (_text(record, name, columns) for name in ("prompt", "completion"))
-    system = _optional_text(record, "system", columns)
+        return conversation([*prompt, *completion], record, "prompt")
+    prompt, completion = (text_of(record, name, columns) for name in ("prompt", "completion"))
+    system = optional_text(record, "system", columns)
     return Completion(system=system, prompt=prompt, completion=completion, plain_prompt=prompt)
 
 
 def _plain_text(record: Record, columns: Mapping[str, str]) -> Row:
-    return Text(text=_text(record, "text", columns))
+    return Text(text=text_of(record, "text", columns))
 
 
 NORMALISERS: Mapping[RowFormat, Callable[[Record, Mapping[str, str]], Row]] = {
@@ -163,28 +179,29 @@ NORMALISERS: Mapping[RowFormat, Callable[[Record, Mapping[str, str]], Row]] = {
 }
 
 
-def _conversation(record: Record, name: str, columns: Mapping[str, str]) -> Conversation:
-    messages = _value(record, name, columns)
+def _messages_of(record: Record, name: str, columns: Mapping[str, str]) -> Conversation:
+    messages = value_of(record, name, columns)
     if not isinstance(messages, list):
-        raise RowError(f"{_column(name, columns)} is {_kind(messages)} instead of a list of messages")
-    system = _optional_text(record, "system", columns)
+        raise RowError(f"{_column(name, columns)} is {kind_of(messages)} instead of a list of messages")
+    system = optional_text(record, "system", columns)
     first = [{"role": "system", "content": system}] if system else []
-    return _chat([*first, *messages], record, _column(name, columns))
+    return conversation([*first, *messages], record, _column(name, columns))
 
 
-def _chat(messages: list[Any], record: Record, name: str) -> Conversation:
+def conversation(messages: list[Any], record: Record, name: str) -> Conversation:
+    """The messages as a chat, with the record's tools. Raises RowError that names the message."""
     turns = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
     if not any(turn.role == "assistant" for turn in turns):
         raise RowError(f"{name} has no assistant message to learn from")
     tools = record.get("tools") or ()
     if not isinstance(tools, list | tuple):
-        raise RowError(f"the column tools is {_kind(tools)} instead of a list")
+        raise RowError(f"the column tools is {kind_of(tools)} instead of a list")
     return Conversation(turns=turns, tools=tuple(tools))
 
 
 def _message(message: Any, where: str) -> Turn:
     if not isinstance(message, Mapping):
-        raise RowError(f"{where} is {_kind(message)} instead of an object with role and content")
+        raise RowError(f"{where} is {kind_of(message)} instead of an object with role and content")
     role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
     if role_key not in message:
         raise RowError(f"{where} has no role")
@@ -206,36 +223,39 @@ def _content(content: Any, where: str, *, optional: bool) -> str:
         return ""
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         return "".join(str(part.get("text", "")) for part in content)
-    raise RowError(f"{where} has {_kind(content)} as content instead of a text")
+    raise RowError(f"{where} has {kind_of(content)} as content instead of a text")
 
 
 def _turn(role: str, content: str) -> Turn:
     return Turn(role=role, content=content, extra={})
 
 
-def _value(record: Record, name: str, columns: Mapping[str, str]) -> Any:
+def value_of(record: Record, name: str, columns: Mapping[str, str]) -> Any:
+    """The value of a column. Raises RowError where it is missing or null."""
     if record.get(name) is None:
         state = "is null" if name in record else f"is missing (found {', '.join(sorted(record)[:SHOWN_COLUMNS])})"
         raise RowError(f"the column {_column(name, columns)} {state}")
     return record[name]
 
 
-def _text(record: Record, name: str, columns: Mapping[str, str]) -> str:
-    value = _value(record, name, columns)
+def text_of(record: Record, name: str, columns: Mapping[str, str]) -> str:
+    """The text in a column. Raises RowError where it is none."""
+    value = value_of(record, name, columns)
     if not isinstance(value, str):
-        raise RowError(f"the column {_column(name, columns)} is {_kind(value)} instead of a text")
+        raise RowError(f"the column {_column(name, columns)} is {kind_of(value)} instead of a text")
     return value
 
 
-def _optional_text(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
-    return None if record.get(name) is None else _text(record, name, columns) or None
+def optional_text(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
+    """The text in a column, None where there is none. Raises RowError for anything but a text."""
+    return None if record.get(name) is None else text_of(record, name, columns) or None
 
 
 def _column(name: str, columns: Mapping[str, str]) -> str:
     return columns.get(name, name)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What a value is, in the words of JSON."""
     if value is None:
         return "null"

@@ -22,7 +22,6 @@ from lora_trainer.contract.wire import WireModel
 from lora_trainer.data.report import BadRow, histogram, length_figures
 from lora_trainer.data.rows import RowSet
 from lora_trainer.data.split import Split, data_digest, duplicates
-from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.prepared import read_batches
 
 REPORTED_SAMPLE = 4000
@@ -69,9 +68,9 @@ class DataReport(WireModel):
     """Rows trained on that ask what a row evaluated on asks too."""
 
 
-def set_report(rows: RowSet, *, used: Sequence[bool], tokenizer: RowTokenizer) -> SetReport:
+def set_report(rows: RowSet, *, used: Sequence[bool]) -> SetReport:
     """The report of one set, of whose good rows those marked in `used` are used."""
-    tokens = sum(compress(rows.lengths, used))
+    tokens = sum(compress(rows.tokens, used))
     return SetReport(
         rows=rows.read,
         kept=used.count(True),
@@ -83,21 +82,21 @@ def set_report(rows: RowSet, *, used: Sequence[bool], tokenizer: RowTokenizer) -
         lengths=length_figures(rows.report.lengths),
         histogram=histogram(rows.report.lengths),
         bad_rows=tuple(rows.overlong.first or rows.bad.first),
-        samples=clip_samples(_samples(rows, used, tokenizer), REPORTED_SAMPLE),
+        samples=clip_samples(_samples(rows, used), REPORTED_SAMPLE),
     )
 
 
-def failed_report(rows: RowSet, *, tokenizer: RowTokenizer) -> DataReport:
+def failed_report(rows: RowSet) -> DataReport:
     """The report of a set that cannot be used."""
-    return DataReport(train=set_report(rows, used=[True] * len(rows.digests), tokenizer=tokenizer))
+    return DataReport(train=set_report(rows, used=[True] * len(rows.digests)))
 
 
-def data_report(split: Split, *, tokenizer: RowTokenizer) -> DataReport:
+def data_report(split: Split) -> DataReport:
     """The report of data that can be trained on."""
     own = split.evaluation is not split.train
     return DataReport(
-        train=set_report(split.train, used=split.trained_on, tokenizer=tokenizer),
-        evaluation=set_report(split.evaluation, used=split.evaluated_on, tokenizer=tokenizer) if own else None,
+        train=set_report(split.train, used=split.trained_on),
+        evaluation=set_report(split.evaluation, used=split.evaluated_on) if own else None,
         held_out=split.evaluated_on.count(True),
         leaked_prompts=_leaked_prompts(split),
     )
@@ -126,10 +125,10 @@ def dataset_figures(report: DataReport, split: Split, *, row_format: RowFormat, 
     )
 
 
-def _samples(rows: RowSet, used: Sequence[bool], tokenizer: RowTokenizer) -> tuple[str, ...]:
+def _samples(rows: RowSet, used: Sequence[bool]) -> tuple[str, ...]:
     stored = (row for batch in read_batches(rows.path) for row in batch.to_pylist())
     first = islice(compress(stored, used), MAX_SAMPLES)
-    return tuple(tokenizer.marked(row["input_ids"], row["completion_mask"]) for row in first)
+    return tuple(rows.encoder.show(row) for row in first)
 
 
 def _leaked_prompts(split: Split) -> int:

@@ -6,12 +6,13 @@ Uses the tokenizer's own file through the `tokenizers` library; nothing here imp
 from __future__ import annotations
 
 import json
+from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Self, assert_never
 
 from tokenizers import Encoding, Tokenizer
 
@@ -48,6 +49,34 @@ class TokenRow:
     def trained_tokens(self) -> int:
         """Tokens that count in the loss: the first one never does, as nothing stands before it to predict it from."""
         return sum(self.completion_mask[1:])
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.input_ids)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens."""
+        return len(self.input_ids)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Tokens that ask for the last answer."""
+        return self.input_ids[: self.prompt_length]
+
+    def contents(self) -> bytes:
+        """What is trained on, as bytes."""
+        return array("i", self.input_ids).tobytes() + bytes(self.completion_mask)
+
+    def truncated(self, limit: int) -> Self:
+        """The row with its end cut after `limit` tokens."""
+        return replace(
+            self,
+            input_ids=self.input_ids[:limit],
+            completion_mask=self.completion_mask[:limit],
+            prompt_length=min(self.prompt_length, limit),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +117,7 @@ class RowTokenizer:
 
     def draft(self, row: Row, train_on: TrainOn) -> Draft:
         """The row as text. Raises RowError; ChatTemplateInvalid for a conversation without a template."""
-        if isinstance(row, Completion) and self.template:
+        if isinstance(row, Completion) and row.as_chat and self.template:
             row = row.conversation()
         match row:
             case Text(text=text):

@@ -1,0 +1,168 @@
+"""Pairs of answers: their shapes, where the prompt ends, and what cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec import Method, RowFormat
+from lora_trainer.data.formats import RowError, detect_format
+from lora_trainer.data.preferences import PairRow, draft_pair, encode_pairs, normalise_pair, show_pair
+from lora_trainer.data.tokens import RowTokenizer
+from lora_trainer.errors import TrainerError
+
+from tests.support.tiny_model import CHATML, tiny_tokenizer
+
+BACKEND = tiny_tokenizer()
+ASK = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def said(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+def pair(record: dict[str, Any], *, template: str | None = CHATML, columns: dict[str, str] | None = None) -> PairRow:
+    tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=template)
+    draft = draft_pair(normalise_pair(record, columns), tokenizer)
+    assert draft
+    (row,) = encode_pairs([draft], tokenizer)
+    return row
+
+
+def texts(row: PairRow) -> tuple[str, str, str]:
+    prompt, chosen, rejected = (
+        BACKEND.decode(ids, skip_special_tokens=False) for ids in (row.prompt_ids, row.chosen_ids, row.rejected_ids)
+    )
+    return prompt, chosen, rejected
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [user("q")], "chosen": [said("good")], "rejected": [said("bad")]},
+        {"chosen": [user("q"), said("good")], "rejected": [user("q"), said("bad")]},
+        {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        {"prompt": "q", "chosen": [user("q"), said("good")], "rejected": [user("q"), said("bad")]},
+        {"prompt": "q", "chosen": [said("good")], "rejected": [said("bad")]},
+        {"prompt": [user("q")], "chosen": "good", "rejected": "bad"},
+    ],
+    ids=["explicit", "implicit", "texts", "prompt repeated", "prompt as text", "answers as texts"],
+)
+def test_every_shape_gives_the_same_pair(record: dict[str, Any]) -> None:
+    row = pair(record)
+    assert texts(row) == (ASK, "good<|im_end|>", "bad<|im_end|>")
+    assert (row.prompt, row.chosen, row.rejected) == ("q", "good", "bad")
+
+
+def test_the_end_is_trained_and_nothing_after_it() -> None:
+    row = pair({"prompt": "q", "chosen": "good", "rejected": "bad"})
+    assert row.chosen_ids[-1] == row.rejected_ids[-1] == BACKEND.token_to_id("<|im_end|>")
+
+
+def test_a_system_column_leads_the_chat() -> None:
+    row = pair({"system": "short", "prompt": "q", "chosen": [said("good")], "rejected": [said("bad")]})
+    assert texts(row)[0].startswith("<|im_start|>system\nshort<|im_end|>\n<|im_start|>user\nq")
+
+
+def test_the_prompt_is_all_that_both_conversations_share() -> None:
+    history = [user("1"), said("2"), user("3")]
+    row = pair({"chosen": [*history, said("good")], "rejected": [*history, said("bad")]})
+    prompt, chosen, _ = texts(row)
+    assert prompt.count("<|im_start|>") == 4
+    assert chosen == "good<|im_end|>"
+
+
+def test_whole_texts_are_not_put_into_a_template() -> None:
+    row = pair({"chosen": "Human: q\n\nAssistant: good", "rejected": "Human: q\n\nAssistant: bad"})
+    assert texts(row) == ("Human: q\n\nAssistant:", " good<|im_end|>", " bad<|im_end|>")
+
+
+def test_texts_without_a_template_are_plain() -> None:
+    row = pair({"prompt": "q: ", "chosen": "good", "rejected": "bad"}, template=None)
+    assert texts(row) == ("q: ", "good<|im_end|>", "bad<|im_end|>")
+
+
+def test_columns_are_mapped() -> None:
+    row = pair(
+        {"question": "q", "better": "good", "worse": "bad"},
+        columns={"prompt": "question", "chosen": "better", "rejected": "worse"},
+    )
+    assert texts(row) == (ASK, "good<|im_end|>", "bad<|im_end|>")
+
+
+def test_figures_of_a_pair() -> None:
+    row = pair({"prompt": "q", "chosen": "good", "rejected": "bad"})
+    assert row.trained_tokens == len("good") + 1 + len("bad") + 1
+    assert row.length == len(row.prompt_ids) + 5
+    assert row.tokens == 2 * len(row.prompt_ids) + 9
+
+
+def test_cutting_keeps_the_prompt_first() -> None:
+    row = pair({"prompt": "q", "chosen": "good", "rejected": "bad"})
+    cut = row.truncated(len(row.prompt_ids) + 2)
+    assert texts(cut) == (ASK, "go", "ba")
+    assert row.truncated(3).trained_tokens == 0
+
+
+def test_equal_answers_teach_nothing() -> None:
+    assert pair({"prompt": "q", "chosen": "same", "rejected": "same"}).trained_tokens == 0
+    same = [user("q"), said("same")]
+    assert pair({"chosen": same, "rejected": same}).trained_tokens == 0
+
+
+def test_an_empty_answer_teaches_nothing() -> None:
+    tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
+    assert draft_pair(normalise_pair({"prompt": "q", "chosen": "good", "rejected": " "}, None), tokenizer) is None
+
+
+def test_pairs_that_differ_only_in_their_split_have_other_contents() -> None:
+    one = PairRow(prompt_ids=[1], chosen_ids=[2, 3], rejected_ids=[4], prompt="", chosen="", rejected="")
+    other = PairRow(prompt_ids=[1, 2], chosen_ids=[3], rejected_ids=[4], prompt="", chosen="", rejected="")
+    assert one.contents() != other.contents()
+
+
+@pytest.mark.parametrize(
+    ("record", "said_of_it"),
+    [
+        ({"prompt": "q", "chosen": "good"}, "the column rejected is missing"),
+        ({"prompt": "q", "chosen": None, "rejected": "bad"}, "the column chosen is null"),
+        ({"prompt": "q", "chosen": 1, "rejected": "bad"}, "the column chosen is a number instead of a text"),
+        ({"prompt": "q", "chosen": [said("good")], "rejected": "bad"}, "the column chosen is a list"),
+        (
+            {"prompt": [user("q")], "chosen": [said("a"), user("b"), said("c")], "rejected": [said("bad")]},
+            "the column chosen has 3 messages after the prompt instead of one answer",
+        ),
+        ({"prompt": [user("q")], "chosen": [], "rejected": [said("bad")]}, "chosen has 0 messages after the prompt"),
+        (
+            {"prompt": [said("0"), user("q")], "chosen": [user("good")], "rejected": [said("bad")]},
+            "the column chosen does not end with an assistant message",
+        ),
+        ({"prompt": [user("q")], "chosen": [{"role": "x"}], "rejected": [said("bad")]}, "unknown role 'x'"),
+        ({"prompt": 3, "chosen": "good", "rejected": "bad"}, "the column prompt is a number instead of a text"),
+        ({"prompt": 3, "chosen": [said("good")], "rejected": [said("bad")]}, "the column prompt is a number"),
+    ],
+)
+def test_what_cannot_be_used(record: dict[str, Any], said_of_it: str) -> None:
+    with pytest.raises(RowError, match=said_of_it):
+        normalise_pair(record, None)
+
+
+def test_detection_names_what_is_missing() -> None:
+    assert detect_format([{"chosen": "a", "rejected": "b"}], None, Method.DPO) is RowFormat.PREFERENCE
+    with pytest.raises(TrainerError, match="found messages; expected chosen and rejected") as refused:
+        detect_format([{"messages": []}], None, Method.DPO)
+    assert refused.value.code is ExitCode.DatasetInvalid
+    with pytest.raises(TrainerError, match="no format of method SFT: found chosen, rejected; expected messages"):
+        detect_format([{"chosen": "a", "rejected": "b"}], None)
+
+
+def test_a_pair_is_shown_with_what_counts() -> None:
+    tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
+    row = pair({"prompt": "q", "chosen": "good", "rejected": "bad"})
+    shown = show_pair({name: getattr(row, name) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}, tokenizer)
+    assert shown == f"chosen: {ASK}⟦good<|im_end|>⟧\nrejected: {ASK}⟦bad<|im_end|>⟧"

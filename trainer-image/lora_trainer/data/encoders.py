@@ -1,0 +1,113 @@
+"""How the rows of a training method become tokens and columns of a file: one encoder per method, used by rows.py.
+
+An encoder turns a record into a draft (or None, where there is nothing in it to learn) and drafts into tokenised rows.
+Drafts are encoded many at a time, which the tokenizer does on all processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, assert_never
+
+from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec import Method, RowFormat, SftSpec
+from lora_trainer.data.chat_template import TrainOn
+from lora_trainer.data.formats import Completion, Conversation, Row, Text, normalise
+from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair
+from lora_trainer.data.tokens import Draft, RowTokenizer, TokenRow
+from lora_trainer.prepared import SCHEMAS, RowSchemas
+
+
+class TokenisedRow(Protocol):
+    """What rows.py needs to know of a row of any method; its other attributes are columns of the file."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest sequence."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its sequences."""
+        ...
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that count in the loss."""
+        ...
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Tokens that ask for the last answer."""
+        ...
+
+    def contents(self) -> bytes:
+        """What is trained on, as bytes: rows with equal contents are duplicates."""
+        ...
+
+    def truncated(self, limit: int) -> Self:
+        """The row with every sequence cut to `limit` tokens."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowEncoder:
+    """How rows of one method are made."""
+
+    schemas: RowSchemas
+    draft: Callable[[Mapping[str, Any]], Any]
+    """The record as text, None where nothing is in it to learn. Raises RowError."""
+    encode: Callable[[Sequence[Any]], Sequence[TokenisedRow]]
+    """Tokenised rows of drafts, in order."""
+    show: Callable[[Mapping[str, Any]], str]
+    """A row of the file as text for people, with what counts in the loss in \u27e6 \u27e7."""
+
+
+def row_encoder(run: RunFile, row_format: RowFormat | None, tokenizer: RowTokenizer) -> RowEncoder:
+    """The encoder of the run's method; without a format there is no row to encode."""
+    training, columns = run.training, run.dataset.columns
+    match training.method:
+        case Method.SFT:
+            train_on = (training.sft or SftSpec()).train_on
+            return answers_encoder(tokenizer, row_format or RowFormat.TEXT, columns, train_on=train_on)
+        case Method.DPO:
+            return RowEncoder(
+                schemas=SCHEMAS[Method.DPO],
+                draft=lambda record: draft_pair(normalise_pair(record, columns), tokenizer),
+                encode=lambda drafts: encode_pairs(drafts, tokenizer),
+                show=lambda row: show_pair(row, tokenizer),
+            )
+        case _:
+            assert_never(training.method)
+
+
+def answers_encoder(
+    tokenizer: RowTokenizer, row_format: RowFormat, columns: Mapping[str, str] | None, *, train_on: TrainOn
+) -> RowEncoder:
+    """Rows of supervised fine-tuning: a text with a mask of what counts in the loss."""
+
+    def draft(record: Mapping[str, Any]) -> Draft | None:
+        row = normalise(record, row_format, columns)
+        return None if _is_empty(row, train_on) else tokenizer.draft(row, train_on)
+
+    def encode(drafts: Sequence[Draft]) -> list[TokenRow]:
+        return tokenizer.encode(drafts)
+
+    def show(row: Mapping[str, Any]) -> str:
+        return tokenizer.marked(row["input_ids"], row["completion_mask"])
+
+    return RowEncoder(schemas=SCHEMAS[Method.SFT], draft=draft, encode=encode, show=show)
+
+
+def _is_empty(row: Row, train_on: TrainOn) -> bool:
+    """Whether there is nothing to learn in the row but to end."""
+    match row:
+        case Text(text=text):
+            return not text.strip()
+        case Completion(completion=completion):
+            return not completion.strip()
+        case Conversation(turns=turns):
+            answers = [turn for turn in turns if turn.role == "assistant"]
+            wanted = answers[-1:] if train_on == "lastAnswer" else answers
+            return not any(turn.content.strip() or "tool_calls" in turn.extra for turn in wanted)

@@ -1,0 +1,70 @@
+"""Base and adapter on held-out pairs: how well the chosen answers are predicted, and which answer is preferred.
+
+The reward of an answer is beta times how much more probable the adapter makes it than the base model does: what DPO
+trains apart. Loss and token accuracy are those of the chosen answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from lora_trainer.contract.spec import EvaluationSpec
+from lora_trainer.evaluation import EvaluationFile, Row, evaluate, inference, score
+from lora_trainer.prepared import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+Pair = tuple[Row, Row]
+"""Chosen and rejected."""
+
+
+def read_pairs(path: Path, *, limit: int) -> list[Pair]:
+    """The first `limit` pairs of a prepared set's EVAL_ROWS."""
+    batch = next(pq.ParquetFile(path).iter_batches(limit))
+    return [(_row(values, "chosen"), _row(values, "rejected")) for values in batch.to_pylist()]
+
+
+def _row(values: dict, name: str) -> Row:
+    prompt_ids, answer_ids = values["prompt_ids"], values[f"{name}_ids"]
+    return Row(
+        input_ids=prompt_ids + answer_ids,
+        completion_mask=[0] * len(prompt_ids) + [1] * len(answer_ids),
+        prompt_length=len(prompt_ids),
+        prompt=values["prompt"],
+        completion=values[name],
+    )
+
+
+def evaluate_pairs(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    *,
+    beta: float,
+    spec: EvaluationSpec,
+    prompts: Sequence[Prompt],
+    dtype: str,
+) -> EvaluationFile:
+    """The evaluation of the chosen answers, and how far they are preferred to the rejected ones."""
+    evaluation = evaluate(model, tokenizer, [chosen for chosen, _ in pairs], spec=spec, prompts=prompts, dtype=dtype)
+    with inference(model, dtype):
+        tuned = _leads(model, pairs)
+        with model.disable_adapter():
+            base = _leads(model, pairs)
+    margins = [beta * (after - before) for before, after in zip(base, tuned, strict=True)]
+    rewards = {
+        "reward_accuracy": sum(margin > 0 for margin in margins) / len(margins),
+        "reward_margin": sum(margins) / len(margins),
+    }
+    return evaluation.model_copy(update={"figures": evaluation.figures.model_copy(update=rewards)})
+
+
+def _leads(model: PeftModel, pairs: Sequence[Pair]) -> list[float]:
+    """By how many nats the model finds each chosen answer more probable than the rejected one."""
+    return [score(model, [rejected]).loss - score(model, [chosen]).loss for chosen, rejected in pairs]
