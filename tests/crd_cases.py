@@ -72,6 +72,8 @@ def _class(name: str, words: str = "", **start: Any) -> CrdCase:
     return CrdCase(name=name, kind=naming.CLASS_KIND, start=begin, words=words)
 
 
+SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "text"}]
+
 CASES: tuple[CrdCase, ...] = (
     _created("the smallest run"),
     # shapes
@@ -92,6 +94,20 @@ CASES: tuple[CrdCase, ...] = (
     _created("a half percent of bad rows", spec__dataset__maxBadPercent=0.5),
     _created("a dataset over http", "spec.dataset.uri", spec__dataset__uri="http://x/y.jsonl"),
     _created("a dataset on a claim", spec__dataset__uri="pvc://claim/rows/train.jsonl"),
+    _created("a dataset in Google's cloud", spec__dataset__uri="gs://bucket/rows.jsonl"),
+    _created("a dataset in Azure's cloud", spec__dataset__uri="az://container/rows.jsonl"),
+    _created("a dataset in a config map", spec__dataset__uri="configmap://rows/train.jsonl"),
+    _created("a dataset that is a whole config map", "spec.dataset.uri", spec__dataset__uri="configmap://rows"),
+    _created("a dataset on the hub", spec__dataset__uri="hf://datasets/owner/name@v1.0/data/train-*.parquet"),
+    _created("a dataset on the hub without a path", spec__dataset__uri="hf://datasets/owner/name"),
+    _created("a model on the hub as dataset", "spec.dataset.uri", spec__dataset__uri="hf://owner/name"),
+    _created("sources", spec__dataset={"sources": SOURCES}),
+    _created("no sources", "spec.dataset.sources", spec__dataset={"sources": []}),
+    _created("a weight of nought", "weight", spec__dataset={"sources": [SOURCES[0] | {"weight": 0}]}),
+    _created("a uri and sources", "exactly one of uri and sources", spec__dataset__sources=SOURCES),
+    _created("neither uri nor sources", "exactly one of uri and sources", spec__dataset={"format": "text"}),
+    _created("an output in Google's cloud", spec__output__uri="gs://bucket/out"),
+    _created("a model in Azure's cloud", spec__model__name="az://container/model"),
     _created("a dataset that is a whole bucket", "spec.dataset.uri", spec__dataset__uri="s3://bucket"),
     _created("an output that is a whole bucket", spec__output__uri="s3://bucket"),
     _created("an output on a claim", "spec.output.uri", spec__output__uri="pvc://claim/x"),
@@ -182,6 +198,7 @@ CASES: tuple[CrdCase, ...] = (
         spec__storage__credentials={"secretName": "a", "serviceAccountName": "b"},
     ),
     _class("a workload identity", spec__storage__credentials={"serviceAccountName": "b"}),
+    _class("work in Google's cloud", spec__storage__workUri="gs://bucket/work/{namespace}"),
     _class("no image", "image", spec__image=None),
     _class("memory as a word", "spec.train.memory", spec__train__memory="much"),
 )

@@ -16,6 +16,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ def stub_server(answer: Callable[[Request], Answer]) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def _handle(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            found = answer(Request(method=self.command, path=self.path, headers=dict(self.headers)))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            found = answer(Request(method=self.command, path=self.path, headers=dict(self.headers), body=body))
             self.send_response(found.status)
             for name, value in {"Content-Length": str(len(found.body)), **found.headers}.items():
                 self.send_header(name, value)

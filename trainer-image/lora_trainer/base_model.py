@@ -15,17 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    NotASafetensorsRepoError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import NotASafetensorsRepoError
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import ModelFigures
@@ -33,6 +24,7 @@ from lora_trainer.contract.run import canonical_json
 from lora_trainer.contract.spec import ModelSpec
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
+from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error
 from lora_trainer.storage import Bucket, StoredFile, file_sha256, in_parallel
 
 CONFIG = "config.json"
@@ -42,7 +34,6 @@ MODEL_FILES = (WEIGHTS, ".json", ".jinja", ".txt", ".model")
 SMALL_FILES = (CONFIG, *TOKENIZER_FILES)
 GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
 """Endings of the architectures that can be fine-tuned here."""
-HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx.HTTPError, OfflineModeIsEnabled, OSError)
 LARGEST_HEADER = 100 * 2**20
 """The safetensors format's own limit."""
 
@@ -192,31 +183,13 @@ def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, int]:
 
 
 def _hub_error(error: Exception, spec: ModelSpec) -> TrainerError:
-    at = f" at revision {spec.revision}" if spec.revision else ""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    token = "the token of model.tokenSecretRef" if os.environ.get("HF_TOKEN") else "no token (model.tokenSecretRef)"
-    if isinstance(error, GatedRepoError) or (status in (401, 403) and not isinstance(error, RepositoryNotFoundError)):
-        return TrainerError(
-            ExitCode.ModelAccessDenied,
-            f"The hub refused access to the model {spec.name}, asked with {token}.",
-            "Accept the model's licence on the hub with the token's account, and set model.tokenSecretRef.",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        # The hub answers 401 for a private model as for one that does not exist.
-        return TrainerError(
-            ExitCode.ModelNotFound,
-            f"The hub has no model {spec.name}, or hides it from this run, which asked with {token}.",
-            "Correct model.name, or set model.tokenSecretRef where the model is private.",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return TrainerError(ExitCode.ModelNotFound, f"The hub has no model {spec.name}{at}.", "Correct model.revision.")
-    if isinstance(error, HFValidationError):
-        return TrainerError(
-            ExitCode.ModelNotFound, f"{spec.name!r} is not the name of a model on the hub.", "Write it as owner/name."
-        )
-    detail = f"HTTP {status}" if status else type(error).__name__
-    return TrainerError(
-        ExitCode.HubUnavailable,
-        f"The model hub could not be reached for {spec.name} ({detail}).",
-        "Check the network from this namespace, or mirror the model to the bucket and name it as s3://bucket/folder.",
+    asked = HubRepository(
+        kind="model",
+        name=spec.name,
+        revision=spec.revision,
+        field="model.name",
+        denied=ExitCode.ModelAccessDenied,
+        missing=ExitCode.ModelNotFound,
+        mirrored="s3://bucket/folder",
     )
+    return hub_error(error, asked)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 from lora_trainer.base_model import resolve_model
@@ -18,15 +20,14 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
-from lora_trainer.contract.spec import RowFormat
-from lora_trainer.data.encoders import row_encoder
+from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
+from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.prompts import tokenise_prompts
 from lora_trainer.data.report import BadRows, DropReason
-from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
-from lora_trainer.data.sources import read_records
-from lora_trainer.data.split import Split, split_by_hash, split_by_set
-from lora_trainer.data.summary import DataReport, data_report, dataset_figures, failed_report
-from lora_trainer.data.tokens import RowTokenizer, load_tokenizer
+from lora_trainer.data.rows import Limits, OpenSource, RowSet, open_source, tokenise
+from lora_trainer.data.split import split_by_hash, split_by_set
+from lora_trainer.data.summary import Data, DataReport, data_report, dataset_figures, failed_report
+from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.reuse import reuse
@@ -49,17 +50,17 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     model = resolve_model(run.model, bucket=bucket, folder=work / "model")
     log.info("Model resolved", extra={"fields": model.figures.wire()})
 
-    split, row_format, tokenizer = read_rows(run, bucket=bucket, model_folder=model.folder, work=work)
-    report = data_report(split)
+    data = read_data(run, bucket=bucket, model_folder=model.folder, work=work)
+    split, report = data.split, data_report(data)
     publish_report(report, run, bucket)
-    figures = dataset_figures(report, split, row_format=row_format, uri=data_report_uri(run))
+    figures = dataset_figures(report, split, uri=data_report_uri(run))
     log.info("Data set tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
 
-    longest = max(length for length, kept in zip(split.train.lengths, split.trained_on, strict=True) if kept)
+    longest = max(compress(split.train.lengths, split.trained_on))
     size = DataSize(rows=figures.kept, tokens=figures.tokens, longest=longest)
     estimate, chosen = size_run(run, model_shape(model.config), size)
 
-    prompts = tokenise_prompts(run.evaluation.prompts, tokenizer, max_length=run.model.max_seq_length)
+    prompts = tokenise_prompts(run.evaluation.prompts, data.tokenizer, max_length=run.model.max_seq_length)
 
     digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision)
     result = PrepareResult(
@@ -71,11 +72,11 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     )
     if reused := reuse(run, result, bucket):
         return reused
-    schemas = split.train.encoder.schemas
-    copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, keep=split.trained_on)
-    copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, keep=split.evaluated_on)
+    schemas, tokens = split.train.encoder.schemas, data.tokenizer
+    copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)
+    copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, times=split.evaluated_on)
     decided = Prepared(
-        result=result, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, prompts=prompts
+        result=result, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, prompts=prompts
     )
     write_prepared(prepared, decided)
     uri = prepared_uri(run)
@@ -92,31 +93,47 @@ def prove_writable(run: RunFile, bucket: Bucket) -> None:
         bucket.delete(probe)
 
 
-def read_rows(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -> tuple[Split, RowFormat, RowTokenizer]:
+def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -> Data:
     """Tokenise the data set, and the evaluation set where it has one of its own, and hold rows out where not."""
-    spec, method, bad = run.dataset, run.training.method, BadRows()
-    limits = Limits(max_length=run.model.max_seq_length, overlength=spec.overlength)
-    records = read_records(spec.uri, bucket=bucket, scratch=work, bad=bad)
-    row_format, records = peek_format(records, spec, method)
-    chats = row_format not in (None, RowFormat.TEXT)
-    tokenizer = load_tokenizer(model_folder, chat_template=spec.chat_template, chats=chats)
-    encoder = partial(row_encoder, run, tokenizer=tokenizer)
+    bad, evaluation_bad = BadRows(), BadRows()
+    specs = run.dataset.all_sources()
+    if not specs:
+        raise TrainerError(ExitCode.ConfigInvalid, "The run names no rows to train on.", "Set dataset.uri or sources.")
+    opened = partial(open_sources, method=run.training.method, bucket=bucket)
+    sources = opened(specs, work=work / "train", bad=bad)
+    chats = any(source.row_format not in (None, RowFormat.TEXT) for source in sources)
+    tokenizer = load_tokenizer(model_folder, chat_template=run.dataset.chat_template, chats=chats)
+
+    def encoder(source: OpenSource) -> RowEncoder:
+        return row_encoder(run, source.row_format, source.spec.columns, tokenizer=tokenizer)
+
+    limits = Limits(max_length=run.model.max_seq_length, overlength=run.dataset.overlength)
+    tokenised = partial(tokenise, encoder=encoder, limits=limits)
     usable = partial(require_usable, run=run, bucket=bucket)
-    path = work / "rows.parquet"
-    rows = usable(tokenise(records, path, encoder=encoder(row_format), limits=limits, bad=bad), uri=spec.uri)
-    assert row_format, "usable rows have a format"
-    if uri := run.evaluation.dataset_uri:
-        bad = BadRows()
-        others = read_records(uri, bucket=bucket, scratch=work, bad=bad)
-        other_format, others = peek_format(others, spec, method)
-        path = work / "evaluation.parquet"
-        evaluation = tokenise(others, path, encoder=encoder(other_format), limits=limits, bad=bad)
-        return split_by_set(rows, usable(evaluation, uri=uri), run), row_format, tokenizer
-    return split_by_hash(rows, run), row_format, tokenizer
+    rows = usable(tokenised(sources, work / "rows.parquet", bad=bad), sources)
+    if not (uri := run.evaluation.dataset_uri):
+        split = split_by_hash(rows, run)
+        return Data(split=split, tokenizer=tokenizer, sources=sources, evaluation_sources=())
+    others = opened([run.dataset.inherited(SourceSpec(uri=uri))], work=work / "evaluation", bad=evaluation_bad)
+    evaluation = usable(tokenised(others, work / "evaluation.parquet", bad=evaluation_bad), others)
+    split = split_by_set(rows, evaluation, run)
+    return Data(split=split, tokenizer=tokenizer, sources=sources, evaluation_sources=others)
 
 
-def require_usable(rows: RowSet, *, uri: str, run: RunFile, bucket: Bucket) -> RowSet:
+def open_sources(
+    specs: Sequence[SourceSpec], *, method: Method, bucket: Bucket, work: Path, bad: BadRows
+) -> list[OpenSource]:
+    """Find files and format of every source; of several, messages name the number."""
+    labels = [f"sources[{number}] " if len(specs) > 1 else "" for number in range(len(specs))]
+    return [
+        open_source(spec, method, bucket=bucket, scratch=work / str(number), bad=bad, label=label)
+        for number, (spec, label) in enumerate(zip(specs, labels, strict=True))
+    ]
+
+
+def require_usable(rows: RowSet, sources: Sequence[OpenSource], *, run: RunFile, bucket: Bucket) -> RowSet:
     """The rows. Where too many are bad or none is left, write the report and raise DatasetInvalid."""
+    uri = ", ".join(source.spec.uri for source in sources)
     try:
         if not rows.read:
             raise TrainerError(
@@ -126,7 +143,7 @@ def require_usable(rows: RowSet, *, uri: str, run: RunFile, bucket: Bucket) -> R
         require_short(rows, run)
         require_rows(rows, run, uri=uri)
     except TrainerError:
-        publish_report(failed_report(rows), run, bucket)
+        publish_report(failed_report(rows, sources=sources), run, bucket)
         raise
     return rows
 

@@ -98,14 +98,15 @@ def write_rows(path: Path, batches: Iterable[pa.RecordBatch], *, schema: pa.Sche
             writer.write_batch(batch)
 
 
-def copy_rows(source: Path, target: Path, *, schema: pa.Schema, keep: Sequence[bool]) -> None:
-    """Write the rows of `source` for which `keep` is true to `target`, one batch in memory at a time."""
+def copy_rows(source: Path, target: Path, *, schema: pa.Schema, times: Sequence[int]) -> None:
+    """Write each row of `source` as often as `times` says to `target`, one batch in memory at a time."""
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         start = 0
         for batch in read_batches(source):
-            chosen = pa.array(keep[start : start + batch.num_rows], pa.bool_())
+            counts = times[start : start + batch.num_rows]
             start += batch.num_rows
-            writer.write_batch(batch.filter(chosen).select(schema.names))
+            chosen = [index for index, count in enumerate(counts) for _ in range(count)]
+            writer.write_batch(batch.take(pa.array(chosen, pa.int64())).select(schema.names))
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, ObjectStore, S3Store
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST
 from lora_trainer.contract.manifest import FileEntry, parse_manifest
-from lora_trainer.contract.run import PVC_MOUNT_ROOT, Storage
+from lora_trainer.contract.run import CONFIG_MAP_MOUNT_ROOT, PVC_MOUNT_ROOT, Storage
 from lora_trainer.contract.wire import WireModel
 from lora_trainer.errors import TrainerError
 from lora_trainer.storage_errors import explained, no_credentials
@@ -51,6 +51,8 @@ PART_BYTES = 16 * 1024 * 1024
 """Size of a multipart upload's parts: 10 000 of them, S3's limit, hold a file of 156 GiB."""
 PARALLEL_FILES = 4
 HASH_CHUNK_BYTES = 1024 * 1024
+BUCKET_SCHEMES = ("s3", "gs", "az")
+MOUNT_SCHEMES = ("pvc", "configmap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class StoredFile:
 
 
 class Bucket:
-    """Reads and writes s3:// URIs, and reads pvc:// URIs the same way.
+    """Reads and writes s3://, gs:// and az:// URIs, and reads pvc:// and configmap:// URIs the same way.
 
     Every method raises TrainerError: StorageDenied where the user has to act, StorageUnavailable where trying again
     may help. Requests are retried for up to a minute before that. Safe to use from several threads.
@@ -228,8 +230,8 @@ class Bucket:
 
     def _locate(self, uri: str) -> tuple[ObjectStore, str]:
         scheme, separator, rest = uri.partition("://")
-        if not separator or scheme not in ("s3", "pvc"):
-            raise ValueError(f"neither an s3:// nor a pvc:// URI: {uri}")
+        if not separator or scheme not in BUCKET_SCHEMES + MOUNT_SCHEMES:
+            raise ValueError(f"not the URI of a bucket or mount: {uri}")
         name, _, path = rest.partition("/")
         root = f"{scheme}://{name}"
         if root not in self._stores:
@@ -237,25 +239,30 @@ class Bucket:
         return self._stores[root], _inside(path)
 
 
-def open_bucket(storage: Storage, *, pvc_root: Path = PVC_MOUNT_ROOT) -> Bucket:
-    """The door for one run. Credentials come from the environment (AWS_*), endpoint and region from the run file."""
+def open_bucket(
+    storage: Storage, *, pvc_root: Path = PVC_MOUNT_ROOT, config_map_root: Path = CONFIG_MAP_MOUNT_ROOT
+) -> Bucket:
+    """The door for one run. Credentials come from the environment, endpoint and region of s3:// from the run file."""
 
     def open_store(root: str) -> ObjectStore:
         scheme, _, name = root.partition("://")
-        return _local_store(pvc_root / name) if scheme == "pvc" else _s3_store(name, storage)
+        match scheme:
+            case "pvc":
+                return _local_store(pvc_root / name)
+            case "configmap":
+                return _local_store(config_map_root / name)
+            case "gs":
+                client = _client(os.environ.get("GOOGLE_BASE_URL"))
+                return GCSStore(name, client_options=client, retry_config=_retries())
+            case "az":
+                return _azure_store(name)
+            case _:
+                return _s3_store(name, storage)
 
     return Bucket(open_store=open_store, pvc_root=pvc_root)
 
 
 def _s3_store(name: str, storage: Storage) -> S3Store:
-    client: ClientConfig = {
-        "allow_http": (storage.endpoint or "").startswith("http://"),
-        "connect_timeout": CONNECT_TIMEOUT,
-        "read_timeout": READ_TIMEOUT,
-        "timeout": REQUEST_TIMEOUT,
-    }
-    if authorities := os.environ.get("SSL_CERT_FILE"):
-        client["root_certificate"] = Path(authorities).read_bytes()
     config: S3Config = {"region": storage.region or os.environ.get("AWS_REGION", "us-east-1")}
     if storage.endpoint:
         if not any(name in os.environ for name in CREDENTIAL_VARIABLES):
@@ -263,17 +270,34 @@ def _s3_store(name: str, storage: Storage) -> S3Store:
             raise no_credentials(f"s3://{name}", action="use")
         # Path style: behind an endpoint of one's own there is seldom a DNS name per bucket.
         config |= {"endpoint": storage.endpoint, "virtual_hosted_style_request": False}
-    retries: RetryConfig = {
-        "max_retries": MAX_RETRIES,
-        "retry_timeout": RETRY_TIMEOUT,
-        "backoff": {"max_backoff": MAX_BACKOFF},
+    return S3Store(name, config=config, client_options=_client(storage.endpoint), retry_config=_retries())
+
+
+def _azure_store(name: str) -> AzureStore:
+    if not os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        raise no_credentials(f"az://{name}", action="use")
+    return AzureStore(name, client_options=_client(os.environ.get("AZURE_ENDPOINT")), retry_config=_retries())
+
+
+def _client(endpoint: str | None) -> ClientConfig:
+    client: ClientConfig = {
+        "allow_http": (endpoint or "").startswith("http://"),
+        "connect_timeout": CONNECT_TIMEOUT,
+        "read_timeout": READ_TIMEOUT,
+        "timeout": REQUEST_TIMEOUT,
     }
-    return S3Store(name, config=config, client_options=client, retry_config=retries)
+    if authorities := os.environ.get("SSL_CERT_FILE"):
+        client["root_certificate"] = Path(authorities).read_bytes()
+    return client
+
+
+def _retries() -> RetryConfig:
+    return {"max_retries": MAX_RETRIES, "retry_timeout": RETRY_TIMEOUT, "backoff": {"max_backoff": MAX_BACKOFF}}
 
 
 def _local_store(folder: Path) -> LocalStore:
     if not folder.is_dir():
-        raise FileNotFoundError(f"the PersistentVolumeClaim {folder.name!r} is not mounted in this pod")
+        raise FileNotFoundError(f"{folder.name!r} is not mounted in this pod")
     return LocalStore(folder)
 
 

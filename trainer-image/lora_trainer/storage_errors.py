@@ -15,8 +15,17 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 
-CREDENTIAL_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-METADATA_PATHS = ("/latest/api/token", "/latest/meta-data/")
+CREDENTIAL_KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_SAS_KEY)",
+}
+METADATA_PATHS = (
+    "/latest/api/token",
+    "/latest/meta-data/",
+    "/computeMetadata/v1/",
+    "/metadata/identity/oauth2/token",
+)
 """Paths of the cloud's metadata server, which is asked last: who ends there found no credentials before."""
 BAD_CREDENTIALS = (
     "InvalidAccessKeyId",
@@ -24,7 +33,10 @@ BAD_CREDENTIALS = (
     "InvalidToken",
     "ExpiredToken",
     "XAdminUserNotFound",  # versitygw's word for an unknown access key, sent with status 404
+    "AuthenticationFailed",  # Azure's
 )
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+NO_FILE = (None, "NoSuchKey", "BlobNotFound")
 
 
 @contextmanager
@@ -38,10 +50,10 @@ def explained(uri: str, action: str) -> Iterator[None]:
     except (BaseError, OSError) as error:
         text = str(error)
         code = _s3_code(text)
-        if isinstance(error, FileNotFoundError) and code in (None, "NoSuchKey") and action != "write":
+        if isinstance(error, FileNotFoundError) and code in NO_FILE and action != "write":
             raise
         # A write is never answered "not found" for its key: the bucket is what is missing.
-        bucket_missing = code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and code is None)
+        bucket_missing = code in NO_BUCKET or (isinstance(error, FileNotFoundError) and code is None)
         raise _explanation(error, text, uri=uri, action=action, bucket_missing=bucket_missing) from None
 
 
@@ -71,7 +83,7 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
         return TrainerError(
             ExitCode.StorageDenied,
             f"The bucket {bucket!r} refused to {action} {uri}{detail}.",
-            _denied_remedy(code, action=action, bucket=bucket),
+            _denied_remedy(code, action=action, bucket=bucket, keys=credential_keys(uri)),
         )
     if status is not None and 300 <= status < 500 and status not in (408, 409, 412, 429):
         return TrainerError(
@@ -91,16 +103,21 @@ def no_credentials(uri: str, *, action: str) -> TrainerError:
     return TrainerError(
         ExitCode.StorageDenied,
         f"This pod has no credentials to {action} {uri}.",
-        f"Put {CREDENTIAL_KEYS} into the storage Secret.",
+        f"Put {credential_keys(uri)} into the storage Secret.",
     )
 
 
-def _denied_remedy(code: str | None, *, action: str, bucket: str) -> str:
+def credential_keys(uri: str) -> str:
+    """The Secret's keys that open the store of a URI, for people."""
+    return CREDENTIAL_KEYS.get(uri.partition("://")[0], "credentials")
+
+
+def _denied_remedy(code: str | None, *, action: str, bucket: str, keys: str) -> str:
     if code in BAD_CREDENTIALS:
-        return f"Correct {CREDENTIAL_KEYS} in the storage Secret."
+        return f"Correct {keys} in the storage Secret."
     if code == "RequestTimeTooSkewed":
         return "Set the clock of the node: it differs from the object store's by too much."
-    return f"Allow these credentials to {action} in bucket {bucket!r}, or correct {CREDENTIAL_KEYS} in the Secret."
+    return f"Allow these credentials to {action} in bucket {bucket!r}, or correct {keys} in the Secret."
 
 
 def _http_status(text: str) -> int | None:

@@ -56,7 +56,7 @@ SPEC_RULES = rules(
         field="lora",
     ),
     rule(
-        "!has(self.model.revision) || !(self.model.name.startsWith('s3://') || self.model.name.startsWith('pvc://'))",
+        "!has(self.model.revision) || !self.model.name.contains('://')",
         "model.revision is for Hugging Face models; a folder has no revisions: remove it.",
         field="model",
     ),

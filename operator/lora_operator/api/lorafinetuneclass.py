@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from lora_trainer.contract.run import AcceleratorKind
-from lora_trainer.contract.spec import S3_URI, rule, rules
+from lora_trainer.contract.spec import BUCKET_URI, rule, rules
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
@@ -46,8 +46,10 @@ class CredentialsSpec(WireModel):
     )
 
     secret_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Secret in the namespace of the run with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally
-    AWS_SESSION_TOKEN."""
+    """Secret in the namespace of the run with the keys of the store of workUri, and of the stores that data sets and
+    outputs are in: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN for s3://,
+    GOOGLE_SERVICE_ACCOUNT_KEY for gs://, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or
+    AZURE_STORAGE_SAS_KEY for az://."""
     service_account_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     """ServiceAccount in the namespace of the run that carries a workload identity."""
 
@@ -55,12 +57,13 @@ class CredentialsSpec(WireModel):
 class StorageSpec(WireModel):
     """The object store."""
 
-    work_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=S3_URI)]
-    """Folder for prepared rows and checkpoints; {namespace} stands for the namespace of the run."""
+    work_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
+    """Folder for prepared rows and checkpoints (s3://, gs:// or az://); {namespace} stands for the namespace of the
+    run."""
     endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = None
-    """URL of an S3-compatible store. Unset: AWS."""
+    """URL of an S3-compatible store, for s3:// URIs. Unset: AWS."""
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Region of the bucket."""
+    """Region of the s3:// buckets."""
     credentials: CredentialsSpec
     """How pods prove who they are."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_trainer.contract.progress import PORT
-from lora_trainer.contract.run import PVC_MOUNT_ROOT, RUN_FILE, SCRATCH, AcceleratorKind
+from lora_trainer.contract.run import CONFIG_MAP_MOUNT_ROOT, PVC_MOUNT_ROOT, RUN_FILE, SCRATCH, AcceleratorKind
 
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name
@@ -18,8 +18,13 @@ CONTAINER = "trainer"
 USER = 1000
 TEMPORARY = "/tmp"
 PREPARE_GRACE_SECONDS = 10
-REQUIRED_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-OPTIONAL_CREDENTIALS = ("AWS_SESSION_TOKEN",)
+REQUIRED_CREDENTIALS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
+    "az": ("AZURE_STORAGE_ACCOUNT_NAME",),
+}
+"""What opens a store, by the scheme of its URIs."""
+OPTIONAL_CREDENTIALS = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_KEY")
 
 Entry = dict[str, Any]
 
@@ -126,9 +131,7 @@ def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
     """PersistentVolumeClaims named by pvc:// addresses, read-only."""
-    spec = request.run.spec
-    addresses = (spec.model.name, spec.dataset.uri, spec.evaluation.dataset_uri or "")
-    names = sorted({address.split("/")[2] for address in addresses if address.startswith("pvc://")})
+    names = sorted({address.split("/")[2] for address in _addresses(request) if address.startswith("pvc://")})
     return draft.plus(
         volumes=tuple(
             {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
@@ -141,19 +144,60 @@ def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
     )
 
 
+def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """ConfigMaps with rows, named by configmap:// addresses; only prepare reads rows.
+
+    One that is not there leaves its folder empty, and prepare says so: a pod that waits for it would tell nobody.
+    """
+    if request.stage is Stage.TRAIN:
+        return draft
+    keys: dict[str, set[str]] = {}
+    for address in _addresses(request):
+        if address.startswith("configmap://"):
+            _, _, name, key = address.split("/")
+            keys.setdefault(name, set()).add(key)
+    named = [(f"rows-{index}", name, sorted(keys[name])) for index, name in enumerate(sorted(keys))]
+    return draft.plus(
+        volumes=tuple(
+            {
+                "name": volume,
+                "configMap": {"name": name, "items": [{"key": key, "path": key} for key in of], "optional": True},
+            }
+            for volume, name, of in named
+        ),
+        mounts=tuple(
+            {"name": volume, "mountPath": str(CONFIG_MAP_MOUNT_ROOT / name), "readOnly": True}
+            for volume, name, _ in named
+        ),
+    )
+
+
+def _addresses(request: StageRequest) -> tuple[str, ...]:
+    """Everything that the run reads."""
+    spec = request.run.spec
+    rows = tuple(source.uri for source in spec.dataset.all_sources())
+    return (spec.model.name, *rows, spec.evaluation.dataset_uri or "")
+
+
 def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Bucket credentials: keys of the tenant's own Secret, or a ServiceAccount with a workload identity."""
-    credentials = request.settled.class_spec.storage.credentials
-    if credentials.service_account_name is not None:
-        return replace(draft, service_account=credentials.service_account_name)
-    secret = credentials.secret_name or ""
-    required = tuple(_secret_env(name, secret=secret, key=name) for name in REQUIRED_CREDENTIALS)
-    optional = tuple(_secret_env(name, secret=secret, key=name, optional=True) for name in OPTIONAL_CREDENTIALS)
-    return draft.plus(env=required + optional)
+    """Bucket credentials: keys of the tenant's own Secret, or a ServiceAccount with a workload identity.
+
+    The keys of the store of workUri must be there; data sets and outputs may be in others.
+    """
+    storage = request.settled.class_spec.storage
+    if storage.credentials.service_account_name is not None:
+        return replace(draft, service_account=storage.credentials.service_account_name)
+    secret = storage.credentials.secret_name or ""
+    required = REQUIRED_CREDENTIALS[storage.work_uri.partition("://")[0]]
+    others = tuple(name for names in REQUIRED_CREDENTIALS.values() for name in names if name not in required)
+    return draft.plus(
+        env=tuple(_secret_env(name, secret=secret, key=name) for name in required)
+        + tuple(_secret_env(name, secret=secret, key=name, optional=True) for name in others + OPTIONAL_CREDENTIALS)
+    )
 
 
 def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """The Hugging Face token of a private model."""
+    """The Hugging Face token of a private model or data set."""
     reference = request.run.spec.model.token_secret_ref
     if reference is None:
         return draft
@@ -173,6 +217,7 @@ TRANSFORMS: tuple[Transform, ...] = (
     writable_folders,
     shared_memory,
     claims,
+    config_maps,
     storage_access,
     hub_token,
 )

@@ -177,7 +177,7 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: STOP_REQUESTED.set())
     run = RunFile.model_validate_json(arguments.run.read_text())
-    scenario = run.dataset.uri.rsplit("/", 1)[-1]
+    scenario = (run.dataset.uri or "").rsplit("/", 1)[-1]
     if arguments.stage == "prepare":
         if scenario == "dataset-invalid":
             return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")

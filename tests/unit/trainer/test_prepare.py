@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,43 @@ def test_prompts_on_both_sides_are_counted_and_copies_left_out(world: World) -> 
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 1)]
     assert result.dataset.leaked_prompts == 1
     assert report(world).evaluation
+
+
+def sources(*named: dict[str, Any]) -> dict[str, Any]:
+    return {"uri": None, "sources": [each | {"uri": f"s3://team-a/{each['uri']}"} for each in named]}
+
+
+def test_several_sources_with_formats_and_weights_of_their_own(world: World, tmp_path: Path) -> None:
+    world.write("data/pairs/train.jsonl", [{"q": f"pair {number}", "a": f"reply {number}"} for number in range(40)])
+    pairs = {"uri": "data/pairs", "weight": 0.5, "columns": {"prompt": "q", "completion": "a"}}
+    run = run_file(dataset=sources({"uri": "data/train.jsonl", "weight": 2}, pairs), evaluation={"maxRows": 10})
+    result = world.prepare_run(run)
+    assert result.dataset.format == "messages, promptCompletion"
+    assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("NotDrawn", 20)]
+    folder = world.fetched(run, tmp_path / "set")
+    trained = [tiny_tokenizer().decode(ids) for ids in pq.read_table(folder / TRAIN_ROWS)["input_ids"].to_pylist()]
+    assert len(trained) == result.dataset.kept
+    counts = Counter(trained)
+    assert {count for text, count in counts.items() if "question" in text} == {2}
+    assert {count for text, count in counts.items() if "pair" in text} == {1}
+    first, second = report(world).train.sources
+    assert (first.rows, second.rows) == (100, 40)
+    assert first.used + second.used == result.dataset.kept
+    held_out_of_pairs = sum("pair" in text for text in texts(folder / EVAL_ROWS))
+    assert second.used == 20 - held_out_of_pairs
+
+
+def test_the_number_of_the_source_stands_before_its_files(world: World) -> None:
+    world.write("other/train.jsonl", '{"text": "a"}\n{oops\n')
+    with pytest.raises(TrainerError, match=r"1 of 102 rows .*: sources\[1\] train.jsonl:2: not JSON"):
+        world.prepare(dataset=sources({"uri": "data/train.jsonl"}, {"uri": "other/train.jsonl"}))
+
+
+def test_the_same_rows_have_the_same_digest_wherever_they_come_from(world: World) -> None:
+    world.write("data/a.jsonl", CHATS[:60])
+    world.write("data/b.jsonl", CHATS[60:])
+    both = world.prepare(dataset=sources({"uri": "data/a.jsonl"}, {"uri": "data/b.jsonl"}))
+    assert both.run_digest == world.prepare().run_digest
 
 
 def test_text_rows_need_no_template(world: World) -> None:

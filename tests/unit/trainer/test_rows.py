@@ -11,19 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import DatasetSpec, Method, RowFormat
+from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec import Method, RowFormat, SourceSpec, TrainingSpec
 from lora_trainer.data.encoders import answers_encoder
-from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, histogram, length_figures
-from lora_trainer.data.rows import Limits, RowSet, peek_format, tokenise
+from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, DropReason, histogram, length_figures
+from lora_trainer.data.rows import Limits, OpenSource, RowSet, peek_format, tokenise
 from lora_trainer.data.sources import Record
-from lora_trainer.data.split import data_digest, duplicates, first_of_each, hold_out, not_in
+from lora_trainer.data.split import data_digest, draw, duplicates, first_of_each, hold_out, not_in, split_by_hash
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import SCHEMAS, copy_rows
 
+from tests.support.runs import run_file
 from tests.support.tiny_model import CHATML, tiny_tokenizer
 
-SPEC = DatasetSpec(uri="s3://bucket/data.jsonl")
+SPEC = SourceSpec(uri="s3://bucket/data.jsonl")
 DIGESTS = [bytes([number]) * 16 for number in range(10)]
 
 
@@ -37,10 +39,11 @@ def run(
 ) -> RowSet:
     template = None if row_format is RowFormat.TEXT else CHATML
     tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=template)
+    read = (Record(where=f"data.jsonl:{line}", columns=columns) for line, columns in enumerate(records, start=1))
     return tokenise(
-        [Record(where=f"data.jsonl:{line}", columns=columns) for line, columns in enumerate(records, start=1)],
+        [OpenSource(spec=SPEC, row_format=row_format, records=read)],
         tmp_path / "rows.parquet",
-        encoder=answers_encoder(tokenizer, row_format, None, train_on="answers"),
+        encoder=lambda _: answers_encoder(tokenizer, row_format, None, train_on="answers"),
         limits=Limits(max_length=max_length, overlength=overlength),
         bad=BadRows(),
     )
@@ -185,8 +188,8 @@ def test_the_digest_knows_sides_and_order() -> None:
 
 def test_copying_keeps_the_chosen_rows_and_columns(tmp_path: Path) -> None:
     rows = run([{"text": f"row {number}"} for number in range(1500)], tmp_path)
-    keep = [number % 3 == 0 for number in range(1500)]
-    copy_rows(rows.path, tmp_path / "train.parquet", schema=SCHEMAS[Method.SFT].trained, keep=keep)
+    times = [1 if number % 3 == 0 else 0 for number in range(1500)]
+    copy_rows(rows.path, tmp_path / "train.parquet", schema=SCHEMAS[Method.SFT].trained, times=times)
     table = pq.read_table(tmp_path / "train.parquet")
     assert table.schema == SCHEMAS[Method.SFT].trained
     assert table["input_ids"].to_pylist() == pq.read_table(rows.path)["input_ids"].to_pylist()[::3]
@@ -204,3 +207,56 @@ def test_the_histogram_doubles_its_buckets_and_leaves_nothing_out() -> None:
     assert len(buckets) == 16
     assert histogram([]) == ()
     assert [(each.up_to, each.rows) for each in histogram([100, 300])] == [(128, 1), (256, 0), (512, 1)]
+
+
+def weighted(*weights: float) -> RunFile:
+    sources = [{"uri": f"s3://team-a/{number}.jsonl", "weight": weight} for number, weight in enumerate(weights)]
+    return run_file(dataset={"uri": None, "sources": sources})
+
+
+def row_set(*rows_of_source: int) -> RowSet:
+    count = sum(rows_of_source)
+    tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=None)
+    encoder = answers_encoder(tokenizer, RowFormat.TEXT, None, train_on="answers")
+    rows = RowSet(path=Path("none"), encoder=encoder, digests=[number.to_bytes(16, "big") for number in range(count)])
+    rows.source.extend(number for number, of in enumerate(rows_of_source) for _ in range(of))
+    return rows
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 5)), min_size=1, max_size=4))
+def test_a_source_gives_its_weight_of_rows(sources: list[tuple[int, float]]) -> None:
+    rows = row_set(*(count for count, _ in sources))
+    times = draw(rows, weighted(*(weight for _, weight in sources)))
+    start = 0
+    for count, weight in sources:
+        of = times[start : start + count]
+        start += count
+        assert sum(of) == max(1, round(weight * count))
+        assert max(of) - min(of) <= 1
+    assert rows.report.dropped[DropReason.NOT_DRAWN] == times.count(0)
+
+
+def test_the_same_rows_are_drawn_in_any_order_and_others_with_another_seed() -> None:
+    rows = row_set(20)
+    times = draw(rows, weighted(0.3))
+    chosen = {digest for digest, count in zip(rows.digests, times, strict=True) if count}
+    rows.digests.reverse()
+    assert {digest for digest, count in zip(rows.digests, draw(rows, weighted(0.3)), strict=True) if count} == chosen
+    other = weighted(0.3).model_copy(update={"training": TrainingSpec(seed=1)})
+    assert {digest for digest, count in zip(rows.digests, draw(rows, other), strict=True) if count} != chosen
+
+
+def test_held_out_rows_are_among_those_drawn_and_never_trained_on() -> None:
+    split = split_by_hash(row_set(40, 40), weighted(0.5, 2))
+    assert sum(split.evaluated_on) == 3
+    assert not any(held and count for held, count in zip(split.evaluated_on, split.trained_on, strict=True))
+    of_first, of_second = split.trained_on[:40], split.trained_on[40:]
+    assert set(of_first) == {0, 1}
+    assert set(of_second) <= {0, 2}
+
+
+def test_rows_are_copied_as_often_as_they_are_trained_on(tmp_path: Path) -> None:
+    rows = run([{"text": f"row {number}"} for number in range(3)], tmp_path)
+    copy_rows(rows.path, tmp_path / "train.parquet", schema=SCHEMAS[Method.SFT].trained, times=[2, 0, 1])
+    ids = pq.read_table(rows.path)["input_ids"].to_pylist()
+    assert pq.read_table(tmp_path / "train.parquet")["input_ids"].to_pylist() == [ids[0], ids[0], ids[2]]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import lzma
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.places import find
 from lora_trainer.data.report import BadRows
 from lora_trainer.data.sources import Record, read_records
 from lora_trainer.errors import TrainerError
@@ -30,7 +35,8 @@ def read(data: Path, path: str, bad: BadRows | None = None) -> list[Record]:
     scratch = data.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     bucket = Bucket(open_store=lambda _: LocalStore(data))
-    records = list(read_records(f"s3://bucket/{path}", bucket=bucket, scratch=scratch, bad=bad or BadRows()))
+    uri = f"s3://bucket/{path}"
+    records = list(read_records(find(uri, bucket), uri=uri, scratch=scratch, bad=bad or BadRows()))
     assert list(scratch.iterdir()) == [], "files are removed once they are read"
     return records
 
@@ -39,11 +45,24 @@ def rows(data: Path, path: str) -> list[dict]:
     return [dict(record.columns) for record in read(data, path)]
 
 
-def compressed(data: bytes) -> bytes:
+def compressed(data: bytes, codec: str = "zstd") -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
+    with pa.CompressedOutputStream(sink, codec) as stream:
         stream.write(data)
     return sink.getvalue().to_pybytes()
+
+
+def zipped(**files: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, contents in files.items():
+            archive.writestr(name.replace("__", "."), contents)
+    return sink.getvalue()
+
+
+def id_of(value: object) -> str:
+    """Names of tests without contents: some hold the time, and parallel workers must find the same names."""
+    return value if isinstance(value, str) else "-"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +73,12 @@ def compressed(data: bytes) -> bytes:
         ("a.JSONL", JSONL),
         ("a.jsonl.gz", gzip.compress(JSONL, mtime=0)),
         ("a.jsonl.zst", compressed(JSONL)),
+        ("a.jsonl.lz4", compressed(JSONL, "lz4")),
+        ("a.jsonl.bz2", bz2.compress(JSONL)),
+        ("a.jsonl.xz", lzma.compress(JSONL)),
+        ("a.json.zst", compressed(JSONL)),
+        ("a.zip", zipped(README__md=b"rows", a__jsonl=JSONL)),
+        ("a.csv.zip", zipped(a__csv="text\nfirst\nzweite Zeile äö\n".encode())),
         ("a.json", json.dumps(ROWS).encode()),
         ("a.json", JSONL),
         ("a.json", json.dumps({"data": ROWS}).encode()),
@@ -61,6 +86,7 @@ def compressed(data: bytes) -> bytes:
         ("a.csv", "text\nfirst\nzweite Zeile äö\n".encode()),
         ("a.csv.gz", gzip.compress("text\nfirst\nzweite Zeile äö\n".encode("utf-8-sig"), mtime=0)),
     ],
+    ids=id_of,
 )
 def test_every_type_gives_the_same_rows(data: Path, name: str, contents: bytes) -> None:
     (data / name).write_bytes(contents)
@@ -85,6 +111,29 @@ def test_a_folder_is_read_in_the_order_of_its_names(data: Path) -> None:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_text(json.dumps({"text": name}) + "\n")
     assert [row["text"] for row in rows(data, "set")] == ["set/a.jsonl", "set/b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("set/train-*.jsonl", ["train-0.jsonl", "train-1.jsonl"]),
+        ("set/*.jsonl", ["test-0.jsonl", "train-0.jsonl", "train-1.jsonl"]),
+        ("set/*/*.jsonl", ["more/train-2.jsonl"]),
+        ("*/test-0.jsonl", ["test-0.jsonl"]),
+    ],
+)
+def test_files_by_a_pattern(data: Path, pattern: str, expected: list[str]) -> None:
+    for name in ("train-1.jsonl", "train-0.jsonl", "test-0.jsonl", "more/train-2.jsonl"):
+        (data / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / "set" / name).write_text(json.dumps({"text": name}) + "\n")
+    assert [row["text"] for row in rows(data, pattern)] == expected
+
+
+def test_members_of_an_archive_are_named(data: Path) -> None:
+    (data / "a.zip").write_bytes(zipped(b__jsonl=b'{"text": 1', a__jsonl=JSONL))
+    bad = BadRows()
+    assert [record.where for record in read(data, "a.zip", bad)] == ["a.zip/a.jsonl:1", "a.zip/a.jsonl:2"]
+    assert bad.shown().startswith("a.zip/b.jsonl:1: not JSON")
 
 
 def test_broken_lines_are_noted_and_reading_goes_on(data: Path) -> None:
@@ -115,9 +164,17 @@ def test_a_json_file_that_is_not_json_names_its_line(data: Path) -> None:
         ({"a.jsonl.gz": b"not gzip"}, "a.jsonl.gz", ExitCode.DatasetInvalid, "a.jsonl.gz cannot be read"),
         ({"a.jsonl.gz": gzip.compress(JSONL, mtime=0)[:-9]}, "a.jsonl.gz", ExitCode.DatasetInvalid, "cannot be read"),
         ({"a.jsonl.zst": b"not zstd"}, "a.jsonl.zst", ExitCode.DatasetInvalid, "cannot be read"),
+        ({"a.jsonl.bz2": b"not bzip2"}, "a.jsonl.bz2", ExitCode.DatasetInvalid, "cannot be read"),
+        ({"a.jsonl.xz": b"not xz"}, "a.jsonl.xz", ExitCode.DatasetInvalid, "cannot be read"),
+        ({"a.jsonl.lz4": b"not lz4"}, "a.jsonl.lz4", ExitCode.DatasetInvalid, "cannot be read"),
+        ({"a.zip": b"not zip"}, "a.zip", ExitCode.DatasetInvalid, "a.zip cannot be read"),
+        ({"a.zip": zipped(README__md=b"x")}, "a.zip", ExitCode.DatasetInvalid, "archive a.zip has no file of a known"),
+        ({"a.parquet.gz": b"x"}, "a.parquet.gz", ExitCode.DatasetInvalid, "not of a known type"),
+        ({"set/a.jsonl": JSONL}, "set/b*.jsonl", ExitCode.DatasetNotFound, "no data set at s3://bucket/set/b*.jsonl"),
         ({"a.parquet": b"PAR1 torn"}, "a.parquet", ExitCode.DatasetInvalid, "a.parquet cannot be read"),
         ({"a.csv": b"text\n\xff\n"}, "a.csv", ExitCode.DatasetInvalid, "a.csv cannot be read"),
     ],
+    ids=id_of,
 )
 def test_what_cannot_be_read_at_all(data: Path, files: dict[str, bytes], uri: str, code: ExitCode, words: str) -> None:
     for name, contents in files.items():

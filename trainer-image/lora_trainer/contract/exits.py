@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     DoesNotFit = 18
     Diverged = 19
     QualityGateFailed = 20
+    DatasetAccessDenied = 21
     OutOfMemory = 30
     Interrupted = 40
     StorageUnavailable = 50

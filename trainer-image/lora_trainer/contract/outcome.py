@@ -53,10 +53,12 @@ class DatasetFigures(WireModel):
 
     format: str
     """Row format that was found or named."""
+    revisions: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """Commits of the Hugging Face data sets that were read, in the order of the sources."""
     rows: int
     """Rows read."""
     kept: int
-    """Rows trained on."""
+    """Rows trained on in one epoch, by the weights of their sources."""
     held_out: int
     """Rows evaluated on."""
     dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()
@@ -240,7 +242,7 @@ def _smaller(outcome: Outcome) -> Iterator[Outcome]:
     yield (outcome := _with_dataset(outcome, lambda data: {"samples": clip_samples(data.samples, MAX_SHORT_SAMPLE)}))
     yield (outcome := _with_dataset(outcome, lambda _: {"samples": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE))
-    yield (outcome := _with_dataset(outcome, lambda _: {"histogram": (), "report": None}))
+    yield (outcome := _with_dataset(outcome, lambda _: {"histogram": (), "report": None, "revisions": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE // 4))
     yield outcome.model_copy(update={"result": None, "checkpoint": None})
 

@@ -25,6 +25,8 @@ from lora_trainer.contract.wire import WireModel
 RUN_FILE = Path("/etc/lora/run.json")
 PVC_MOUNT_ROOT = Path("/mnt/pvc")
 """A claim named by pvc://claim/path is mounted read-only at PVC_MOUNT_ROOT/claim."""
+CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
+"""The key of a ConfigMap named by configmap://name/key is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
 SCRATCH = Path("/scratch")
 """The pod's only writable folder (an emptyDir): HOME, TMPDIR and the working directory."""
 
@@ -109,8 +111,8 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str) -> bytes:
         "accelerator": run.accelerator.kind,
     }
     shape["model"].pop("tokenSecretRef", None)
-    for field in ("uri", "maxBadPercent"):
-        shape["dataset"].pop(field)
+    for field in ("uri", "sources", "maxBadPercent"):
+        shape["dataset"].pop(field, None)
     for field in ("datasetUri", "gate"):
         shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveTotalLimit"):

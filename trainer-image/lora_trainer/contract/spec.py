@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, assert_never
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from lora_trainer.contract.wire import WireModel
 
@@ -28,12 +28,16 @@ def rules(*entries: dict[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(entries)}
 
 
-S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]*)?$"
-DATA_URI = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/[^\s?#]+)$"
-MODEL_NAME = (
-    r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?(/[^\s?#]+)?"
-    r"|[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)$"
+_BUCKET = r"(s3|gs|az)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]"
+_CLAIM = r"pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_CONFIG_MAP = r"configmap://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+"
+_HUB_ID = r"[A-Za-z0-9][\w.-]*"
+BUCKET_URI = rf"^{_BUCKET}(/[^\s?#]*)?$"
+DATA_URI = (
+    rf"^({_BUCKET}/[^\s?#]+|{_CLAIM}/[^\s?#]+|{_CONFIG_MAP}"
+    rf"|hf://datasets/{_HUB_ID}/{_HUB_ID}(@[\w.%-]+)?(/[^\s?#]+)?)$"
 )
+MODEL_NAME = rf"^({_BUCKET}/[^\s?#]+|{_CLAIM}(/[^\s?#]+)?|{_HUB_ID}(/{_HUB_ID})?)$"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LARGEST_SEED = 2**31 - 1
 
@@ -51,9 +55,8 @@ class ModelSpec(WireModel):
     """The base model and how it is loaded (Unsloth's from_pretrained)."""
 
     name: Annotated[str, Field(min_length=1, max_length=512, pattern=MODEL_NAME)]
-    """Base model: a Hugging Face id (meta-llama/Llama-3.2-3B-Instruct), a folder in the bucket
-    (s3://bucket/models/llama) or
-    a folder on a PersistentVolumeClaim of the namespace (pvc://claim/models/llama)."""
+    """Base model: a Hugging Face id (meta-llama/Llama-3.2-3B-Instruct), a folder in a bucket (s3://bucket/models/llama,
+    gs:// and az:// too) or a folder on a PersistentVolumeClaim of the namespace (pvc://claim/models/llama)."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Branch, tag or commit of a Hugging Face model. The commit it resolves to is pinned for the run and shown in
     status."""
@@ -224,19 +227,47 @@ COLUMN_ROLES = (
 )
 
 
-class DatasetSpec(WireModel):
-    """The training rows."""
+Columns = Annotated[
+    dict[str, Annotated[str, Field(min_length=1, max_length=128)]] | None, Field(max_length=len(COLUMN_ROLES))
+]
+MAX_SOURCES = 16
+
+
+class SourceSpec(WireModel):
+    """One of several sources of training rows."""
 
     uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)]
-    """A file or folder of .jsonl, .json, .csv or .parquet (.gz and .zst too): s3://bucket/path, or pvc://claim/path
-    for a
-    PersistentVolumeClaim of the namespace."""
+    """Where the rows are, as in dataset.uri."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """How often each row is trained on: 2 trains on each twice, 0.25 on a quarter of them. The total is weight times
+    the usable rows, rounded; which rows make up a fraction is decided by a hash of training.seed and their contents."""
+    format: RowFormat | None = None
+    """Shape of the rows. Unset: dataset.format, or else detected from the columns."""
+    columns: Columns = None
+    """Your column names, as in dataset.columns. Unset: dataset.columns."""
+
+
+class DatasetSpec(WireModel):
+    """The training rows: of one place (uri) or of several (sources)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.uri) != has(self.sources)", "dataset takes exactly one of uri and sources."),
+        )
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
+    """A file, a folder, or files by a pattern (train-*.parquet) of .jsonl, .json, .csv (.gz, .bz2, .xz, .zst, .lz4 and
+    .zip too) or .parquet: s3://bucket/path, gs://bucket/path or az://container/path; pvc://claim/path for a
+    PersistentVolumeClaim and configmap://name/key for a ConfigMap of the namespace; or
+    hf://datasets/owner/name@revision/path for a data set on the Hugging Face Hub, read with the token of
+    model.tokenSecretRef, whose revision (unset: main) is pinned for the run and reported."""
+    sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1, max_length=MAX_SOURCES)] | None = None
+    """Several places whose rows are trained on together."""
     format: RowFormat | None = None
     """Shape of the rows. Unset: detected from the columns. Method DPO reads preference (prompt, chosen, rejected), SFT
     the others."""
-    columns: Annotated[
-        dict[str, Annotated[str, Field(min_length=1, max_length=128)]] | None, Field(max_length=len(COLUMN_ROLES))
-    ] = None
+    columns: Columns = None
     """Your column names, keyed by the name the format expects (prompt: question)."""
     chat_template: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
     """Jinja chat template. Unset: the tokenizer's own."""
@@ -245,6 +276,17 @@ class DatasetSpec(WireModel):
     max_bad_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Percent of the rows that may be unusable (not JSON, a column missing, an unknown role): they are left out and
     listed with file, line and reason in data-report.json. 0: the first unusable row fails the run."""
+
+    def all_sources(self) -> tuple[SourceSpec, ...]:
+        """The sources, with format and columns of the data set where they name none of their own."""
+        named = self.sources or ((SourceSpec(uri=self.uri),) if self.uri else ())
+        return tuple(self.inherited(source) for source in named)
+
+    def inherited(self, source: SourceSpec) -> SourceSpec:
+        """The source, with format and columns of the data set where it names none of its own."""
+        return source.model_copy(
+            update={"format": source.format or self.format, "columns": source.columns or self.columns}
+        )
 
 
 class GateSpec(WireModel):
@@ -298,7 +340,7 @@ class EvaluationSpec(WireModel):
 class OutputSpec(WireModel):
     """Where the adapter is published."""
 
-    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=S3_URI)]
+    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
     """Folder in the bucket. The adapter is published to <uri>/<run digest>/ and <uri>/latest.json points to the
     newest."""
 

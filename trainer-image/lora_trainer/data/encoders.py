@@ -64,9 +64,11 @@ class RowEncoder:
     """A row of the file as text for people, with what counts in the loss in \u27e6 \u27e7."""
 
 
-def row_encoder(run: RunFile, row_format: RowFormat | None, tokenizer: RowTokenizer) -> RowEncoder:
-    """The encoder of the run's method; without a format there is no row to encode."""
-    training, columns = run.training, run.dataset.columns
+def row_encoder(
+    run: RunFile, row_format: RowFormat | None, columns: Mapping[str, str] | None, *, tokenizer: RowTokenizer
+) -> RowEncoder:
+    """The encoder of the run's method for one source; without a format there is no row to encode."""
+    training = run.training
     match training.method:
         case Method.SFT:
             train_on = (training.sft or SftSpec()).train_on

@@ -31,6 +31,8 @@ class DropReason(StrEnum):
     """There is nothing in it to learn."""
     NOTHING_TO_TRAIN = "NothingToTrain"
     """No token counts in the loss, for example because truncation cut the answer away."""
+    NOT_DRAWN = "NotDrawn"
+    """The weight of its source is below 1."""
     IN_EVALUATION = "InEvaluationSet"
     """The same row is evaluated on."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -12,16 +12,30 @@ from typing import Any
 
 import pyarrow as pa
 
-from lora_trainer.contract.spec import DatasetSpec, Method, RowFormat
+from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
 from lora_trainer.data.encoders import RowEncoder, TokenisedRow
 from lora_trainer.data.formats import RowError, detect_format
+from lora_trainer.data.places import find
 from lora_trainer.data.report import BadRows, DropReason, RowReport
-from lora_trainer.data.sources import Record
+from lora_trainer.data.sources import Record, read_records
 from lora_trainer.prepared import ROWS_PER_BATCH, write_rows
+from lora_trainer.storage import Bucket
 
 DIGEST_BYTES = 16
 PEEKED_RECORDS = 100
 """Records among which one must have columns of a known format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSource:
+    """A source of which no row was tokenised yet."""
+
+    spec: SourceSpec
+    row_format: RowFormat | None
+    """Named or found; None where there is no row that could be read."""
+    records: Iterator[Record]
+    revision: str | None = None
+    """Commit of the hub."""
 
 
 @dataclass(kw_only=True)
@@ -47,6 +61,17 @@ class RowSet:
     """Tokens of all sequences, row by row."""
     trained: array[int] = field(default_factory=lambda: array("i"))
     """Tokens that count in the loss, row by row."""
+    source: array[int] = field(default_factory=lambda: array("B"))
+    """Number of its source, row by row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafted:
+    """A row between reading and tokenising."""
+
+    where: str
+    source: int
+    draft: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,45 +82,68 @@ class Limits:
     overlength: str
 
 
-def peek_format(
-    records: Iterator[Record], spec: DatasetSpec, method: Method
-) -> tuple[RowFormat | None, Iterator[Record]]:
-    """The rows' format, named or found in the first ones, and all the records. None where there is no record.
+def open_source(
+    spec: SourceSpec, method: Method, *, bucket: Bucket, scratch: Path, bad: BadRows, label: str = ""
+) -> OpenSource:
+    """Find the files of a source and the format of its rows. What cannot be read is noted in `bad`.
 
-    Raises DatasetInvalid where the columns of none of the first records fit a format.
+    Raises DatasetNotFound or DatasetInvalid, DatasetInvalid also where the columns of none of the first rows fit a
+    format, and the errors of hub and storage.
     """
+    place = find(spec.uri, bucket)
+    records = read_records(place, uri=spec.uri, scratch=scratch, bad=bad, label=label)
+    row_format, records = peek_format(records, spec, method)
+    return OpenSource(spec=spec, row_format=row_format, records=records, revision=place.revision)
+
+
+def peek_format(
+    records: Iterator[Record], spec: SourceSpec, method: Method
+) -> tuple[RowFormat | None, Iterator[Record]]:
+    """The rows' format, named or found in the first ones, and all the records. None where there is no record."""
     head = list(islice(records, PEEKED_RECORDS))
     found = spec.format or (detect_format([record.columns for record in head], spec.columns, method) if head else None)
     return found, chain(head, records)
 
 
-def tokenise(records: Iterable[Record], path: Path, *, encoder: RowEncoder, limits: Limits, bad: BadRows) -> RowSet:
-    """Tokenise all records into a file of the encoder's columns. `bad` holds what the source could not even read."""
-    rows = RowSet(path=path, encoder=encoder, bad=bad)
+def tokenise(
+    sources: Sequence[OpenSource],
+    path: Path,
+    *,
+    encoder: Callable[[OpenSource], RowEncoder],
+    limits: Limits,
+    bad: BadRows,
+) -> RowSet:
+    """Tokenise all rows into a file of the method's columns. `bad` holds what could not even be read.
 
-    def drafts() -> Iterator[tuple[str, Any]]:
-        for record in records:
-            try:
-                draft = encoder.draft(record.columns)
-            except RowError as error:
-                bad.add(record.where, str(error))
-                continue
-            rows.read += 1
-            if draft:
-                yield record.where, draft
-            else:
-                rows.report.dropped[DropReason.EMPTY_ANSWER] += 1
+    `encoder` gives that of a source; those of one run differ in how they read a record, not in what they make of it.
+    """
+    encoders = [encoder(source) for source in sources]
+    rows = RowSet(path=path, encoder=encoders[0], bad=bad)
+
+    def drafts() -> Iterator[Drafted]:
+        for index, source in enumerate(sources):
+            for record in source.records:
+                try:
+                    draft = encoders[index].draft(record.columns)
+                except RowError as error:
+                    bad.add(record.where, str(error))
+                    continue
+                rows.read += 1
+                if draft:
+                    yield Drafted(where=record.where, source=index, draft=draft)
+                else:
+                    rows.report.dropped[DropReason.EMPTY_ANSWER] += 1
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in _batched(drafts(), ROWS_PER_BATCH):
-            encoded = encoder.encode([draft for _, draft in batch])
-            limited = (_limit(row, where, rows, limits) for (where, _), row in zip(batch, encoded, strict=True))
-            kept = [row for row in limited if row]
-            for row in kept:
-                _note(rows, row)
-            yield _record_batch(kept, encoder.schemas.held_out)
+            kept = []
+            for drafted, row in zip(batch, rows.encoder.encode([each.draft for each in batch]), strict=True):
+                if limited := _limit(row, drafted.where, rows, limits):
+                    kept.append(limited)
+                    _note(rows, limited, source=drafted.source)
+            yield _record_batch(kept, rows.encoder.schemas.held_out)
 
-    write_rows(path, batches(), schema=encoder.schemas.held_out)
+    write_rows(path, batches(), schema=rows.encoder.schemas.held_out)
     rows.read += bad.count
     if bad.count:
         rows.report.dropped[DropReason.BAD_ROW] = bad.count
@@ -121,12 +169,13 @@ def _limit(row: TokenisedRow, where: str, rows: RowSet, limits: Limits) -> Token
     return row
 
 
-def _note(rows: RowSet, row: TokenisedRow) -> None:
+def _note(rows: RowSet, row: TokenisedRow, *, source: int) -> None:
     rows.digests.append(_digest(row.contents()))
     rows.prompts.append(_digest(array("i", row.prompt_ids).tobytes()))
     rows.lengths.append(row.length)
     rows.tokens.append(row.tokens)
     rows.trained.append(row.trained_tokens)
+    rows.source.append(source)
 
 
 def _digest(contents: bytes) -> bytes:
@@ -138,6 +187,6 @@ def _record_batch(rows: Sequence[TokenisedRow], schema: pa.Schema) -> pa.RecordB
     return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
-def _batched(items: Iterator[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:
+def _batched(items: Iterator[Drafted], size: int) -> Iterator[list[Drafted]]:
     while batch := list(islice(items, size)):
         yield batch

@@ -1,11 +1,15 @@
-"""Reads the rows of a data set from a bucket or volume, one at a time. Knows file types; nothing of what rows mean."""
+"""Reads the rows of data files, one at a time. Knows file types and compressions; nothing of what rows mean."""
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.places import DataFile, Place
 from lora_trainer.data.report import BadRows
 from lora_trainer.errors import TrainerError
-from lora_trainer.storage import Bucket
 
-COMPRESSIONS = (".gz", ".zst")
 LARGEST_FIELD = 2**31 - 1
 
 
@@ -32,39 +35,32 @@ class Record:
     columns: Mapping[str, Any]
 
 
-def read_records(uri: str, *, bucket: Bucket, scratch: Path, bad: BadRows) -> Iterator[Record]:
-    """The rows of a file, or of every data file below a folder in the order of their names.
+def read_records(place: Place, *, uri: str, scratch: Path, bad: BadRows, label: str = "") -> Iterator[Record]:
+    """The rows of a place's data files, in the order of their names.
 
-    A row that cannot be parsed is noted in `bad`, and reading goes on. Raises DatasetNotFound where there is nothing,
-    DatasetInvalid where there is no data file or one that cannot be read at all. Holds one file in `scratch` at a time.
+    A row that cannot be parsed is noted in `bad`, and reading goes on; `label` stands before every file's name in
+    messages. Raises DatasetInvalid where there is no data file or one that cannot be read at all. Holds one file in
+    `scratch` at a time.
     """
-    for name, file_uri in _data_files(uri, bucket):
-        local = scratch / Path(name).name
+    scratch.mkdir(parents=True, exist_ok=True)
+    for file in _data_files(place, uri):
+        local = scratch / Path(file.name).name
         try:
-            bucket.download(file_uri, local)
-            yield from _read_file(local, name, bad)
+            file.fetch(local)
+            yield from _read_file(local, label + file.name, bad)
         finally:
             local.unlink(missing_ok=True)
 
 
-def _data_files(uri: str, bucket: Bucket) -> list[tuple[str, str]]:
-    """(name for messages, URI) of every data file."""
-    if bucket.exists(uri):
-        name = uri.rstrip("/").rpartition("/")[2]
-        if _reader(name) is None:
-            raise _unknown_type(f"{uri} is not of a known type")
-        return [(name, uri)]
-    names = [file.path for file in bucket.list(uri)]
-    if not names:
-        raise TrainerError(
-            ExitCode.DatasetNotFound,
-            f"There is no data set at {uri}: neither a file nor a folder with files.",
-            "Upload it, or correct dataset.uri (evaluation.datasetUri).",
-        )
-    data = [name for name in names if _reader(name) is not None and not _hidden(name)]
-    if not data:
-        raise _unknown_type(f"The folder {uri} has no file of a known type (found {', '.join(names[:5])})")
-    return [(name, f"{uri.rstrip('/')}/{name}") for name in data]
+def _data_files(place: Place, uri: str) -> list[DataFile]:
+    """The files of a place that hold rows."""
+    data = [file for file in place.files if _is_data(file.name) and (place.single or not _hidden(file.name))]
+    if data:
+        return data
+    if place.single:
+        raise _unknown_type(f"{uri} is not of a known type")
+    found = ", ".join(file.name for file in place.files[:5])
+    raise _unknown_type(f"The folder {uri} has no file of a known type (found {found})")
 
 
 def _hidden(name: str) -> bool:
@@ -75,39 +71,82 @@ def _unknown_type(what: str) -> TrainerError:
     return TrainerError(
         ExitCode.DatasetInvalid,
         f"{what}.",
-        "Use .jsonl, .json, .csv or .parquet; the first three may end in .gz or .zst.",
+        f"Use .jsonl, .json, .csv or .parquet; the first three may end in {', '.join(DECOMPRESSORS)} or .zip.",
     )
 
 
 def _read_file(path: Path, name: str, bad: BadRows) -> Iterator[Record]:
-    reader = _reader(name)
-    assert reader is not None, "only files with a reader are listed"
     try:
-        with _opened(path) as stream:
-            yield from reader(stream, name, bad)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        if path.suffix.lower() == ".zip":
+            yield from _read_archive(path, name, bad)
+        else:
+            with _opened(path) as stream:
+                yield from _reader(name)(stream, name, bad)
+    except READ_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainerError(
             ExitCode.DatasetInvalid, f"{name} cannot be read: {reason}.", "Upload a whole file of the type it is named."
         ) from None
 
 
-def _opened(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path))
-    if path.suffix == ".zst":
-        return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
-    return path.open("rb")
+def _read_archive(path: Path, name: str, bad: BadRows) -> Iterator[Record]:
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(member for member in archive.namelist() if _file_type(member) in READERS and not _hidden(member))
+        if not names:
+            raise _unknown_type(f"The archive {name} has no file of a known type")
+        for member in names:
+            # Only parquet goes back and forth in its file, and nothing gains from being zipped less than it does.
+            with archive.open(member) as stream:
+                yield from _reader(member)(cast(BinaryIO, stream), f"{name}/{member}", bad)
 
+
+def _opened(path: Path) -> BinaryIO:
+    decompress = DECOMPRESSORS.get(path.suffix.lower())
+    return decompress(path) if decompress else path.open("rb")
+
+
+def _with_arrow(codec: str) -> Callable[[Path], BinaryIO]:
+    return lambda path: cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), codec)))
+
+
+DECOMPRESSORS: Mapping[str, Callable[[Path], BinaryIO]] = {
+    ".gz": lambda path: cast(BinaryIO, gzip.GzipFile(path)),
+    ".bz2": lambda path: cast(BinaryIO, bz2.BZ2File(path)),
+    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 - who reads it closes it
+    ".zst": _with_arrow("zstd"),
+    ".lz4": _with_arrow("lz4"),
+}
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    csv.Error,
+    pa.ArrowException,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,  # zipfile's word for an archive with a password
+)
 
 Reader = Callable[[BinaryIO, str, BadRows], Iterator[Record]]
 
 
-def _reader(name: str) -> Reader | None:
-    stem = name.lower()
-    for ending in COMPRESSIONS:
-        stem = stem.removesuffix(ending)
-    return READERS.get(Path(stem).suffix)
+def _is_data(name: str) -> bool:
+    """Whether a file holds rows, going by its name."""
+    kind = _file_type(name)
+    if kind == ".zip":
+        return True
+    return kind in READERS and (kind != ".parquet" or name.lower().endswith(kind))
+
+
+def _file_type(name: str) -> str:
+    """The ending of a name without that of its compression."""
+    path = Path(name.lower())
+    return Path(path.stem).suffix if path.suffix in DECOMPRESSORS else path.suffix
+
+
+def _reader(name: str) -> Reader:
+    return READERS[_file_type(name)]
 
 
 def _jsonl(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Record]:
@@ -130,13 +169,13 @@ def _jsonl(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Record]:
 
 
 def _json(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Record]:
+    data = stream.read()
     try:
-        value = json.loads(stream.read().decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         # Many .json files are JSON lines: an error behind a whole first value means that.
         if error.msg == "Extra data":
-            stream.seek(0)
-            yield from _jsonl(stream, name, bad)
+            yield from _jsonl(io.BytesIO(data), name, bad)
         else:
             bad.add(f"{name}:{error.lineno}", f"not JSON: {error.msg} at column {error.colno}")
         return

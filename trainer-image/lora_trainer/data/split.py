@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import compress
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import RunFile
@@ -19,7 +20,8 @@ class Split:
     """Which rows are trained on and which are evaluated on."""
 
     train: RowSet
-    trained_on: Sequence[bool]
+    trained_on: Sequence[int]
+    """How often each row is trained on in one epoch."""
     evaluation: RowSet
     """The same as `train` where rows were held out of it."""
     evaluated_on: Sequence[bool]
@@ -28,9 +30,11 @@ class Split:
 def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
     """Evaluate on the evaluation set, and keep its rows out of training. Raises DatasetInvalid with nothing left."""
     evaluated_on = first_of_each(evaluation.digests, seed=run.training.seed, rows=run.evaluation.max_rows)
-    trained_on = not_in(rows.digests, set(evaluation.digests))
-    if leaked := trained_on.count(False):
+    times = draw(rows, run)
+    own = not_in(rows.digests, set(evaluation.digests))
+    if leaked := sum(bool(count) and not mine for count, mine in zip(times, own, strict=True)):
         rows.report.dropped[DropReason.IN_EVALUATION] += leaked
+    trained_on = [count * mine for count, mine in zip(times, own, strict=True)]
     if not any(trained_on):
         raise TrainerError(
             ExitCode.DatasetInvalid,
@@ -42,17 +46,46 @@ def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
 
 def split_by_hash(rows: RowSet, run: RunFile) -> Split:
     """Hold out a share of the rows, at least one. Raises DatasetInvalid where that leaves nothing on either side."""
-    count = len(rows.digests)
-    wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * count)))
-    held_out = hold_out(rows.digests, seed=run.training.seed, rows=min(wanted, count - 1))
-    if not any(held_out):
+    times = draw(rows, run)
+    drawn = list(compress(range(len(times)), times))
+    digests = [rows.digests[index] for index in drawn]
+    wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * len(drawn))))
+    held = hold_out(digests, seed=run.training.seed, rows=min(wanted, len(drawn) - 1))
+    held_out = set(compress(drawn, held))
+    if not held_out:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"No row can be held out to evaluate on: the data set has {count} rows,"
-            f" {duplicates(rows.digests)} of them repeated.",
+            f"No row can be held out to evaluate on: the data set has {len(drawn)} rows,"
+            f" {duplicates(digests)} of them repeated.",
             "Add different rows, or set evaluation.datasetUri.",
         )
-    return Split(train=rows, trained_on=[not held for held in held_out], evaluation=rows, evaluated_on=held_out)
+    return Split(
+        train=rows,
+        trained_on=[0 if index in held_out else count for index, count in enumerate(times)],
+        evaluation=rows,
+        evaluated_on=[index in held_out for index in range(len(times))],
+    )
+
+
+def draw(rows: RowSet, run: RunFile) -> list[int]:
+    """How often each row is trained on, by the weights of the sources; rows that are not at all are counted as dropped.
+
+    A source of n rows and weight w gives round(w * n) rows, at least one: each row the same number of times, and those
+    with the lowest hashes of seed and contents once more.
+    """
+    times = [0] * len(rows.digests)
+    key = b"draw" + run.training.seed.to_bytes(8, "big")
+    for number, source in enumerate(run.dataset.all_sources()):
+        members = [index for index, of in enumerate(rows.source) if of == number]
+        if not members:
+            continue
+        each, once_more = divmod(max(1, round(source.weight * len(members))), len(members))
+        ordered = sorted(members, key=lambda index: hashlib.sha256(key + rows.digests[index]).digest())
+        for place, index in enumerate(ordered):
+            times[index] = each + (place < once_more)
+    if left := times.count(0):
+        rows.report.dropped[DropReason.NOT_DRAWN] += left
+    return times
 
 
 def hold_out(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:

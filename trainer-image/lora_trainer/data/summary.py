@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import compress, islice
+from dataclasses import dataclass
+from itertools import chain, compress, islice, repeat
+from operator import mul
 from typing import Annotated
 
 from pydantic import Field
@@ -17,24 +20,41 @@ from lora_trainer.contract.outcome import (
     Lengths,
     clip_samples,
 )
-from lora_trainer.contract.spec import RowFormat
 from lora_trainer.contract.wire import WireModel
 from lora_trainer.data.report import BadRow, histogram, length_figures
-from lora_trainer.data.rows import RowSet
+from lora_trainer.data.rows import OpenSource, RowSet
 from lora_trainer.data.split import Split, data_digest, duplicates
+from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.prepared import read_batches
 
 REPORTED_SAMPLE = 4000
 """Characters of a sample in data-report.json."""
 
 
+class SourceReport(WireModel):
+    """One source of a set."""
+
+    uri: str
+    """Where its rows were read from."""
+    revision: str | None = None
+    """Commit of the hub that was read."""
+    format: str | None = None
+    """Row format that was found or named."""
+    rows: int
+    """Usable rows."""
+    used: int
+    """Rows used in one epoch, by its weight."""
+
+
 class SetReport(WireModel):
     """One set of rows: those of the data set, or those of an evaluation set of its own."""
 
+    sources: tuple[SourceReport, ...]
+    """Where the rows come from."""
     rows: int
     """Rows read, bad ones too."""
     kept: int
-    """Rows used: trained on, or evaluated on in an evaluation set."""
+    """Rows used: trained on in one epoch, or evaluated on in an evaluation set."""
     dropped: tuple[DroppedRows, ...]
     """Rows left out, by reason."""
     truncated: int
@@ -55,6 +75,17 @@ class SetReport(WireModel):
     """The first rows used, as the model sees them; what counts in the loss stands in \u27e6 \u27e7."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The rows of a run, read, tokenised and split."""
+
+    split: Split
+    tokenizer: RowTokenizer
+    sources: Sequence[OpenSource]
+    evaluation_sources: Sequence[OpenSource]
+    """Those of an evaluation set of its own; none where rows were held out."""
+
+
 class DataReport(WireModel):
     """data-report.json: what prepare found in the data, also where it failed."""
 
@@ -68,45 +99,47 @@ class DataReport(WireModel):
     """Rows trained on that ask what a row evaluated on asks too."""
 
 
-def set_report(rows: RowSet, *, used: Sequence[bool]) -> SetReport:
-    """The report of one set, of whose good rows those marked in `used` are used."""
-    tokens = sum(compress(rows.tokens, used))
+def set_report(rows: RowSet, *, times: Sequence[int], sources: Sequence[OpenSource]) -> SetReport:
+    """The report of one set, of whose good rows each is used so many `times`."""
+    tokens = sum(map(mul, rows.tokens, times))
     return SetReport(
+        sources=_source_reports(rows, times, sources),
         rows=rows.read,
-        kept=used.count(True),
+        kept=sum(times),
         dropped=rows.report.dropped_rows(),
         truncated=rows.report.truncated,
         duplicates=duplicates(rows.digests),
         tokens=tokens,
-        trained_token_share=round(sum(compress(rows.trained, used)) / tokens, 4) if tokens else 0.0,
+        trained_token_share=round(sum(map(mul, rows.trained, times)) / tokens, 4) if tokens else 0.0,
         lengths=length_figures(rows.report.lengths),
         histogram=histogram(rows.report.lengths),
         bad_rows=tuple(rows.overlong.first or rows.bad.first),
-        samples=clip_samples(_samples(rows, used), REPORTED_SAMPLE),
+        samples=clip_samples(_samples(rows, times), REPORTED_SAMPLE),
     )
 
 
-def failed_report(rows: RowSet) -> DataReport:
+def failed_report(rows: RowSet, *, sources: Sequence[OpenSource]) -> DataReport:
     """The report of a set that cannot be used."""
-    return DataReport(train=set_report(rows, used=[True] * len(rows.digests)))
+    return DataReport(train=set_report(rows, times=[1] * len(rows.digests), sources=sources))
 
 
-def data_report(split: Split) -> DataReport:
+def data_report(data: Data) -> DataReport:
     """The report of data that can be trained on."""
-    own = split.evaluation is not split.train
+    split, own = data.split, data.evaluation_sources
     return DataReport(
-        train=set_report(split.train, used=split.trained_on),
-        evaluation=set_report(split.evaluation, used=split.evaluated_on) if own else None,
+        train=set_report(split.train, times=split.trained_on, sources=data.sources),
+        evaluation=set_report(split.evaluation, times=split.evaluated_on, sources=own) if own else None,
         held_out=split.evaluated_on.count(True),
         leaked_prompts=_leaked_prompts(split),
     )
 
 
-def dataset_figures(report: DataReport, split: Split, *, row_format: RowFormat, uri: str) -> DatasetFigures:
+def dataset_figures(report: DataReport, split: Split, *, uri: str) -> DatasetFigures:
     """What status shows of the data set; `uri` is where the report stands."""
     train = report.train
     return DatasetFigures(
-        format=row_format,
+        format=", ".join(dict.fromkeys(source.format for source in train.sources if source.format)),
+        revisions=tuple(source.revision for source in train.sources if source.revision),
         rows=train.rows,
         kept=train.kept,
         held_out=report.held_out,
@@ -117,7 +150,8 @@ def dataset_figures(report: DataReport, split: Split, *, row_format: RowFormat, 
         trained_token_share=train.trained_token_share,
         lengths=train.lengths,
         digest=data_digest(
-            compress(split.train.digests, split.trained_on), compress(split.evaluation.digests, split.evaluated_on)
+            chain.from_iterable(map(repeat, split.train.digests, split.trained_on)),
+            compress(split.evaluation.digests, split.evaluated_on),
         ),
         histogram=train.histogram,
         samples=clip_samples(train.samples, MAX_SAMPLE),
@@ -125,9 +159,25 @@ def dataset_figures(report: DataReport, split: Split, *, row_format: RowFormat, 
     )
 
 
-def _samples(rows: RowSet, used: Sequence[bool]) -> tuple[str, ...]:
+def _source_reports(rows: RowSet, times: Sequence[int], sources: Sequence[OpenSource]) -> tuple[SourceReport, ...]:
+    usable, used = Counter(rows.source), Counter[int]()
+    for number, count in zip(rows.source, times, strict=True):
+        used[number] += count
+    return tuple(
+        SourceReport(
+            uri=source.spec.uri,
+            revision=source.revision,
+            format=source.row_format,
+            rows=usable[number],
+            used=used[number],
+        )
+        for number, source in enumerate(sources)
+    )
+
+
+def _samples(rows: RowSet, times: Sequence[int]) -> tuple[str, ...]:
     stored = (row for batch in read_batches(rows.path) for row in batch.to_pylist())
-    first = islice(compress(stored, used), MAX_SAMPLES)
+    first = islice(compress(stored, times), MAX_SAMPLES)
     return tuple(rows.encoder.show(row) for row in first)
 
 

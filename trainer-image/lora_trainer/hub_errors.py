@@ -1,0 +1,75 @@
+"""Turns what a model hub says into sentences about the run's fields. Does no I/O.
+
+The hub's own text is never passed on: it may echo the token.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import httpx
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.errors import TrainerError
+
+HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx.HTTPError, OfflineModeIsEnabled, OSError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubRepository:
+    """What was asked of the hub, and how a refusal ends."""
+
+    kind: str
+    """model or data set."""
+    name: str
+    revision: str | None
+    field: str
+    """Field of the run that names it."""
+    denied: ExitCode
+    missing: ExitCode
+    mirrored: str
+    """How a copy in the bucket would be named."""
+
+
+def hub_error(error: Exception, asked: HubRepository) -> TrainerError:
+    """The ending that one of HUB_ERRORS stands for."""
+    kind, name = asked.kind, asked.name
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    token = "the token of model.tokenSecretRef" if os.environ.get("HF_TOKEN") else "no token (model.tokenSecretRef)"
+    if isinstance(error, GatedRepoError) or (status in (401, 403) and not isinstance(error, RepositoryNotFoundError)):
+        return TrainerError(
+            asked.denied,
+            f"The hub refused access to the {kind} {name}, asked with {token}.",
+            f"Accept the {kind}'s licence on the hub with the token's account, and set model.tokenSecretRef.",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        # The hub answers 401 for a private repository as for one that does not exist.
+        return TrainerError(
+            asked.missing,
+            f"The hub has no {kind} {name}, or hides it from this run, which asked with {token}.",
+            f"Correct {asked.field}, or set model.tokenSecretRef where the {kind} is private.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        at = f" at revision {asked.revision}" if asked.revision else ""
+        return TrainerError(
+            asked.missing, f"The hub has no {kind} {name}{at}.", f"Correct the revision in {asked.field}."
+        )
+    if isinstance(error, HFValidationError):
+        return TrainerError(
+            asked.missing, f"{name!r} is not the name of a {kind} on the hub.", "Write it as owner/name."
+        )
+    detail = f"HTTP {status}" if status else type(error).__name__
+    return TrainerError(
+        ExitCode.HubUnavailable,
+        f"The model hub could not be reached for {name} ({detail}).",
+        f"Check the network from this namespace, or mirror the {kind} to the bucket and name it as {asked.mirrored}.",
+    )
