@@ -275,6 +275,16 @@ def failed_text(
     remedy: str | None = None,
     step: int | None = None,
     result: PrepareResult | TrainResult | None = None,
+    needed_memory_gib: float | None = None,
 ) -> str:
     """Termination message of a stage that failed; with a result, of one that came to its end all the same."""
-    return encode_outcome(Outcome(reason=code.name, message=message, remedy=remedy, step=step, result=result))
+    return encode_outcome(
+        Outcome(
+            reason=code.name,
+            message=message,
+            remedy=remedy,
+            step=step,
+            result=result,
+            needed_memory_gib=needed_memory_gib,
+        )
+    )

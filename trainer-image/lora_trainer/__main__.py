@@ -160,7 +160,13 @@ def ending_of(error: Exception) -> Ending:
     """The ending that an exception stands for."""
     if isinstance(error, TrainerError):
         log.error(error.message, extra={"fields": {"reason": error.code.name, "remedy": error.remedy}})
-        outcome = Outcome(reason=error.code.name, message=error.message, remedy=error.remedy, result=error.result)
+        outcome = Outcome(
+            reason=error.code.name,
+            message=error.message,
+            remedy=error.remedy,
+            result=error.result,
+            needed_memory_gib=error.needed_memory_gib,
+        )
         return Ending(code=error.code, outcome=outcome)
     log.exception("The stage failed")
     if is_out_of_memory(error):

@@ -10,7 +10,7 @@ class TrainerError(Exception):
     """Ends the stage with `code` and tells the user what happened and what to do.
 
     `message` is a sentence that names the field, file or line; `remedy` one that says what to do about it. Neither may
-    hold a secret. `result` is what the stage found all the same.
+    hold a secret. `result` is what the stage found all the same, `needed_memory_gib` what a class would have to offer.
     """
 
     def __init__(
@@ -20,9 +20,11 @@ class TrainerError(Exception):
         remedy: str | None = None,
         *,
         result: PrepareResult | TrainResult | None = None,
+        needed_memory_gib: float | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.remedy = remedy
         self.result = result
+        self.needed_memory_gib = needed_memory_gib

@@ -128,8 +128,9 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
     )
 
 
-def add_adapter(model: PreTrainedModel, run: RunFile) -> PeftModel:
-    """The model with a fresh LoRA adapter, whose weights only are trained."""
+def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -> PeftModel:
+    """The model with a fresh LoRA adapter, whose weights only are trained. The activations of `kept_layers` decoder
+    layers are kept instead of recomputed."""
     import unsloth  # noqa: PLC0415 - see the module's docstring
 
     spec = run.lora
@@ -147,6 +148,7 @@ def add_adapter(model: PreTrainedModel, run: RunFile) -> PeftModel:
         random_state=spec.random_state,
         max_seq_length=run.model.max_seq_length,
         use_rslora=spec.use_rslora,
+        checkpoint_skip_layers=kept_layers if run.gradient_checkpointing == "unsloth" else 0,
         **loftq,
     )
 

@@ -29,9 +29,10 @@ from lora_trainer.data.split import split_by_hash, split_by_set
 from lora_trainer.data.summary import Data, DataReport, data_report, dataset_figures, failed_report
 from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
+from lora_trainer.model_shape import model_shape
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.reuse import reuse
-from lora_trainer.sizing import DataSize, model_shape, size_run
+from lora_trainer.sizing import DataSize, size_run
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 

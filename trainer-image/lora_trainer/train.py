@@ -83,7 +83,7 @@ def train(
     log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})
     model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
     tokenizer.pad_token_id = prepared.pad_token_id
-    model = add_adapter(model, run)
+    model = add_adapter(model, run, kept_layers=chosen.kept_layers)
 
     progress.update(stage=Stage.TRAINING)
     with stop.deferred(), checkpoint_writer(this, digest=result.run_digest) as writer:

@@ -12,6 +12,7 @@ from lora_operator.naming import Stage, job_name
 from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.endings import delete_job, fail, found
 from lora_operator.planning.failure import GiveUp, Retry, decide
+from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.status import Mood, Standing, ready_reason
@@ -157,10 +158,18 @@ def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
     if isinstance(decision, GiveUp):
         told = state.latest.sentence if state.latest is not None else f"It ended with {last.reason}."
         turn = found(turn, state)
-        return fail(turn, reason=last.reason or Reason.FAILED, message=f"{told} {decision.because}")
+        message = " ".join(filter(None, (told, decision.because, _where_it_fits(turn, state))))
+        return fail(turn, reason=last.reason or Reason.FAILED, message=message)
     if decision.at <= turn.now:
         return _start(turn, state, settled)
     return _back_off(turn, state, decision)
+
+
+def _where_it_fits(turn: Turn, state: StageState) -> str:
+    outcome = state.latest.outcome if state.latest is not None else None
+    if outcome is None or outcome.needed_memory_gib is None:
+        return ""
+    return larger_class(outcome.needed_memory_gib, turn.observed.classes)
 
 
 def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:

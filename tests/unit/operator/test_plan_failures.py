@@ -12,6 +12,7 @@ from lora_trainer.contract.exits import ExitCode
 
 from tests.builders import (
     NAME,
+    a_class,
     an_artifact,
     failed_text,
     prepare_result,
@@ -60,6 +61,24 @@ def test_a_user_error_in_prepare_fails_the_run_at_once_and_takes_no_accelerator(
     assert world.message.startswith("Line 7 of train.jsonl is not JSON. Mend line 7.")
     assert world.created == [PREPARE]
     assert world.events == ["Preparing", code.name], "one Event says it"
+
+
+@pytest.mark.parametrize(
+    ("needed", "says"),
+    [
+        (30.0, "The smallest LoraFineTuneClass that fits is a40 (48 GiB)."),
+        (80.0, "The smallest LoraFineTuneClass that fits is h100 (80 GiB)."),
+        (90.0, "No LoraFineTuneClass fits; the largest is h100 (80 GiB)."),
+    ],
+)
+def test_a_run_that_does_not_fit_is_told_where_it_would(needed: float, says: str) -> None:
+    world = preparing()
+    accelerator = {"kind": "GPU", "memoryGiB": 48}
+    world.classes = (*world.classes, a_class("a40", default=False, accelerator=accelerator), a_class("x", invalid="y"))
+    world.end(PREPARE, ExitCode.DoesNotFit, failed_text(ExitCode.DoesNotFit, needed_memory_gib=needed))
+    world.settle()
+    assert world.condition("Failed") == ("True", "DoesNotFit")
+    assert world.message.endswith(says)
 
 
 @pytest.mark.parametrize("code", USER_ERRORS, ids=lambda code: code.name)

@@ -98,13 +98,15 @@ class Estimate(WireModel):
     """Size of the run, predicted before an accelerator is taken."""
 
     memory_gib: Annotated[float, Field(alias="memoryGiB")]
-    """Predicted peak memory."""
+    """Predicted peak memory of the accelerator; of the process on a CPU class."""
     fits: bool
     """Whether that is within the class's memory; true where the class names none."""
     micro_batch: int
     """Rows per device and forward pass."""
     accumulation: int
     """Micro-batches per optimizer step."""
+    kept_layers: int = 0
+    """Decoder layers whose activations are kept instead of recomputed."""
 
 
 class Chosen(WireModel):
@@ -116,12 +118,16 @@ class Chosen(WireModel):
     """Micro-batch in rows."""
     gradient_accumulation_steps: int
     """Micro-batches per optimizer step."""
+    kept_layers: int = 0
+    """Decoder layers whose activations are kept instead of recomputed."""
     learning_rate: float
     """Peak learning rate."""
     save_steps: int
     """Steps between checkpoints."""
     packing: bool
     """Whether rows are packed."""
+    packing_length: int | None = None
+    """Tokens that rows are packed to."""
     optim: str
     """Optimizer."""
     dtype: str
@@ -216,6 +222,8 @@ class Outcome(WireModel):
     """Step of the checkpoint that this pod went on from."""
     checkpoint: str | None = None
     """URI of the last committed checkpoint."""
+    needed_memory_gib: Annotated[float | None, Field(alias="neededMemoryGiB")] = None
+    """With DoesNotFit: memory that a class would have to offer."""
     result: Annotated[PrepareResult | TrainResult, Field(discriminator="stage")] | None = None
 
 

@@ -99,8 +99,9 @@ class LoraSpec(WireModel):
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias vectors are trained too."""
     use_gradient_checkpointing: GradientCheckpointing = "unsloth"
-    """Recompute activations to save memory: unsloth (offloads to host memory; does nothing on a CPU class), enabled
-    (PyTorch's own), disabled (fastest, most memory)."""
+    """Recompute activations to save memory: unsloth (offloads to host memory, and keeps those of as many layers as fit
+    the class's memory; does nothing on a CPU class), enabled (PyTorch's own, of every layer), disabled (fastest, most
+    memory)."""
     random_state: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
     """Seed of the adapter's initial weights."""
     use_rslora: bool = False

@@ -33,7 +33,7 @@ def build_trainer(
     config = trl.SFTConfig(  # pyright: ignore[reportPrivateImportUsage] - trl loads lazily, which hides its exports
         **loop_arguments(run, chosen=chosen, folder=folder),
         packing=chosen.packing,
-        max_length=run.model.max_seq_length,
+        max_length=chosen.packing_length or run.model.max_seq_length,
         completion_only_loss=True,
         pad_to_multiple_of=length_step(run),
     )

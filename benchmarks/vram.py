@@ -1,0 +1,339 @@
+"""Measures the peak GPU memory of training steps, and fits the model of lora_trainer/memory.py to it.
+
+    python -m benchmarks.vram measure --tokenizer FOLDER    on a machine with a GPU: writes results/vram.json
+    python -m benchmarks.vram fit                           anywhere: prints coefficients and leave-one-out errors
+
+Every point is a process of its own that goes through the trainer's own modules: random weights of a real model's shape,
+rows of exactly the stated length, two optimizer steps of two micro-batches. Points run side by side where their
+predicted memory allows: memory is measured per process, and time is not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.memory import BYTES_PER_4BIT_PARAMETER, GIB, memory_bytes
+from lora_trainer.model_shape import ModelShape, model_shape
+
+RESULTS = Path(__file__).parent / "results/vram.json"
+SIDE_BY_SIDE = 6
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 500000.0, "dtype": "bfloat16"}
+SHAPES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": LLAMA
+    | {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    | {"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
+    "llama-1b": LLAMA
+    | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True},
+    "llama-3b": LLAMA
+    | {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24}
+    | {"num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
+    "llama-8b": LLAMA
+    | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
+    "mistral-7b": LLAMA
+    | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    | {"num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One configuration."""
+
+    shape: str
+    row_tokens: int = 2048
+    micro_batch: int = 4
+    r: int = 16
+    kept_layers: int = 0
+    load_in_4bit: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per forward pass."""
+        return self.micro_batch * self.row_tokens
+
+    @property
+    def run(self) -> RunFile:
+        """The point as a run file."""
+        placeholder = {"uri": "s3://bucket/none"}
+        return RunFile.model_validate(
+            {
+                "identity": {"namespace": "benchmarks", "name": self.shape, "uid": "0"},
+                "model": {"name": self.shape, "maxSeqLength": self.row_tokens, "loadIn4bit": self.load_in_4bit},
+                "lora": {"r": self.r},
+                "training": {"maxSteps": 2, "learningRate": 1e-4},
+                "dataset": placeholder,
+                "evaluation": {},
+                "output": placeholder,
+                "storage": {"workUri": "s3://bucket/work"},
+                "accelerator": {"kind": "GPU"},
+            }
+        )
+
+    def predicted_gib(self, shape: ModelShape) -> float:
+        """What sizing.py says."""
+        return memory_bytes(shape, self.run, tokens=self.tokens, kept_layers=self.kept_layers) / GIB
+
+
+def points() -> list[Point]:
+    """All points: each shape over tokens, ranks, kept layers and base precision."""
+    found = []
+    for shape, config in SHAPES.items():
+        layers = config["num_hidden_layers"]
+        found += [
+            Point(shape=shape, micro_batch=1),
+            Point(shape=shape, micro_batch=4),
+            Point(shape=shape, micro_batch=8),
+            Point(shape=shape, row_tokens=512, micro_batch=4),
+            Point(shape=shape, micro_batch=4, r=64),
+            Point(shape=shape, micro_batch=4, kept_layers=layers),
+            Point(shape=shape, micro_batch=2, kept_layers=layers // 2),
+            Point(shape=shape, row_tokens=8192, micro_batch=1, kept_layers=layers // 4),
+            Point(shape=shape, micro_batch=4, load_in_4bit=False),
+        ]
+    return found
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
+    """A model folder with random weights."""
+    import torch  # noqa: PLC0415 - as in measure_point
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - as in measure_point
+
+    folder.mkdir(parents=True)
+    for file in tokenizer.glob("*token*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "config.json").write_text(json.dumps(SHAPES[shape] | {"max_position_embeddings": 16384}))
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+
+
+def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
+    """Peak memory of one configuration, in bytes."""
+    # All of these read the environment when they are imported, and Unsloth must be the first of them.
+    from lora_trainer.model import add_adapter, environment, load  # noqa: PLC0415
+
+    os.environ.update(environment(kind=AcceleratorKind.GPU, scratch=scratch))
+    run = point.run
+    model, tokenizer = load(run, folder=base, dtype="bfloat16")
+    import torch  # noqa: PLC0415 - after Unsloth
+    from datasets import Dataset  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
+
+    loaded = torch.cuda.memory_allocated()
+    model = add_adapter(model, run, kept_layers=point.kept_layers)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(1000, 30000, (4 * point.micro_batch, point.row_tokens), generator=generator).tolist()
+    trainer = build_trainer(
+        run,
+        chosen=Chosen(
+            max_steps=2,
+            learning_rate=1e-4,
+            per_device_train_batch_size=point.micro_batch,
+            gradient_accumulation_steps=2,
+            save_steps=100,
+            packing=True,
+            optim="adamw_8bit",
+            dtype="bfloat16",
+        ),
+        model=model,
+        tokenizer=tokenizer,
+        rows=Dataset.from_dict({"input_ids": rows, "completion_mask": [[1] * len(row) for row in rows]}),
+        folder=scratch / "trainer",
+        callbacks=[],
+    )
+    trainer.train()
+    return {
+        "loaded_bytes": loaded,
+        "allocated_bytes": torch.cuda.max_memory_allocated(),
+        "reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
+
+
+class Budget:
+    """Lets points run side by side as long as their predictions fit the card."""
+
+    def __init__(self, gib: float) -> None:
+        self._free = gib
+        self._changed = threading.Condition()
+
+    def take(self, gib: float) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= gib)
+            self._free -= gib
+
+    def give(self, gib: float) -> None:
+        """Give the room back."""
+        with self._changed:
+            self._free += gib
+            self._changed.notify_all()
+
+
+def child(*arguments: str, log: Path) -> subprocess.CompletedProcess[str]:
+    """This module in a process of its own."""
+    with log.open("w") as stderr:
+        return subprocess.run(
+            [sys.executable, "-m", "benchmarks.vram", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            check=False,
+        )
+
+
+def measure(tokenizer: Path, out: Path, gib: float) -> None:
+    """All points that the file of results lacks; it is written anew after each."""
+    began, budget, lock = time.monotonic(), Budget(gib), threading.Lock()
+    done = read(out)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        models = {shape: work / shape for shape in SHAPES}
+        for shape, folder in models.items():
+            child("make-model", shape, str(folder), str(tokenizer), log=work / f"{shape}.log").check_returncode()
+            print(f"{time.monotonic() - began:5.0f} s  weights of {shape}", flush=True)
+        left = [point for point in points() if not any(entry.items() >= asdict(point).items() for entry in done)]
+
+        def one(numbered: tuple[int, Point]) -> None:
+            number, point = numbered
+            room = 1.1 * point.predicted_gib(model_shape(SHAPES[point.shape])) + 1
+            budget.take(room)
+            try:
+                ended = child(
+                    "point", json.dumps(asdict(point)), str(models[point.shape]), log=work / f"point-{number}.log"
+                )
+            finally:
+                budget.give(room)
+            line = ended.stdout.strip().rpartition("\n")[2]
+            with lock:
+                if ended.returncode:
+                    print(f"FAILED {point}\n{(work / f'point-{number}.log').read_text()[-1500:]}", flush=True)
+                    return
+                result = asdict(point) | json.loads(line)
+                done.append(result)
+                print(
+                    f"{time.monotonic() - began:5.0f} s  {point} {result['reserved_bytes'] / GIB:.2f} GiB", flush=True
+                )
+                write(out, done)
+
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            list(pool.map(one, enumerate(left)))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The points of a file of results."""
+    return json.loads(path.read_text())["points"] if path.exists() else []
+
+
+def write(out: Path, done: list[dict[str, Any]]) -> None:
+    """The results so far."""
+    import torch  # noqa: PLC0415 - the other commands do without
+
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    document = {"gpu": torch.cuda.get_device_name(), "versions": versions, "points": done}
+    out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+# --- fitting ------------------------------------------------------------------------------------------------------
+
+TERMS = ("LoRA parameters", "I x T", "I x T x K", "(H + Q) x T x K", "1")
+
+
+def terms(point: Point) -> tuple[float, list[float]]:
+    """Bytes of the weights, which are known, and the values of TERMS."""
+    shape, tokens, kept = model_shape(SHAPES[point.shape]), point.tokens, point.kept_layers
+    per_linear = BYTES_PER_4BIT_PARAMETER if point.load_in_4bit else 2
+    weights = per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
+    wide, narrow = shape.intermediate * tokens, (shape.hidden + shape.heads * shape.head_size) * tokens
+    return weights, [shape.lora_parameters(point.run.lora), wide, wide * kept, narrow * kept, 1]
+
+
+def coefficients(points: Sequence[Point], measured: Sequence[float]) -> list[float]:
+    """Least squares of the relative errors."""
+    import numpy as np  # noqa: PLC0415 - the other commands do without
+
+    weights, rows = zip(*(terms(point) for point in points), strict=True)
+    share = 1 / np.array(measured)
+    matrix = np.array(rows) * share[:, None]
+    scale = np.abs(matrix).max(axis=0)
+    solution, *_ = np.linalg.lstsq(matrix / scale, (np.array(measured) - np.array(weights)) * share, rcond=None)
+    return list(solution / scale)
+
+
+def predicted(point: Point, fitted: Sequence[float]) -> float:
+    """Bytes by the fitted model."""
+    weights, values = terms(point)
+    return weights + sum(value * coefficient for value, coefficient in zip(values, fitted, strict=True))
+
+
+def fit(path: Path) -> None:
+    """Print the coefficients, and each point's error when it is left out of the fit."""
+    entries = read(path)
+    names = [field.name for field in fields(Point)]
+    found = [Point(**{name: entry[name] for name in names}) for entry in entries]
+    measured = [entry["reserved_bytes"] for entry in entries]
+    for name, value in zip(TERMS, coefficients(found, measured), strict=True):
+        print(f"{value:14.2f}  bytes per {name}")
+    errors = []
+    for index, point in enumerate(found):
+        others = [number for number in range(len(found)) if number != index]
+        fitted = coefficients([found[number] for number in others], [measured[number] for number in others])
+        errors.append(predicted(point, fitted) / measured[index] - 1)
+        print(f"{errors[-1]:+7.1%}  {measured[index] / GIB:6.2f} GiB  {point}")
+    sizes = [abs(error) for error in errors]
+    print(f"left out: median {statistics.median(sizes):.1%}, worst {max(sizes):.1%}, most under {-min(errors):.1%}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure", help="measure all points on this machine's GPU")
+    measuring.add_argument("--tokenizer", type=Path, required=True, help="folder with any tokenizer")
+    measuring.add_argument("--out", type=Path, default=RESULTS)
+    measuring.add_argument("--memory", type=float, default=120, help="GiB of the card to use at once")
+    fitting = commands.add_parser("fit", help="fit the memory model to the results")
+    fitting.add_argument("--results", type=Path, default=RESULTS)
+    making = commands.add_parser("make-model")
+    for name in ("shape", "folder", "tokenizer"):
+        making.add_argument(name)
+    single = commands.add_parser("point")
+    single.add_argument("point")
+    single.add_argument("base", type=Path)
+    arguments = parser.parse_args()
+    match arguments.command:
+        case "measure":
+            measure(arguments.tokenizer, arguments.out, arguments.memory)
+        case "fit":
+            fit(arguments.results)
+        case "make-model":
+            make_model(arguments.shape, Path(arguments.folder), Path(arguments.tokenizer))
+        case "point":
+            with tempfile.TemporaryDirectory() as scratch:
+                point = Point(**json.loads(arguments.point))
+                print(json.dumps(measure_point(point, arguments.base, Path(scratch))))
+
+
+if __name__ == "__main__":
+    main()
