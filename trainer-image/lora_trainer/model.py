@@ -137,6 +137,8 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
     loftq = {}
     if spec.loftq_config is not None:
         loftq = {"init_lora_weights": "loftq", "loftq_config": spec.loftq_config.model_dump()}
+    # Unsloth's CPU backend does not know the argument, and has nothing to skip.
+    kept = {"checkpoint_skip_layers": kept_layers} if run.gradient_checkpointing == "unsloth" else {}
     return unsloth.FastLanguageModel.get_peft_model(
         model,
         r=spec.r,
@@ -148,7 +150,7 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
         random_state=spec.random_state,
         max_seq_length=run.model.max_seq_length,
         use_rslora=spec.use_rslora,
-        checkpoint_skip_layers=kept_layers if run.gradient_checkpointing == "unsloth" else 0,
+        **kept,
         **loftq,
     )
 
