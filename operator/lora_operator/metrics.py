@@ -23,6 +23,7 @@ class Metrics:
             registry=self.registry,
         )
         self.queue_depth = Gauge("lora_operator_queue_depth", "Runs that wait for a worker.", registry=self.registry)
+        self.leader = Gauge("lora_operator_leader", "1 in the operator that acts.", registry=self.registry)
         self.runs = Gauge("lora_operator_runs", "LoraFineTunes known.", registry=self.registry)
         self.api_requests = Counter(
             "lora_operator_api_requests",

@@ -14,6 +14,7 @@ CLASS_KIND = "LoraFineTuneClass"
 CLASS_PLURAL = "lorafinetuneclasses"
 
 FIELD_MANAGER = "lora-operator"
+LEASE_NAME = "lora-operator"
 DEFAULT_CLASS_ANNOTATION = f"{GROUP}/is-default-class"
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"

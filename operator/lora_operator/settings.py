@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,10 @@ class OperatorSettings(BaseModel):
     """Seconds between questions to a train pod how far it is."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
+    identity: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
+    """Who this operator is in the Lease; a pod's host name is its own name."""
+    namespace: str = Field(default="lora-operator-system", min_length=1, max_length=63)
+    """Namespace of the Lease."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     """Level of the operator's own log."""
 

@@ -98,6 +98,28 @@ def test_operator_killed_in_mid_run_changes_nothing(tenant: Tenant) -> None:
     assert len(tenant.jobs("run")) == 2
 
 
+@pytest.mark.parametrize(("how", "seconds"), [(("--wait=false",), 5), (("--grace-period=0", "--force"), 20)])
+def test_the_second_operator_takes_over(tenant: Tenant, how: tuple[str, ...], seconds: float) -> None:
+    operators = ("-n", OPERATOR_NAMESPACE)
+    tenant.play("run", "short")
+    tenant.wait_for_reason("run", "Training")
+    try:
+        tenant.kubectl(*operators, "scale", "deployment/lora-operator", "--replicas=2")
+        tenant.kubectl(*operators, "rollout", "status", "deployment/lora-operator", "--timeout=60s")
+        before = _leader(tenant)
+        tenant.kubectl(*operators, "delete", "pod", before, *how)
+        tenant.kubectl.wait_for("another one leads", lambda: _leader(tenant) not in ("", before), seconds=seconds)
+        run = tenant.wait_for("run", "Complete", seconds=90)
+        assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
+    finally:
+        tenant.kubectl(*operators, "scale", "deployment/lora-operator", "--replicas=1")
+
+
+def _leader(tenant: Tenant) -> str:
+    """Name of the pod that holds the Lease."""
+    return tenant.kubectl.get("-n", OPERATOR_NAMESPACE, "lease", "lora-operator")["spec"].get("holderIdentity", "")
+
+
 @pytest.mark.parametrize(
     ("scenario", "reason"),
     [

@@ -188,8 +188,9 @@ class World:
         return list(self._created_jobs)
 
     def writes(self) -> list[RecordedRequest]:
-        """Every write of the operator."""
-        return self.server.writes(user_agent=naming.FIELD_MANAGER)
+        """Every write of the operator, elections aside."""
+        written = self.server.writes(user_agent=naming.FIELD_MANAGER)
+        return [request for request in written if not request.resource.startswith("leases")]
 
     _created_jobs: list[str] = field(default_factory=list)
 
@@ -213,7 +214,10 @@ class World:
 async def a_world(*, default_class: bool = True, crds: Sequence[Path] = CRDS) -> AsyncIterator[World]:
     """The world without an operator. Leaving it checks every status that was written."""
     clock = Clock()
-    async with FakeApiServer(crds=crds, namespaces=[NAMESPACE], clock=clock) as server, Kubelet(server) as kubelet:
+    async with (
+        FakeApiServer(crds=crds, namespaces=[NAMESPACE, OperatorSettings().namespace], clock=clock) as server,
+        Kubelet(server) as kubelet,
+    ):
         world = World(server=server, kubelet=kubelet, clock=clock)
         server.store.listeners.append(world._on_change)
         if default_class:
@@ -224,8 +228,8 @@ async def a_world(*, default_class: bool = True, crds: Sequence[Path] = CRDS) ->
 
 
 @asynccontextmanager
-async def an_operator(world: World, kubeconfig: Path, **settings: Any) -> AsyncIterator[None]:
-    """The operator runs, and its watches are open."""
+async def an_operator(world: World, kubeconfig: Path, *, replicas: int = 1, **settings: Any) -> AsyncIterator[None]:
+    """The operator runs, and its watches are open; with it there are so many."""
     world.server.kubeconfig(kubeconfig)
     registry = kopf.OperatorRegistry()
     chosen = OperatorSettings.model_validate({"workers": 4, "port": free_port(), "poll_seconds": 0.2} | settings)
@@ -234,7 +238,7 @@ async def an_operator(world: World, kubeconfig: Path, **settings: Any) -> AsyncI
     async with running_operator(registry=registry, settings=kopf.OperatorSettings()):
         kinds = (RUNS, f"{naming.CLASS_PLURAL}.{naming.GROUP}", "jobs.batch", "pods")
         await world.server.wait_for(
-            lambda: all(world.server.hub.open_streams(kind) == 1 for kind in kinds),
+            lambda: all(world.server.hub.open_streams(kind) == replicas for kind in kinds),
             timeout=PATIENCE,
             what="the operator's watches",
         )

@@ -1,15 +1,15 @@
-"""The running machine: workers, poller and resync as supervised tasks, and the endpoints that tell how it is."""
+"""The running machine: resync as long as the process lives, workers and poller while it leads, all supervised."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
-from lora_operator.engine.cache import Cache
+from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import poll_forever
 from lora_operator.engine.queue import WorkQueue
@@ -24,6 +24,14 @@ from lora_operator.settings import OperatorSettings
 log = logging.getLogger(__name__)
 
 
+async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """End the tasks and wait for that."""
+    tasks = tuple(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def utc_now() -> datetime:
     """The time in whole seconds, as metav1.Time has it."""
     return datetime.now(UTC).replace(microsecond=0)
@@ -33,11 +41,24 @@ class Engine:
     """Reconciles every key that is added to its queue."""
 
     def __init__(
-        self, *, gateway: Gateway, settings: OperatorSettings, metrics: Metrics, clock: Clock = utc_now
+        self,
+        *,
+        gateway: Gateway,
+        settings: OperatorSettings,
+        metrics: Metrics,
+        clock: Clock = utc_now,
+        timing: LeaseTiming | None = None,
     ) -> None:
         self.cache = Cache()
         self.queue = WorkQueue()
         self.metrics = metrics
+        self._leader = Leader(
+            gateway=gateway,
+            identity=settings.identity,
+            namespace=settings.namespace,
+            timing=timing or LeaseTiming(),
+        )
+        gateway = gateway.writing_while(lambda: self._leader.leads)
         self._gateway = gateway
         self._settings = settings
         self._clock = clock
@@ -49,6 +70,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         metrics.queue_depth.set_function(lambda: len(self.queue))
         metrics.runs.set_function(lambda: len(self.cache.runs))
+        metrics.leader.set_function(lambda: self._leader.leads)
 
     @property
     def failure(self) -> str | None:
@@ -70,42 +92,53 @@ class Engine:
 
     def start(self) -> None:
         """Start all tasks."""
-        for number in range(self._settings.workers):
-            self._spawn(f"worker-{number}", self._work())
-        self._spawn(
-            "poller",
-            poll_forever(
-                cache=self.cache,
-                observer=self._observer,
-                queue=self.queue,
-                clock=self._clock,
-                seconds=self._settings.poll_seconds,
-            ),
+        resync = resync_forever(
+            gateway=self._gateway,
+            cache=self.cache,
+            queue=self.queue,
+            seconds=self._settings.resync_seconds,
+            primed=self._primed,
         )
-        self._spawn(
-            "resync",
-            resync_forever(
-                gateway=self._gateway,
-                cache=self.cache,
-                queue=self.queue,
-                seconds=self._settings.resync_seconds,
-                primed=self._primed,
-            ),
-        )
+        self._tasks = [asyncio.create_task(resync, name="resync"), asyncio.create_task(self._lead(), name="leader")]
 
     async def stop(self) -> None:
-        """Stop all tasks. A turn that is cut short is made again by whoever comes next."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        """Stop all tasks and let another operator lead. A turn that is cut short is made again by whoever comes
+        next."""
+        await cancel(self._tasks)
+        self._tasks = []
+        await self._leader.release()
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
-
-    async def _work(self) -> None:
+    async def _lead(self) -> None:
+        """Act whenever this process leads. Who does not keeps its cache warm all the same."""
         # A half-filled cache would show classes and Jobs as missing that are merely not listed yet.
         await self._primed.wait()
+        while True:
+            await self._leader.acquire()
+            # Another one may have acted on anything since this one last did.
+            self.enqueue(key_of(record.body) for record in self.cache.runs.values())
+            await self._act_until_deposed()
+
+    async def _act_until_deposed(self) -> None:
+        poller = poll_forever(
+            cache=self.cache,
+            observer=self._observer,
+            queue=self.queue,
+            clock=self._clock,
+            seconds=self._settings.poll_seconds,
+        )
+        workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
+        acting = [asyncio.create_task(poller, name="poller"), *workers]
+        holding = asyncio.create_task(self._leader.hold(), name="lease")
+        try:
+            ended, _ = await asyncio.wait({holding, *acting}, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended - {holding}:
+                task.result()
+                raise RuntimeError(f"task {task.get_name()} ended")
+            holding.result()
+        finally:
+            await cancel([holding, *acting])
+
+    async def _work(self) -> None:
         while True:
             key = await self.queue.get()
             await self._turn(key)
@@ -115,6 +148,11 @@ class Engine:
         result = "ok"
         try:
             after = await self._reconciler.reconcile(key)
+        except asyncio.CancelledError:
+            # Whoever leads next gives every run a turn.
+            result = "cancelled"
+            self.queue.done(key)
+            raise
         except Conflict:
             # The cache was behind; the event with the newer version is under way.
             result = "conflict"

@@ -6,6 +6,7 @@ KubeError
   Conflict          409 on anything else: the object changed, or is another one than was meant
   Throttled         429: come back after `retry_after` seconds
   Unavailable       5xx, a broken connection, a time-out
+  NotLeading        nothing was asked: another operator may be acting
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Throttled(KubeError):
 
 class Unavailable(KubeError):
     """The API server cannot be reached or is in trouble."""
+
+
+class NotLeading(KubeError):
+    """This process may not write now."""
 
 
 def error_of(*, status: int, reason: str, message: str, retry_after: float | None) -> KubeError:

@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from lora_operator import naming
-from lora_operator.kube.errors import Unavailable, error_of
+from lora_operator.kube.errors import NotLeading, Unavailable, error_of
 
 Body = dict[str, Any]
 PAGE = 500
@@ -46,8 +46,11 @@ CLASSES = Resource(prefix=CUSTOM, plural=naming.CLASS_PLURAL, kind=naming.CLASS_
 JOBS = Resource(prefix="apis/batch/v1", plural="jobs", kind="Job")
 PODS = Resource(prefix="api/v1", plural="pods", kind="Pod")
 CONFIG_MAPS = Resource(prefix="api/v1", plural="configmaps", kind="ConfigMap")
+LEASES = Resource(prefix="apis/coordination.k8s.io/v1", plural="leases", kind="Lease")
 EVENTS = Resource(prefix="api/v1", plural="events", kind="Event")
 CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS)}
+
+METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH"}
 
 Recorder = Callable[[str, Resource, int], None]
 """Told verb, resource and status code of every request; 0 stands for no answer."""
@@ -56,9 +59,16 @@ Recorder = Callable[[str, Resource, int], None]
 class Gateway:
     """Requests to one API server."""
 
-    def __init__(self, api: client.ApiClient, *, record: Recorder) -> None:
+    def __init__(
+        self, api: client.ApiClient, *, record: Recorder, may_write: Callable[[], bool] = lambda: True
+    ) -> None:
         self._api = api
         self._record = record
+        self._may_write = may_write
+
+    def writing_while(self, may_write: Callable[[], bool]) -> Gateway:
+        """The same, with every write refused (NotLeading) while `may_write` says no."""
+        return Gateway(self._api, record=self._record, may_write=may_write)
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Body:
         """One object."""
@@ -83,6 +93,12 @@ class Gateway:
         """Create an object. Raises AlreadyExists."""
         path = resource.path(body["metadata"]["namespace"])
         return await self._request("create", resource, path, body=body, query={"fieldManager": naming.FIELD_MANAGER})
+
+    async def update(self, resource: Resource, body: Body) -> Body:
+        """Replace an object, provided that it is still the version that was read (else Conflict)."""
+        metadata = body["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"])
+        return await self._request("update", resource, path, body=body, query={"fieldManager": naming.FIELD_MANAGER})
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str | None = None) -> None:
         """Delete an object after its dependants; with `uid` only that very one (else Conflict)."""
@@ -113,7 +129,9 @@ class Gateway:
         body: Body | None = None,
         content: str = "application/json",
     ) -> Body:
-        method = {"get": "GET", "list": "GET", "create": "POST", "delete": "DELETE", "patch": "PATCH"}[verb]
+        method = METHODS[verb]
+        if method != "GET" and not self._may_write():
+            raise NotLeading(f"{verb} {path}: another operator may be acting", status=0)
         headers = {"Content-Type": content, "Accept": "application/json"}
         try:
             _, url, headers, payload, _ = await self._api.param_serialize(
