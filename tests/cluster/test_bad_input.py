@@ -64,7 +64,9 @@ CASES = {
     ),
     "rows-all-masked": Case(reason="DatasetInvalid", says=("counts in the loss",), rows="silent.jsonl"),
     "template-foreign": Case(
-        reason="ChatTemplateInvalid", says=("<|start_header_id|>",), spec={"dataset": {"chatTemplate": LLAMA_TEMPLATE}}
+        reason="ChatTemplateInvalid",
+        says=("<|start_header_id|>",),
+        spec={"dataset": {"chatTemplate": {"jinja": LLAMA_TEMPLATE}}},
     ),
     "model-missing": Case(
         reason="ModelNotFound", says=("s3://lora/models/nowhere",), spec={"model": {"name": "s3://lora/models/nowhere"}}

@@ -28,7 +28,13 @@ TRAINER_PYTHON = REPOSITORY / ".venv-trainer/bin/python"
 MANIFESTS = REPOSITORY / "manifests"
 OPERATOR_IMAGE = "localhost/lora-operator/operator:dev"
 TRAINER_IMAGE = "localhost/lora-operator/trainer:dev"
-DOCKERFILES = {OPERATOR_IMAGE: "operator/Dockerfile", TRAINER_IMAGE: "trainer-image/Dockerfile"}
+PREPARE_IMAGE = "localhost/lora-operator/prepare:dev"
+DOCKERFILES: dict[str, tuple[str, str | None]] = {
+    OPERATOR_IMAGE: ("operator/Dockerfile", None),
+    PREPARE_IMAGE: ("trainer-image/Dockerfile", "prepare"),
+    TRAINER_IMAGE: ("trainer-image/Dockerfile", None),
+}
+"""Dockerfile and target of every image that is built."""
 OPERATOR_NAMESPACE = "lora-operator-system"
 TENANT = "team-a"
 MODEL_PREFIX = "models/SmolLM2-135M-Instruct"
@@ -98,8 +104,8 @@ def _build_images(paths: Paths, timings: Timings) -> None:
     with timings.part("images"):
         report = _reporter(timings)
         images.build_base(paths=paths, report=report)
-        for tag, file in DOCKERFILES.items():
-            images.build(paths=paths, context=REPOSITORY, file=REPOSITORY / file, tag=tag, report=report)
+        for tag, (file, target) in DOCKERFILES.items():
+            images.build(paths=paths, context=REPOSITORY, file=REPOSITORY / file, target=target, tag=tag, report=report)
 
 
 def _assets() -> Path:
@@ -131,6 +137,7 @@ def _apply_demo(kubectl: Kubectl) -> None:
     """`kubectl apply -k manifests/demo`, with images from the environment where they are named there."""
     names = {
         OPERATOR_IMAGE: os.environ.get("OPERATOR_IMAGE"),
+        PREPARE_IMAGE: os.environ.get("PREPARE_IMAGE"),
         TRAINER_IMAGE: os.environ.get("TRAINER_IMAGE"),
         OBJECT_STORE_IMAGE: os.environ.get("OBJECT_STORE_IMAGE"),
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,10 +21,11 @@ from lora_trainer.contract.run import RunFile
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
 from lora_trainer.storage import open_bucket
 
-from tests.support.demo_assets import DemoAssets
+from tests.support.demo_assets import UV, DemoAssets
 from tests.support.object_store import ObjectStore
 from tests.support.runs import run_file
 
+REPOSITORY = Path(__file__).parents[2]
 WITHOUT_TORCH = """
 import sys
 from lora_trainer.__main__ import main
@@ -33,14 +36,16 @@ sys.exit(code)
 """
 
 
-def prepare(run: RunFile, store: ObjectStore, folder: Path, **environment: str) -> tuple[int, Outcome, str]:
+def prepare(
+    run: RunFile, store: ObjectStore, folder: Path, *, python: str = sys.executable, **environment: str
+) -> tuple[int, Outcome, str]:
     """Run the stage as its pod does: exit code, last word and log."""
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps(run.wire()))
     paths = {"--run": "run.json", "--scratch": "scratch", "--termination-log": "termination-log"}
     options = [part for name, file in paths.items() for part in (name, str(folder / file))]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, "prepare", *options, "--port", "0"],
+        [python, "-c", WITHOUT_TORCH, "prepare", *options, "--port", "0"],
         env=os.environ | store.environment | environment,
         capture_output=True,
         text=True,
@@ -78,6 +83,29 @@ def prepared_folder(
         assert manifest.fingerprint == result.run_digest
         bucket.fetch_files(manifest.files, prepared_uri(run), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def slim_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An interpreter with what the slim image has: requirements/prepare.txt and nothing else."""
+    folder = tmp_path_factory.mktemp("slim")
+    python = str(folder / "bin/python")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    requirements = REPOSITORY / "requirements/prepare.txt"
+    command = [UV, "pip", "install", "--quiet", "--python", python, "--no-deps", "--require-hashes", "-r", requirements]
+    subprocess.run(command, check=True)
+    yield python
+    shutil.rmtree(folder)
+
+
+def test_the_slim_image_prepares_the_same_rows(
+    prepared: tuple[RunFile, PrepareResult], store: ObjectStore, tmp_path: Path, slim_python: str
+) -> None:
+    run, whole = prepared
+    source = str(REPOSITORY / "trainer-image")
+    code, outcome, log = prepare(run, store, tmp_path, python=slim_python, PYTHONPATH=source)
+    assert code == ExitCode.Succeeded, log
+    assert outcome.result == whole
 
 
 def test_figures_of_the_demo(prepared: tuple[RunFile, PrepareResult]) -> None:
@@ -151,7 +179,7 @@ def test_a_bucket_that_is_not_there(store: ObjectStore, tmp_path: Path) -> None:
 
 def test_a_template_of_another_model(store: ObjectStore, tmp_path: Path) -> None:
     template = "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ m.content }}<|eot_id|>{% endfor %}"
-    run = run_file(endpoint=store.endpoint, dataset={"chatTemplate": template})
+    run = run_file(endpoint=store.endpoint, dataset={"chatTemplate": {"jinja": template}})
     code, outcome, _ = prepare(run, store, tmp_path)
     assert code == ExitCode.ChatTemplateInvalid
     assert "<|eot_id|>, <|start_header_id|>" in outcome.message

@@ -22,6 +22,7 @@ from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
 from lora_trainer.data.encoders import RowEncoder, row_encoder
+from lora_trainer.data.named_templates import template_source
 from lora_trainer.data.prompts import tokenise_prompts
 from lora_trainer.data.report import BadRows, DropReason
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, open_source, tokenise
@@ -103,7 +104,8 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     opened = partial(open_sources, method=run.training.method, bucket=bucket)
     sources = opened(specs, work=work / "train", bad=bad)
     chats = any(source.row_format not in (None, RowFormat.TEXT) for source in sources)
-    tokenizer = load_tokenizer(model_folder, chat_template=run.dataset.chat_template, chats=chats)
+    chat_template = template_source(run.dataset.chat_template)
+    tokenizer = load_tokenizer(model_folder, chat_template=chat_template, chats=chats)
 
     def encoder(source: OpenSource) -> RowEncoder:
         return row_encoder(run, source.row_format, source.spec.columns, tokenizer=tokenizer)

@@ -27,6 +27,7 @@ from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
 from lora_trainer.contract.outcome import Artifact, PrepareResult
 from lora_trainer.contract.run import RunFile, run_shape
 from lora_trainer.curves import write_loss_curve
+from lora_trainer.data.named_templates import template_source
 from lora_trainer.evaluation import EvaluationFile
 from lora_trainer.model_card import model_card
 from lora_trainer.storage import Bucket
@@ -50,13 +51,16 @@ def write_folder(
     prepared: PrepareResult,
     model: PeftModel,
     base: Path,
+    end_token_id: int,
     history: Sequence[Mapping],
     evaluation: EvaluationFile,
 ) -> None:
-    """Write everything but the manifest. `history` is the trainer's log, one entry per step."""
+    """Write everything but the manifest. `end_token_id` ends an answer as the rows were rendered; `history` is the
+    trainer's log, one entry per step.
+    """
     model.save_pretrained(str(folder), save_embedding_layers=False)
     _write_adapter_config(folder / "adapter_config.json", run=run, prepared=prepared)
-    _write_tokenizer(folder, base=base, chat_template=run.dataset.chat_template)
+    write_tokenizer(folder, base=base, chat_template=template_source(run.dataset.chat_template), end=end_token_id)
     (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
     steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in history if "loss" in entry)
     (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
@@ -77,13 +81,17 @@ def _write_adapter_config(path: Path, *, run: RunFile, prepared: PrepareResult) 
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _write_tokenizer(folder: Path, *, base: Path, chat_template: str | None) -> None:
-    """The base model's own tokenizer: the one in memory has been adapted to training."""
+def write_tokenizer(folder: Path, *, base: Path, chat_template: str | None, end: int) -> None:
+    """The base model's own tokenizer: the one in memory has been adapted to training.
+
+    With another chat template its end token is the one that ends an answer there, so that servers stop at it.
+    """
     from transformers import AutoTokenizer  # noqa: PLC0415 - Unsloth must have been imported before
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.save_pretrained(folder)
 
 

@@ -82,7 +82,7 @@ def train(
     chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
     log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})
     model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
-    tokenizer.pad_token_id = prepared.pad_token_id
+    tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
     model = add_adapter(model, run, kept_layers=chosen.kept_layers)
 
     progress.update(stage=Stage.TRAINING)
@@ -96,7 +96,16 @@ def train(
 
     progress.update(stage=Stage.PUBLISHING)
     folder = scratch / "adapter"
-    write_folder(folder, run=run, prepared=result, model=model, base=base, history=loop.history, evaluation=evaluation)
+    write_folder(
+        folder,
+        run=run,
+        prepared=result,
+        model=model,
+        base=base,
+        end_token_id=prepared.eos_token_id,
+        history=loop.history,
+        evaluation=evaluation,
+    )
     peak = peak_memory_gib(run.accelerator.kind)
     del model, tokenizer
     release_memory()

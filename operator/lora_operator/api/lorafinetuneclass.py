@@ -79,6 +79,14 @@ class PodResources(WireModel):
     """Disk for model weights, rows and compiled kernels."""
 
 
+class PrepareResources(PodResources):
+    """What a prepare pod gets."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Image of prepare pods: the slim one without torch (target prepare of trainer-image/Dockerfile). Unset:
+    spec.image."""
+
+
 class TrainResources(PodResources):
     """What a train pod gets besides the accelerator."""
 
@@ -96,13 +104,13 @@ class LoraFineTuneClassSpec(WireModel):
     image: Annotated[str, Field(min_length=1, max_length=512)]
     """Trainer image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When the kubelet pulls it."""
+    """When the kubelet pulls the images."""
     accelerator: AcceleratorSpec
     """What one train pod computes on."""
     storage: StorageSpec
     """The object store."""
-    prepare: PodResources = PodResources()
-    """Resources of prepare pods."""
+    prepare: PrepareResources = PrepareResources()
+    """Resources and image of prepare pods."""
     train: TrainResources = TrainResources()
     """Resources of train pods, besides the accelerator."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120

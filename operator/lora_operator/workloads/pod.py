@@ -256,7 +256,7 @@ def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
 def _container(draft: PodDraft, request: StageRequest) -> Entry:
     return {
         "name": CONTAINER,
-        "image": request.settled.class_spec.image,
+        "image": _image(request),
         "imagePullPolicy": request.settled.class_spec.image_pull_policy,
         "args": list(draft.args),
         "workingDir": str(SCRATCH),
@@ -270,6 +270,11 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
             "capabilities": {"drop": ["ALL"]},
         },
     }
+
+
+def _image(request: StageRequest) -> str:
+    spec = request.settled.class_spec
+    return (spec.prepare.image if request.stage is Stage.PREPARE else None) or spec.image
 
 
 def _limits(draft: PodDraft) -> dict[str, str]:

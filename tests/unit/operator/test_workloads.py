@@ -31,10 +31,18 @@ MANY = [
     {"uri": "pvc://rows/c.parquet"},
     {"uri": "hf://datasets/owner/name@main/data"},
 ]
+SLIM = "registry.example/lora-prepare:0.1.0"
 
 SCENARIOS: dict[str, tuple[Body, Body]] = {
     "minimal": ({}, {}),
-    "cpu-class": ({}, {"accelerator": {"kind": "CPU"}, "train": {"cpu": "2", "memory": "6Gi", "scratch": "10Gi"}}),
+    "cpu-class": (
+        {},
+        {
+            "accelerator": {"kind": "CPU"},
+            "prepare": {"image": SLIM},
+            "train": {"cpu": "2", "memory": "6Gi", "scratch": "10Gi"},
+        },
+    ),
     "private-model": (
         {
             "model": PRIVATE_MODEL,
@@ -209,6 +217,12 @@ def test_labels_of_pods_are_those_the_operator_watches() -> None:
     labels = children("minimal")["train-job"]["spec"]["template"]["metadata"]["labels"]
     assert labels[naming.MANAGED_BY_LABEL] == naming.MANAGED_BY
     assert (labels[naming.STAGE_LABEL], labels[naming.ATTEMPT_LABEL]) == ("train", "1")
+
+
+def test_a_slim_image_prepares_and_the_whole_one_trains() -> None:
+    images = {stage: pod["containers"][0]["image"] for stage, pod in pods("cpu-class").items()}
+    assert images == {Stage.PREPARE: SLIM, Stage.TRAIN: "registry.example/lora-trainer:0.1.0"}
+    assert pods("minimal")[Stage.PREPARE]["containers"][0]["image"] == "registry.example/lora-trainer:0.1.0"
 
 
 # --- storage and volumes ------------------------------------------------------------------------------------------

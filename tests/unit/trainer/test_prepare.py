@@ -82,7 +82,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    named = {"chatml": "chatml: " + CHATML, "llama-3": UNKNOWN_TOKENS}
+    (tmp_path / "chat_templates.json").write_text(json.dumps(named))
+    monkeypatch.setenv("LORA_CHAT_TEMPLATES", str(tmp_path / "chat_templates.json"))
     with ProgressServer(port=0) as progress:
         yield World(tmp_path, progress)
 
@@ -159,8 +162,24 @@ def test_the_same_input_has_the_same_digest_and_other_input_another(world: World
     assert changed.run_digest != first.run_digest
 
 
+def with_template(**template: str) -> dict[str, Any]:
+    return {"dataset": {"chatTemplate": template}}
+
+
 def test_a_changed_chat_template_changes_the_rows(world: World) -> None:
-    assert world.prepare().dataset.digest != world.prepare(dataset={"chatTemplate": "Hi. " + CHATML}).dataset.digest
+    assert (
+        world.prepare().dataset.digest
+        != world.prepare(dataset={"chatTemplate": {"jinja": "Hi. " + CHATML}}).dataset.digest
+    )
+
+
+def test_a_named_template_is_taken_from_the_file_of_the_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    chatml = with_template(name="chatml")
+    assert world.prepare(**chatml).dataset.samples[0].startswith("chatml: <|im_start|>user")
+    monkeypatch.setenv("LORA_CHAT_TEMPLATES", "/nowhere/chat_templates.json")
+    with pytest.raises(TrainerError, match="cannot read Unsloth's chat templates") as caught:
+        world.prepare(**chatml)
+    assert caught.value.code is ExitCode.ConfigInvalid
 
 
 def test_duplicates_are_trained_on_and_never_held_out(world: World, tmp_path: Path) -> None:
@@ -415,8 +434,10 @@ UNKNOWN_TOKENS = CHATML.replace("<|im_start|>", "<|start_header_id|>")
         (nothing, {"evaluation": {"datasetUri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "s3://team-a/no.jsonl"),
         (model(template=None), {}, ExitCode.ChatTemplateInvalid, "has no chat template"),
         (model(template=UNKNOWN_TOKENS), {}, ExitCode.ChatTemplateInvalid, "writes <|start_header_id|>, which"),
-        (nothing, {"dataset": {"chatTemplate": UNKNOWN_TOKENS}}, ExitCode.ChatTemplateInvalid, "<|start_header_id|>"),
-        (nothing, {"dataset": {"chatTemplate": "{% if %}"}}, ExitCode.ChatTemplateInvalid, "does not compile"),
+        (nothing, with_template(jinja=UNKNOWN_TOKENS), ExitCode.ChatTemplateInvalid, "<|start_header_id|>"),
+        (nothing, with_template(jinja="{% if %}"), ExitCode.ChatTemplateInvalid, "does not compile"),
+        (nothing, with_template(name="llama-3"), ExitCode.ChatTemplateInvalid, "<|start_header_id|>"),
+        (nothing, with_template(name="zephyr"), ExitCode.ConfigInvalid, "no chat template 'zephyr'"),
         (nothing, {"model": {"name": "s3://team-a/models/none"}}, ExitCode.ModelNotFound, "s3://team-a/models/none"),
         (nothing, {"model": {"name": "s3://team-a/data"}}, ExitCode.ModelUnsupported, "no config.json"),
         (model(config=CONFIG | {"hidden_size": None}), {}, ExitCode.ModelUnsupported, "no hidden_size"),

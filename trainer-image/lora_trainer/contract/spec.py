@@ -248,6 +248,76 @@ class SourceSpec(WireModel):
     """Your column names, as in dataset.columns. Unset: dataset.columns."""
 
 
+ChatTemplateName = Literal[
+    "alpaca",
+    "chatml",
+    "gemma",
+    "gemma-3",
+    "gemma-3n",
+    "gemma-4",
+    "gemma-4-thinking",
+    "gemma2",
+    "gemma2_chatml",
+    "gemma3",
+    "gemma3n",
+    "gemma4",
+    "gemma4-thinking",
+    "gemma_chatml",
+    "gpt-oss",
+    "gptoss",
+    "lfm-2",
+    "lfm-2.5",
+    "llama",
+    "llama-3",
+    "llama-3.1",
+    "llama-3.2",
+    "llama-3.3",
+    "llama-31",
+    "llama-32",
+    "llama-33",
+    "llama3",
+    "mistral",
+    "phi-3",
+    "phi-3.5",
+    "phi-35",
+    "phi-4",
+    "qwen-2.5",
+    "qwen-2.5-coder",
+    "qwen-25",
+    "qwen-25-coder",
+    "qwen-3",
+    "qwen2.5",
+    "qwen2.5-coder",
+    "qwen25",
+    "qwen25-coder",
+    "qwen3",
+    "qwen3-instruct",
+    "qwen3-thinking",
+    "starling",
+    "unsloth",
+    "vicuna",
+    "vicuna_old",
+    "yi-chat",
+    "zephyr",
+]
+
+
+class ChatTemplateSpec(WireModel):
+    """A chat template: one of Unsloth's by its name, or your own."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.name) != has(self.jinja)", "dataset.chatTemplate takes exactly one of name and jinja."),
+        )
+    )
+
+    name: ChatTemplateName | None = None
+    """Name of a template of Unsloth's get_chat_template. Its special tokens must be in the model's vocabulary; what it
+    writes behind an answer is the end token that is trained and published."""
+    jinja: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
+    """Source of a Jinja template, as in tokenizer_config.json."""
+
+
 class DatasetSpec(WireModel):
     """The training rows: of one place (uri) or of several (sources)."""
 
@@ -270,8 +340,8 @@ class DatasetSpec(WireModel):
     the others."""
     columns: Columns = None
     """Your column names, keyed by the name the format expects (prompt: question)."""
-    chat_template: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
-    """Jinja chat template. Unset: the tokenizer's own."""
+    chat_template: ChatTemplateSpec | None = None
+    """How conversations are rendered. Unset: the tokenizer's own template."""
     overlength: Literal["drop", "truncate", "fail"] = "drop"
     """What happens to rows longer than model.maxSeqLength: drop the row, cut its end, or fail the run."""
     max_bad_percent: Annotated[float, Field(ge=0, le=100)] = 0.0

@@ -34,8 +34,10 @@ PROBE = Conversation(
 )
 MARK = "\ue000"
 """A character of no meaning that stands for a place in a content."""
-MARKUP = re.compile(r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<(?:start|end)_of_turn>|</?s>|<[be]os>")
-"""What is meant as a special token wherever a template writes it; DeepSeek's bars are full-width."""
+MARKUP = re.compile(
+    r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<\|[a-z_]{1,30}>|<[a-z_]{1,30}\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>"
+)
+"""What is meant as a special token wherever a template writes it; DeepSeek's bars are full-width, Gemma 4 has one."""
 
 TrainOn = Literal["answers", "lastAnswer", "everything"]
 Span = tuple[int, int]
