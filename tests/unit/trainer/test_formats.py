@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ from lora_trainer.errors import TrainerError
 
 USER = {"role": "user", "content": "q"}
 ASSISTANT = {"role": "assistant", "content": "a"}
+
+
+def calling(calls: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
 def turns(record: dict[str, Any], row_format: RowFormat = RowFormat.MESSAGES) -> list[tuple[str, str]]:
@@ -83,7 +88,37 @@ def test_tool_calls_need_no_content() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
     row = normalise({"messages": [USER, call], "tools": [{"name": "f"}]}, RowFormat.MESSAGES, None)
     assert isinstance(row, Conversation)
-    assert row.turns[1].message() == {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
+    calls = [{"name": "f", "arguments": {}}]
+    assert row.turns[1].message() == {"role": "assistant", "content": "", "tool_calls": calls}
+    assert row.tools == ({"name": "f"},)
+
+
+CALLED = {"name": "f", "arguments": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ([CALLED], [CALLED]),
+        ([CALLED | {"arguments": '{"x": 1}'}], [CALLED]),
+        (json.dumps([CALLED]), [CALLED]),
+        (
+            [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}],
+            [{"id": "1", "type": "function", "function": CALLED}],
+        ),
+    ],
+)
+def test_calls_reach_the_template_as_objects(calls: Any, expected: list) -> None:
+    row = normalise({"messages": [USER, {"role": "assistant", "tool_calls": calls}]}, RowFormat.MESSAGES, None)
+    assert isinstance(row, Conversation)
+    assert row.turns[1].extra["tool_calls"] == expected
+
+
+def test_tools_and_calls_of_sharegpt() -> None:
+    turns_ = [{"from": "human", "value": "q"}, {"from": "function_call", "value": json.dumps(CALLED)}]
+    row = normalise({"conversations": turns_, "tools": '[{"name": "f"}]'}, RowFormat.SHAREGPT, None)
+    assert isinstance(row, Conversation)
+    assert (row.turns[1].role, row.turns[1].content, row.turns[1].extra) == ("assistant", "", {"tool_calls": [CALLED]})
     assert row.tools == ({"name": "f"},)
 
 
@@ -139,7 +174,16 @@ def test_a_mapped_column_wins_over_one_of_the_expected_name() -> None:
             RowFormat.MESSAGES,
             "messages[0] has a list as content",
         ),
-        ({"messages": [USER, ASSISTANT], "tools": "f"}, RowFormat.MESSAGES, "the column tools is a text"),
+        ({"messages": [USER, ASSISTANT], "tools": "f"}, RowFormat.MESSAGES, "the column tools is not JSON (Expecting"),
+        ({"messages": [USER, ASSISTANT], "tools": 5}, RowFormat.MESSAGES, "the column tools is not a list of tools"),
+        ({"messages": [USER, calling("{")]}, RowFormat.MESSAGES, "messages[1].tool_calls is not JSON"),
+        ({"messages": [USER, calling([5])]}, RowFormat.MESSAGES, "messages[1].tool_calls is not a list of calls"),
+        ({"messages": [USER, calling([{"name": 1}])]}, RowFormat.MESSAGES, "a call without the name of a function"),
+        (
+            {"messages": [USER, calling([{"name": "f", "arguments": "[]"}])]},
+            RowFormat.MESSAGES,
+            "messages[1].tool_calls calls f with arguments that are no object",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(record: dict[str, Any], row_format: RowFormat, words: str) -> None:

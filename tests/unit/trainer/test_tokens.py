@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.data.chat_template import TrainOn
-from lora_trainer.data.formats import Completion, Conversation, Row, Text, Turn
+from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text, Turn
 from lora_trainer.data.tokens import RowTokenizer, TokenRow, load_tokenizer
 from lora_trainer.errors import TrainerError
 
@@ -132,6 +132,14 @@ def test_a_template_that_does_not_fit_the_tokenizer(template: str, words: str) -
     assert caught.value.code is ExitCode.ChatTemplateInvalid
     assert words in caught.value.message
     assert caught.value.remedy
+
+
+def test_an_answer_that_the_template_does_not_end_is_a_bad_row() -> None:
+    ends_short_ones = CHATML.replace("<|im_end|>", "{% if message.content | length < 20 %}<|im_end|>{% endif %}")
+    using = tokenizer(ends_short_ones)
+    assert trained(encode(chat("q", "short"), using)) == "short<|im_end|>"
+    with pytest.raises(RowError, match="ends an answer with 'ngest answer' instead of an end token"):
+        using.draft(chat("q", "the very longest answer"), "answers")
 
 
 def test_conversations_need_a_template() -> None:

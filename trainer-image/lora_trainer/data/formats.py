@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec import Method, RowFormat
+from lora_trainer.data.tool_calls import ToolError, tool_calls_of, tools_of
 from lora_trainer.errors import TrainerError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -25,6 +26,8 @@ ROLE_ALIASES = {
     "function": "tool",
     "observation": "tool",
 }
+CALL_ROLE = "function_call"
+"""ShareGPT's turn of the assistant whose value is a call of a tool."""
 SHOWN_COLUMNS = 12
 
 
@@ -193,10 +196,11 @@ def conversation(messages: list[Any], record: Record, name: str) -> Conversation
     turns = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
     if not any(turn.role == "assistant" for turn in turns):
         raise RowError(f"{name} has no assistant message to learn from")
-    tools = record.get("tools") or ()
-    if not isinstance(tools, list | tuple):
-        raise RowError(f"the column tools is {kind_of(tools)} instead of a list")
-    return Conversation(turns=turns, tools=tuple(tools))
+    try:
+        tools = tools_of(record.get("tools") or ())
+    except ToolError as error:
+        raise RowError(f"the column tools {error}") from None
+    return Conversation(turns=turns, tools=tools)
 
 
 def _message(message: Any, where: str) -> Turn:
@@ -205,15 +209,20 @@ def _message(message: Any, where: str) -> Turn:
     role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
     if role_key not in message:
         raise RowError(f"{where} has no role")
-    role = message[role_key]
+    role, content = message[role_key], message.get(content_key)
+    if role == CALL_ROLE:
+        role, content, message = "assistant", None, {**message, "tool_calls": content}
     role = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise RowError(f"{where} has the unknown role {role!r}; known are {', '.join(ROLES)}")
     # A column of messages in a parquet file holds every key in every message, most of them null.
     extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
-    return Turn(
-        role=role, content=_content(message.get(content_key), where, optional="tool_calls" in extra), extra=extra
-    )
+    if "tool_calls" in extra:
+        try:
+            extra["tool_calls"] = tool_calls_of(extra["tool_calls"])
+        except ToolError as error:
+            raise RowError(f"{where}.tool_calls {error}") from None
+    return Turn(role=role, content=_content(content, where, optional=bool(extra.get("tool_calls"))), extra=extra)
 
 
 def _content(content: Any, where: str, *, optional: bool) -> str:

@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span, TrainOn
-from lora_trainer.data.formats import Completion, Conversation, Row, Text
+from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text
 from lora_trainer.errors import TrainerError
 
 TOKENIZER_FILES = (
@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+SHOWN_END = 12
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -111,6 +112,9 @@ class RowTokenizer:
         self.template = ChatTemplate(template, special_tokens=special_tokens) if template else None
         self.eos_token_id = self._end_of_turn(eos) if self.template else eos
         """Token that ends an answer: what the chat template writes there, else the tokenizer's end token."""
+        usual, others = backend.id_to_token(self.eos_token_id), backend.get_added_tokens_decoder().values()
+        self._ends = (*([usual] if usual else []), *(token.content for token in others))
+        """Texts that end an answer, the usual one first."""
         self._text_end = eos
         pad = backend.token_to_id(special_tokens["pad_token"]) if "pad_token" in special_tokens else None
         self.pad_token_id = pad if pad is not None else eos
@@ -134,7 +138,10 @@ class RowTokenizer:
                     completion=completion,
                 )
             case Conversation():
-                return self._chat_draft(row, train_on)
+                draft = self._chat_draft(row, train_on)
+                if train_on != "everything":
+                    self._check_ends(draft)
+                return draft
             case _:
                 assert_never(row)
 
@@ -202,6 +209,19 @@ class RowTokenizer:
             prompt=questions[-1] if questions else "",
             completion=row.turns[last].content,
         )
+
+    def _check_ends(self, draft: Draft) -> None:
+        """Raise RowError where an answer that is trained on does not end with an end token.
+
+        The template was tried on one plain answer; it may treat others differently.
+        """
+        for start, end in draft.spans:
+            answer = draft.text[start:end]
+            if not answer.endswith(self._ends):
+                raise RowError(
+                    f"the chat template ends an answer with {answer[-SHOWN_END:]!r} instead of an end token,"
+                    " so the model would not learn to stop"
+                )
 
     def _end_of_turn(self, eos: int) -> int:
         """The token that ends an answer in the template. Raises ChatTemplateInvalid where none does."""
