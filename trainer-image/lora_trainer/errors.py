@@ -6,6 +6,12 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import PrepareResult, TrainResult
 
 
+def first_sentence(text: str) -> str:
+    """What a library says first, without its full stop: the part that fits into a sentence of ours."""
+    line = next(iter(text.splitlines()), "")
+    return line.partition(". ")[0].rstrip(". ")
+
+
 class TrainerError(Exception):
     """Ends the stage with `code` and tells the user what happened and what to do.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,76 +17,27 @@ from lora_trainer.contract.layout import (
     artifact_uri,
     data_report_uri,
     latest_uri,
-    prepared_uri,
     rejected_uri,
 )
-from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
+from lora_trainer.contract.manifest import ArtifactManifest, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, Outcome, PrepareResult, encode_outcome
 from lora_trainer.contract.run import RunFile
 from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
-from lora_trainer.storage import Bucket, open_bucket
-from lora_trainer.telemetry import ProgressServer
-from obstore.store import LocalStore
+from lora_trainer.storage import open_bucket
 
+from tests.support.prepare_world import CHATS, UNKNOWN_TOKENS, Rows, World, a_world, conversation
 from tests.support.runs import run_file
 from tests.support.stub_server import Answer, Request, stub_server
 from tests.support.tiny_model import CHATML, CONFIG, tiny_tokenizer, write_tiny_model
 
-Rows = list[dict[str, Any]]
-
-
-def conversation(number: object) -> dict[str, Any]:
-    return {
-        "messages": [
-            {"role": "user", "content": f"question {number}"},
-            {"role": "assistant", "content": f"answer {number}"},
-        ]
-    }
-
-
-CHATS = [conversation(number) for number in range(100)]
-
-
-class World:
-    """A bucket with a model and a data set, and a pod's scratch folder."""
-
-    def __init__(self, folder: Path, progress: ProgressServer) -> None:
-        self.root = folder / "team-a"
-        self.scratch = folder / "scratch"
-        self.progress = progress
-        write_tiny_model(self.root / "models/smollm2")
-        self.write("data/train.jsonl", CHATS)
-        self.bucket = Bucket(open_store=lambda _: LocalStore(self.root))
-
-    def write(self, path: str, rows: Rows | str) -> None:
-        text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
-        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(text)
-
-    def prepare(self, **blocks: Any) -> PrepareResult:
-        return self.prepare_run(run_file(**blocks))
-
-    def prepare_run(self, run: RunFile) -> PrepareResult:
-        return prepare(run, bucket=self.bucket, progress=self.progress, scratch=self.scratch)
-
-    def fetched(self, run: RunFile, folder: Path) -> Path:
-        """The published set, downloaded and compared as train does it."""
-        manifest = self.bucket.read_manifest(prepared_uri(run), SetManifest)
-        assert manifest
-        self.bucket.fetch_files(manifest.files, prepared_uri(run), folder)
-        return folder
-
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    named = {"chatml": "chatml: " + CHATML, "llama-3": UNKNOWN_TOKENS}
-    (tmp_path / "chat_templates.json").write_text(json.dumps(named))
-    monkeypatch.setenv("LORA_CHAT_TEMPLATES", str(tmp_path / "chat_templates.json"))
-    with ProgressServer(port=0) as progress:
-        yield World(tmp_path, progress)
+    with a_world(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def texts(path: Path) -> set[str]:
@@ -405,7 +355,6 @@ def nothing(_: World) -> None:
 
 LONG = [{"text": "a" * 600}, {"text": "a" * 900}]
 CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in range(5)]
-UNKNOWN_TOKENS = CHATML.replace("<|im_start|>", "<|start_header_id|>")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.data.formats import Conversation, RowError, Turn
-from lora_trainer.errors import TrainerError
+from lora_trainer.errors import TrainerError, first_sentence
 
 TEMPLATE_DAY = date(2024, 7, 26)
 """The day that Llama's own templates fall back to."""
@@ -67,7 +67,9 @@ class ChatTemplate:
             if PROBE.turns[-1].content not in probe.text[start:end]:
                 raise RowError("it does not show the answer")
         except jinja2.TemplateSyntaxError as error:
-            raise _invalid(f"The chat template does not compile: {error.message} in line {error.lineno}") from None
+            raise _invalid(
+                f"The chat template does not compile: {first_sentence(error.message or '')} in line {error.lineno}"
+            ) from None
         except RowError as error:
             raise _invalid(f"The chat template cannot render a question and an answer: {error}") from None
         self.markup = frozenset(MARKUP.findall(probe.text))

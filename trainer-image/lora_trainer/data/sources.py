@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.data.places import DataFile, Place
 from lora_trainer.data.report import BadRows
-from lora_trainer.errors import TrainerError
+from lora_trainer.errors import TrainerError, first_sentence
 
 LARGEST_FIELD = 2**31 - 1
 
@@ -83,7 +83,7 @@ def _read_file(path: Path, name: str, bad: BadRows) -> Iterator[Record]:
             with _opened(path) as stream:
                 yield from _reader(name)(stream, name, bad)
     except READ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_sentence(str(error)) or type(error).__name__
         raise TrainerError(
             ExitCode.DatasetInvalid, f"{name} cannot be read: {reason}.", "Upload a whole file of the type it is named."
         ) from None

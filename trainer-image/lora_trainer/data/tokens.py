@@ -19,7 +19,7 @@ from tokenizers import Encoding, Tokenizer
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span, TrainOn
 from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text
-from lora_trainer.errors import TrainerError
+from lora_trainer.errors import TrainerError, first_sentence
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -260,7 +260,7 @@ def load_tokenizer(folder: Path, *, chat_template: str | None, chats: bool) -> R
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        reason = str(error).splitlines()[0]
+        reason = first_sentence(str(error))
         raise TrainerError(
             ExitCode.ModelUnsupported, f"The model's tokenizer.json cannot be read: {reason}.", "Upload it again."
         ) from None
