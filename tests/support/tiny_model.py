@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -25,7 +26,6 @@ CONFIG = {
     "vocab_size": 300,
     "tie_word_embeddings": True,
 }
-TENSOR_SHAPE = (300, 64)
 
 
 def tiny_tokenizer(*, special: Sequence[str] = CHATML_TOKENS, bos: str | None = None) -> Tokenizer:
@@ -56,13 +56,30 @@ def write_tiny_model(folder: Path, *, template: str | None = CHATML, config: dic
     return folder
 
 
+def tensor_shapes() -> dict[str, tuple[int, ...]]:
+    """The tensors of a model of CONFIG's shape."""
+    hidden, intermediate, key = 64, 128, 32
+    layer = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (key, hidden),
+        "self_attn.v_proj": (key, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "mlp.down_proj": (hidden, intermediate),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    layers = {f"model.layers.{n}.{name}.weight": shape for n in range(2) for name, shape in layer.items()}
+    return {"model.embed_tokens.weight": (300, hidden), **layers, "model.norm.weight": (hidden,)}
+
+
 def safetensors_bytes() -> bytes:
-    """A safetensors file with one bfloat16 tensor of zeros."""
-    size = 2 * TENSOR_SHAPE[0] * TENSOR_SHAPE[1]
-    header = json.dumps(
-        {
-            "__metadata__": {"format": "pt"},
-            "model.embed_tokens.weight": {"dtype": "BF16", "shape": TENSOR_SHAPE, "data_offsets": [0, size]},
-        }
-    ).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(size)
+    """A safetensors file with bfloat16 tensors of zeros."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in tensor_shapes().items():
+        start, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + bytes(end)

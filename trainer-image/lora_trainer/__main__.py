@@ -22,7 +22,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile
-from lora_trainer.errors import TrainerError
+from lora_trainer.errors import TrainerError, disk_full, is_disk_full
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
@@ -169,6 +169,8 @@ def ending_of(error: Exception) -> Ending:
         )
         return Ending(code=error.code, outcome=outcome)
     log.exception("The stage failed")
+    if is_disk_full(error):
+        return ending_of(disk_full())
     if is_out_of_memory(error):
         message, remedy = "The pod ran out of memory.", "Give the class more memory, or lower model.maxSeqLength."
         outcome = Outcome(reason=ExitCode.OutOfMemory.name, message=message, remedy=remedy)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +23,16 @@ from lora_trainer.contract.spec import ModelSpec
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
 from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error
+from lora_trainer.model_checks import architecture_of, check_config, check_shards, unsupported
 from lora_trainer.storage import Bucket, StoredFile, file_sha256, in_parallel
+from lora_trainer.weights import Shapes, parameters, read_shapes
 
 CONFIG = "config.json"
 WEIGHTS = ".safetensors"
 MODEL_FILES = (WEIGHTS, ".json", ".jinja", ".txt", ".model")
 """Endings of the files that loading may need: weights, settings, tokenizer. Never code, never pickles."""
-SMALL_FILES = (CONFIG, *TOKENIZER_FILES)
-GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
-"""Endings of the architectures that can be fine-tuned here."""
-LARGEST_HEADER = 100 * 2**20
-"""The safetensors format's own limit."""
+INDEX = "model.safetensors.index.json"
+SMALL_FILES = (CONFIG, INDEX, *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +43,8 @@ class BaseModel:
     """Local folder with SMALL_FILES, as far as the model has them."""
     config: Mapping[str, Any]
     """config.json."""
+    shapes: Shapes
+    """Shapes of its tensors."""
     figures: ModelFigures
 
 
@@ -56,19 +55,16 @@ def resolve_model(spec: ModelSpec, *, bucket: Bucket, folder: Path) -> BaseModel
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "://" in spec.name:
-        revision, parameters = _resolve_folder(spec.name, bucket=bucket, folder=folder)
+        revision, shapes = _resolve_folder(spec.name, bucket=bucket, folder=folder)
     else:
-        revision, parameters = _resolve_hub(spec, folder=folder)
+        revision, shapes = _resolve_hub(spec, folder=folder)
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except json.JSONDecodeError as error:
-        raise _unsupported(spec.name, f"its config.json is not JSON (line {error.lineno})", "Upload it again") from None
-    architecture = next(iter(config.get("architectures") or ()), "none")
-    if not architecture.endswith(GENERATIVE):
-        what = f"its config.json names {architecture} as architecture, which does not generate text"
-        raise _unsupported(spec.name, what, "Choose a text-generation model")
-    figures = ModelFigures(revision=revision, parameters=parameters, architecture=architecture)
-    return BaseModel(folder=folder, config=config, figures=figures)
+        raise unsupported(spec.name, f"its config.json is not JSON (line {error.lineno})", "Upload it again") from None
+    check_config(spec.name, config)
+    figures = ModelFigures(revision=revision, parameters=parameters(shapes), architecture=architecture_of(config))
+    return BaseModel(folder=folder, config=config, shapes=shapes, figures=figures)
 
 
 def fetch_model(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path) -> Path:
@@ -104,15 +100,20 @@ def _folder_revision(uri: str, *, bucket: Bucket, folder: Path) -> str:
     return folder_digest(files, contents)
 
 
-def _resolve_folder(uri: str, *, bucket: Bucket, folder: Path) -> tuple[str, int]:
+def _resolve_folder(uri: str, *, bucket: Bucket, folder: Path) -> tuple[str, Shapes]:
     files = [file for file in bucket.list(uri) if file.path.endswith(MODEL_FILES)]
-    _check_files(uri, [file.path for file in files], found=bool(files) or bool(bucket.list(uri)))
-    for name in {file.path for file in files} & set(SMALL_FILES):
+    names = [file.path for file in files]
+    _check_files(uri, names, found=bool(files) or bool(bucket.list(uri)))
+    for name in set(names) & set(SMALL_FILES):
         bucket.download(f"{uri.rstrip('/')}/{name}", folder / name)
+    _check_index(uri, folder, names)
     revision = _folder_revision(uri, bucket=bucket, folder=folder)
-    weights = [file.path for file in files if file.path.endswith(WEIGHTS) and "/" not in file.path]
-    read = [_reader(bucket, f"{uri.rstrip('/')}/{name}") for name in weights]
-    return revision, sum(in_parallel(_parameters, read))
+    weights = [file for file in files if file.path.endswith(WEIGHTS) and "/" not in file.path]
+
+    def shapes(file: StoredFile) -> Shapes:
+        return read_shapes(_reader(bucket, f"{uri.rstrip('/')}/{file.path}"), name=file.path, size=file.size)
+
+    return revision, {name: shape for found in in_parallel(shapes, weights) for name, shape in found.items()}
 
 
 def _etag(file: StoredFile) -> str:
@@ -134,36 +135,23 @@ def _reader(bucket: Bucket, uri: str) -> Callable[[int, int], bytes]:
     return lambda start, end: bucket.read(uri, start=start, end=end)
 
 
-def _parameters(read: Callable[[int, int], bytes]) -> int:
-    """Parameters in one safetensors file, of which only the header is read: 8 bytes of length, then JSON."""
-    try:
-        (length,) = struct.unpack("<Q", read(0, 8))
-        if length > LARGEST_HEADER:
-            raise ValueError(f"a header of {length} bytes")
-        header = json.loads(read(8, 8 + length))
-        return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    except (struct.error, ValueError, KeyError, TypeError):
-        raise TrainerError(
-            ExitCode.ModelUnsupported, "A .safetensors file of the model is damaged.", "Upload the model again."
-        ) from None
-
-
 def _check_files(name: str, files: list[str], *, found: bool) -> None:
     if not found:
         raise TrainerError(
             ExitCode.ModelNotFound, f"There is no model at {name}.", "Upload the model folder, or correct model.name."
         )
     if CONFIG not in files:
-        raise _unsupported(name, "it has no config.json", "Upload the whole folder that save_pretrained wrote")
+        raise unsupported(name, "it has no config.json", "Upload the whole folder that save_pretrained wrote")
     if not any(file.endswith(WEIGHTS) for file in files):
-        raise _unsupported(name, "it has no .safetensors weights", "Save it with save_pretrained, which writes them")
+        raise unsupported(name, "it has no .safetensors weights", "Save it with save_pretrained, which writes them")
 
 
-def _unsupported(name: str, what: str, remedy: str) -> TrainerError:
-    return TrainerError(ExitCode.ModelUnsupported, f"The model {name} cannot be used: {what}.", f"{remedy}.")
+def _check_index(name: str, folder: Path, files: list[str]) -> None:
+    if (folder / INDEX).exists():
+        check_shards(name, json.loads((folder / INDEX).read_bytes()), files)
 
 
-def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, int]:
+def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, Shapes]:
     """Endpoint and token come from HF_ENDPOINT and HF_TOKEN."""
     try:
         endpoint = os.environ.get("HF_ENDPOINT") or None
@@ -174,10 +162,12 @@ def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, int]:
         assert info.sha, "the hub names a commit for every revision"
         for name in set(files) & set(SMALL_FILES):
             hf_hub_download(spec.name, name, revision=info.sha, local_dir=folder, endpoint=endpoint)
-        counted = api.get_safetensors_metadata(spec.name, revision=info.sha).parameter_count
-        return info.sha, sum(counted.values())
+        _check_index(spec.name, folder, files)
+        found = api.get_safetensors_metadata(spec.name, revision=info.sha).files_metadata.values()
+        tensors = {name: tensor for metadata in found for name, tensor in metadata.tensors.items()}
+        return info.sha, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     except NotASafetensorsRepoError:
-        raise _unsupported(spec.name, "it has no model.safetensors", "Choose a model that has one") from None
+        raise unsupported(spec.name, "it has no model.safetensors", "Choose a model that has one") from None
     except HUB_ERRORS as error:
         raise _hub_error(error, spec) from None
 

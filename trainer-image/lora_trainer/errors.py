@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import PrepareResult, TrainResult
 
@@ -34,3 +36,17 @@ class TrainerError(Exception):
         self.remedy = remedy
         self.result = result
         self.needed_memory_gib = needed_memory_gib
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room. Libraries wrap the system's error and keep its words."""
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error)
+
+
+def disk_full() -> TrainerError:
+    """The ending of a stage whose scratch volume has no room left."""
+    return TrainerError(
+        ExitCode.DiskFull,
+        "The pod's scratch volume, or the node's disk below it, is full.",
+        "Ask the platform team for a class with more scratch (prepare.scratch, train.scratch), or use less data.",
+    )

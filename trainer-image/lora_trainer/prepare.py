@@ -30,6 +30,7 @@ from lora_trainer.data.split import split_by_hash, split_by_set
 from lora_trainer.data.summary import Data, DataReport, data_report, dataset_figures, failed_report
 from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
+from lora_trainer.model_checks import check_targets, check_vocabulary
 from lora_trainer.model_shape import model_shape
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.reuse import reuse
@@ -50,9 +51,11 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     progress.update(stage=Stage.DATA)
     prove_writable(run, bucket)
     model = resolve_model(run.model, bucket=bucket, folder=work / "model")
+    check_targets(run.lora, model.shapes)
     log.info("Model resolved", extra={"fields": model.figures.wire()})
 
     data = read_data(run, bucket=bucket, model_folder=model.folder, work=work)
+    check_vocabulary(run.model, model.shapes, tokens=data.tokenizer.vocabulary_size)
     split, report = data.split, data_report(data)
     publish_report(report, run, bucket)
     figures = dataset_figures(report, split, uri=data_report_uri(run))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.errors import TrainerError
+from lora_trainer.errors import TrainerError, disk_full, is_disk_full
 
 CREDENTIAL_KEYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -48,6 +48,8 @@ def explained(uri: str, action: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
+        if is_disk_full(error):
+            raise disk_full() from None
         text = str(error)
         code = _s3_code(text)
         if isinstance(error, FileNotFoundError) and code in NO_FILE and action != "write":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from lora_trainer.storage import Bucket
 from obstore.store import LocalStore
 
 from tests.support.stub_server import Answer, Request, stub_server
-from tests.support.tiny_model import CONFIG, TENSOR_SHAPE, write_tiny_model
+from tests.support.tiny_model import CONFIG, safetensors_bytes, tensor_shapes, write_tiny_model
 
-PARAMETERS = TENSOR_SHAPE[0] * TENSOR_SHAPE[1]
+PARAMETERS = sum(prod(shape) for shape in tensor_shapes().values())
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "owner/tiny"
 
@@ -66,6 +67,22 @@ def with_config(config: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "config.json").write_text(config)
 
 
+def with_weights(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(change(weights.read_bytes()))
+
+    return damage
+
+
+def with_shards(*maps: dict[str, str]) -> Callable[[Path], object]:
+    index = {"weight_map": {tensor: file for entry in maps for tensor, file in entry.items()}}
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+SIZE = len(safetensors_bytes())
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -74,8 +91,12 @@ def with_config(config: str) -> Callable[[Path], object]:
         (with_config("{"), "its config.json is not JSON (line 1)"),
         (with_config("{}"), "names none as architecture"),
         (with_config(json.dumps(CONFIG | {"architectures": ["BertForMaskedLM"]})), "names BertForMaskedLM"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "safetensors file of the model"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff"), "safetensors file of the model"),
+        (with_config(json.dumps(CONFIG | {"quantization_config": {"quant_method": "gptq"}})), "already, with gptq"),
+        (with_weights(lambda weights: b"\xff" * len(weights)), "model.safetensors of the model is damaged: its header"),
+        (with_weights(lambda weights: weights[:1]), "model.safetensors of the model is damaged: its header"),
+        (with_weights(lambda weights: weights[:-7]), f"damaged: it has {SIZE - 7} bytes instead of {SIZE}"),
+        (with_shards({"a": "model.safetensors"}, {"b": "model-2.safetensors"}), "names model-2.safetensors, which is"),
+        (with_shards({"a": "model-1.safetensors", "b": "model-2.safetensors"}), "names model-1.safetensors and 1 more"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_usable_model(models: Path, damage: Callable[[Path], Any], words: str) -> None:

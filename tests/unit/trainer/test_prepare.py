@@ -31,7 +31,7 @@ from lora_trainer.storage import open_bucket
 from tests.support.prepare_world import CHATS, UNKNOWN_TOKENS, Rows, World, a_world, conversation
 from tests.support.runs import run_file
 from tests.support.stub_server import Answer, Request, stub_server
-from tests.support.tiny_model import CHATML, CONFIG, tiny_tokenizer, write_tiny_model
+from tests.support.tiny_model import CHATML, CHATML_TOKENS, CONFIG, tiny_tokenizer, write_tiny_model
 
 
 @pytest.fixture
@@ -349,6 +349,11 @@ def model(**options: Any) -> Callable[[World], object]:
     return change
 
 
+def larger_tokenizer(world: World) -> None:
+    more = (f"<|more_{number}|>" for number in range(47))
+    tiny_tokenizer(special=(*CHATML_TOKENS, *more)).save(str(world.root / "models/smollm2/tokenizer.json"))
+
+
 def nothing(_: World) -> None:
     """The run file alone is what is wrong."""
 
@@ -390,6 +395,8 @@ CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in 
         (nothing, {"model": {"name": "s3://team-a/models/none"}}, ExitCode.ModelNotFound, "s3://team-a/models/none"),
         (nothing, {"model": {"name": "s3://team-a/data"}}, ExitCode.ModelUnsupported, "no config.json"),
         (model(config=CONFIG | {"hidden_size": None}), {}, ExitCode.ModelUnsupported, "no hidden_size"),
+        (nothing, {"lora": {"targetModules": ["q_proj", "x_proj"]}}, ExitCode.ConfigInvalid, "names x_proj, which"),
+        (larger_tokenizer, {}, ExitCode.ModelUnsupported, "knows 306 tokens and its weights 300"),
         (nothing, {"accelerator": {"kind": "GPU", "memoryGiB": 1}}, ExitCode.DoesNotFit, "the class offers 1 GiB"),
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     StorageUnavailable = 50
     HubUnavailable = 51
     GpuUnhealthy = 52
+    DiskFull = 53
 
 
 class ExitClass(StrEnum):

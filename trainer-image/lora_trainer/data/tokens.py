@@ -119,6 +119,11 @@ class RowTokenizer:
         pad = backend.token_to_id(special_tokens["pad_token"]) if "pad_token" in special_tokens else None
         self.pad_token_id = pad if pad is not None else eos
 
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
     def draft(self, row: Row, train_on: TrainOn) -> Draft:
         """The row as text. Raises RowError; ChatTemplateInvalid for a conversation without a template."""
         if isinstance(row, Completion) and row.as_chat and self.template:

@@ -1,0 +1,69 @@
+"""What can be said against a base model before anything is loaded: it and the spec do not go together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec import PROJECTIONS, LoraSpec, ModelSpec
+from lora_trainer.errors import TrainerError
+from lora_trainer.weights import Shapes, embedding_rows, layer_modules
+
+GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
+"""Endings of the architectures that can be fine-tuned here."""
+
+
+def check_config(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelUnsupported for a model that does not generate text or is quantised by a method of another kind."""
+    architecture = architecture_of(config)
+    if not architecture.endswith(GENERATIVE):
+        what = f"its config.json names {architecture} as architecture, which does not generate text"
+        raise unsupported(name, what, "Choose a text-generation model")
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method not in (None, "bitsandbytes"):
+        what = f"its weights are quantised already, with {method}"
+        raise unsupported(name, what, "Choose the model's 16-bit weights; model.loadIn4bit quantises them when loading")
+
+
+def check_shards(name: str, index: Mapping[str, Any], files: Collection[str]) -> None:
+    """Raise ModelUnsupported where a file that the index of a split model names is not there."""
+    missing = sorted(set((index.get("weight_map") or {}).values()) - set(files))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        what = f"its index names {missing[0]}{more}, which is not there"
+        raise unsupported(name, what, "Upload the whole folder that save_pretrained wrote")
+
+
+def check_targets(lora: LoraSpec, shapes: Shapes) -> None:
+    """Raise ConfigInvalid for a module that the model does not have. Of the default ones some may be missing, because
+    models fuse them."""
+    present = layer_modules(shapes)
+    unknown = [module for module in lora.target_modules if module not in present]
+    wrong = [module for module in unknown if module not in PROJECTIONS] or (
+        unknown if len(unknown) == len(lora.target_modules) else []
+    )
+    if wrong and present:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"lora.targetModules names {', '.join(wrong)}, which the model's layers do not have.",
+            f"Choose from {', '.join(sorted(present))}.",
+        )
+
+
+def check_vocabulary(model: ModelSpec, shapes: Shapes, *, tokens: int) -> None:
+    """Raise ModelUnsupported for a tokenizer that knows more tokens than the model."""
+    rows = embedding_rows(shapes)
+    if rows is not None and tokens > rows:
+        what = f"its tokenizer knows {tokens} tokens and its weights {rows}: they are of two models"
+        raise unsupported(model.name, what, "Upload the tokenizer that belongs to the weights")
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The architecture that config.json names first, or none."""
+    return next(iter(config.get("architectures") or ()), "none")
+
+
+def unsupported(name: str, what: str, remedy: str) -> TrainerError:
+    """The ending for a model that cannot be used."""
+    return TrainerError(ExitCode.ModelUnsupported, f"The model {name} cannot be used: {what}.", f"{remedy}.")
