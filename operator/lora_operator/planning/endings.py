@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult
+from lora_trainer.contract.outcome import BAD_ROW, Outcome, PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTune, Usage
@@ -30,6 +30,9 @@ def prepared(turn: Turn, result: PrepareResult) -> Turn:
         f"{rows.kept} of {rows.rows} rows are tokenised to train on and {rows.held_out} are held out; predicted peak "
         f"memory {result.estimate.memory_gib:.1f} GiB."
     )
+    if bad := sum(each.rows for each in rows.dropped if each.reason == BAD_ROW):
+        listed = rows.report or "data-report.json"
+        message += f" {bad} rows cannot be used and are left out; they are listed in {listed}."
     turn = turn.set(ConditionType.PREPARED, True, reason=Reason.PREPARED, message=message)
     return turn.update(
         run_digest=result.run_digest,

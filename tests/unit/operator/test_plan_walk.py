@@ -12,6 +12,7 @@ from lora_operator.naming import Stage
 from lora_operator.planning.observed import PolledProgress
 from lora_operator.planning.turn import Create, Delete
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import DroppedRows, Outcome, encode_outcome
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.progress import Stage as Busy
 
@@ -23,6 +24,7 @@ from tests.builders import (
     an_artifact,
     class_spec,
     failed_text,
+    prepare_result,
     prepared_text,
     trained_text,
 )
@@ -70,6 +72,22 @@ def failed(**spec: Any) -> Simulation:
     world.end(TRAIN, ExitCode.Diverged, failed_text(ExitCode.Diverged))
     world.settle()
     return world
+
+
+def test_rows_that_were_left_out_as_unusable_are_told() -> None:
+    result = prepare_result()
+    data = {"dropped": (DroppedRows(reason="BadRow", rows=7),), "report": "s3://platform/work/data-report.json"}
+    result = result.model_copy(update={"dataset": result.dataset.model_copy(update=data)})
+    world = preparing()
+    world.start(PREPARE)
+    world.end(PREPARE, 0, encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result)))
+    world.settle()
+    told = next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
+    assert told.endswith(
+        " 7 rows cannot be used and are left out; they are listed in s3://platform/work/data-report.json."
+    )
+    told = next(entry.message for entry in starting().run.status.conditions if entry.type == "Prepared")
+    assert "left out" not in told, "rows dropped for other reasons are no news"
 
 
 # --- the straight way ---------------------------------------------------------------------------------------------

@@ -164,6 +164,13 @@ def test_allowed_bad_rows_are_left_out_and_reported(world: World) -> None:
     assert [row.where for row in report(world).train.bad_rows] == ["train.jsonl:31", "train.jsonl:32"]
 
 
+def test_truncated_rows_are_counted(world: World) -> None:
+    world.write("data/train.jsonl", [*CHATS, conversation("long " * 200)])
+    figures = world.prepare(dataset={"overlength": "truncate"}, evaluation={"maxRows": 1}).dataset
+    assert figures.truncated == 1
+    assert [(each.reason, each.rows) for each in figures.dropped] == [("NothingToTrain", 1)]
+
+
 def test_bad_rows_that_fail_the_run_are_reported_too(world: World) -> None:
     world.write("data/train.jsonl", BAD)
     with pytest.raises(TrainerError, match=r"^2 of 32 rows .* allows 5 %: train.jsonl:31: the column") as caught:

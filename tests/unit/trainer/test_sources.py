@@ -129,6 +129,13 @@ def test_files_by_a_pattern(data: Path, pattern: str, expected: list[str]) -> No
     assert [row["text"] for row in rows(data, pattern)] == expected
 
 
+def test_parquet_in_an_archive(data: Path) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(ROWS), sink)
+    (data / "a.zip").write_bytes(zipped(rows__parquet=sink.getvalue().to_pybytes()))
+    assert rows(data, "a.zip") == ROWS
+
+
 def test_members_of_an_archive_are_named(data: Path) -> None:
     (data / "a.zip").write_bytes(zipped(b__jsonl=b'{"text": 1', a__jsonl=JSONL))
     bad = BadRows()

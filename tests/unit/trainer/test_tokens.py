@@ -121,6 +121,7 @@ def test_the_end_of_a_turn_is_the_templates_not_the_tokenizers() -> None:
 @pytest.mark.parametrize(
     ("template", "words"),
     [
+        (CHATML.replace("<|im_start|>", "<|turn>"), "<|turn>, which the model's tokenizer does not know"),
         (CHATML.replace("<|im_end|>", "<|eot_id|>"), "<|eot_id|>, which the model's tokenizer does not know"),
         (CHATML.replace("<|im_end|>", ""), "ends an answer with 'r' instead of an end token"),
         (CHATML.replace("<|im_end|>", "."), "ends an answer with '.' instead of an end token"),

@@ -19,6 +19,10 @@ MAX_SHORT_SAMPLE = 80
 MAX_BUCKETS = 16
 
 
+BAD_ROW = "BadRow"
+"""The reason of rows that cannot be used."""
+
+
 class DroppedRows(WireModel):
     """Rows left out for one reason."""
 
@@ -63,6 +67,8 @@ class DatasetFigures(WireModel):
     """Rows evaluated on."""
     dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()
     """Rows left out, by reason."""
+    truncated: int = 0
+    """Rows whose end was cut off at model.maxSeqLength (dataset.overlength: truncate)."""
     duplicates: int = 0
     """Rows that repeat an earlier one. Both are trained on and neither is held out."""
     leaked_prompts: int = 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from lora_trainer.contract import outcome
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import MAX_BUCKETS, DroppedRows, LengthBucket, Lengths
 from lora_trainer.contract.wire import WireModel
@@ -23,7 +24,7 @@ BUCKETS = tuple(32 * 2**exponent for exponent in range(MAX_BUCKETS))
 class DropReason(StrEnum):
     """Why a row is not trained on."""
 
-    BAD_ROW = "BadRow"
+    BAD_ROW = outcome.BAD_ROW
     """It cannot be used; allowed by dataset.maxBadPercent."""
     TOO_LONG = "TooLong"
     """Longer than model.maxSeqLength, with dataset.overlength: drop."""

@@ -95,7 +95,6 @@ def _read_archive(path: Path, name: str, bad: BadRows) -> Iterator[Record]:
         if not names:
             raise _unknown_type(f"The archive {name} has no file of a known type")
         for member in names:
-            # Only parquet goes back and forth in its file, and nothing gains from being zipped less than it does.
             with archive.open(member) as stream:
                 yield from _reader(member)(cast(BinaryIO, stream), f"{name}/{member}", bad)
 

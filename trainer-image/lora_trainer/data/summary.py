@@ -144,6 +144,7 @@ def dataset_figures(report: DataReport, split: Split, *, uri: str) -> DatasetFig
         kept=train.kept,
         held_out=report.held_out,
         dropped=train.dropped,
+        truncated=train.truncated,
         duplicates=train.duplicates,
         leaked_prompts=report.leaked_prompts,
         tokens=train.tokens,
