@@ -179,6 +179,8 @@ CASES: tuple[CrdCase, ...] = (
     ),
     _created("chats for DPO", "does not suit", spec__training__method="DPO", spec__dataset__format="messages"),
     _created("pairs for SFT", "does not suit", spec__dataset__format="preference"),
+    _created("a signing key", spec__output__signing={"keySecretRef": {"name": "signing"}}),
+    _created("a signing key without a Secret", "keySecretRef", spec__output__signing={}),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.run import SIGNING_KEY_VARIABLE
 
 from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets, ensure_demo_assets
+from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET
 from tests.support.trained import SmallRun, small_run
+
+SIGNING_SEED = 7
+"""Of the key that signs the run `trained`."""
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +56,15 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """An uninterrupted run, whose credentials are in the environment from then on."""
+    """An uninterrupted and signed run, whose credentials and key are in the environment from then on."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
-        small = small_run(store, tmp_path_factory.mktemp("trained"), name="uninterrupted")
+        patch.setenv(SIGNING_KEY_VARIABLE, private_pem(SIGNING_SEED).decode())
+        folder = tmp_path_factory.mktemp("trained")
+        small = small_run(
+            store, folder, name="uninterrupted", output={"signing": {"keySecretRef": {"name": "signing"}}}
+        )
         with small.attempt(1) as attempt:
             ended = attempt.wait()
         assert ended.code == ExitCode.Succeeded, ended.log

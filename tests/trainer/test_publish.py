@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import MANIFEST, latest_uri
+from lora_trainer.contract.layout import MANIFEST, SIGNATURE, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
 from lora_trainer.errors import TrainerError
 from lora_trainer.publish import commit, point_latest
+from lora_trainer.signing import Signer, read_signer
 from lora_trainer.storage import Bucket
 from obstore.store import MemoryStore
 
+from tests.support.keys import private_pem
 from tests.support.runs import run_file
 
 RUN = run_file()
@@ -80,6 +82,26 @@ def test_an_adapter_that_is_not_proven_does_not_exist(bucket: Bucket, tmp_path: 
         commit(bucket, adapter(tmp_path / "a", b"a"), uri=URI, manifest=refuse)
     assert not bucket.exists(f"{URI}/{MANIFEST}")
     assert not bucket.exists(latest_uri(RUN))
+
+
+def signer() -> Signer:
+    run = run_file(output={"signing": {"keySecretRef": {"name": "signing"}}})
+    made = read_signer(run, private_pem(1).decode())
+    assert made
+    return made
+
+
+@pytest.mark.parametrize("theirs", [b"ours", b"theirs", None])
+def test_a_signature_is_over_the_manifest_that_stays(bucket: Bucket, tmp_path: Path, theirs: bytes | None) -> None:
+    def slow(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+        if theirs:
+            commit(bucket, adapter(tmp_path / "b", theirs), uri=URI, manifest=manifest)
+        return manifest(files).model_copy(update={"signing_key": signer().verifier.key_id})
+
+    commit(bucket, adapter(tmp_path / "a", b"ours"), uri=URI, manifest=slow, signer=signer())
+    data = bucket.read(f"{URI}/{MANIFEST}")
+    assert signer().verifier.accepts(data, bucket.read(f"{URI}/{SIGNATURE}"))
+    assert assert_whole(bucket, tmp_path / "fetched").signing_key == signer().verifier.key_id
 
 
 @pytest.mark.parametrize("theirs", [b"ours", b"theirs"])

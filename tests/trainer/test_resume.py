@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, MANIFEST, MODEL_CARD, RUN_SHAPE, TRAINING_LOG
+from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, MANIFEST, RUN_SHAPE, TRAINING_LOG
 from lora_trainer.contract.outcome import TrainResult
 
 from tests.support.object_store import ObjectStore
@@ -45,7 +45,7 @@ def resumed(store: ObjectStore, trained: Trained, tmp_path: Path) -> SmallRun:
 
 @pytest.mark.timeout(1500)
 def test_an_interrupted_run_publishes_the_bytes_of_an_uninterrupted_one(trained: Trained, resumed: SmallRun) -> None:
-    for name in ("adapter_model.safetensors", TRAINING_LOG, EVALUATION, LOSS_CURVE, MODEL_CARD, RUN_SHAPE):
+    for name in ("adapter_model.safetensors", TRAINING_LOG, EVALUATION, LOSS_CURVE, RUN_SHAPE):
         ours = resumed.bucket.read(f"{resumed.artifact}/{name}")
         assert ours == trained.small.bucket.read(f"{trained.small.artifact}/{name}"), name
 

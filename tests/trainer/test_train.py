@@ -19,6 +19,7 @@ from lora_trainer.contract.layout import (
     MANIFEST,
     MODEL_CARD,
     RUN_SHAPE,
+    SIGNATURE,
     TRAINING_LOG,
     checkpoints_uri,
     latest_uri,
@@ -31,10 +32,11 @@ from PIL import Image
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests.support.attempts import Attempt
+from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore, free_port
 from tests.support.runs import run_file
 from tests.support.trained import PROMPT, STEPS
-from tests.trainer.conftest import Trained
+from tests.trainer.conftest import SIGNING_SEED, Trained
 
 
 def result_of(trained: Trained) -> TrainResult:
@@ -50,7 +52,10 @@ def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
     stored = {file.path: file.size for file in small.bucket.list(small.artifact)}
     assert result.artifact.uri == small.artifact
     assert result.artifact.digest == hashlib.sha256(data).hexdigest()
-    assert {file.path: file.size for file in manifest.files} == {k: v for k, v in stored.items() if k != MANIFEST}
+    assert {file.path: file.size for file in manifest.files} == {
+        path: size for path, size in stored.items() if path not in (MANIFEST, SIGNATURE)
+    }
+    assert manifest.signing_key in small.bucket.read(f"{small.artifact}/{MODEL_CARD}").decode()
     assert Artifact.model_validate_json(small.bucket.read(latest_uri(small.run))) == result.artifact
     assert manifest.evaluation == result.evaluation
     assert manifest.steps == STEPS
@@ -153,6 +158,7 @@ def test_nothing_published_or_logged_holds_a_secret_or_a_local_path(trained: Tra
     published = [small.bucket.read(f"{small.artifact}/{file.path}") for file in small.bucket.list(small.artifact)]
     for data in (*published, trained.ended.log.encode()):
         assert store.secret_key.encode() not in data
+        assert private_pem(SIGNING_SEED).splitlines()[1] not in data
     for data in published:
         assert str(small.folder).encode() not in data
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import EVALUATION, MANIFEST
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
 from lora_trainer.contract.outcome import Outcome
 from safetensors.torch import load_file, save_file
 
 from tests.support.demo_assets import DemoAssets
-from tests.trainer.conftest import Trained
+from tests.support.keys import public_pem
+from tests.trainer.conftest import SIGNING_SEED, Trained
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -33,12 +35,11 @@ class Verified:
 @pytest.fixture
 def verify(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[..., Verified]:
     """Runs `python -m lora_trainer verify` on an adapter of the run `trained`."""
-    run_file = tmp_path / "run.json"
-    run_file.write_text(trained.small.run.model_dump_json(by_alias=True, exclude_none=True))
 
-    def start(artifact: str, *options: str | Path) -> Verified:
-        command = [sys.executable, "-m", "lora_trainer", "verify", "--run", run_file, "--scratch", tmp_path]
-        command += ["--base", assets.model, "--artifact", artifact, *options]
+    def start(artifact: str, *options: str | Path, base: Path | None = assets.model) -> Verified:
+        command = [sys.executable, "-m", "lora_trainer", "verify", "--artifact", artifact, "--scratch", tmp_path]
+        command += [f"--endpoint={trained.small.run.storage.endpoint}", *options]
+        command += ["--base", base] if base else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return Verified(code=done.returncode, last_line=done.stdout.strip().rpartition("\n")[2])
 
@@ -58,9 +59,18 @@ def changed_copy(trained: Trained, folder: Path, change: Callable[[dict], dict])
     return uri, draft
 
 
-def test_a_published_adapter_passes_as_often_as_it_is_asked(trained: Trained, verify: Callable[..., Verified]) -> None:
-    ended = verify(trained.small.artifact)
-    assert ended.code == ExitCode.Succeeded
+@pytest.fixture
+def public_key(tmp_path: Path) -> Path:
+    path = tmp_path / "public.pem"
+    path.write_bytes(public_pem(SIGNING_SEED))
+    return path
+
+
+def test_anybody_with_the_bucket_and_the_public_key_can_verify_an_adapter(
+    trained: Trained, verify: Callable[..., Verified], public_key: Path
+) -> None:
+    ended = verify(trained.small.artifact, "--public-key", public_key, base=None)
+    assert ended.code == ExitCode.Succeeded, ended.last_line
     published = trained.small.bucket.read_manifest(trained.small.artifact, ArtifactManifest)
     assert published
     assert Verification.model_validate_json(ended.last_line) == published.verification
@@ -96,6 +106,40 @@ def test_a_damaged_file_is_named(trained: Trained, verify: Callable[..., Verifie
     assert ended.code == ExitCode.StorageUnavailable
     assert f"sha256 of {ADAPTER}" in Outcome.model_validate_json(ended.last_line).message
     assert hashlib.sha256(data).hexdigest() not in draft.read_text()
+
+
+def signed_copy(trained: Trained, name: str, change: Callable[[bytes], bytes]) -> str:
+    """A copy of the signed adapter with another manifest."""
+    small, uri = trained.small, f"{trained.small.artifact}-{name}"
+    for file in small.bucket.list(small.artifact):
+        small.bucket.copy(f"{small.artifact}/{file.path}", f"{uri}/{file.path}")
+    small.bucket.write(f"{uri}/{MANIFEST}", change(small.bucket.read(f"{uri}/{MANIFEST}")))
+    return uri
+
+
+def test_a_manifest_that_was_changed_is_refused(
+    trained: Trained, verify: Callable[..., Verified], public_key: Path
+) -> None:
+    uri = signed_copy(trained, "forged", lambda data: data.replace(b'"steps":6', b'"steps":7'))
+    ended = verify(uri, "--public-key", public_key)
+    assert ended.code == ExitCode.SignatureInvalid
+    assert "manifest or the signature was changed" in Outcome.model_validate_json(ended.last_line).message
+
+
+def test_a_file_that_was_changed_is_refused_though_the_signature_is_good(
+    trained: Trained, verify: Callable[..., Verified], public_key: Path
+) -> None:
+    uri = signed_copy(trained, "swapped", lambda data: data)
+    trained.small.bucket.write(f"{uri}/{EVALUATION}", b"{}")
+    ended = verify(uri, "--public-key", public_key)
+    assert ended.code == ExitCode.StorageUnavailable
+    assert f"{EVALUATION} has 2 bytes" in Outcome.model_validate_json(ended.last_line).message
+
+
+def test_a_key_that_is_not_there_is_named(trained: Trained, verify: Callable[..., Verified]) -> None:
+    ended = verify(trained.small.artifact, "--public-key", "nowhere.pem")
+    assert ended.code == ExitCode.ConfigInvalid
+    assert "nowhere.pem cannot be read" in Outcome.model_validate_json(ended.last_line).message
 
 
 def test_an_adapter_without_a_manifest_does_not_exist(trained: Trained, verify: Callable[..., Verified]) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from pydantic import ValidationError
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
 from lora_trainer.contract.progress import PORT, Progress
-from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile
+from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
+from lora_trainer.signing import Verifier, read_verifier
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
@@ -45,20 +47,23 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(prog="lora_trainer", description="Prepares, trains and verifies one LoRA fine-tune.")
     stages = root.add_subparsers(dest="stage", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--run", type=Path, default=RUN_FILE, help="the run file")
-    common.add_argument("--scratch", type=Path, default=SCRATCH, help="writable folder")
-    pod = argparse.ArgumentParser(add_help=False, parents=[common])
+    pod = argparse.ArgumentParser(add_help=False)
+    pod.add_argument("--run", type=Path, default=RUN_FILE, help="the run file")
+    pod.add_argument("--scratch", type=Path, default=SCRATCH, help="writable folder")
     pod.add_argument("--port", type=int, default=PORT, help="port of the progress server")
     pod.add_argument("--termination-log", type=Path, default=TERMINATION_LOG, help="where the outcome is written")
     stages.add_parser("prepare", parents=[pod], help="validate and tokenise the data, size the run")
     train = stages.add_parser("train", parents=[pod], help="train, evaluate, publish and verify")
     train.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
     train.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
-    verify = stages.add_parser("verify", parents=[common], help="load an adapter back and compare it with its base")
+    verify = stages.add_parser("verify", help="prove that a published adapter is whole, loads and works")
     verify.add_argument("--artifact", required=True, help="URI of the adapter's folder")
-    verify.add_argument("--manifest", type=Path, help="file with the manifest; unset: the artifact's own")
-    verify.add_argument("--base", type=Path, required=True, help="folder with the base model")
+    verify.add_argument("--base", type=Path, help="folder with the base model; unset: fetched as the manifest names it")
+    verify.add_argument("--public-key", type=Path, help="PEM file; the manifest must be signed by this Ed25519 key")
+    verify.add_argument("--endpoint", help="endpoint of the bucket; unset: AWS")
+    verify.add_argument("--region", help="region of the bucket; unset: AWS_REGION")
+    verify.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="writable folder")
+    verify.add_argument("--manifest", type=Path, help="file with a draft of the manifest; unset: the artifact's own")
     return root
 
 
@@ -99,18 +104,19 @@ def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> Prepare
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    """Verify runs inside a train pod: its last word is the last line of stdout, never the termination message."""
+    """Verify also runs inside a train pod: its last word is the last line of stdout, never the termination message."""
     try:
         from lora_trainer.verify import verify  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
 
-        run = read_run(arguments.run)
+        artifact = arguments.artifact.rstrip("/")
+        storage = Storage(work_uri=artifact, endpoint=arguments.endpoint, region=arguments.region)
         result = verify(
-            run,
-            bucket=open_bucket(run.storage),
+            bucket=open_bucket(storage),
             scratch=arguments.scratch,
-            artifact=arguments.artifact,
+            artifact=artifact,
             manifest=arguments.manifest,
             base=arguments.base,
+            verifier=_verifier(arguments.public_key),
         )
     except Exception as error:  # every ending is told, also a bug
         ending = ending_of(error)
@@ -118,6 +124,15 @@ def _verify(arguments: argparse.Namespace) -> int:
         return ending.code
     print(result.model_dump_json(by_alias=True))
     return ExitCode.Succeeded
+
+
+def _verifier(path: Path | None) -> Verifier | None:
+    if path is None:
+        return None
+    try:
+        return read_verifier(path.read_bytes(), name=f"The file {path}")
+    except OSError as error:
+        raise TrainerError(ExitCode.ConfigInvalid, f"The file {path} cannot be read: {error.strerror}.") from None
 
 
 def read_run(path: Path) -> RunFile:

@@ -13,7 +13,12 @@ SHOWN_SAMPLES = 3
 
 
 def model_card(
-    run: RunFile, *, prepared: PrepareResult, evaluation: EvaluationFile, versions: Mapping[str, str]
+    run: RunFile,
+    *,
+    prepared: PrepareResult,
+    evaluation: EvaluationFile,
+    versions: Mapping[str, str],
+    signing_key: str | None = None,
 ) -> str:
     """The card, with figures, curve, samples and everything that is needed to make the adapter again."""
     data = prepared.dataset
@@ -32,6 +37,7 @@ def model_card(
             "## Where it comes from",
             *_list({"base model revision": f"`{prepared.model.revision}`", "data digest": f"`{data.digest}`"}),
             *_list({"run digest": f"`{prepared.run_digest}` (sha256 of `{RUN_SHAPE}`, which has every setting)"}),
+            *(_list({"signed by": f"Ed25519 key `{signing_key}`"}) if signing_key else []),
             "",
             "## Settings",
             *_list(_settings(run, prepared)),

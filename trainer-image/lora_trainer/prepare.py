@@ -7,6 +7,7 @@ publishes the prepared set. Loads no weights and imports no torch.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
-from lora_trainer.contract.run import RunFile, run_digest
+from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile, run_digest
 from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
@@ -34,6 +35,7 @@ from lora_trainer.model_checks import check_targets, check_vocabulary
 from lora_trainer.model_shape import model_shape
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.reuse import reuse
+from lora_trainer.signing import read_signer
 from lora_trainer.sizing import DataSize, size_run
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
@@ -49,6 +51,7 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     prepared.mkdir(parents=True)
 
     progress.update(stage=Stage.DATA)
+    signer = read_signer(run, os.environ.get(SIGNING_KEY_VARIABLE, ""))
     prove_writable(run, bucket)
     model = resolve_model(run.model, bucket=bucket, folder=work / "model")
     check_targets(run.lora, model.shapes)
@@ -75,7 +78,7 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
         estimate=estimate,
         chosen=chosen,
     )
-    if reused := reuse(run, result, bucket):
+    if reused := reuse(run, result, bucket, signer=signer):
         return reused
     schemas, tokens = split.train.encoder.schemas, data.tokenizer
     copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)

@@ -20,6 +20,7 @@ from lora_trainer.contract.layout import (
     MANIFEST,
     MODEL_CARD,
     RUN_SHAPE,
+    SIGNATURE,
     TRAINING_LOG,
     latest_uri,
 )
@@ -30,6 +31,8 @@ from lora_trainer.curves import write_loss_curve
 from lora_trainer.data.named_templates import template_source
 from lora_trainer.evaluation import EvaluationFile
 from lora_trainer.model_card import model_card
+from lora_trainer.prepared import Prepared
+from lora_trainer.signing import Signer
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
@@ -48,26 +51,26 @@ def write_folder(
     folder: Path,
     *,
     run: RunFile,
-    prepared: PrepareResult,
+    prepared: Prepared,
     model: PeftModel,
     base: Path,
-    end_token_id: int,
     history: Sequence[Mapping],
     evaluation: EvaluationFile,
+    signing_key: str | None,
 ) -> None:
-    """Write everything but the manifest. `end_token_id` ends an answer as the rows were rendered; `history` is the
-    trainer's log, one entry per step.
-    """
+    """Write everything but the manifest. `history` is the trainer's log, one entry per step."""
+    result, template = prepared.result, template_source(run.dataset.chat_template)
     model.save_pretrained(str(folder), save_embedding_layers=False)
-    _write_adapter_config(folder / "adapter_config.json", run=run, prepared=prepared)
-    write_tokenizer(folder, base=base, chat_template=template_source(run.dataset.chat_template), end=end_token_id)
+    _write_adapter_config(folder / "adapter_config.json", run=run, prepared=result)
+    write_tokenizer(folder, base=base, chat_template=template, end=prepared.eos_token_id)
     (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
     steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in history if "loss" in entry)
     (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
     write_loss_curve(folder / LOSS_CURVE, history=history, figures=evaluation.figures)
-    shape = run_shape(run, data_digest=prepared.dataset.digest, model_revision=prepared.model.revision)
+    shape = run_shape(run, data_digest=result.dataset.digest, model_revision=result.model.revision)
     (folder / RUN_SHAPE).write_bytes(shape)
-    (folder / MODEL_CARD).write_text(model_card(run, prepared=prepared, evaluation=evaluation, versions=versions()))
+    card = model_card(run, prepared=result, evaluation=evaluation, versions=versions(), signing_key=signing_key)
+    (folder / MODEL_CARD).write_text(card)
 
 
 def _write_adapter_config(path: Path, *, run: RunFile, prepared: PrepareResult) -> None:
@@ -96,18 +99,25 @@ def write_tokenizer(folder: Path, *, base: Path, chat_template: str | None, end:
 
 
 def commit(
-    bucket: Bucket, folder: Path, *, uri: str, manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest]
+    bucket: Bucket,
+    folder: Path,
+    *,
+    uri: str,
+    manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest],
+    signer: Signer | None = None,
 ) -> tuple[Artifact, ArtifactManifest]:
-    """Upload the folder to `uri`, let `manifest` prove it and describe it, and write that last.
+    """Upload the folder to `uri`, let `manifest` prove it and describe it, sign that, and write it last.
 
     Where another publisher of the same run was faster and its files differ, ours replace them, all of them written
-    after all of its own.
+    after all of its own. A manifest that another wrote is never signed.
     """
     described = manifest(bucket.upload_files(folder, uri))
     data = encode(described)
+    if signer:
+        bucket.write(f"{uri}/{SIGNATURE}", signer.sign(data))
     if not bucket.write(f"{uri}/{MANIFEST}", data, if_absent=True):
         present = bucket.read_manifest(uri, ArtifactManifest)
-        if present is not None and present.files == described.files:
+        if present is not None and present.files == described.files and signer is None:
             described, data = present, encode(present)
         else:
             bucket.upload_files(folder, uri)

@@ -49,6 +49,8 @@ MAX_RETRIES = 8
 MAX_BACKOFF = timedelta(seconds=10)
 PART_BYTES = 16 * 1024 * 1024
 """Size of a multipart upload's parts: 10 000 of them, S3's limit, hold a file of 156 GiB."""
+LARGEST_COPY_BYTES = 5 * 2**30
+"""What S3 copies by itself; more goes through this process."""
 PARALLEL_FILES = 4
 HASH_CHUNK_BYTES = 1024 * 1024
 BUCKET_SCHEMES = ("s3", "gs", "az")
@@ -145,11 +147,18 @@ class Bucket:
             obstore.put(store, key, path, chunk_size=PART_BYTES)
 
     def copy(self, source: str, target: str) -> None:
-        """Copy one file inside a bucket, without fetching it. Raises FileNotFoundError."""
+        """Copy one file inside a bucket, without storing it here. Raises FileNotFoundError."""
         store, path = self._locate(source)
         _, copied = self._locate(target)
+        with explained(source, "read"):
+            size = obstore.head(store, path)["size"]
         with explained(target, "write"):
-            obstore.copy(store, path, copied)
+            if size <= LARGEST_COPY_BYTES:
+                obstore.copy(store, path, copied)
+            else:
+                with obstore.open_writer(store, copied, buffer_size=PART_BYTES) as sink:
+                    for chunk in obstore.get(store, path).stream(min_chunk_size=PART_BYTES):
+                        sink.write(chunk)
 
     def delete(self, uri: str) -> None:
         """Delete one file; none there is fine."""

@@ -21,7 +21,7 @@ from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
 from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage, decode_outcome
 from lora_trainer.contract.progress import Stage
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
 from lora_trainer.contract.spec import DpoSpec, Method
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
@@ -40,6 +40,7 @@ from lora_trainer.model import (
 from lora_trainer.preference_evaluation import evaluate_pairs, read_pairs
 from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, read_prepared
 from lora_trainer.publish import commit, point_latest, versions, write_folder
+from lora_trainer.signing import read_signer
 from lora_trainer.sizing import shrink
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
@@ -68,6 +69,8 @@ def train(
     """
     stop = StopRequest(leave=lambda: leave(interrupted(progress)))
     this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, scratch=scratch)
+    # Taken out of the environment: no other process needs it.
+    signer = read_signer(run, os.environ.pop(SIGNING_KEY_VARIABLE, ""))
     os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch))
     require_accelerator(run.accelerator.kind)
 
@@ -96,15 +99,16 @@ def train(
 
     progress.update(stage=Stage.PUBLISHING)
     folder = scratch / "adapter"
+    signing_key = signer.verifier.key_id if signer else None
     write_folder(
         folder,
         run=run,
-        prepared=result,
+        prepared=prepared,
         model=model,
         base=base,
-        end_token_id=prepared.eos_token_id,
         history=loop.history,
         evaluation=evaluation,
+        signing_key=signing_key,
     )
     peak = peak_memory_gib(run.accelerator.kind)
     del model, tokenizer
@@ -116,9 +120,16 @@ def train(
     def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
         progress.update(stage=Stage.VERIFYING)
         verification = verify_elsewhere(this, digest=result.run_digest, uri=uri, files=files, base=base)
-        return manifest(run, prepared=result, evaluation=evaluation, verification=verification, files=files)
+        return manifest(
+            run,
+            prepared=result,
+            evaluation=evaluation,
+            verification=verification,
+            signing_key=signing_key,
+            files=files,
+        )
 
-    artifact, published = commit(bucket, folder, uri=uri, manifest=prove)
+    artifact, published = commit(bucket, folder, uri=uri, manifest=prove, signer=signer)
     trained = TrainResult(artifact=artifact, evaluation=published.evaluation, usage=usage(loop, peak_memory=peak))
     if missed:
         raise gate_failed(missed, artifact, trained)
@@ -192,11 +203,11 @@ def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
 
 def verify_elsewhere(this: Attempt, *, digest: str, uri: str, files: tuple[FileEntry, ...], base: Path) -> Verification:
     """Verify the files uploaded to `uri` in a fresh process. Raises that process's TrainerError."""
-    run_file, draft = this.scratch / "run.json", this.scratch / "manifest.json"
-    run_file.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
+    draft, storage = this.scratch / "manifest.json", this.run.storage
     draft.write_text(SetManifest(fingerprint=digest, files=files).model_dump_json(by_alias=True, exclude_none=True))
-    command = [sys.executable, "-m", "lora_trainer", "verify", "--run", run_file, "--scratch", this.scratch]
-    command += ["--artifact", uri, "--manifest", draft, "--base", base]
+    command = [sys.executable, "-m", "lora_trainer", "verify", "--artifact", uri, "--manifest", draft, "--base", base]
+    command += ["--scratch", this.scratch]
+    command += [f"--{name}={value}" for name in ("endpoint", "region") if (value := getattr(storage, name))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     last_line = done.stdout.strip().rpartition("\n")[2]
     if done.returncode == ExitCode.Succeeded:
@@ -217,6 +228,7 @@ def manifest(
     prepared: PrepareResult,
     evaluation: EvaluationFile,
     verification: Verification,
+    signing_key: str | None,
     files: tuple[FileEntry, ...],
 ) -> ArtifactManifest:
     """The manifest of a proven adapter."""
@@ -229,6 +241,7 @@ def manifest(
         evaluation=evaluation.figures,
         verification=verification,
         versions=versions(),
+        signing_key=signing_key,
         files=files,
     )
 

@@ -1,23 +1,26 @@
-"""`python -m lora_trainer verify`: proves that a published adapter loads and works, in a process that knows nothing but
-the bucket and the base model.
+"""`python -m lora_trainer verify`: proves that a published adapter is whole, loads and works, in a process that knows
+nothing but the bucket and the base model. Train runs it; so may anybody, anywhere, as often as they like.
 
 Loads as a user would, through transformers and PEFT, without Unsloth.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_trainer.answers import stop_tokens
+from lora_trainer.base_model import fetch_model
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import EVALUATION
-from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
-from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.layout import EVALUATION, MANIFEST, RUN_SHAPE, SIGNATURE
+from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification, parse_manifest
+from lora_trainer.contract.spec import ModelSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, inference
+from lora_trainer.signing import Verifier, require_signature
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
@@ -28,34 +31,64 @@ NEW_TOKENS = 16
 
 
 def verify(
-    run: RunFile, *, bucket: Bucket, scratch: Path, artifact: str, manifest: Path | None, base: Path
+    *,
+    bucket: Bucket,
+    scratch: Path,
+    artifact: str,
+    manifest: Path | None = None,
+    base: Path | None = None,
+    verifier: Verifier | None = None,
 ) -> Verification:
-    """Download the adapter at URI `artifact`, compare every sha256, load it onto the model in folder `base`, run it.
+    """Download the adapter at URI `artifact`, compare every sha256, load it onto its base model, run it.
 
-    `manifest` names a SetManifest on disk, for an adapter whose own manifest is not written yet. Raises TrainerError:
-    StorageUnavailable for a file that differs, InternalError for an adapter that does not work.
+    `manifest` names a SetManifest on disk, for an adapter whose own manifest is not written yet. `base` is the folder
+    of the base model; without it the model is fetched from where the manifest says. With a `verifier` the manifest
+    must be signed by that key. Raises TrainerError: SignatureInvalid, StorageUnavailable for a file that differs,
+    InternalError for an adapter that does not work, or what fetching the base model raises.
     """
-    entries = _entries(bucket, artifact, manifest)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="verify-") as folder:
-        bucket.fetch_files(entries, artifact, Path(folder))
-        model, tokenizer, dtype = _load(run, base=base, adapter=Path(folder))
-        probe = EvaluationFile.model_validate_json((Path(folder) / EVALUATION).read_bytes()).probe
+    if manifest is not None:
+        published, entries = None, SetManifest.model_validate_json(manifest.read_bytes()).files
+    else:
+        published = _published(bucket, artifact, verifier)
+        entries = published.files
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="verify-") as work:
+        folder = Path(work) / "adapter"
+        bucket.fetch_files(entries, artifact, folder)
+        spec = ModelSpec.model_validate(json.loads((folder / RUN_SHAPE).read_bytes())["model"])
+        if base is None:
+            assert published is not None, "who verifies a draft has the base model"
+            base = fetch_model(spec, revision=published.model.revision, bucket=bucket, folder=Path(work) / "base")
+        model, tokenizer, dtype = _load(spec, base=base, adapter=folder)
+        probe = EvaluationFile.model_validate_json((folder / EVALUATION).read_bytes()).probe
         with inference(model, dtype):
-            difference = _logit_difference(model, tokenizer, probe, limit=run.model.max_seq_length)
-            generated = _generate(model, tokenizer, probe, limit=run.model.max_seq_length)
+            difference = _logit_difference(model, tokenizer, probe, limit=spec.max_seq_length)
+            generated = _generate(model, tokenizer, probe, limit=spec.max_seq_length)
     return Verification(files=len(entries), max_logit_difference=difference, generated_tokens=generated)
 
 
-def _entries(bucket: Bucket, artifact: str, manifest: Path | None) -> tuple[FileEntry, ...]:
-    if manifest is not None:
-        return SetManifest.model_validate_json(manifest.read_bytes()).files
-    published = bucket.read_manifest(artifact, ArtifactManifest)
+def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> ArtifactManifest:
+    """The adapter's manifest, and with a verifier only one that its key signed."""
+    data = _read(bucket, f"{artifact}/{MANIFEST}")
+    if verifier is not None and data is not None:
+        require_signature(verifier, data, _read(bucket, f"{artifact}/{SIGNATURE}"), uri=artifact)
+    published = parse_manifest(ArtifactManifest, data or b"")
     if published is None:
-        raise TrainerError(ExitCode.ConfigInvalid, f"There is no complete adapter at {artifact}.")
-    return published.files
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"There is no complete adapter at {artifact}.",
+            "Give the URI in status.artifact.uri of the fine-tune.",
+        )
+    return published
 
 
-def _load(run: RunFile, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
+def _read(bucket: Bucket, uri: str) -> bytes | None:
+    try:
+        return bucket.read(uri)
+    except FileNotFoundError:
+        return None
+
+
+def _load(spec: ModelSpec, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
     """Base and adapter as they were trained, the tokenizer from the adapter's own files, and the compute type."""
     import torch  # noqa: PLC0415 - the command line must not wait for it
     from peft import PeftModel  # noqa: PLC0415 - after Unsloth
@@ -63,8 +96,8 @@ def _load(run: RunFile, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTra
     from transformers.utils import logging  # noqa: PLC0415 - after Unsloth
 
     logging.disable_progress_bar()
-    gpu = run.accelerator.kind == AcceleratorKind.GPU
-    dtype = run.model.dtype or ("float16" if gpu and not torch.cuda.is_bf16_supported() else "bfloat16")
+    gpu = torch.cuda.is_available()
+    dtype = spec.dtype or ("float16" if gpu and not torch.cuda.is_bf16_supported() else "bfloat16")
     quantized = hasattr(AutoConfig.from_pretrained(base, local_files_only=True), "quantization_config")
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -77,7 +110,7 @@ def _load(run: RunFile, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTra
         dtype=getattr(torch, dtype),
         device_map={"": 0} if gpu else "cpu",
         local_files_only=True,
-        **({"quantization_config": four_bit} if run.model.load_in_4bit and not quantized else {}),
+        **({"quantization_config": four_bit} if spec.load_in_4bit and not quantized else {}),
     )
     model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
     return model, AutoTokenizer.from_pretrained(adapter, local_files_only=True), dtype

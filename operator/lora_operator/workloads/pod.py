@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_trainer.contract.progress import PORT
-from lora_trainer.contract.run import CONFIG_MAP_MOUNT_ROOT, PVC_MOUNT_ROOT, RUN_FILE, SCRATCH, AcceleratorKind
+from lora_trainer.contract.run import (
+    CONFIG_MAP_MOUNT_ROOT,
+    PVC_MOUNT_ROOT,
+    RUN_FILE,
+    SCRATCH,
+    SIGNING_KEY_VARIABLE,
+    AcceleratorKind,
+)
 
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name
@@ -204,6 +211,15 @@ def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
     return draft.plus(env=(_secret_env("HF_TOKEN", secret=reference.name, key=reference.key),))
 
 
+def signing_key(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """The key that signs the adapter: prepare proves that it is one, train signs with it."""
+    signing = request.run.spec.output.signing
+    if signing is None:
+        return draft
+    reference = signing.key_secret_ref
+    return draft.plus(env=(_secret_env(SIGNING_KEY_VARIABLE, secret=reference.name, key=reference.key),))
+
+
 def _secret_env(name: str, *, secret: str, key: str, optional: bool = False) -> Entry:
     reference = {"name": secret, "key": key} | ({"optional": True} if optional else {})
     return {"name": name, "valueFrom": {"secretKeyRef": reference}}
@@ -220,6 +236,7 @@ TRANSFORMS: tuple[Transform, ...] = (
     config_maps,
     storage_access,
     hub_token,
+    signing_key,
 )
 
 

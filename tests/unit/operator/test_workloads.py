@@ -15,7 +15,7 @@ from lora_operator.naming import Stage
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.pod import StageRequest
 from lora_operator.workloads.settled import config_map, read_config_map, settle
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
 
 from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, class_spec
 
@@ -33,6 +33,8 @@ MANY = [
 ]
 SLIM = "registry.example/lora-prepare:0.1.0"
 
+SIGNED = {"uri": "s3://team-a/adapters/text-to-sql", "signing": {"keySecretRef": {"name": "signing"}}}
+
 SCENARIOS: dict[str, tuple[Body, Body]] = {
     "minimal": ({}, {}),
     "cpu-class": (
@@ -46,6 +48,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     "private-model": (
         {
             "model": PRIVATE_MODEL,
+            "output": SIGNED,
             "dataset": {"uri": "pvc://rows/sql/train.jsonl", "columns": {"prompt": "question"}},
             "evaluation": {"datasetUri": "pvc://held-out/sql.jsonl"},
             "training": {"maxSteps": 100, "learningRate": 1e-4},
@@ -257,6 +260,13 @@ def test_the_hub_token_of_a_private_model_is_a_reference() -> None:
     env = environment(pods("private-model")[Stage.PREPARE])
     assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
     assert "HF_TOKEN" not in environment(pods("minimal")[Stage.PREPARE])
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_the_signing_key_stays_a_reference(stage: Stage) -> None:
+    env = environment(pods("private-model")[stage])
+    assert env[SIGNING_KEY_VARIABLE]["valueFrom"]["secretKeyRef"] == {"name": "signing", "key": "private.pem"}
+    assert SIGNING_KEY_VARIABLE not in environment(pods("minimal")[stage])
 
 
 def test_claims_are_mounted_once_and_read_only() -> None:

@@ -14,6 +14,8 @@ from lora_trainer import storage
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import (
     DATA_REPORT,
+    MANIFEST,
+    SIGNATURE,
     artifact_uri,
     data_report_uri,
     latest_uri,
@@ -21,13 +23,15 @@ from lora_trainer.contract.layout import (
 )
 from lora_trainer.contract.manifest import ArtifactManifest, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, Outcome, PrepareResult, encode_outcome
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
 from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
+from lora_trainer.signing import read_signer
 from lora_trainer.storage import open_bucket
 
+from tests.support.keys import private_pem
 from tests.support.prepare_world import CHATS, UNKNOWN_TOKENS, Rows, World, a_world, conversation
 from tests.support.runs import run_file
 from tests.support.stub_server import Answer, Request, stub_server
@@ -332,6 +336,31 @@ def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(wor
     world.bucket.fetch_files(manifest.files, uri, tmp_path / "fetched")
     assert Artifact.model_validate_json(world.bucket.read(latest_uri(run))) == found.artifact
     assert world.prepare_run(run).artifact == found.artifact
+
+
+SIGNING = {"signing": {"keySecretRef": {"name": "signing"}}}
+
+
+def test_an_adapter_counts_as_signed_only_by_the_runs_own_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_file(output=SIGNING)
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, private_pem(1).decode())
+    first = world.prepare_run(run)
+    publish_adapter(world, run, first)
+    uri = artifact_uri(run, first.run_digest)
+    assert world.prepare_run(run).artifact is None, "it is not signed"
+    assert world.prepare().artifact, "who wants no signature needs none"
+    signer = read_signer(run, private_pem(2).decode())
+    assert signer
+    world.bucket.write(f"{uri}/{SIGNATURE}", signer.sign(world.bucket.read(f"{uri}/{MANIFEST}")))
+    assert world.prepare_run(run).artifact is None, "another key signed it"
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, private_pem(2).decode())
+    assert world.prepare_run(run).artifact
+
+
+def test_a_signing_key_that_is_none_is_told_before_anything_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, "not a key")
+    with pytest.raises(TrainerError, match=r"output\.signing: key 'private\.pem' of Secret 'signing'"):
+        world.prepare(output=SIGNING)
 
 
 def test_prompts_of_ones_own_go_with_the_prepared_set(world: World, tmp_path: Path) -> None:

@@ -52,6 +52,16 @@ def test_files_are_written_read_listed_and_deleted(bucket: Bucket) -> None:
         bucket.read("s3://team-a/x/one")
 
 
+@pytest.mark.parametrize("largest", [storage.LARGEST_COPY_BYTES, 2])
+def test_a_file_is_copied_inside_its_bucket(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+    monkeypatch.setattr(storage, "LARGEST_COPY_BYTES", largest)
+    bucket.write(f"{WORK}/a", b"contents")
+    bucket.copy(f"{WORK}/a", f"{WORK}/elsewhere/b")
+    assert bucket.read(f"{WORK}/elsewhere/b") == b"contents"
+    with pytest.raises(FileNotFoundError):
+        bucket.copy(f"{WORK}/nothing", f"{WORK}/c")
+
+
 def test_only_the_first_conditional_write_counts(bucket: Bucket) -> None:
     assert bucket.write("s3://team-a/x", b"first", if_absent=True)
     assert not bucket.write("s3://team-a/x", b"second", if_absent=True)

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     Diverged = 19
     QualityGateFailed = 20
     DatasetAccessDenied = 21
+    SignatureInvalid = 24
     OutOfMemory = 30
     Interrupted = 40
     StorageUnavailable = 50

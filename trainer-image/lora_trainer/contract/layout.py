@@ -5,6 +5,7 @@ from __future__ import annotations
 from lora_trainer.contract.run import RunFile
 
 MANIFEST = "manifest.json"
+SIGNATURE = f"{MANIFEST}.sig"
 PREPARED = "prepared.json"
 EVALUATION = "evaluation.json"
 LATEST = "latest.json"

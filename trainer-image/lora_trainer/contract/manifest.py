@@ -57,6 +57,8 @@ class ArtifactManifest(WireModel):
     verification: Verification
     versions: dict[str, str]
     """Versions of the libraries that trained it."""
+    signing_key: str | None = None
+    """Id of the key that signed this manifest: sha256 of the public key in DER form."""
     files: tuple[FileEntry, ...]
 
     @property

@@ -408,12 +408,30 @@ class EvaluationSpec(WireModel):
     publishes it without training again. Unset: every adapter is published."""
 
 
+class SigningKeyRef(WireModel):
+    """A private key in a Secret in the namespace of the fine-tune."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Secret."""
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "private.pem"
+    """Key inside the Secret, with an unencrypted Ed25519 private key in PEM form."""
+
+
+class SigningSpec(WireModel):
+    """Signs the adapter's manifest, which holds the sha256 of every file."""
+
+    key_secret_ref: SigningKeyRef
+    """The private key. Only the run's own pods read it."""
+
+
 class OutputSpec(WireModel):
     """Where the adapter is published."""
 
     uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
     """Folder in the bucket. The adapter is published to <uri>/<run digest>/ and <uri>/latest.json points to the
     newest."""
+    signing: SigningSpec | None = None
+    """Publish an Ed25519 signature beside the manifest. Unset: none."""
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
