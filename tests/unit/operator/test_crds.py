@@ -101,6 +101,13 @@ def test_everything_that_users_type_is_bounded() -> None:
     assert unbounded == []
 
 
+def test_whole_numbers_are_judged_by_the_bounds_as_written() -> None:
+    """The API server compares a whole number, 0 say, with a bound cut to a whole number: 0 is not below 0.5 to it."""
+    for name, node in NODES:
+        for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+            assert not node.get(exclusive) or node[bound] == int(node[bound]), name
+
+
 def test_lists_say_how_they_merge() -> None:
     for path, node in NODES:
         if node["type"] == "array":

@@ -144,7 +144,7 @@ class DpoSpec(WireModel):
     """How closely the adapter stays to the base model: higher stays closer."""
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"] = "sigmoid"
     """Loss of a pair of answers. robust expects some preferences to be wrong: see labelSmoothing."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
     """Share of preferences that lossType robust takes to be the wrong way round."""
 
 
