@@ -109,6 +109,8 @@ class LoraFineTuneClassSpec(WireModel):
     """What one train pod computes on."""
     storage: StorageSpec
     """The object store."""
+    hub_endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = None
+    """URL of a mirror of the Hugging Face Hub that models and data sets are read from (HF_ENDPOINT). Unset: the hub."""
     prepare: PrepareResources = PrepareResources()
     """Resources and image of prepare pods."""
     train: TrainResources = TrainResources()

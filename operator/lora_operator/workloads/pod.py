@@ -203,6 +203,12 @@ def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
     )
 
 
+def hub_mirror(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """Where the class has the Hugging Face Hub."""
+    endpoint = request.settled.class_spec.hub_endpoint
+    return draft.plus(env=({"name": "HF_ENDPOINT", "value": endpoint},)) if endpoint else draft
+
+
 def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The Hugging Face token of a private model or data set."""
     reference = request.run.spec.model.token_secret_ref
@@ -235,6 +241,7 @@ TRANSFORMS: tuple[Transform, ...] = (
     claims,
     config_maps,
     storage_access,
+    hub_mirror,
     hub_token,
     signing_key,
 )

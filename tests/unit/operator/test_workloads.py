@@ -31,6 +31,7 @@ MANY = [
     {"uri": "pvc://rows/c.parquet"},
     {"uri": "hf://datasets/owner/name@main/data"},
 ]
+MIRROR = "https://hub.example/hf"
 SLIM = "registry.example/lora-prepare:0.1.0"
 
 SIGNED = {"uri": "s3://team-a/adapters/text-to-sql", "signing": {"keySecretRef": {"name": "signing"}}}
@@ -58,7 +59,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     "workload-identity": ({}, {"storage": IDENTITY}),
     "many-sources": (
         {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
-        {"storage": GOOGLE},
+        {"storage": GOOGLE, "hubEndpoint": MIRROR},
     ),
 }
 
@@ -267,6 +268,11 @@ def test_the_signing_key_stays_a_reference(stage: Stage) -> None:
     env = environment(pods("private-model")[stage])
     assert env[SIGNING_KEY_VARIABLE]["valueFrom"]["secretKeyRef"] == {"name": "signing", "key": "private.pem"}
     assert SIGNING_KEY_VARIABLE not in environment(pods("minimal")[stage])
+
+
+def test_the_mirror_of_the_hub_is_the_class_s() -> None:
+    assert all(environment(pod)["HF_ENDPOINT"]["value"] == MIRROR for pod in pods("many-sources").values())
+    assert "HF_ENDPOINT" not in environment(pods("minimal")[Stage.PREPARE])
 
 
 def test_claims_are_mounted_once_and_read_only() -> None:
