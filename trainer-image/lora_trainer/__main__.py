@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -24,12 +24,10 @@ from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, e
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
+from lora_trainer.signing import Verifier, read_verifier
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
-
-if TYPE_CHECKING:
-    from lora_trainer.signing import Verifier
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_NAMED_FIELDS = 5
@@ -131,8 +129,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _verifier(path: Path | None) -> Verifier | None:
     if path is None:
         return None
-    from lora_trainer.signing import read_verifier  # noqa: PLC0415 - prepare's image has no cryptography
-
     try:
         return read_verifier(path.read_bytes(), name=f"The file {path}")
     except OSError as error:
