@@ -9,6 +9,7 @@ from typing import Any
 
 import cel
 import pytest
+import yaml
 from lora_operator import naming
 from lora_operator.api.crds import class_crd, render, run_crd
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
@@ -221,3 +222,12 @@ def test_every_rule_is_broken_by_some_case() -> None:
     }
     broken = {message for case in CASES for message in refusals(case)}
     assert rules <= broken
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER.parent / "samples").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_samples_are_accepted(path: Path) -> None:
+    body = yaml.safe_load(path.read_text())
+    schema = schema_of(body["kind"])
+    body = apply_defaults(body, schema)
+    assert violations(body, schema) == []
+    assert list(broken_rules(body, None, schema)) == []
