@@ -145,7 +145,8 @@ def test_missing_secret_is_waited_for_and_heals(environment: Environment, tenant
 
 
 def test_image_that_cannot_be_pulled(environment: Environment, tenant: Tenant) -> None:
-    make_class(environment, "no-image", image="localhost/lora-operator/none:1")
+    small = {"cpu": "20m", "memory": "128Mi", "scratch": "1Gi"}
+    make_class(environment, "no-image", image="localhost/lora-operator/none:1", prepare=small)
     try:
         tenant.apply("run", className="no-image")
         run = tenant.wait_for_reason("run", "ImagePullFailed")

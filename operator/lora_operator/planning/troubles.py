@@ -53,7 +53,8 @@ def _held_back(pod: PodView) -> Trouble | None:
     if pod.waiting_reason in IMAGE_REASONS:
         message = (
             f"The kubelet cannot pull the trainer image of the class: {pod.waiting_message} "
-            "Ask the platform team to mend spec.image of the LoraFineTuneClass or its registry access."
+            "Ask the platform team to mend spec.image or spec.prepare.image of the LoraFineTuneClass, or its access to "
+            "the registry."
         )
         return Trouble(reason=Reason.IMAGE_PULL_FAILED, message=message, needs_person=True)
     if pod.waiting_reason not in CONFIG_REASONS:
