@@ -41,6 +41,7 @@ lock: $(VENV)/bin/uv ## Rewrite the hashed requirement files from pyproject.toml
 	$(COMPILE) pyproject.toml --extra operator -o requirements/operator.txt
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra trainer --override requirements/overrides.txt -o requirements/trainer.txt
+	$(COMPILE) pyproject.toml --extra trainer --extra vllm --override requirements/overrides.txt --override requirements/overrides-vllm.txt -o requirements/trainer-vllm.txt
 	$(COMPILE) pyproject.toml --extra prepare -c requirements/trainer.txt -o requirements/prepare.txt
 	$(COMPILE) pyproject.toml --extra trainer --extra test --override requirements/overrides.txt -c requirements/trainer.txt -o requirements/trainer-dev.txt
 

@@ -54,7 +54,7 @@ def edited(body: Body, edits: dict[str, Any]) -> Body:
         if value is None:
             node.pop(last, None)
         else:
-            node[last] = value
+            node[last] = copy.deepcopy(value)
     return result
 
 
@@ -73,6 +73,66 @@ def _class(name: str, words: str = "", **start: Any) -> CrdCase:
 
 
 SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "text"}]
+
+GRPO: dict[str, Any] = {"rewards": [{"numericAnswer": {}}]}
+CODE = {"configMapRef": {"name": "judges", "key": "judge.py"}}
+
+GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("rewards", "", {}),
+    ("prompt rows", "", {"spec.dataset.format": "prompt"}),
+    ("chats for GRPO", "does not suit", {"spec.dataset.format": "messages"}),
+    ("no rewards", "rewards", {"spec.training.grpo.rewards": []}),
+    ("nine rewards", "rewards", {"spec.training.grpo.rewards": [{"length": {"target": 9}}] * 9}),
+    ("a reward of no kind", "exactly one of", {"spec.training.grpo.rewards": [{"weight": 2}]}),
+    (
+        "a reward of two kinds",
+        "exactly one of",
+        {"spec.training.grpo.rewards": [{"length": {"target": 9}, "exactAnswer": {}}]},
+    ),
+    ("a function", "", {"spec.training.grpo.rewards": [{"python": CODE}, {"regex": {"pattern": "a"}}]}),
+    (
+        "a function of no name",
+        "function",
+        {"spec.training.grpo.rewards": [{"python": CODE | {"function": "my reward"}}]},
+    ),
+    (
+        "a key with a path",
+        "key",
+        {"spec.training.grpo.rewards": [{"python": {"configMapRef": {"name": "judges", "key": "../x"}}}]},
+    ),
+    ("a schema", "", {"spec.training.grpo.rewards": [{"jsonSchema": {"schema": "{}"}}]}),
+    ("one answer a prompt", "numGenerations", {"spec.training.grpo.numGenerations": 1}),
+    (
+        "answers longer than rows",
+        "is more than model.maxSeqLength",
+        {"spec.training.grpo.maxCompletionLength": 1537},
+    ),
+    ("answers as long as rows", "", {"spec.training.grpo.maxCompletionLength": 1536}),
+    ("cut prompts", "is not for GRPO", {"spec.dataset.overlength": "truncate"}),
+    ("packed answers", "packing is for method SFT only", {"spec.training.packing": True}),
+    ("vLLM", "", {"spec.training.grpo.fastInference": True, "spec.training.grpo.gpuMemoryUtilization": 0.6}),
+    ("memory for no vLLM", "need fastInference", {"spec.training.grpo.gpuMemoryUtilization": 0.6}),
+    ("a rank for no vLLM", "need fastInference", {"spec.training.grpo.maxLoraRank": 64}),
+    (
+        "a rank that is too low",
+        "is less than lora.r",
+        {"spec.training.grpo.fastInference": True, "spec.training.grpo.maxLoraRank": 8},
+    ),
+    (
+        "vLLM and bias",
+        "takes no adapter with bias",
+        {"spec.training.grpo.fastInference": True, "spec.lora.bias": "all"},
+    ),
+    ("a gate on the reward", "", {"spec.evaluation.gate": {"minReward": 0.5}}),
+    ("a gate on a loss", "GRPO has no held-out loss", {"spec.evaluation.gate": {"maxEvalLoss": 0.5}}),
+    ("exact match of prompts", "has no references", {"spec.evaluation.exactMatch": {}}),
+)
+
+
+def _grpo(name: str, words: str, **edits: Any) -> CrdCase:
+    start = {"spec.training.method": "GRPO", "spec.training.grpo": GRPO}
+    return CrdCase(name=f"GRPO: {name}", start=start | edits, words=words)
+
 
 CASES: tuple[CrdCase, ...] = (
     _created("the smallest run"),
@@ -181,6 +241,11 @@ CASES: tuple[CrdCase, ...] = (
     _created("pairs for SFT", "does not suit", spec__dataset__format="preference"),
     _created("a signing key", spec__output__signing={"keySecretRef": {"name": "signing"}}),
     _created("a signing key without a Secret", "keySecretRef", spec__output__signing={}),
+    *(_grpo(name, words, **edits) for name, words, edits in GRPO_CASES),
+    _created("GRPO without settings", "needs training.grpo.rewards", spec__training__method="GRPO"),
+    _created("prompts for SFT", "does not suit", spec__dataset__format="prompt"),
+    _created("settings of GRPO for SFT", "training.grpo is for method GRPO only", spec__training__grpo=GRPO),
+    _created("a gate on rewards for SFT", "is for method GRPO only", spec__evaluation__gate={"minReward": 0.5}),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),

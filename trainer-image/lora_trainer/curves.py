@@ -1,4 +1,4 @@
-"""loss.png of a published adapter: training loss by step, and the held-out loss of base and adapter.
+"""loss.png of a published adapter: training loss (or reward) by step, and the held-out one of base and adapter.
 
 The same history makes the same bytes: no time, no version, no font but matplotlib's own.
 """
@@ -6,29 +6,58 @@ The same history makes the same bytes: no time, no version, no font but matplotl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.contract.spec import Method
 
 SIZE_INCHES = (8, 4.5)
 DOTS_PER_INCH = 110
 
 
-def write_loss_curve(path: Path, *, history: Sequence[Mapping], figures: Evaluation) -> None:
-    """Draw the trainer's log, one entry per step, and the two held-out losses."""
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What is drawn of a method."""
+
+    column: str
+    """Of the trainer's log."""
+    label: str
+    base: str | None = None
+    """Field of Evaluation that the base model's line stands at."""
+    adapter: str | None = None
+    """The same of the adapter."""
+
+
+DRAWN: Mapping[Method, Drawn] = {
+    Method.SFT: Drawn(column="loss", label="loss per token (nats)", base="base_loss", adapter="loss"),
+    # What DPO minimises is no loss per token, with which the held-out figures could be compared.
+    Method.DPO: Drawn(column="loss", label="loss per pair"),
+    Method.GRPO: Drawn(column="reward", label="mean reward", base="base_reward", adapter="reward"),
+}
+
+
+def write_loss_curve(path: Path, *, history: Sequence[Mapping], figures: Evaluation, method: Method) -> None:
+    """Draw the trainer's log, one entry per step: of GRPO the mean reward, else the loss. The held-out figures of base
+    and adapter stand beside what they can be compared with."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - prepare must work without it
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
+    drawn = DRAWN[method]
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()
-    trained = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    trained = [(entry["step"], entry[drawn.column]) for entry in history if drawn.column in entry]
     held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
     axes.plot(*_columns(trained), color="tab:blue", linewidth=1.2, label="training")
     if held_out:
         axes.plot(*_columns(held_out), color="tab:orange", marker="o", markersize=3, label="held-out, while training")
-    axes.axhline(figures.base_loss, color="tab:gray", linestyle="--", label=f"held-out, base {figures.base_loss:.3f}")
-    axes.axhline(figures.loss, color="tab:green", linestyle="--", label=f"held-out, adapter {figures.loss:.3f}")
-    axes.set(xlabel="optimizer step", ylabel="loss per token (nats)", ylim=(0, None))
+    for whose, field, color in (("base", drawn.base, "tab:gray"), ("adapter", drawn.adapter, "tab:green")):
+        figure_of = getattr(figures, field) if field else None
+        if figure_of is not None:
+            axes.axhline(figure_of, color=color, linestyle="--", label=f"held-out, {whose} {figure_of:.3f}")
+    axes.set(xlabel="optimizer step", ylabel=drawn.label)
+    if method is Method.SFT:
+        axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     axes.legend()
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})

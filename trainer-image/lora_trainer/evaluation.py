@@ -70,10 +70,10 @@ class ExactMatches(TypedDict, total=False):
 
 
 class Sample(WireModel):
-    """One held-out prompt with its reference and two answers."""
+    """One held-out prompt with its reference, where it has one, and two answers."""
 
     prompt: str
-    reference: str
+    reference: str | None = None
     base: str
     adapter: str
 

@@ -14,12 +14,14 @@ def failures(gate: GateSpec | None, figures: Evaluation) -> tuple[str, ...]:
     """What `figures` miss of the gate, each as a clause with both numbers; empty where they pass."""
     if gate is None:
         return ()
-    improvement = 1 - figures.loss / figures.base_loss if figures.base_loss else 0.0
-    lower_is_better = (("held-out loss", figures.loss, "maxEvalLoss", gate.max_eval_loss),)
+    loss, base_loss = _number(figures.loss), _number(figures.base_loss)
+    improvement = 1 - loss / base_loss if base_loss else 0.0
+    lower_is_better = (("held-out loss", loss, "maxEvalLoss", gate.max_eval_loss),)
     higher_is_better = (
         ("improvement of the held-out loss", improvement, "minImprovement", gate.min_improvement),
-        ("token accuracy", figures.token_accuracy, "minTokenAccuracy", gate.min_token_accuracy),
+        ("token accuracy", _number(figures.token_accuracy), "minTokenAccuracy", gate.min_token_accuracy),
         ("exact match", _number(figures.exact_match), "minExactMatch", gate.min_exact_match),
+        ("mean reward", _number(figures.reward), "minReward", gate.min_reward),
     )
     # Written so that a figure that is not a number fails.
     above = [

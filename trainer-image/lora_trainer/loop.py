@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from lora_trainer.checkpoints import Checkpoint, CheckpointWriter
 from lora_trainer.contract.exits import ExitCode
@@ -19,19 +20,17 @@ from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec import Method
 from lora_trainer.errors import TrainerError
-from lora_trainer.methods import dpo, sft
+from lora_trainer.methods import dpo, grpo, sft
 from lora_trainer.model import load_adapter_weights, peak_memory_gib
 from lora_trainer.prepared import TRAIN_ROWS
+from lora_trainer.rewards.panel import Panel
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
-
-
-BUILDERS = {Method.SFT: sft.build_trainer, Method.DPO: dpo.build_trainer}
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,7 @@ def run_loop(
     *,
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
+    panel: Panel,
     resume: Resume | None,
     writer: CheckpointWriter,
 ) -> LoopResult:
@@ -91,7 +91,7 @@ def run_loop(
 
     progress, scratch = attempt.progress, attempt.scratch
     shown = callbacks.ShowProgress(progress)
-    trainer = BUILDERS[attempt.run.training.method](
+    trainer = trainer_builder(attempt.run.training.method, panel)(
         attempt.run,
         chosen=chosen,
         model=model,
@@ -111,6 +111,19 @@ def run_loop(
     seconds = time.monotonic() - began
     writer.join()
     return LoopResult(history=trainer.state.log_history, seconds=seconds, tokens=shown.tokens)
+
+
+def trainer_builder(method: Method, panel: Panel) -> Callable[..., Trainer]:
+    """What builds the trainer of a method."""
+    match method:
+        case Method.SFT:
+            return sft.build_trainer
+        case Method.DPO:
+            return dpo.build_trainer
+        case Method.GRPO:
+            return partial(grpo.build_trainer, panel=panel)
+        case _:
+            assert_never(method)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import resource
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
@@ -107,25 +108,50 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
     """The base model in `folder`, in 4-bit where the spec says so, and its tokenizer.
 
     The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
+    Raises ConfigInvalid where vLLM is asked for and the image has none.
     """
     import unsloth  # noqa: I001, PLC0415 - first of all, see the module's docstring
     import torch  # noqa: PLC0415 - after Unsloth
     from transformers.utils import logging  # noqa: PLC0415 - after Unsloth
 
+    if vllm_arguments(run) and find_spec("vllm") is None:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            "training.grpo.fastInference generates with vLLM, and the class's trainer image has none.",
+            "Choose a class whose image is the variant with vLLM, or remove training.grpo.fastInference.",
+        )
     logging.disable_progress_bar()
-    spec = run.model
     return unsloth.FastLanguageModel.from_pretrained(
-        model_name=str(folder),
-        max_seq_length=spec.max_seq_length,
-        dtype=getattr(torch, dtype),
-        load_in_4bit=spec.load_in_4bit,
-        load_in_16bit=not spec.load_in_4bit,
-        use_exact_model_name=True,
-        use_gradient_checkpointing=CHECKPOINTING[run.gradient_checkpointing],
-        random_state=run.lora.random_state,
-        local_files_only=True,
-        trust_remote_code=False,
+        model_name=str(folder), dtype=getattr(torch, dtype), **load_arguments(run)
     )
+
+
+def load_arguments(run: RunFile) -> dict[str, Any]:
+    """What the run says of the arguments of Unsloth's from_pretrained."""
+    spec = run.model
+    return {
+        "max_seq_length": spec.max_seq_length,
+        "load_in_4bit": spec.load_in_4bit,
+        "load_in_16bit": not spec.load_in_4bit,
+        "use_exact_model_name": True,
+        "use_gradient_checkpointing": CHECKPOINTING[run.gradient_checkpointing],
+        "random_state": run.lora.random_state,
+        "local_files_only": True,
+        "trust_remote_code": False,
+        **vllm_arguments(run),
+    }
+
+
+def vllm_arguments(run: RunFile) -> dict[str, Any]:
+    """The arguments that have Unsloth generate with vLLM; none where the model generates itself."""
+    grpo = run.training.grpo
+    if grpo is None or not grpo.fast_inference:
+        return {}
+    return {
+        "fast_inference": True,
+        "max_lora_rank": grpo.max_lora_rank or run.lora.r,
+        "gpu_memory_utilization": grpo.vllm_memory_share,
+    }
 
 
 def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -> PeftModel:

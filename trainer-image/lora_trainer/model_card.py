@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAINING_LOG
-from lora_trainer.contract.outcome import Evaluation, PrepareResult
+from lora_trainer.contract.outcome import DatasetFigures, Evaluation, PrepareResult
 from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec import Method
 from lora_trainer.evaluation import EvaluationFile
 
 SHOWN_SAMPLES = 3
@@ -27,7 +28,7 @@ def model_card(
             *_header(run),
             f"# LoRA adapter of {run.model.name}",
             "",
-            f"Trained on {data.kept} rows ({data.tokens} tokens, {data.trained_token_share:.0%} of them in the loss).",
+            _data(run, data),
             "",
             *_figures(evaluation.figures),
             "",
@@ -52,6 +53,12 @@ def model_card(
     )
 
 
+def _data(run: RunFile, data: DatasetFigures) -> str:
+    if run.training.method is Method.GRPO:
+        return f"Trained on its own answers to {data.kept} prompts ({data.tokens} tokens)."
+    return f"Trained on {data.kept} rows ({data.tokens} tokens, {data.trained_token_share:.0%} of them in the loss)."
+
+
 def _header(run: RunFile) -> list[str]:
     hub = "://" not in run.model.name
     lines = ["library_name: peft", "pipeline_tag: text-generation"]
@@ -63,6 +70,7 @@ def _figures(figures: Evaluation) -> list[str]:
     rows = [
         ("loss per token", figures.base_loss, figures.loss),
         ("token accuracy", figures.base_token_accuracy, figures.token_accuracy),
+        ("mean reward", figures.base_reward, figures.reward),
         (f"exact match of {figures.answers} answers", figures.base_exact_match, figures.exact_match),
     ]
     measured = [(name, base, adapter) for name, base, adapter in rows if base is not None and adapter is not None]
@@ -87,8 +95,8 @@ def _samples(evaluation: EvaluationFile) -> list[str]:
     return ["## Samples", *lines] if lines else []
 
 
-def _sample(prompt: str, **answers: str) -> list[str]:
-    parts = {"prompt": prompt} | answers
+def _sample(prompt: str, **answers: str | None) -> list[str]:
+    parts = {"prompt": prompt} | {name: text for name, text in answers.items() if text is not None}
     return [line for name, text in parts.items() for line in (f"{name}:", *_fenced(text), "")] + ["---", ""]
 
 

@@ -22,6 +22,7 @@ from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile, run_digest
 from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
+from lora_trainer.cpu_limits import require_possible
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
 from lora_trainer.data.prompts import tokenise_prompts
@@ -35,6 +36,7 @@ from lora_trainer.model_checks import check_targets, check_vocabulary
 from lora_trainer.model_shape import model_shape
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.reuse import reuse
+from lora_trainer.rewards.intake import take_rewards
 from lora_trainer.signing import read_signer
 from lora_trainer.sizing import DataSize, size_run
 from lora_trainer.storage import Bucket
@@ -51,8 +53,10 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     prepared.mkdir(parents=True)
 
     progress.update(stage=Stage.DATA)
+    require_possible(run)
     signer = read_signer(run, os.environ.get(SIGNING_KEY_VARIABLE, ""))
     prove_writable(run, bucket)
+    code_digest = take_rewards(run, prepared, bucket=bucket)
     model = resolve_model(run.model, bucket=bucket, folder=work / "model")
     check_targets(run.lora, model.shapes)
     log.info("Model resolved", extra={"fields": model.figures.wire()})
@@ -70,13 +74,15 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
 
     prompts = tokenise_prompts(run.evaluation.prompts, data.tokenizer, max_length=run.model.max_seq_length)
 
-    digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision)
+    revision = model.figures.revision
+    digest = run_digest(run, data_digest=figures.digest, model_revision=revision, code_digest=code_digest)
     result = PrepareResult(
         run_digest=digest,
         dataset=figures,
         model=model.figures,
         estimate=estimate,
         chosen=chosen,
+        code_digest=code_digest,
     )
     if reused := reuse(run, result, bucket, signer=signer):
         return reused
@@ -116,7 +122,7 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     def encoder(source: OpenSource) -> RowEncoder:
         return row_encoder(run, source.row_format, source.spec.columns, tokenizer=tokenizer)
 
-    limits = Limits(max_length=run.model.max_seq_length, overlength=run.dataset.overlength)
+    limits = row_limits(run)
     tokenised = partial(tokenise, encoder=encoder, limits=limits)
     usable = partial(require_usable, run=run, bucket=bucket)
     rows = usable(tokenised(sources, work / "rows.parquet", bad=bad), sources)
@@ -138,6 +144,14 @@ def open_sources(
         open_source(spec, method, bucket=bucket, scratch=work / str(number), bad=bad, label=label)
         for number, (spec, label) in enumerate(zip(specs, labels, strict=True))
     ]
+
+
+def row_limits(run: RunFile) -> Limits:
+    """What happens to long rows; the rows of GRPO are prompts."""
+    if grpo := run.training.grpo:
+        field = "training.grpo.maxPromptLength"
+        return Limits(max_length=grpo.max_prompt_length, field=field, overlength=run.dataset.overlength)
+    return Limits(max_length=run.model.max_seq_length, overlength=run.dataset.overlength)
 
 
 def require_usable(rows: RowSet, sources: Sequence[OpenSource], *, run: RunFile, bucket: Bucket) -> RowSet:
@@ -164,13 +178,14 @@ def publish_report(report: DataReport, run: RunFile, bucket: Bucket) -> None:
 
 def require_short(rows: RowSet, run: RunFile) -> None:
     """Raise DatasetInvalid where rows are too long and none may be."""
+    limits = rows.limits
     if rows.overlong.count:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"{rows.overlong.count} of {rows.read} rows are longer than model.maxSeqLength {run.model.max_seq_length}:"
+            f"{rows.overlong.count} of {rows.read} rows are longer than {limits.field} {limits.max_length}:"
             f" {rows.overlong.shown()}.",
-            f"Raise model.maxSeqLength (to {max(rows.report.lengths)} for all rows), or set dataset.overlength: drop"
-            " or truncate.",
+            f"Raise {limits.field} (to {max(rows.report.lengths)} for all rows), or set dataset.overlength: drop"
+            f"{'' if run.training.grpo else ' or truncate'}.",
         )
 
 
@@ -184,9 +199,10 @@ def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
     if reason is DropReason.TOO_LONG:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"No row of {uri} is left: {dropped[reason]} of {rows.read} are longer than model.maxSeqLength"
-            f" {run.model.max_seq_length}; the shortest has {min(lengths)} tokens, the longest {max(lengths)}.",
-            f"Raise model.maxSeqLength (to {max(lengths)} for all rows), or set dataset.overlength: truncate.",
+            f"No row of {uri} is left: {dropped[reason]} of {rows.read} are longer than {rows.limits.field}"
+            f" {rows.limits.max_length}; the shortest has {min(lengths)} tokens, the longest {max(lengths)}.",
+            f"Raise {rows.limits.field} (to {max(lengths)} for all rows)"
+            f"{'.' if run.training.grpo else ', or set dataset.overlength: truncate.'}",
         )
     if reason is DropReason.BAD_ROW:
         raise TrainerError(

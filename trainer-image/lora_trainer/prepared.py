@@ -43,6 +43,8 @@ def _text(name: str) -> pa.Field:
 # Token ids, and 1 for each token that counts in the loss.
 _ANSWERS = (_ids("input_ids"), pa.field("completion_mask", pa.list_(pa.int8()), nullable=False))
 _PAIRS = (_ids("prompt_ids"), _ids("chosen_ids"), _ids("rejected_ids"))
+# The prompt as text, and JSON of all that the rewards read.
+_QUESTIONS = (_text("prompt"), _text("row"))
 # How many leading tokens ask for the last answer.
 _PROMPT_LENGTH = pa.field("prompt_length", pa.int32(), nullable=False)
 
@@ -54,6 +56,9 @@ SCHEMAS: Mapping[Method, RowSchemas] = {
     Method.DPO: RowSchemas(
         trained=pa.schema(_PAIRS),
         held_out=pa.schema([*_PAIRS, _text("prompt"), _text("chosen"), _text("rejected")]),
+    ),
+    Method.GRPO: RowSchemas(
+        trained=pa.schema(_QUESTIONS), held_out=pa.schema([*_QUESTIONS, _ids("prompt_ids"), _text("question")])
     ),
 }
 ROWS_PER_BATCH = 1000

@@ -39,7 +39,19 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
-LOG_FIELDS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "rewards/accuracies", "rewards/margins")
+LOG_FIELDS = (
+    "step",
+    "epoch",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "rewards/accuracies",
+    "rewards/margins",
+    "reward",
+    "reward_std",
+    "kl",
+    "completions/mean_length",
+)
 
 
 def versions() -> dict[str, str]:
@@ -66,8 +78,13 @@ def write_folder(
     (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
     steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in history if "loss" in entry)
     (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
-    write_loss_curve(folder / LOSS_CURVE, history=history, figures=evaluation.figures)
-    shape = run_shape(run, data_digest=result.dataset.digest, model_revision=result.model.revision)
+    write_loss_curve(folder / LOSS_CURVE, history=history, figures=evaluation.figures, method=run.training.method)
+    shape = run_shape(
+        run,
+        data_digest=result.dataset.digest,
+        model_revision=result.model.revision,
+        code_digest=result.code_digest,
+    )
     (folder / RUN_SHAPE).write_bytes(shape)
     card = model_card(run, prepared=result, evaluation=evaluation, versions=versions(), signing_key=signing_key)
     (folder / MODEL_CARD).write_text(card)

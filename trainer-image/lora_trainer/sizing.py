@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 
 from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
@@ -23,7 +23,7 @@ more processor time per step and 3.5 GiB instead of 2.8."""
 TOKENS_THAT_FILL_A_GPU = 8192
 """Beyond so many per forward pass, memory is better spent on activations that need not be recomputed."""
 SHORTEST_PACKED_ROW = 2048
-SEQUENCES_PER_ROW = {Method.SFT: 1, Method.DPO: 2}
+SEQUENCES_PER_ROW = {Method.SFT: 1, Method.DPO: 2, Method.GRPO: 1}
 """Sequences that go through the model for one row: of a pair, both answers."""
 CHECKPOINTS_PER_RUN = 20
 
@@ -57,8 +57,9 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
     sft = run.training.method is Method.SFT
     packing = sft and run.accelerator.kind is AcceleratorKind.GPU and run.training.packing is not False
     packing_length = packed_row_tokens(run.model.max_seq_length) if packing else None
-    row_tokens = packing_length or min(run.model.max_seq_length, data.longest)
-    effective = EFFECTIVE_BATCH
+    row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
+    group = _group(run.training)
+    effective = group * max(1, EFFECTIVE_BATCH // group)
     if packing_length:
         effective = max(1, EFFECTIVE_BATCH * run.model.max_seq_length // packing_length)
 
@@ -70,8 +71,8 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         return needed_bytes(peak(cut), run.accelerator.kind)
 
     cut = cut_to_fit(run, needed, layers=shape.layers, row_tokens=row_tokens, effective=effective)
-    accumulation = run.training.gradient_accumulation_steps or max(1, effective // cut.micro_batch)
-    units = ceil(data.tokens / packing_length) if packing_length else data.rows
+    accumulation = _accumulation(run.training, micro_batch=cut.micro_batch, effective=effective)
+    units = ceil(data.tokens / packing_length) if packing_length else data.rows * group
     max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation)
     estimate = Estimate(
         memory_gib=round(peak(cut) / GIB, 2),
@@ -103,7 +104,7 @@ def packed_row_tokens(max_seq_length: int) -> int:
 def cut_to_fit(run: RunFile, needed: Predict, *, layers: int, row_tokens: int, effective: int) -> Cut:
     """The cut that fills the accelerator: first enough tokens per forward pass, then as many kept layers as memory
     allows, then more tokens where every layer is kept anyway. Raises DoesNotFit."""
-    offered = run.accelerator.memory_gib
+    offered = _offered_gib(run)
 
     def fits(cut: Cut) -> bool:
         return offered is None or needed(cut) <= offered * GIB
@@ -135,9 +136,49 @@ def _kept_layers(run: RunFile, fits: Callable[[Cut], bool], *, rows: int, layers
     least = _least_kept(run, layers)
     if not fits(Cut(micro_batch=rows, kept_layers=least)):
         return None
-    if run.gradient_checkpointing != "unsloth" or run.accelerator.memory_gib is None:
+    # What is left beside GRPO's training holds the answers while they are generated.
+    generates = run.training.method is Method.GRPO
+    if generates or run.gradient_checkpointing != "unsloth" or run.accelerator.memory_gib is None:
         return least
     return max(kept for kept in range(layers + 1) if fits(Cut(micro_batch=rows, kept_layers=kept)))
+
+
+def _offered_gib(run: RunFile) -> float | None:
+    """Memory for training: the class's, without the share that vLLM takes."""
+    grpo, offered = run.training.grpo, run.accelerator.memory_gib
+    if offered is None or grpo is None or not grpo.fast_inference:
+        return offered
+    return offered * (1 - grpo.vllm_memory_share)
+
+
+def _longest(run: RunFile, data: DataSize) -> int:
+    """Tokens of the longest sequence: an answer follows each prompt of GRPO."""
+    grpo = run.training.grpo
+    return data.longest + (grpo.max_completion_length if grpo else 0)
+
+
+def _group(training: TrainingSpec) -> int:
+    """Rows that one row of the data set becomes."""
+    return training.grpo.num_generations if training.grpo else 1
+
+
+def _accumulation(training: TrainingSpec, *, micro_batch: int, effective: int) -> int:
+    """The user's accumulation, or what makes about `effective` rows. Raises ConfigInvalid.
+
+    All answers to a prompt belong into one step, as they are compared with each other.
+    """
+    group = _group(training)
+    if named := training.gradient_accumulation_steps:
+        if micro_batch * named % group:
+            raise TrainerError(
+                ExitCode.ConfigInvalid,
+                f"A step of {micro_batch} x {named} answers (micro-batch x training.gradientAccumulationSteps) does not"
+                f" hold whole groups of training.grpo.numGenerations {group}.",
+                "Make the product a multiple of training.grpo.numGenerations, or leave the accumulation unset.",
+            )
+        return named
+    whole_groups = lcm(micro_batch, group) // micro_batch
+    return whole_groups * max(1, effective // (micro_batch * whole_groups))
 
 
 def _least_kept(run: RunFile, layers: int) -> int:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, assert_never
 
@@ -40,6 +41,8 @@ from lora_trainer.model import (
 from lora_trainer.preference_evaluation import evaluate_pairs, read_pairs
 from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, read_prepared
 from lora_trainer.publish import commit, point_latest, versions, write_folder
+from lora_trainer.reward_evaluation import evaluate_rewards, read_prompts
+from lora_trainer.rewards.panel import Panel, open_panel
 from lora_trainer.signing import read_signer
 from lora_trainer.sizing import shrink
 from lora_trainer.stopping import StopRequest
@@ -77,6 +80,8 @@ def train(
     progress.update(stage=Stage.DATA)
     prepared = fetch_prepared(this)
     result = prepared.result
+    with judges(this) as panel:
+        panel.load()
     resume = fetch_checkpoint(this, digest=result.run_digest)
 
     progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
@@ -89,8 +94,8 @@ def train(
     model = add_adapter(model, run, kept_layers=chosen.kept_layers)
 
     progress.update(stage=Stage.TRAINING)
-    with stop.deferred(), checkpoint_writer(this, digest=result.run_digest) as writer:
-        loop = run_loop(this, chosen, model=model, tokenizer=tokenizer, resume=resume, writer=writer)
+    with stop.deferred(), judges(this) as panel, checkpoint_writer(this, digest=result.run_digest) as writer:
+        loop = run_loop(this, chosen, model=model, tokenizer=tokenizer, panel=panel, resume=resume, writer=writer)
     if stop.requested:
         raise interrupted(progress)
 
@@ -149,8 +154,28 @@ def compare(
         case Method.DPO:
             pairs, beta = read_pairs(path, limit=spec.max_rows), (training.dpo or DpoSpec()).beta
             return evaluate_pairs(model, tokenizer, pairs, beta=beta, spec=spec, prompts=prompts, dtype=dtype)
+        case Method.GRPO:
+            assert training.grpo, "the API server lets no GRPO through without its settings"
+            held_out, longest = read_prompts(path, limit=spec.max_rows), training.grpo.max_completion_length
+            with judges(this) as panel:
+                return evaluate_rewards(
+                    model,
+                    tokenizer,
+                    held_out,
+                    panel=panel,
+                    longest=longest,
+                    spec=spec,
+                    prompts=prompts,
+                    dtype=dtype,
+                )
         case _:
             assert_never(training.method)
+
+
+def judges(this: Attempt) -> AbstractContextManager[Panel]:
+    """The rewards of method GRPO, with the code that prepare took; none for other methods."""
+    grpo = this.run.training.grpo
+    return open_panel(grpo.rewards if grpo else (), this.prepared)
 
 
 def interrupted(progress: ProgressServer) -> TrainerError:

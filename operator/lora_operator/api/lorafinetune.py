@@ -48,6 +48,58 @@ def _only_for(method: Method) -> dict[str, str]:
     )
 
 
+GRPO_RULES = (
+    rule(
+        "self.training.method != 'GRPO' || has(self.training.grpo)",
+        "method GRPO needs training.grpo.rewards: say what makes an answer good.",
+        field="training",
+    ),
+    rule(
+        "!has(self.training.grpo) || self.training.grpo.maxPromptLength + self.training.grpo.maxCompletionLength"
+        " <= self.model.maxSeqLength",
+        "training.grpo.maxPromptLength + maxCompletionLength is more than model.maxSeqLength: lower them or raise it.",
+        field="training",
+    ),
+    rule(
+        "!has(self.training.grpo) || self.dataset.overlength != 'truncate'",
+        "dataset.overlength: truncate is not for GRPO, as a cut prompt asks something else: set drop or fail.",
+        field="dataset",
+    ),
+    rule(
+        "!has(self.training.grpo) || self.training.grpo.fastInference"
+        " || (!has(self.training.grpo.maxLoraRank) && !has(self.training.grpo.gpuMemoryUtilization))",
+        "training.grpo.maxLoraRank and gpuMemoryUtilization need fastInference: true: set it or remove them.",
+        field="training",
+    ),
+    rule(
+        "!has(self.training.grpo) || !has(self.training.grpo.maxLoraRank)"
+        " || self.training.grpo.maxLoraRank >= self.lora.r",
+        "training.grpo.maxLoraRank is less than lora.r: raise it or remove it.",
+        field="training",
+    ),
+    rule(
+        "!has(self.training.grpo) || !self.training.grpo.fastInference || self.lora.bias == 'none'",
+        "training.grpo.fastInference takes no adapter with bias: set lora.bias to none.",
+        field="lora",
+    ),
+    rule(
+        "!has(self.training.grpo) || !has(self.evaluation.gate) || (!has(self.evaluation.gate.maxEvalLoss)"
+        " && !has(self.evaluation.gate.minImprovement) && !has(self.evaluation.gate.minTokenAccuracy))",
+        "GRPO has no held-out loss: gate it by evaluation.gate.minReward.",
+        field="evaluation",
+    ),
+    rule(
+        "has(self.training.grpo) || !has(self.evaluation.gate) || !has(self.evaluation.gate.minReward)",
+        "evaluation.gate.minReward is for method GRPO only: remove it.",
+        field="evaluation",
+    ),
+    rule(
+        "!has(self.training.grpo) || !has(self.evaluation.exactMatch)",
+        "evaluation.exactMatch has no references in prompts of GRPO: use the reward exactAnswer.",
+        field="evaluation",
+    ),
+)
+
 SPEC_RULES = rules(
     *(_unchanged(field) for field in IMMUTABLE),
     rule(
@@ -82,10 +134,12 @@ SPEC_RULES = rules(
         field="training",
     ),
     rule(
-        "!has(self.dataset.format) || (self.dataset.format == 'preference') == (self.training.method == 'DPO')",
-        "dataset.format does not suit training.method: DPO reads preference rows, SFT all other formats.",
+        "!has(self.dataset.format) || ((self.dataset.format == 'preference') == (self.training.method == 'DPO')"
+        " && (self.dataset.format == 'prompt') == (self.training.method == 'GRPO'))",
+        "dataset.format does not suit training.method: DPO reads preference rows, GRPO prompt rows, SFT all others.",
         field="dataset",
     ),
+    *GRPO_RULES,
 )
 
 

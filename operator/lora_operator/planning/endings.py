@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from lora_trainer.contract.outcome import BAD_ROW, Outcome, PrepareResult, TrainResult
+from lora_trainer.contract.outcome import BAD_ROW, Evaluation, Outcome, PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTune, Usage
@@ -78,11 +78,24 @@ def complete(turn: Turn, reason: Reason) -> Plan:
     artifact, evaluation = turn.status.artifact, turn.status.evaluation
     if artifact is None:
         raise ValueError("a run without an artifact is not complete")
-    losses = f" Held-out loss {evaluation.base_loss:.3f} -> {evaluation.loss:.3f}." if evaluation else ""
-    message = f"The adapter at {artifact.uri} {HOW[reason]}.{losses}"
+    message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}"
     turn = turn.set(ConditionType.PUBLISHED, True, reason=reason, message=message)
     turn = turn.not_running(reason, "The run is complete.")
     return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=_ttl(turn.run))
+
+
+def _improvement(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return ""
+    figures = (
+        ("loss", evaluation.base_loss, evaluation.loss),
+        ("reward", evaluation.base_reward, evaluation.reward),
+    )
+    return "".join(
+        f" Held-out {name} {base:.3f} -> {adapter:.3f}."
+        for name, base, adapter in figures
+        if base is not None and adapter is not None
+    )
 
 
 def fail(turn: Turn, *, reason: str, message: str) -> Plan:

@@ -15,6 +15,7 @@ from lora_trainer.contract.run import (
     SIGNING_KEY_VARIABLE,
     AcceleratorKind,
 )
+from lora_trainer.contract.spec import ConfigMapKeyRef
 
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name
@@ -152,7 +153,7 @@ def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """ConfigMaps with rows, named by configmap:// addresses; only prepare reads rows.
+    """ConfigMaps with rows, named by configmap:// addresses, and with reward functions; only prepare reads them.
 
     One that is not there leaves its folder empty, and prepare says so: a pod that waits for it would tell nobody.
     """
@@ -163,6 +164,8 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
         if address.startswith("configmap://"):
             _, _, name, key = address.split("/")
             keys.setdefault(name, set()).add(key)
+    for reference in _reward_code(request):
+        keys.setdefault(reference.name, set()).add(reference.key)
     named = [(f"rows-{index}", name, sorted(keys[name])) for index, name in enumerate(sorted(keys))]
     return draft.plus(
         volumes=tuple(
@@ -184,6 +187,12 @@ def _addresses(request: StageRequest) -> tuple[str, ...]:
     spec = request.run.spec
     rows = tuple(source.uri for source in spec.dataset.all_sources())
     return (spec.model.name, *rows, spec.evaluation.dataset_uri or "")
+
+
+def _reward_code(request: StageRequest) -> tuple[ConfigMapKeyRef, ...]:
+    """Where the user's reward functions stand."""
+    grpo = request.run.spec.training.grpo
+    return tuple(reward.python.config_map_ref for reward in grpo.rewards if reward.python) if grpo else ()
 
 
 def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:

@@ -191,6 +191,10 @@ def broken_rules(node: Any, old: Any, schema: Schema) -> Iterator[str]:
     for name, child in schema.get("properties", {}).items():
         if isinstance(node, dict) and name in node:
             yield from broken_rules(node[name], (old or {}).get(name), child)
+    if isinstance(node, list):
+        # The items of an atomic list have no old selves.
+        for item in node:
+            yield from broken_rules(item, None, schema["items"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

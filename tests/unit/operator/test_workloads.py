@@ -57,6 +57,20 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
         {},
     ),
     "workload-identity": ({}, {"storage": IDENTITY}),
+    "grpo": (
+        {
+            "training": {
+                "method": "GRPO",
+                "grpo": {
+                    "rewards": [
+                        {"numericAnswer": {}, "weight": 2},
+                        {"python": {"configMapRef": {"name": "judges", "key": "style.py"}}},
+                    ]
+                },
+            }
+        },
+        {},
+    ),
     "many-sources": (
         {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
         {"storage": GOOGLE, "hubEndpoint": MIRROR},
@@ -289,6 +303,14 @@ def test_one_claim_for_model_and_rows_is_one_volume() -> None:
     job = stage_job(StageRequest(run=run, settled=settled, stage=Stage.PREPARE, attempt=1))
     volumes = job["spec"]["template"]["spec"]["volumes"]
     assert sum("persistentVolumeClaim" in volume for volume in volumes) == 1
+
+
+def test_reward_functions_are_mounted_into_prepare_only() -> None:
+    found = pods("grpo")
+    (mount,) = [each for each in found[Stage.PREPARE]["containers"][0]["volumeMounts"] if "judges" in each["mountPath"]]
+    assert mount == {"name": mount["name"], "mountPath": "/mnt/configmap/judges", "readOnly": True}
+    assert "judges" in json.dumps(found[Stage.PREPARE]["volumes"])
+    assert "judges" not in json.dumps(found[Stage.TRAIN])
 
 
 def test_config_maps_with_rows_are_mounted_into_prepare_only_and_may_be_missing() -> None:

@@ -13,7 +13,7 @@ from lora_trainer.gate import failures, gate_failed
 from tests.builders import an_artifact, an_evaluation, train_result
 
 FIGURES = an_evaluation(base_loss=2.0, loss=0.5).model_copy(
-    update={"answers": 8, "base_exact_match": 0.0, "exact_match": 0.25}
+    update={"answers": 8, "base_exact_match": 0.0, "exact_match": 0.25, "reward": -0.5}
 )
 
 PASSES: list[dict[str, Any]] = [
@@ -24,11 +24,13 @@ PASSES: list[dict[str, Any]] = [
     {"minTokenAccuracy": 0.85},
     {"maxEvalLoss": 0.6, "minImprovement": 0.7, "minTokenAccuracy": 0.8},
     {"minExactMatch": 0.25},
+    {"minReward": -0.5},
 ]
 MISSES: list[tuple[dict[str, Any], list[str]]] = [
     ({"maxEvalLoss": 0.4}, ["held-out loss 0.5000 is above maxEvalLoss 0.4"]),
     ({"minImprovement": 0.8}, ["improvement of the held-out loss 0.7500 is below minImprovement 0.8"]),
     ({"minTokenAccuracy": 0.9}, ["token accuracy 0.8500 is below minTokenAccuracy 0.9"]),
+    ({"minReward": 0}, ["mean reward -0.5000 is below minReward 0"]),
     ({"minExactMatch": 0.5}, ["exact match 0.2500 is below minExactMatch 0.5"]),
     ({"maxEvalLoss": 0.4, "minTokenAccuracy": 0.8}, ["held-out loss 0.5000 is above maxEvalLoss 0.4"]),
     (

@@ -35,6 +35,17 @@ def test_exact_match_is_shown_where_it_was_measured() -> None:
     assert "| exact match of 8 answers | 0.1250 | 0.7500 |" in card(figures=an_evaluation().model_copy(update=matched))
 
 
+def test_rewards_are_shown_where_they_were_measured() -> None:
+    preferred = an_evaluation().model_copy(update={"reward_accuracy": 0.75, "reward_margin": 1.5})
+    assert "| pairs with the chosen answer preferred | | 0.7500 |" in card(figures=preferred)
+    judged = card(
+        figures=Evaluation(rows=4, base_reward=0.25, reward=0.5), samples=(Sample(prompt="Q", base="B", adapter="A"),)
+    )
+    assert "| mean reward | 0.2500 | 0.5000 |" in judged
+    assert "loss per token" not in judged
+    assert "reference" not in judged
+
+
 def test_no_answer_can_end_its_own_fence() -> None:
     nasty = "~~~\n# Not a heading\n~~~~"
     sample = Sample(prompt="Q", reference="R", base="B", adapter=nasty)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,46 @@ def test_pairs_are_prepared_for_dpo(world: World, tmp_path: Path) -> None:
     assert first["rejected"] == "I do not know"
     assert first["chosen"].startswith("answer ")
     assert tiny_tokenizer().decode(first["rejected_ids"]) == "I do not know"
+
+
+def grpo(**settings: Any) -> dict[str, Any]:
+    rewards = [{"numericAnswer": {}, "weight": 2}, {"length": {"target": 20}}]
+    return {"method": "GRPO", "grpo": {"rewards": rewards, "maxPromptLength": 64, "numGenerations": 4} | settings}
+
+
+def test_prompts_are_prepared_for_grpo(world: World, tmp_path: Path) -> None:
+    world.write("data/train.jsonl", [{"prompt": f"{number} + 1", "answer": number + 1} for number in range(20)])
+    run = run_file(training=grpo(), evaluation={"holdoutFraction": 0.1})
+    result = world.prepare_run(run)
+    assert (result.dataset.format, result.dataset.kept, result.dataset.held_out) == ("prompt", 18, 2)
+    assert result.dataset.trained_token_share == 0
+    chosen = result.chosen
+    assert chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps == 8
+    assert chosen.max_steps == 4, "given in run_file"
+    folder = world.fetched(run, tmp_path / "set")
+    trained = pq.read_table(folder / TRAIN_ROWS)
+    assert trained.column_names == ["prompt", "row"]
+    for prompt, row in zip(trained["prompt"].to_pylist(), map(json.loads, trained["row"].to_pylist()), strict=True):
+        assert prompt == f"<|im_start|>user\n{row['prompt']}<|im_end|>\n<|im_start|>assistant\n"
+        assert row["columns"] == {"answer": int(row["prompt"].removesuffix(" + 1")) + 1}
+    (held_out, *_) = pq.read_table(folder / EVAL_ROWS).to_pylist()
+    assert tiny_tokenizer().decode(held_out["prompt_ids"], skip_special_tokens=False) == held_out["prompt"]
+    assert len(encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result))) <= 4096
+
+
+def test_a_prompt_that_is_too_long_names_the_field(world: World) -> None:
+    world.write("data/train.jsonl", [{"prompt": "why? " * number, "answer": 1} for number in (1, 2, 90)])
+    with pytest.raises(
+        TrainerError, match=r"1 of 3 rows are longer than training\.grpo\.maxPromptLength 64"
+    ) as refused:
+        world.prepare(training=grpo(), dataset={"overlength": "fail"})
+    assert "truncate" not in (refused.value.remedy or "")
+
+
+def test_a_prompt_without_its_reference_is_named_by_file_and_line(world: World) -> None:
+    world.write("data/train.jsonl", [{"prompt": "1 + 1", "answer": 2}, {"prompt": "2 + 2"}])
+    with pytest.raises(TrainerError, match=r"train\.jsonl:2: the column answer is missing"):
+        world.prepare(training=grpo())
 
 
 def test_a_bad_pair_is_named_by_file_and_line(world: World) -> None:

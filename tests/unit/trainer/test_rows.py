@@ -218,7 +218,13 @@ def row_set(*rows_of_source: int) -> RowSet:
     count = sum(rows_of_source)
     tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=None)
     encoder = answers_encoder(tokenizer, RowFormat.TEXT, None, train_on="answers")
-    rows = RowSet(path=Path("none"), encoder=encoder, digests=[number.to_bytes(16, "big") for number in range(count)])
+    limits = Limits(max_length=100, overlength="drop")
+    rows = RowSet(
+        path=Path("none"),
+        encoder=encoder,
+        limits=limits,
+        digests=[number.to_bytes(16, "big") for number in range(count)],
+    )
     rows.source.extend(number for number, of in enumerate(rows_of_source) for _ in range(of))
     return rows
 

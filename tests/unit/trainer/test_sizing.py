@@ -111,6 +111,55 @@ def test_what_the_user_names_of_the_batch_stays(options: dict[str, Any], expecte
     assert batch(**options) == expected
 
 
+def grpo(generations: int, **training: Any) -> dict[str, Any]:
+    settings = {"rewards": [{"length": {"target": 9}}], "numGenerations": generations, "maxCompletionLength": 200}
+    return {"training": {"method": "GRPO", "maxSteps": None, "grpo": settings} | training}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (grpo(8), (8, 1)),
+        (grpo(6), (4, 3)),
+        (grpo(16), (16, 1)),
+        (grpo(3, perDeviceTrainBatchSize=2), (2, 3)),
+        (grpo(4, gradientAccumulationSteps=2), (4, 2)),
+        (grpo(6) | {"accelerator": {"kind": "CPU"}}, (1, 6)),
+    ],
+)
+def test_a_step_of_grpo_holds_whole_groups_of_answers(options: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert batch(**options) == expected
+
+
+def test_a_batch_that_tears_a_group_apart_is_refused() -> None:
+    with pytest.raises(TrainerError, match="does not hold whole groups") as refused:
+        batch(**grpo(3, perDeviceTrainBatchSize=2, gradientAccumulationSteps=2))
+    assert refused.value.code is ExitCode.ConfigInvalid
+
+
+def test_an_epoch_of_grpo_answers_every_prompt() -> None:
+    assert chosen(**grpo(8, perDeviceTrainBatchSize=8, gradientAccumulationSteps=4)).max_steps == 250
+
+
+def test_vllm_takes_its_share_of_the_class() -> None:
+    alone, beside = (
+        chosen(**grpo(8, grpo=grpo(8)["training"]["grpo"] | {"fastInference": fast}), accelerator=offering(15))
+        for fast in (False, True)
+    )
+    assert beside.per_device_train_batch_size < alone.per_device_train_batch_size
+
+
+def test_a_pair_is_two_sequences() -> None:
+    pairs, rows = (
+        chosen(training={"method": method, "maxSteps": None, "packing": packing}, accelerator=offering(9))
+        for method, packing in (("DPO", None), ("SFT", False))
+    )
+    assert pairs.per_device_train_batch_size == rows.per_device_train_batch_size
+    assert pairs.kept_layers < rows.kept_layers
+    assert pairs.learning_rate == 5e-6
+    assert rows.learning_rate == 2e-4
+
+
 @pytest.mark.parametrize(
     ("gib", "length", "expected"),
     [

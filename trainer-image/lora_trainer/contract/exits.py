@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     Diverged = 19
     QualityGateFailed = 20
     DatasetAccessDenied = 21
+    RewardFailed = 22
     SignatureInvalid = 24
     OutOfMemory = 30
     Interrupted = 40

@@ -152,17 +152,17 @@ class Artifact(WireModel):
 
 
 class Evaluation(WireModel):
-    """Base and adapter on the held-out rows."""
+    """Base and adapter on the held-out rows: losses and accuracies of SFT and DPO, rewards of GRPO."""
 
     rows: int
     """Rows evaluated."""
-    base_loss: float
+    base_loss: float | None = None
     """Mean loss per trained token of the base model."""
-    loss: float
+    loss: float | None = None
     """Mean loss per trained token with the adapter."""
-    base_token_accuracy: float
+    base_token_accuracy: float | None = None
     """Share of trained tokens that the base model predicts."""
-    token_accuracy: float
+    token_accuracy: float | None = None
     """Share of trained tokens predicted with the adapter."""
     answers: int | None = None
     """Held-out rows whose answers were generated and compared with their references."""
@@ -176,6 +176,10 @@ class Evaluation(WireModel):
     reward_margin: float | None = None
     """Method DPO: mean lead of the chosen answer over the rejected one, as log-probability against the base model times
     beta."""
+    base_reward: float | None = None
+    """Method GRPO: mean reward of the base model's answers."""
+    reward: float | None = None
+    """Method GRPO: mean reward of the answers with the adapter."""
 
 
 class Usage(WireModel):
@@ -198,6 +202,8 @@ class PrepareResult(WireModel):
     model: ModelFigures
     estimate: Estimate
     chosen: Chosen
+    code_digest: str | None = None
+    """sha256 of the code of the user's reward functions."""
     artifact: Artifact | None = None
     """Set when a complete adapter of this very run is in the bucket already: nothing is left to train."""
     evaluation: Evaluation | None = None

@@ -91,12 +91,13 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def run_digest(run: RunFile, *, data_digest: str, model_revision: str) -> str:
+def run_digest(run: RunFile, *, data_digest: str, model_revision: str, code_digest: str | None = None) -> str:
     """Name of the artifact: sha256 of the run's shape."""
-    return hashlib.sha256(run_shape(run, data_digest=data_digest, model_revision=model_revision)).hexdigest()
+    shape = run_shape(run, data_digest=data_digest, model_revision=model_revision, code_digest=code_digest)
+    return hashlib.sha256(shape).hexdigest()
 
 
-def run_shape(run: RunFile, *, data_digest: str, model_revision: str) -> bytes:
+def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_digest: str | None = None) -> bytes:
     """All that shapes the adapter, as canonical JSON.
 
     Two runs with the same shape train the same adapter, whoever asked: the identity, where things are stored, how
@@ -119,4 +120,6 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str) -> bytes:
         shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveTotalLimit"):
         shape["training"].pop(field, None)
+    if code_digest is not None:
+        shape["code"] = code_digest
     return canonical_json(shape)

@@ -122,9 +122,11 @@ class Method(StrEnum):
     """Supervised fine-tuning: learn the answers of the rows."""
     DPO = "DPO"
     """Direct preference optimisation: learn to prefer the chosen answer of each row to the rejected one."""
+    GRPO = "GRPO"
+    """Group relative policy optimisation: answer each prompt several times and learn from the answers' rewards."""
 
 
-DEFAULT_LEARNING_RATES: Mapping[Method, float] = {Method.SFT: 2e-4, Method.DPO: 5e-6}
+DEFAULT_LEARNING_RATES: Mapping[Method, float] = {Method.SFT: 2e-4, Method.DPO: 5e-6, Method.GRPO: 5e-6}
 
 
 class SftSpec(WireModel):
@@ -146,6 +148,142 @@ class DpoSpec(WireModel):
     """Loss of a pair of answers. robust expects some preferences to be wrong: see labelSmoothing."""
     label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
     """Share of preferences that lossType robust takes to be the wrong way round."""
+
+
+class ExactAnswerReward(WireModel):
+    """1 where the answer is the reference, white space at both ends aside; else 0."""
+
+    column: Annotated[str, Field(min_length=1, max_length=128)] = "answer"
+    """Column of the data set that holds the reference."""
+    ignore_case: bool = False
+    """Whether upper and lower case count as the same."""
+
+
+class NumericAnswerReward(WireModel):
+    """1 where the last number in the answer is the last number in the reference; else 0."""
+
+    column: Annotated[str, Field(min_length=1, max_length=128)] = "answer"
+    """Column of the data set that holds the reference: a number, or a text that ends with it."""
+    tolerance: Annotated[float, Field(ge=0, le=1_000_000_000)] = 0.0
+    """Largest difference that still counts as equal."""
+
+
+class RegexReward(WireModel):
+    """1 where a regular expression is found in the answer; else 0."""
+
+    pattern: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Regular expression in Python's syntax. A dot matches line breaks too."""
+    full_match: bool = False
+    """Whether it must match the whole answer, white space at both ends aside."""
+
+
+class JsonSchemaReward(WireModel):
+    """1 where the answer is JSON that a schema accepts, 0.5 where it is other JSON, else 0. A Markdown fence around the
+    answer is allowed."""
+
+    json_schema: Annotated[str, Field(alias="schema", min_length=2, max_length=16_384)]
+    """JSON Schema (draft 2020-12) as JSON text."""
+
+
+class LengthReward(WireModel):
+    """1 for an answer of the target length, falling evenly to 0 at no token and at twice the target."""
+
+    target: Annotated[int, Field(ge=1, le=1_048_576)]
+    """Best length in tokens."""
+
+
+class ConfigMapKeyRef(WireModel):
+    """One key of a ConfigMap in the namespace of the fine-tune."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._A-Za-z0-9]+$")]
+    """Key inside the ConfigMap."""
+
+
+class PythonReward(WireModel):
+    """A function of your own, called as TRL calls reward functions: with the keyword arguments prompts, completions and
+    every column of the data set, all of them lists of one length. It returns one number per completion.
+
+    It runs in a process of its own, without credentials in its environment. The code is fixed when the run is prepared.
+    """
+
+    config_map_ref: ConfigMapKeyRef
+    """ConfigMap key with the Python source."""
+    function: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "reward"
+    """Name of the function in it."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """Longest time that one call, which judges a whole batch, may take."""
+
+
+REWARD_KINDS = ("exactAnswer", "numericAnswer", "regex", "jsonSchema", "length", "python")
+
+
+class RewardSpec(WireModel):
+    """One reward of an answer. Exactly one kind is given."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"[{', '.join(f'has(self.{kind})' for kind in REWARD_KINDS)}].filter(given, given).size() == 1",
+                f"a reward takes exactly one of {', '.join(REWARD_KINDS)}.",
+            )
+        )
+    )
+
+    weight: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
+    """Factor of this reward in the sum that is learnt from."""
+    exact_answer: ExactAnswerReward | None = None
+    """Rewards answers that are the reference."""
+    numeric_answer: NumericAnswerReward | None = None
+    """Rewards answers that end with the right number."""
+    regex: RegexReward | None = None
+    """Rewards answers in which a regular expression is found."""
+    json_schema: JsonSchemaReward | None = None
+    """Rewards answers that are JSON of a given schema."""
+    length: LengthReward | None = None
+    """Rewards answers of a given length."""
+    python: PythonReward | None = None
+    """Rewards answers as a function of your own says."""
+
+    @property
+    def kind(self) -> str:
+        """The kind that is given, as it is written."""
+        return next(kind for kind in REWARD_KINDS if kind in self.wire())
+
+
+class GrpoSpec(WireModel):
+    """Settings of group relative policy optimisation (TRL's GRPOConfig)."""
+
+    rewards: Annotated[
+        tuple[RewardSpec, ...],
+        Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ]
+    """What makes an answer good. The rewards of an answer are added up, each times its weight."""
+    num_generations: Annotated[int, Field(ge=2, le=64)] = 8
+    """Answers to each prompt, which are compared with each other. The rows of an optimizer step (micro-batch times
+    accumulation) are answers, and must be a multiple of it."""
+    max_prompt_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    """Longest prompt in tokens. Longer ones are treated as dataset.overlength says: drop or fail."""
+    max_completion_length: Annotated[int, Field(ge=1, le=1_048_576)] = 256
+    """Tokens after which an answer is cut."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """How much chance is in the answers."""
+    beta: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Weight of the divergence from the base model that is subtracted from the reward; 0 does without it."""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """How far one step may move the probability of a token: between 1 - epsilon and 1 + epsilon."""
+    fast_inference: bool = False
+    """Generate with vLLM. Needs a GPU class with the trainer image that has vLLM."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Largest adapter rank that vLLM makes room for. Unset: lora.r. Needs fastInference."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the GPU's memory that vLLM may take. Unset: 0.5. Needs fastInference."""
+
+    @property
+    def vllm_memory_share(self) -> float:
+        """gpuMemoryUtilization as it is used."""
+        return self.gpu_memory_utilization if self.gpu_memory_utilization is not None else 0.5
 
 
 class TrainingSpec(WireModel):
@@ -188,6 +326,8 @@ class TrainingSpec(WireModel):
     """Settings of method SFT."""
     dpo: DpoSpec | None = None
     """Settings of method DPO."""
+    grpo: GrpoSpec | None = None
+    """Settings of method GRPO, which needs them."""
 
     def resolved(self) -> TrainingSpec:
         """The same with the defaults of its method written out."""
@@ -197,6 +337,8 @@ class TrainingSpec(WireModel):
                 settings["sft"] = self.sft or SftSpec()
             case Method.DPO:
                 settings["dpo"] = self.dpo or DpoSpec()
+            case Method.GRPO:
+                pass
             case _:
                 assert_never(self.method)
         return self.model_copy(update=settings)
@@ -211,6 +353,7 @@ class RowFormat(StrEnum):
     PROMPT_COMPLETION = "promptCompletion"
     TEXT = "text"
     PREFERENCE = "preference"
+    PROMPT = "prompt"
 
 
 COLUMN_ROLES = (
@@ -336,8 +479,8 @@ class DatasetSpec(WireModel):
     sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1, max_length=MAX_SOURCES)] | None = None
     """Several places whose rows are trained on together."""
     format: RowFormat | None = None
-    """Shape of the rows. Unset: detected from the columns. Method DPO reads preference (prompt, chosen, rejected), SFT
-    the others."""
+    """Shape of the rows. Unset: detected from the columns. Method DPO reads preference (prompt, chosen, rejected),
+    GRPO reads prompt (prompt and the columns of its rewards), SFT the others."""
     columns: Columns = None
     """Your column names, keyed by the name the format expects (prompt: question)."""
     chat_template: ChatTemplateSpec | None = None
@@ -372,6 +515,8 @@ class GateSpec(WireModel):
     """Smallest share of held-out tokens that are predicted with the adapter."""
     min_exact_match: Annotated[float, Field(gt=0, le=1)] | None = None
     """Smallest share of generated answers that are exactly right. Needs evaluation.exactMatch."""
+    min_reward: Annotated[float, Field(ge=-8_000, le=8_000)] | None = None
+    """Method GRPO: smallest mean reward of the answers to held-out prompts with the adapter."""
 
 
 class ExactMatchSpec(WireModel):

@@ -15,8 +15,10 @@ from lora_trainer.contract.spec import Method, RowFormat, SftSpec
 from lora_trainer.data.chat_template import TrainOn
 from lora_trainer.data.formats import Completion, Conversation, Row, Text, normalise
 from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair
+from lora_trainer.data.questions import draft_question, normalise_question
 from lora_trainer.data.tokens import Draft, RowTokenizer, TokenRow
 from lora_trainer.prepared import SCHEMAS, RowSchemas
+from lora_trainer.rewards.panel import needed_columns
 
 
 class TokenisedRow(Protocol):
@@ -35,6 +37,11 @@ class TokenisedRow(Protocol):
     @property
     def trained_tokens(self) -> int:
         """Tokens that count in the loss."""
+        ...
+
+    @property
+    def teaches(self) -> bool:
+        """Whether it can be trained on."""
         ...
 
     @property
@@ -79,6 +86,14 @@ def row_encoder(
                 draft=lambda record: draft_pair(normalise_pair(record, columns), tokenizer),
                 encode=lambda drafts: encode_pairs(drafts, tokenizer),
                 show=lambda row: show_pair(row, tokenizer),
+            )
+        case Method.GRPO:
+            needed = needed_columns(training.grpo.rewards if training.grpo else ())
+            return RowEncoder(
+                schemas=SCHEMAS[Method.GRPO],
+                draft=lambda record: draft_question(normalise_question(record, columns, needed=needed), tokenizer),
+                encode=lambda drafts: drafts,
+                show=lambda row: row["prompt"],
             )
         case _:
             assert_never(training.method)

@@ -88,9 +88,14 @@ Record = Mapping[str, Any]
 WANTED = {
     Method.SFT: "messages, or conversations, or instruction and output, or prompt and completion, or text",
     Method.DPO: "chosen and rejected",
+    Method.GRPO: "prompt",
 }
 """Columns that a method learns from, in words."""
-MAPPED = {Method.SFT: "{prompt: question, completion: answer}", Method.DPO: "{chosen: better, rejected: worse}"}
+MAPPED = {
+    Method.SFT: "{prompt: question, completion: answer}",
+    Method.DPO: "{chosen: better, rejected: worse}",
+    Method.GRPO: "{prompt: question}",
+}
 """An example of mapped columns."""
 
 
@@ -114,6 +119,8 @@ def detect_format(
 def _format_of(names: Set[str], method: Method) -> RowFormat | None:
     if method is Method.DPO:
         return RowFormat.PREFERENCE if {"chosen", "rejected"} <= names else None
+    if method is Method.GRPO:
+        return RowFormat.PROMPT if "prompt" in names else None
     if "messages" in names:
         return RowFormat.MESSAGES
     if "conversations" in names:

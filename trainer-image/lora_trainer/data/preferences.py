@@ -78,6 +78,11 @@ class PairRow:
             return 0
         return len(self.chosen_ids) + len(self.rejected_ids)
 
+    @property
+    def teaches(self) -> bool:
+        """Whether there is a preference in it."""
+        return self.trained_tokens > 0
+
     def contents(self) -> bytes:
         """What is trained on, as bytes."""
         sequences = (self.prompt_ids, self.chosen_ids, self.rejected_ids)

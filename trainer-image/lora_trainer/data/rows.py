@@ -38,12 +38,23 @@ class OpenSource:
     """Commit of the hub."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What happens to long rows."""
+
+    max_length: int
+    field: str = "model.maxSeqLength"
+    """Where max_length stands in the spec."""
+    overlength: str
+
+
 @dataclass(kw_only=True)
 class RowSet:
     """Tokenised rows in a file, and what is known of each without reading it again."""
 
     path: Path
     encoder: RowEncoder
+    limits: Limits
     report: RowReport = field(default_factory=RowReport)
     bad: BadRows = field(default_factory=BadRows)
     """Rows that cannot be used."""
@@ -72,14 +83,6 @@ class Drafted:
     where: str
     source: int
     draft: Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What happens to long rows."""
-
-    max_length: int
-    overlength: str
 
 
 def open_source(
@@ -118,7 +121,7 @@ def tokenise(
     `encoder` gives that of a source; those of one run differ in how they read a record, not in what they make of it.
     """
     encoders = [encoder(source) for source in sources]
-    rows = RowSet(path=path, encoder=encoders[0], bad=bad)
+    rows = RowSet(path=path, encoder=encoders[0], limits=limits, bad=bad)
 
     def drafts() -> Iterator[Drafted]:
         for index, source in enumerate(sources):
@@ -163,7 +166,7 @@ def _limit(row: TokenisedRow, where: str, rows: RowSet, limits: Limits) -> Token
             return None
         report.truncated += 1
         row = row.truncated(limits.max_length)
-    if not row.trained_tokens:
+    if not row.teaches:
         report.dropped[DropReason.NOTHING_TO_TRAIN] += 1
         return None
     return row

@@ -52,6 +52,11 @@ class TokenRow:
         return sum(self.completion_mask[1:])
 
     @property
+    def teaches(self) -> bool:
+        """Whether any token counts in the loss."""
+        return self.trained_tokens > 0
+
+    @property
     def length(self) -> int:
         """Tokens."""
         return len(self.input_ids)
@@ -155,6 +160,16 @@ class RowTokenizer:
         plain = self._encodings(drafts, plain=True)
         chats = self._encodings(drafts, plain=False)
         return [self._row(draft, next(plain if draft.plain else chats)) for draft in drafts]
+
+    def prompt(self, draft: Draft) -> tuple[str, list[int]]:
+        """What asks for the draft's last answer: a text, and the ids that the tokenizer turns it into by itself."""
+        text = draft.text[: draft.prompt_end]
+        ids = self._backend.encode(text).ids
+        if self._bos is not None and ids[:2] == [self._bos, self._bos]:
+            # The template writes the begin token, and so does the tokenizer.
+            text = text.removeprefix(self._backend.id_to_token(self._bos) or "")
+            ids = ids[1:]
+        return text, ids
 
     def marked(self, ids: Sequence[int], mask: Sequence[int]) -> str:
         """A tokenised row as text for people, with what counts in the loss in ⟦ ⟧."""

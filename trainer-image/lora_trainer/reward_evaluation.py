@@ -1,0 +1,96 @@
+"""Base and adapter on held-out prompts: the mean reward of their greedy answers, and a few of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from lora_trainer.answers import answer
+from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.contract.spec import EvaluationSpec
+from lora_trainer.data.questions import answer_to
+from lora_trainer.evaluation import EvaluationFile, PromptAnswers, Sample, inference
+from lora_trainer.prepared import Prompt
+from lora_trainer.rewards.panel import Panel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPrompt:
+    """A prompt that was not trained on."""
+
+    prompt: str
+    """What the model reads."""
+    prompt_ids: list[int]
+    row: str
+    """What its answers are judged by."""
+    question: str
+    """What is asked, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What one model, base or adapter, answered."""
+
+    answers: list[str]
+    reward: float
+    """Mean over all answers."""
+    prompts: list[str]
+    """Answers to the user's own prompts."""
+
+
+def read_prompts(path: Path, *, limit: int) -> list[HeldOutPrompt]:
+    """The first `limit` rows of a prepared set's EVAL_ROWS."""
+    batch = next(pq.ParquetFile(path).iter_batches(limit))
+    return [HeldOutPrompt(**values) for values in batch.to_pylist()]
+
+
+def evaluate_rewards(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: Sequence[HeldOutPrompt],
+    *,
+    panel: Panel,
+    longest: int,
+    spec: EvaluationSpec,
+    prompts: Sequence[Prompt],
+    dtype: str,
+) -> EvaluationFile:
+    """Answer all prompts in at most `longest` tokens and judge the answers, with the adapter and without."""
+    model.eval()
+
+    def judged() -> Judged:
+        asked = [row.prompt_ids for row in held_out]
+        texts = answer(model, tokenizer, asked, max_tokens=[longest] * len(asked))
+        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        given = [
+            # The end token counts, as it does in training.
+            answer_to(row.row, text=text, tokens=min(longest, length + 1))
+            for row, text, length in zip(held_out, texts, lengths, strict=True)
+        ]
+        own = answer(model, tokenizer, [prompt.input_ids for prompt in prompts], max_tokens=[longest] * len(prompts))
+        return Judged(answers=texts, reward=sum(panel.rewards(given)) / len(given), prompts=own)
+
+    with inference(model, dtype):
+        tuned = judged()
+        with model.disable_adapter():
+            base = judged()
+    return EvaluationFile(
+        figures=Evaluation(rows=len(held_out), base_reward=base.reward, reward=tuned.reward),
+        probe=held_out[0].prompt,
+        samples=tuple(
+            Sample(prompt=row.question, base=before, adapter=after)
+            for row, before, after in zip(held_out[: spec.samples], base.answers, tuned.answers, strict=False)
+        ),
+        prompts=tuple(
+            PromptAnswers(prompt=prompt.text, base=before, adapter=after)
+            for prompt, before, after in zip(prompts, base.prompts, tuned.prompts, strict=True)
+        ),
+    )

@@ -1,0 +1,70 @@
+"""The process that runs a user's reward function: `python -I child.py SOURCE FUNCTION`. Standard library only.
+
+Loads the function, says whether that worked, then answers one line of JSON with another until its input ends. What the
+function prints goes to the log (standard error).
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+MAX_WORDS = 200
+
+
+def main(source: str, name: str) -> None:
+    """Serve calls until standard input ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def reply(message: Mapping[str, object]) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    try:
+        function = load(source, name)
+    except BaseException as error:  # a user's module may raise anything, SystemExit too
+        reply(failure(error, source))
+        return
+    reply({"ready": True})
+    for line in sys.stdin:
+        try:
+            reply({"rewards": numbers(function(**json.loads(line)))})
+        except BaseException as error:  # as above
+            reply(failure(error, source))
+
+
+def load(source: str, name: str) -> Callable:
+    """The function `name` of the file `source`."""
+    text = Path(source).read_text(encoding="utf-8")
+    module: dict[str, object] = {"__name__": "reward", "__file__": source}
+    exec(compile(text, source, "exec"), module)
+    function = module.get(name)
+    if not callable(function):
+        defined = [key for key, value in module.items() if callable(value) and not key.startswith("_")]
+        raise LookupError(f"it defines no function {name} (found {', '.join(defined) or 'none'})")
+    return function
+
+
+def numbers(returned: object) -> list:
+    """What the function returned, as JSON can carry it; anything else is shown by its type."""
+    if not isinstance(returned, list | tuple):
+        raise TypeError(f"it returned {type(returned).__name__} instead of a list of numbers")
+    # Numbers of numpy and torch know how to become Python's.
+    return [value.item() if hasattr(value, "item") else value for value in returned]
+
+
+def failure(error: BaseException, source: str) -> dict[str, object]:
+    """What went wrong, and the innermost line of the user's file."""
+    traceback.print_exception(error)
+    reply: dict[str, object] = {"error": type(error).__name__, "words": str(error)[:MAX_WORDS]}
+    if isinstance(error, SyntaxError) and error.filename == source:
+        return reply | {"words": error.msg, "line": error.lineno}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+    return reply | ({"line": frames[-1].lineno, "function": frames[-1].name} if frames else {})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,77 @@
+"""What prepare does about rewards: refuses what cannot work, and takes the user's code into the prepared set.
+
+From then on the code is fixed: train runs this copy, whatever becomes of the ConfigMap. It is read but not run here, as
+the slim image that prepares has not the libraries that it may import.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec import PythonReward
+from lora_trainer.errors import TrainerError
+from lora_trainer.rewards.panel import check, code_file
+from lora_trainer.storage import Bucket
+
+
+def take_rewards(run: RunFile, folder: Path, *, bucket: Bucket) -> str | None:
+    """Check the run's rewards and copy their code into `folder`. Returns the code's sha256, None without code.
+
+    Raises ConfigInvalid that names the field, or RewardFailed that names the line.
+    """
+    grpo = run.training.grpo
+    if grpo is None:
+        return None
+    check(grpo.rewards)
+    digest = hashlib.sha256()
+    functions = {index: spec.python for index, spec in enumerate(grpo.rewards) if spec.python}
+    for index, function in functions.items():
+        source = _source(function, index, bucket)
+        check_source(function, source)
+        (folder / code_file(index)).write_bytes(source)
+        digest.update(hashlib.sha256(source).digest())
+    return digest.hexdigest() if functions else None
+
+
+def _source(function: PythonReward, index: int, bucket: Bucket) -> bytes:
+    reference = function.config_map_ref
+    try:
+        return bucket.read(f"configmap://{reference.name}/{reference.key}")
+    except FileNotFoundError:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"There is no key {reference.key} in a ConfigMap {reference.name} of the namespace"
+            f" (training.grpo.rewards[{index}].python).",
+            "Create the ConfigMap with that key, then apply the run under a new name.",
+        ) from None
+
+
+def check_source(function: PythonReward, source: bytes) -> None:
+    """Raise RewardFailed that names the line where `source` is no Python or has no such function."""
+    reference = function.config_map_ref
+    file = f"{reference.name}/{reference.key}"
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise TrainerError(
+            ExitCode.RewardFailed,
+            f"The reward function {function.function} in {file} line {error.lineno} is no Python: {error.msg}.",
+            "Correct it in the ConfigMap and apply the run under a new name.",
+        ) from None
+    except ValueError:  # a null byte
+        raise TrainerError(
+            ExitCode.RewardFailed, f"{file} is no text.", "Put Python source into the ConfigMap's key."
+        ) from None
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    # A function may also be made by an assignment or an import, which only running it would tell.
+    others = any(isinstance(node, ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom) for node in tree.body)
+    if function.function not in defined and not others:
+        raise TrainerError(
+            ExitCode.RewardFailed,
+            f"{file} defines no function {function.function} (found {', '.join(defined) or 'none'}).",
+            "Correct training.grpo.rewards, or the ConfigMap, and apply the run under a new name.",
+        )
