@@ -79,6 +79,9 @@ CODE = {"configMapRef": {"name": "judges", "key": "judge.py"}}
 
 GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rewards", "", {}),
+    ("evaluations during training", "GRPO has no held-out loss", {"spec.training.evalSteps": 5}),
+    ("early stopping", "GRPO has no held-out loss", {"spec.training.earlyStopping": {}}),
+    ("two GPUs", "GRPO trains on one GPU", {"spec.resources.gpus": 2}),
     ("prompt rows", "", {"spec.dataset.format": "prompt"}),
     ("chats for GRPO", "does not suit", {"spec.dataset.format": "messages"}),
     ("no rewards", "rewards", {"spec.training.grpo.rewards": []}),
@@ -246,6 +249,18 @@ CASES: tuple[CrdCase, ...] = (
     _created("prompts for SFT", "does not suit", spec__dataset__format="prompt"),
     _created("settings of GRPO for SFT", "training.grpo is for method GRPO only", spec__training__grpo=GRPO),
     _created("a gate on rewards for SFT", "is for method GRPO only", spec__evaluation__gate={"minReward": 0.5}),
+    _created("a checkpoint every minute", spec__training__saveMinutes=1),
+    _created("a checkpoint every moment", "spec.training.saveMinutes", spec__training__saveMinutes=0),
+    _created("two GPUs", spec__resources__gpus=2),
+    _created("no GPU", "spec.resources.gpus", spec__resources__gpus=0),
+    _created("an evaluation every step", spec__training__evalSteps=1),
+    _created("an evaluation every nought steps", "spec.training.evalSteps", spec__training__evalSteps=0),
+    _created("early stopping with its defaults", spec__training__earlyStopping={}),
+    _created(
+        "early stopping without patience",
+        "spec.training.earlyStopping.patience",
+        spec__training__earlyStopping={"patience": 0},
+    ),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),
@@ -259,6 +274,7 @@ CASES: tuple[CrdCase, ...] = (
     _changed("the output", {"spec.output.uri": "s3://other/x"}, "spec.output cannot change"),
     _changed("the rank", {"spec.lora.r": 32}, "spec.lora cannot change"),
     _changed("the rate", {"spec.training.learningRate": 0.001}, "spec.training cannot change"),
+    _changed("the GPUs", {"spec.resources.gpus": 2}, "spec.resources cannot change"),
     _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
     _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
     _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),

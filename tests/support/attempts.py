@@ -54,6 +54,11 @@ class Attempt:
             self._process.kill()
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def wait_until(self, reached: Callable[[Progress], bool]) -> Progress:
         """Poll /progress until `reached`; fails where the process ends before."""
         deadline = time.monotonic() + END_SECONDS

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lora_trainer.checkpoints import NEEDED_TO_RESUME, Checkpoint, CheckpointWriter, committed, fetch_newest
+from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, committed, fetch_newest, needed_to_resume
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 from obstore.store import MemoryStore
 
+NEEDED_TO_RESUME = needed_to_resume(1)
 URI = "s3://team-a/work/checkpoints"
 
 
@@ -53,6 +56,59 @@ def test_a_torn_one_is_invisible_and_swept_by_the_next(bucket: Bucket, tmp_path:
     with writer(bucket) as checkpoints:
         checkpoints.submit(checkpoint_folder(tmp_path / "6"), step=6)
     assert {file.path.partition("/")[0] for file in bucket.list(URI)} == {"step-2", "step-6"}
+
+
+@pytest.mark.parametrize("files", range(len(NEEDED_TO_RESUME) + 1))
+def test_an_upload_cut_off_after_any_file_leaves_the_one_before(
+    files: int, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writer(bucket) as checkpoints:
+        checkpoints.submit(checkpoint_folder(tmp_path / "2"), step=2)
+    sent = itertools.count()
+    lost = TrainerError(ExitCode.StorageUnavailable, "the bucket is gone")
+
+    def cut_off(send: Callable[..., object]) -> Callable[..., object]:
+        def instead(*arguments: object, **options: object) -> object:
+            if next(sent) >= files:
+                raise lost
+            return send(*arguments, **options)
+
+        return instead
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "upload", cut_off(bucket.upload))
+        patch.setattr(bucket, "write", cut_off(bucket.write))  # the manifest
+        with pytest.raises(TrainerError) as heard, writer(bucket) as checkpoints:
+            checkpoints.submit(checkpoint_folder(tmp_path / "4"), step=4)
+    assert heard.value is lost
+    newest = fetch_newest(bucket, URI, fingerprint="run-1", folder=tmp_path / "resumed")
+    assert newest == Checkpoint(step=2, uri=f"{URI}/step-2")
+
+
+def test_a_writer_is_busy_as_long_as_an_upload_lasts(bucket: Bucket, tmp_path: Path) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Checkpoint) -> None:
+        arrived.set()
+        assert go_on.wait(10)
+
+    with writer(bucket, seen=hold) as checkpoints:
+        assert not checkpoints.busy
+        checkpoints.submit(checkpoint_folder(tmp_path / "2"), step=2)
+        assert arrived.wait(10)
+        assert checkpoints.busy
+        go_on.set()
+        checkpoints.join()
+        assert not checkpoints.busy
+
+
+def test_the_newest_from_before_a_step(bucket: Bucket, tmp_path: Path) -> None:
+    with writer(bucket, keep=3) as checkpoints:
+        assert checkpoints.newest(before=9) is None
+        for step in (2, 4, 6):
+            checkpoints.submit(checkpoint_folder(tmp_path / str(step)), step=step)
+        assert checkpoints.newest(before=6) == Checkpoint(step=4, uri=f"{URI}/step-4")
+        assert checkpoints.newest(before=7) == Checkpoint(step=6, uri=f"{URI}/step-6")
 
 
 def test_what_is_fetched_is_what_was_written(bucket: Bucket, tmp_path: Path) -> None:

@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, MANIFEST, RUN_SHAPE, TRAINING_LOG
-from lora_trainer.contract.outcome import TrainResult
+from lora_trainer.contract.outcome import Outcome, TrainResult
+from lora_trainer.contract.progress import Progress, Stage
 
 from tests.support.object_store import ObjectStore
 from tests.support.trained import STEPS, SmallRun, small_run
 from tests.trainer.conftest import Trained
 
+LONGEST_STOP_SECONDS = 30
+"""A quarter of the grace period: tests share their processors."""
+
+
+def stop_at(small: SmallRun, number: int, reached: Callable[[Progress], bool]) -> Outcome:
+    """The last word of an attempt that gets SIGTERM as soon as `reached`, and must be gone soon after."""
+    with small.attempt(number) as attempt:
+        attempt.wait_until(reached)
+        asked = time.monotonic()
+        stopped = attempt.signal(signal.SIGTERM)
+        took = time.monotonic() - asked
+    assert stopped.code == ExitCode.Interrupted, stopped.log
+    assert stopped.outcome
+    assert took < LONGEST_STOP_SECONDS, stopped.log
+    return stopped.outcome
+
 
 @pytest.fixture
 def resumed(store: ObjectStore, trained: Trained, tmp_path: Path) -> SmallRun:
-    """The same run as `trained` under another name: stopped, then killed without a word, then left alone."""
+    """The same run as `trained` under another name: stopped in every stage, killed without a word, then left alone."""
     small = small_run(store, tmp_path, name="resumed", training={"saveSteps": 1})
     assert small.digest == trained.small.digest
-    with small.attempt(1) as attempt:
-        attempt.wait_until(lambda progress: progress.step >= 1)
-        stopped = attempt.signal(signal.SIGTERM)
-    assert stopped.code == ExitCode.Interrupted, stopped.log
-    assert stopped.outcome
-    assert stopped.outcome.step
-    assert 1 <= stopped.outcome.step < STEPS
-    assert stopped.outcome.checkpoint
-    assert stopped.outcome.checkpoint.endswith(f"/step-{stopped.outcome.step}")
-    with small.attempt(2) as attempt:
+
+    loading = stop_at(small, 1, lambda progress: progress.stage is Stage.LOADING)
+    assert (loading.step, loading.checkpoint) == (0, None)
+    first_step = stop_at(small, 2, lambda progress: progress.stage is Stage.TRAINING)
+    assert (first_step.step, first_step.checkpoint) == (0, None), "the first step is not waited for: it may compile"
+
+    stepping = stop_at(small, 3, lambda progress: progress.step >= 1)
+    assert stepping.step
+    assert 1 <= stepping.step < STEPS
+    assert stepping.checkpoint
+    assert stepping.checkpoint.endswith(f"/step-{stepping.step}")
+
+    with small.attempt(4) as attempt:
         began = attempt.wait_until(lambda progress: progress.resumed_from_step is not None)
-        assert began.resumed_from_step == stopped.outcome.step
-        reached = stopped.outcome.step + 1
+        assert began.resumed_from_step == stepping.step
+        reached = stepping.step + 1
         attempt.wait_until(lambda progress: (progress.checkpoint_step or 0) >= reached)
         assert attempt.signal(signal.SIGKILL).outcome is None
-    with small.attempt(3) as attempt:
-        began = attempt.wait_until(lambda progress: progress.resumed_from_step is not None)
-        assert (began.resumed_from_step or 0) >= reached
+
+    evaluating = stop_at(small, 5, lambda progress: progress.stage is Stage.EVALUATING)
+    assert (evaluating.from_step or 0) >= reached
+    assert evaluating.step == STEPS
+    publishing = stop_at(small, 6, lambda progress: progress.stage in (Stage.PUBLISHING, Stage.VERIFYING))
+    assert publishing.from_step == STEPS, "no step is repeated after the last"
+    with pytest.raises(FileNotFoundError):
+        small.bucket.read(f"{small.artifact}/{MANIFEST}")
+
+    with small.attempt(7) as attempt:
         ended = attempt.wait()
     assert ended.code == ExitCode.Succeeded, ended.log
     return small

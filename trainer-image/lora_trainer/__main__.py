@@ -24,6 +24,7 @@ from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, e
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
+from lora_trainer.ranks import end_with_parent
 from lora_trainer.signing import Verifier, read_verifier
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import open_bucket
@@ -56,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     train = stages.add_parser("train", parents=[pod], help="train, evaluate, publish and verify")
     train.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
     train.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
+    rank = stages.add_parser("rank", help="one more process of train, which starts it")
+    rank.add_argument("--run", type=Path, required=True, help="the run file")
+    rank.add_argument("--scratch", type=Path, required=True, help="the folder that all processes share")
+    rank.add_argument("--base", type=Path, required=True, help="folder with the base model")
+    rank.add_argument("--resume", type=Path, help="folder with the checkpoint to go on from")
+    rank.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
+    rank.add_argument("--termination-log", type=Path, required=True, help="where the outcome is written")
     verify = stages.add_parser("verify", help="prove that a published adapter is whole, loads and works")
     verify.add_argument("--artifact", required=True, help="URI of the adapter's folder")
     verify.add_argument("--base", type=Path, help="folder with the base model; unset: fetched as the manifest names it")
@@ -74,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         configure_logging(sys.stderr)
         return _verify(arguments)
     configure_logging()
+    if arguments.stage == "rank":
+        return _rank(arguments)
     # Before any thread starts: a StopRequest waits for the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with ProgressServer(port=arguments.port) as server:
@@ -101,6 +111,27 @@ def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> Prepare
         oom_shrinks=arguments.oom_shrinks,
         leave=lambda error: leave_at_once(error, arguments.termination_log, server),
     )
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    """A process beside the first of train: only a failure leaves a last word, for the first to read."""
+    end_with_parent()
+    try:
+        from lora_trainer.train import train_rank  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+
+        train_rank(
+            read_run(arguments.run),
+            scratch=arguments.scratch,
+            base=arguments.base,
+            resume=arguments.resume,
+            rank=int(os.environ["RANK"]),
+            oom_shrinks=arguments.oom_shrinks,
+        )
+    except Exception as error:  # every ending is told, also a bug
+        ending = ending_of(error)
+        arguments.termination_log.write_text(encode_outcome(ending.outcome))
+        return ending.code
+    return ExitCode.Succeeded
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -19,13 +19,14 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 
-NEEDED_TO_RESUME = (
-    "adapter_model.safetensors",
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-    "trainer_state.json",
-)
+NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
+def needed_to_resume(processes: int) -> tuple[str, ...]:
+    """Files of a complete checkpoint: each process has its own state of random numbers."""
+    if processes == 1:
+        return (*NEEDED_TO_RESUME, "rng_state.pth")
+    return (*NEEDED_TO_RESUME, *(f"rng_state_{index}.pth" for index in range(processes)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,19 @@ def fetch_newest(bucket: Bucket, uri: str, *, fingerprint: str, folder: Path) ->
     return None
 
 
+def fetch_step(bucket: Bucket, uri: str, *, step: int, folder: Path) -> None:
+    """Fetch the checkpoint of this step into `folder`. Raises StorageUnavailable where it is gone or damaged."""
+    checkpoint_uri = f"{uri}/step-{step}"
+    manifest = bucket.read_manifest(checkpoint_uri, SetManifest)
+    if manifest is None:
+        raise TrainerError(
+            ExitCode.StorageUnavailable,
+            f"The checkpoint {checkpoint_uri}, the best of the run, is gone.",
+            "The work folder of a run must stay until the run is done; apply the fine-tune under a new name.",
+        )
+    bucket.fetch_files(manifest.files, checkpoint_uri, folder)
+
+
 def _foreign(checkpoint: Checkpoint, *, fingerprint: str) -> TrainerError:
     return TrainerError(
         ExitCode.ConfigInvalid,
@@ -72,11 +86,19 @@ def _foreign(checkpoint: Checkpoint, *, fingerprint: str) -> TrainerError:
 class CheckpointWriter:
     """Publishes checkpoint folders, one at a time, in a background thread while used as a context manager.
 
-    `submit` waits for the upload before it and raises its error; leaving waits for the last one.
+    `submit` waits for the upload before it and raises its error; leaving waits for the last one. A caller that does not
+    want to wait looks at `busy` first.
     """
 
     def __init__(
-        self, *, bucket: Bucket, uri: str, fingerprint: str, keep: int, on_commit: Callable[[Checkpoint], None]
+        self,
+        *,
+        bucket: Bucket,
+        uri: str,
+        fingerprint: str,
+        keep: int,
+        on_commit: Callable[[Checkpoint], None],
+        processes: int = 1,
     ) -> None:
         """`keep` newest checkpoints stay in the bucket. `on_commit` is called in the background thread."""
         self._bucket = bucket
@@ -84,22 +106,36 @@ class CheckpointWriter:
         self._fingerprint = fingerprint
         self._keep = keep
         self._on_commit = on_commit
+        self._needed = needed_to_resume(processes)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._in_flight: Future[None] | None = None
 
-    def submit(self, folder: Path, *, step: int) -> None:
-        """Publish `folder` as the checkpoint of `step` and delete it. The caller must not touch it any more."""
-        missing = [name for name in NEEDED_TO_RESUME if not (folder / name).is_file()]
+    @property
+    def busy(self) -> bool:
+        """Whether an upload is in flight."""
+        return self._in_flight is not None and not self._in_flight.done()
+
+    def submit(self, folder: Path, *, step: int, best_step: int | None = None) -> None:
+        """Publish `folder` as the checkpoint of `step` and delete it. The caller must not touch it any more.
+
+        The checkpoint of `best_step` stays in the bucket besides the newest ones.
+        """
+        missing = [name for name in self._needed if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"the checkpoint of step {step} lacks {', '.join(missing)}")
         self.join()
-        self._in_flight = self._pool.submit(self._publish, folder, step)
+        self._in_flight = self._pool.submit(self._publish, folder, step, best_step)
 
     def join(self) -> None:
         """Wait for the upload in flight; raises its error."""
         in_flight, self._in_flight = self._in_flight, None
         if in_flight:
             in_flight.result()
+
+    def newest(self, *, before: int) -> Checkpoint | None:
+        """The newest checkpoint of a step below `before`, once the upload in flight has ended."""
+        self.join()
+        return next((found for found in committed(self._bucket, self._uri) if found.step < before), None)
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +145,7 @@ class CheckpointWriter:
         if kind is None:
             self.join()
 
-    def _publish(self, folder: Path, step: int) -> None:
+    def _publish(self, folder: Path, step: int, best_step: int | None) -> None:
         checkpoint = Checkpoint(step=step, uri=f"{self._uri}/step-{step}")
         self._bucket.publish_set(
             folder,
@@ -118,13 +154,13 @@ class CheckpointWriter:
         )
         shutil.rmtree(folder)
         self._on_commit(checkpoint)
-        self._delete_older(step)
+        self._delete_older(step, best_step)
 
-    def _delete_older(self, step: int) -> None:
-        """Keep the newest ones up to `step`; torn folders before it go too."""
+    def _delete_older(self, step: int, best_step: int | None) -> None:
+        """Keep the newest ones up to `step`, and the best; torn folders before it go too."""
         kept = [checkpoint.step for checkpoint in committed(self._bucket, self._uri) if checkpoint.step <= step]
         kept = kept[: self._keep]
         folders = {found[1] for file in self._bucket.list(self._uri) if (found := re.match(r"step-(\d+)/", file.path))}
         for old in sorted(int(folder) for folder in folders):
-            if old < step and old not in kept:
+            if old < step and old not in (*kept, best_step):
                 self._bucket.delete_prefix(f"{self._uri}/step-{old}")

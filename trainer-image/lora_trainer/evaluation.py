@@ -221,6 +221,12 @@ def score(model: PeftModel, rows: Sequence[Row]) -> Score:
     return total
 
 
+def row_loss(model: PeftModel, row: Row) -> tuple[float, int]:
+    """Summed loss (nats) over the scored tokens of a row, and how many they are."""
+    loss, _, tokens = _score_row(model, row)
+    return loss, tokens
+
+
 def _score_row(model: PeftModel, row: Row) -> tuple[float, int, int]:
     import torch  # noqa: PLC0415 - Unsloth must have been imported before
 

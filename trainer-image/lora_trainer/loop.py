@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-from lora_trainer.checkpoints import Checkpoint, CheckpointWriter
-from lora_trainer.contract.exits import ExitCode
+from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_step
+from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.contract.spec import Method
-from lora_trainer.errors import TrainerError
+from lora_trainer.device_errors import explained
+from lora_trainer.held_out import HeldOut
 from lora_trainer.methods import dpo, grpo, sft
-from lora_trainer.model import load_adapter_weights, peak_memory_gib
-from lora_trainer.prepared import TRAIN_ROWS
+from lora_trainer.model import adapter_digest, load_adapter_weights, peak_flops, peak_memory_gib
+from lora_trainer.model_shape import model_shape
+from lora_trainer.prepared import TRAIN_ROWS, read_prepared
+from lora_trainer.ranks import Channel, restore_on_numbered_cpus
 from lora_trainer.rewards.panel import Panel
+from lora_trainer.selection import best, by_step, evaluation_due, exhausted, held_out_losses
 from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+    from lora_trainer.callbacks import ShowProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,11 @@ class LoopResult:
     """What a loop leaves behind, besides the adapter's weights in the model."""
 
     history: Sequence[Mapping]
-    """The trainer's log of all steps, those of earlier attempts too."""
+    """One entry per step, those of earlier attempts too."""
+    step: int
+    """The step whose adapter is in the model."""
+    best_step: int | None
+    """The same, where held-out losses chose it."""
     seconds: float
     """Taken by this attempt's steps."""
     tokens: int
@@ -77,81 +86,170 @@ def run_loop(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     panel: Panel,
+    held_out: HeldOut,
     resume: Resume | None,
     writer: CheckpointWriter,
 ) -> LoopResult:
-    """Train `model` in place. Returns when the last state is committed, also when asked to stop."""
-    if resume and resume.checkpoint.step >= chosen.max_steps:
-        load_adapter_weights(model, resume.folder)
-        state = json.loads((resume.folder / "trainer_state.json").read_text())
-        return LoopResult(history=state["log_history"], seconds=0.0, tokens=0)
+    """Train `model` in place and leave the best adapter in it, or the last where no held-out losses were wanted.
+
+    Returns when the last state is committed, also when asked to stop.
+    """
+    history = resumed_history(attempt, chosen, model=model, held_out=held_out, resume=resume)
+    seconds, tokens = 0.0, 0
+    step = resume.checkpoint.step if resume else 0
+    if step < chosen.max_steps and not exhausted(history, attempt.run.training.early_stopping):
+        channel = Channel(count=attempt.run.resources.gpus)
+        shown, events = first_process(attempt, chosen, model=model, held_out=held_out, writer=writer, channel=channel)
+        trainer = build_loop(
+            attempt.run, chosen, model=model, tokenizer=tokenizer, scratch=attempt.scratch, events=events, panel=panel
+        )
+        began = time.monotonic()
+        with explained(attempt.run, chosen, attempt.progress):
+            trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+        seconds, tokens = time.monotonic() - began, shown.tokens
+        writer.join()
+        channel.require_same(adapter_digest(model))
+        channel.close()
+        step, history = trainer.state.global_step, trainer.state.log_history
+    lowest = best(history)
+    best_step = lowest.step if lowest else None
+    if best_step is not None and best_step != step and not attempt.stop.requested:
+        load_step(attempt, model, step=best_step)
+    return LoopResult(
+        history=by_step(history), step=best_step or step, best_step=best_step, seconds=seconds, tokens=tokens
+    )
+
+
+def resumed_history(
+    attempt: Attempt, chosen: Chosen, *, model: PeftModel, held_out: HeldOut, resume: Resume | None
+) -> list[dict[str, Any]]:
+    """The trainer's log up to the checkpoint, whose weights are put into `model`.
+
+    Makes up for the evaluation that is missing where the attempt before was asked to stop in the midst of it.
+    """
+    if resume is None:
+        return []
+    load_adapter_weights(model, resume.folder)
+    file = resume.folder / "trainer_state.json"
+    state = json.loads(file.read_text())
+    history, step = state["log_history"], state["global_step"]
+    if evaluation_due(history, step=step, every=chosen.eval_steps, last=step >= chosen.max_steps):
+        history.append({"step": step, "epoch": state["epoch"], "eval_loss": held_out.loss(model)})
+        file.write_text(json.dumps(state))
+    if lowest := best(history):
+        attempt.progress.update(eval_loss=held_out_losses(history)[-1].loss, best_step=lowest.step)
+    return history
+
+
+def load_step(attempt: Attempt, model: PeftModel, *, step: int) -> None:
+    """Put the adapter of this step's checkpoint into `model`."""
+    folder = attempt.scratch / "best"
+    fetch_step(attempt.bucket, checkpoints_uri(attempt.run), step=step, folder=folder)
+    load_adapter_weights(model, folder)
+
+
+def build_loop(
+    run: RunFile,
+    chosen: Chosen,
+    *,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scratch: Path,
+    events: list[TrainerCallback],
+    panel: Panel | None = None,
+) -> Trainer:
+    """The method's trainer over the prepared rows. `events` is what happens at its steps, in this order."""
     from datasets import Dataset  # noqa: PLC0415 - see the module's docstring
 
-    from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
-
-    progress, scratch = attempt.progress, attempt.scratch
-    shown = callbacks.ShowProgress(progress)
-    trainer = trainer_builder(attempt.run.training.method, panel)(
-        attempt.run,
+    if run.resources.gpus > 1 and run.accelerator.kind is AcceleratorKind.CPU:
+        restore_on_numbered_cpus()
+    return trainer_builder(run.training.method, panel)(
+        run,
         chosen=chosen,
         model=model,
         tokenizer=tokenizer,
-        rows=Dataset.from_parquet(str(attempt.prepared / TRAIN_ROWS), cache_dir=str(scratch / "datasets")),
+        rows=Dataset.from_parquet(str(scratch / "prepared" / TRAIN_ROWS), cache_dir=str(scratch / "datasets")),
         folder=scratch / "trainer",
-        callbacks=[
-            callbacks.StopWhenDiverged(),
-            shown,
-            callbacks.StopOnRequest(lambda: attempt.stop.requested),
-            callbacks.HandOverCheckpoints(writer.submit, folder=scratch / "checkpoints"),
-        ],
+        callbacks=events,
     )
-    began = time.monotonic()
-    with explained(attempt, chosen):
-        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-    seconds = time.monotonic() - began
-    writer.join()
-    return LoopResult(history=trainer.state.log_history, seconds=seconds, tokens=shown.tokens)
 
 
-def trainer_builder(method: Method, panel: Panel) -> Callable[..., Trainer]:
-    """What builds the trainer of a method."""
+def trainer_builder(method: Method, panel: Panel | None) -> Callable[..., Trainer]:
+    """What builds the trainer of a method; only GRPO has a panel."""
     match method:
         case Method.SFT:
             return sft.build_trainer
         case Method.DPO:
             return dpo.build_trainer
         case Method.GRPO:
+            if panel is None:
+                raise ValueError("method GRPO needs its panel of rewards")
             return partial(grpo.build_trainer, panel=panel)
         case _:
             assert_never(method)
 
 
-@contextmanager
-def explained(attempt: Attempt, chosen: Chosen) -> Iterator[None]:
-    """Turns torch's memory and device errors into TrainerErrors with the numbers that matter."""
-    import torch  # noqa: PLC0415 - see the module's docstring
+def first_process(
+    attempt: Attempt,
+    chosen: Chosen,
+    *,
+    model: PeftModel,
+    held_out: HeldOut,
+    writer: CheckpointWriter,
+    channel: Channel,
+) -> tuple[ShowProgress, list[TrainerCallback]]:
+    """What happens at the steps of the first process, in this order, and the first of it that shows progress."""
+    from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
 
-    class_ = attempt.run.accelerator
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        held = f"{peak_memory_gib(class_.kind):.1f} GiB" + (f" of {class_.memory_gib:g}" if class_.memory_gib else "")
-        raise _failed(
-            attempt,
-            ExitCode.OutOfMemory,
-            f"Memory ran out with {chosen.per_device_train_batch_size} rows per forward pass ({held} held)",
-            "Lower model.maxSeqLength or training.perDeviceTrainBatchSize, or choose a class with more memory.",
-        ) from error
-    except torch.AcceleratorError as error:
-        raise _failed(
-            attempt,
-            ExitCode.GpuUnhealthy,
-            f"The GPU failed ({str(error).splitlines()[0]})",
-            "Check the node's GPU; the next attempt goes on from the last checkpoint.",
-        ) from error
+    training, progress = attempt.run.training, attempt.progress
+    vocabulary = model.config.vocab_size
+    shown = callbacks.ShowProgress(
+        progress,
+        peak_memory_gib=lambda: peak_memory_gib(attempt.run.accelerator.kind),
+        peak_tokens_per_second=peak_tokens_per_second(attempt, chosen, model=model),
+    )
+    return shown, [
+        callbacks.StopWhenDiverged(vocabulary=vocabulary, last_before=lambda step: writer.newest(before=step)),
+        shown,
+        callbacks.EvaluateHeldOut(
+            held_out.loss, every=chosen.eval_steps, early_stopping=training.early_stopping, progress=progress
+        ),
+        callbacks.SaveAndStop(
+            stop=attempt.stop,
+            steps=chosen.save_steps,
+            seconds=60 * training.save_minutes,
+            busy=lambda: writer.busy,
+            channel=channel,
+            vocabulary=vocabulary,
+        ),
+        callbacks.HandOverCheckpoints(writer.submit, folder=attempt.scratch / "checkpoints", channel=channel),
+    ]
 
 
-def _failed(attempt: Attempt, code: ExitCode, what: str, remedy: str) -> TrainerError:
-    now = attempt.progress.progress
-    message = f"{what} after step {now.step} of {now.total_steps}."
-    return TrainerError(code, message, remedy)
+def train_beside(
+    run: RunFile,
+    chosen: Chosen,
+    *,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scratch: Path,
+    resume: Path | None,
+) -> None:
+    """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
+    from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
+
+    channel = Channel(count=run.resources.gpus)
+    events: list[TrainerCallback] = [callbacks.FollowFirst(channel)]
+    trainer = build_loop(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, events=events)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    channel.require_same(adapter_digest(model))
+    channel.close()
+
+
+def peak_tokens_per_second(attempt: Attempt, chosen: Chosen, *, model: PeftModel) -> float | None:
+    """The speed at which the accelerator does nothing but the model's arithmetic; None where that is not known."""
+    data = read_prepared(attempt.prepared).result.dataset
+    shape = model_shape(model.config.to_dict())
+    work = shape.flops_per_token(attempt.run.lora, row_tokens=data.tokens / data.kept)
+    peak = peak_flops(attempt.run.accelerator.kind, dtype=chosen.dtype)
+    return attempt.run.resources.gpus * peak / work if peak and work else None

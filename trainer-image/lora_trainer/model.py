@@ -7,6 +7,7 @@ inside the functions.
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import resource
 from importlib.util import find_spec
@@ -27,11 +28,12 @@ CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
 GIB = 2**30
 
 
-def environment(*, kind: AcceleratorKind, scratch: Path) -> dict[str, str]:
-    """Environment variables that must be set before torch or Unsloth is imported."""
-    backend = "UNSLOTH_FORCE_CPU" if kind == AcceleratorKind.CPU else "UNSLOTH_DISABLE_CPU_FALLBACK"
-    return {
-        backend: "1",
+def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: int = 1) -> dict[str, str]:
+    """Environment variables that must be set before torch or Unsloth is imported, in process `rank` of `ranks`."""
+    # On a CPU class a GPU that the node may have is nobody's business.
+    on_cpu = {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
+    backend = on_cpu if kind == AcceleratorKind.CPU else {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"}
+    return backend | {
         # Nothing is reported to anybody, and nothing is installed or downloaded behind our back.
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
@@ -41,13 +43,13 @@ def environment(*, kind: AcceleratorKind, scratch: Path) -> dict[str, str]:
         "HOME": str(scratch),
         "TMPDIR": str(_folder(scratch / "tmp")),
         "HF_HOME": str(scratch / "huggingface"),
-        "UNSLOTH_COMPILE_LOCATION": str(scratch / "unsloth_compiled_cache"),
+        "UNSLOTH_COMPILE_LOCATION": str(scratch / f"unsloth_compiled_cache_{rank}"),
         "TOKENIZERS_PARALLELISM": "false",
         # Progress bars make lines of a megabyte in a pod's log.
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         # torch counts the node's processors, not the pod's share.
-        "OMP_NUM_THREADS": str(processors()),
+        "OMP_NUM_THREADS": str(max(1, processors() // ranks)),
         # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for
         # long costs a processor that somebody else could use.
         "GOMP_SPINCOUNT": "20000",
@@ -64,16 +66,18 @@ def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
 
 
-def require_accelerator(kind: AcceleratorKind) -> None:
-    """Raises GpuUnhealthy where the class promises a GPU and torch sees none."""
+def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:
+    """Raises GpuUnhealthy where the class promises GPUs and torch sees none, or fewer."""
     if kind == AcceleratorKind.CPU:
         return
     import torch  # noqa: PLC0415 - takes seconds, and prepare imports this module's neighbours without it
 
-    if not torch.cuda.is_available():
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < count:
+        asked = "a GPU" if count == 1 else f"{count} GPUs"
         raise TrainerError(
             ExitCode.GpuUnhealthy,
-            f"The pod asked for a GPU but torch {torch.__version__} sees none on node "
+            f"The pod asked for {asked} but torch {torch.__version__} sees {seen or 'none'} on node "
             f"{os.environ.get('NODE_NAME', 'unknown')}.",
             "Check the node's driver and device plugin, and that the class requests a GPU resource.",
         )
@@ -187,6 +191,30 @@ def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     from safetensors.torch import load_file  # noqa: PLC0415 - after Unsloth
 
     set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def adapter_digest(model: PeftModel) -> str:
+    """sha256 over the trained weights."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def peak_flops(kind: AcceleratorKind, *, dtype: str) -> float | None:
+    """Floating-point operations per second that the GPU's data sheet promises; None where none is known."""
+    match kind:
+        case AcceleratorKind.GPU:
+            import torch  # noqa: PLC0415 - takes seconds
+            from unsloth.utils.mfu import get_peak_tflops  # noqa: PLC0415 - see the module's docstring
+
+            tera = get_peak_tflops(dtype=getattr(torch, dtype))
+            return None if tera is None else tera * 1e12
+        case AcceleratorKind.CPU:
+            return None
+        case _:
+            assert_never(kind)
 
 
 def peak_memory_gib(kind: AcceleratorKind) -> float:

@@ -115,7 +115,9 @@ def _settings(run: RunFile, prepared: PrepareResult) -> dict[str, object]:
         "target modules": ", ".join(run.lora.target_modules),
         "base precision": "4-bit NF4" if run.model.load_in_4bit else chosen.dtype,
         "optimizer steps": chosen.max_steps,
-        "effective batch (rows)": chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps,
+        "effective batch (rows)": chosen.per_device_train_batch_size
+        * chosen.gradient_accumulation_steps
+        * run.resources.gpus,
         "learning rate": f"{chosen.learning_rate:g} ({run.training.lr_scheduler_type})",
         "longest row (tokens)": run.model.max_seq_length,
         "seed": run.training.seed,

@@ -6,6 +6,7 @@ trains apart. Loss and token accuracy are those of the chosen answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,15 @@ def evaluate_pairs(
         "reward_margin": sum(margins) / len(margins),
     }
     return evaluation.model_copy(update={"figures": evaluation.figures.model_copy(update=rewards)})
+
+
+def pair_loss(model: PeftModel, pair: Pair, *, beta: float) -> tuple[float, int]:
+    """Log loss of the preference, ln 2 for the base model and less for an adapter that agrees; and 1, for one pair."""
+    (after,) = _leads(model, [pair])
+    with model.disable_adapter():
+        (before,) = _leads(model, [pair])
+    margin = beta * (after - before)
+    return math.log1p(math.exp(-abs(margin))) + max(-margin, 0.0), 1
 
 
 def _leads(model: PeftModel, pairs: Sequence[Pair]) -> list[float]:

@@ -43,6 +43,7 @@ LOG_FIELDS = (
     "step",
     "epoch",
     "loss",
+    "eval_loss",
     "grad_norm",
     "learning_rate",
     "rewards/accuracies",

@@ -26,6 +26,7 @@ SHORTEST_PACKED_ROW = 2048
 SEQUENCES_PER_ROW = {Method.SFT: 1, Method.DPO: 2, Method.GRPO: 1}
 """Sequences that go through the model for one row: of a pair, both answers."""
 CHECKPOINTS_PER_RUN = 20
+EVALUATIONS_PER_RUN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,17 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
     packing = sft and run.accelerator.kind is AcceleratorKind.GPU and run.training.packing is not False
     packing_length = packed_row_tokens(run.model.max_seq_length) if packing else None
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
-    group = _group(run.training)
+    group, gpus = _group(run.training), run.resources.gpus
     effective = group * max(1, EFFECTIVE_BATCH // group)
     if packing_length:
-        effective = max(1, EFFECTIVE_BATCH * run.model.max_seq_length // packing_length)
+        effective = EFFECTIVE_BATCH * run.model.max_seq_length // packing_length
+    effective = max(1, effective // gpus)  # each GPU's share
 
     def peak(cut: Cut) -> float:
         tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
-        return memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers)
+        # The processes of a CPU class share its memory, each with a model of its own; a GPU has its own.
+        sharing = gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
+        return sharing * memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers)
 
     def needed(cut: Cut) -> float:
         return needed_bytes(peak(cut), run.accelerator.kind)
@@ -73,7 +77,7 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
     cut = cut_to_fit(run, needed, layers=shape.layers, row_tokens=row_tokens, effective=effective)
     accumulation = _accumulation(run.training, micro_batch=cut.micro_batch, effective=effective)
     units = ceil(data.tokens / packing_length) if packing_length else data.rows * group
-    max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation)
+    max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * gpus)
     estimate = Estimate(
         memory_gib=round(peak(cut) / GIB, 2),
         fits=True,
@@ -88,6 +92,7 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         kept_layers=cut.kept_layers,
         learning_rate=run.training.learning_rate or DEFAULT_LEARNING_RATES[run.training.method],
         save_steps=run.training.save_steps or max(1, max_steps // CHECKPOINTS_PER_RUN),
+        eval_steps=_eval_steps(run.training, max_steps=max_steps),
         packing=packing,
         packing_length=packing_length,
         optim=_optimizer(run),
@@ -216,6 +221,12 @@ def _max_steps(training: TrainingSpec, *, units: int, effective_batch: int) -> i
     if training.max_steps:
         return training.max_steps
     return max(1, ceil(units * (training.num_train_epochs or 1) / effective_batch))
+
+
+def _eval_steps(training: TrainingSpec, *, max_steps: int) -> int | None:
+    if training.eval_steps or not training.early_stopping:
+        return training.eval_steps
+    return max(1, max_steps // EVALUATIONS_PER_RUN)
 
 
 def _optimizer(run: RunFile) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 class StopRequest:
-    """Calls `leave` on SIGTERM, except inside `deferred()`, where it is only noted."""
+    """Calls `leave` on SIGTERM, except after `defer()`, when it is only noted."""
 
     def __init__(self, *, leave: Callable[[], None]) -> None:
         self._leave = leave
@@ -27,11 +27,14 @@ class StopRequest:
         """Whether the pod was asked to stop."""
         return self._requested.is_set()
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """A stretch that ends itself when it sees `requested`. A caller looks at `requested` after it."""
+    def defer(self) -> None:
+        """Only note the signal from here on, to the end of the `deferrable()` block that this is called in."""
         with self._lock:
             self._deferred = True
+
+    @contextmanager
+    def deferrable(self) -> Iterator[None]:
+        """A stretch that ends itself when it sees `requested`. A caller looks at `requested` after it."""
         try:
             yield
         finally:

@@ -20,14 +20,16 @@ from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
-from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage, decode_outcome
+from lora_trainer.contract.outcome import Chosen, PrepareResult, TrainResult, Usage, decode_outcome
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
 from lora_trainer.contract.spec import DpoSpec, Method
+from lora_trainer.device_errors import explained
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
 from lora_trainer.gate import failures, gate_failed
-from lora_trainer.loop import Attempt, LoopResult, Resume, run_loop
+from lora_trainer.held_out import held_out_rows
+from lora_trainer.loop import Attempt, LoopResult, Resume, run_loop, train_beside
 from lora_trainer.model import (
     add_adapter,
     compute_dtype,
@@ -41,6 +43,7 @@ from lora_trainer.model import (
 from lora_trainer.preference_evaluation import evaluate_pairs, read_pairs
 from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, read_prepared
 from lora_trainer.publish import commit, point_latest, versions, write_folder
+from lora_trainer.ranks import Ranks
 from lora_trainer.reward_evaluation import evaluate_rewards, read_prompts
 from lora_trainer.rewards.panel import Panel, open_panel
 from lora_trainer.signing import read_signer
@@ -74,8 +77,9 @@ def train(
     this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, scratch=scratch)
     # Taken out of the environment: no other process needs it.
     signer = read_signer(run, os.environ.pop(SIGNING_KEY_VARIABLE, ""))
-    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch))
-    require_accelerator(run.accelerator.kind)
+    gpus = run.resources.gpus
+    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, ranks=gpus))
+    require_accelerator(run.accelerator.kind, count=gpus)
 
     progress.update(stage=Stage.DATA)
     prepared = fetch_prepared(this)
@@ -89,18 +93,31 @@ def train(
     go_offline()
     chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
     log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})
-    model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
-    tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
-    model = add_adapter(model, run, kept_layers=chosen.kept_layers)
+    shared = rank_arguments(this, base=base, resume=resume, oom_shrinks=oom_shrinks)
+    with Ranks(count=gpus, arguments=shared, scratch=scratch, leave=leave):
+        with explained(run, chosen, progress):
+            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
 
-    progress.update(stage=Stage.TRAINING)
-    with stop.deferred(), judges(this) as panel, checkpoint_writer(this, digest=result.run_digest) as writer:
-        loop = run_loop(this, chosen, model=model, tokenizer=tokenizer, panel=panel, resume=resume, writer=writer)
+        progress.update(stage=Stage.TRAINING)
+        held_out = held_out_rows(this.prepared, run, dtype=chosen.dtype, interrupted=lambda: stop.requested)
+        writer = checkpoint_writer(this, digest=result.run_digest)
+        with stop.deferrable(), judges(this) as panel, writer:
+            loop = run_loop(
+                this,
+                chosen,
+                model=model,
+                tokenizer=tokenizer,
+                panel=panel,
+                held_out=held_out,
+                resume=resume,
+                writer=writer,
+            )
     if stop.requested:
         raise interrupted(progress)
 
     progress.update(stage=Stage.EVALUATING)
-    evaluation = compare(this, model, tokenizer, prompts=prepared.prompts, dtype=chosen.dtype)
+    with explained(run, chosen, progress):
+        evaluation = compare(this, model, tokenizer, prompts=prepared.prompts, dtype=chosen.dtype)
 
     progress.update(stage=Stage.PUBLISHING)
     folder = scratch / "adapter"
@@ -128,6 +145,7 @@ def train(
         return manifest(
             run,
             prepared=result,
+            steps=loop.step,
             evaluation=evaluation,
             verification=verification,
             signing_key=signing_key,
@@ -135,7 +153,12 @@ def train(
         )
 
     artifact, published = commit(bucket, folder, uri=uri, manifest=prove, signer=signer)
-    trained = TrainResult(artifact=artifact, evaluation=published.evaluation, usage=usage(loop, peak_memory=peak))
+    trained = TrainResult(
+        artifact=artifact,
+        evaluation=published.evaluation,
+        usage=usage(loop, peak_memory=peak),
+        best_step=loop.best_step,
+    )
     if missed:
         raise gate_failed(missed, artifact, trained)
     point_latest(bucket, run, artifact)
@@ -176,6 +199,36 @@ def judges(this: Attempt) -> AbstractContextManager[Panel]:
     """The rewards of method GRPO, with the code that prepare took; none for other methods."""
     grpo = this.run.training.grpo
     return open_panel(grpo.rewards if grpo else (), this.prepared)
+
+
+def rank_arguments(this: Attempt, *, base: Path, resume: Resume | None, oom_shrinks: int) -> list[str | Path]:
+    """Options of `lora_trainer rank` for the processes beside this one."""
+    arguments: list[str | Path] = ["--run", run_file(this), "--scratch", this.scratch, "--base", base]
+    arguments += ["--oom-shrinks", str(oom_shrinks)]
+    return [*arguments, "--resume", resume.folder] if resume else arguments
+
+
+def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, rank: int, oom_shrinks: int) -> None:
+    """One of the processes beside the first, which has fetched everything into `scratch`. Raises TrainerError."""
+    kind, ranks = run.accelerator.kind, run.resources.gpus
+    os.environ.update(environment(kind=kind, scratch=scratch, rank=rank, ranks=ranks))
+    prepared = read_prepared(scratch / "prepared")
+    chosen = compute_dtype(run, shrink(prepared.result.chosen, oom_shrinks))
+    silent = ProgressServer(port=0)
+    silent.update(stage=Stage.LOADING, total_steps=chosen.max_steps)
+    with explained(run, chosen, silent):
+        model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
+        silent.update(stage=Stage.TRAINING)
+        train_beside(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, resume=resume)
+
+
+def load_trainable(
+    run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """The base model with a fresh adapter, and the tokenizer that batches are padded with."""
+    model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
+    tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
+    return add_adapter(model, run, kept_layers=chosen.kept_layers), tokenizer
 
 
 def interrupted(progress: ProgressServer) -> TrainerError:
@@ -223,7 +276,15 @@ def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
         fingerprint=digest,
         keep=this.run.training.save_total_limit,
         on_commit=show,
+        processes=this.run.resources.gpus,
     )
+
+
+def run_file(this: Attempt) -> Path:
+    """The run file, written where the processes that this one starts find it."""
+    path = this.scratch / "run.json"
+    path.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
+    return path
 
 
 def verify_elsewhere(this: Attempt, *, digest: str, uri: str, files: tuple[FileEntry, ...], base: Path) -> Verification:
@@ -251,6 +312,7 @@ def manifest(
     run: RunFile,
     *,
     prepared: PrepareResult,
+    steps: int,
     evaluation: EvaluationFile,
     verification: Verification,
     signing_key: str | None,
@@ -262,7 +324,7 @@ def manifest(
         base_model=run.model.name,
         model=prepared.model,
         data_digest=prepared.dataset.digest,
-        steps=prepared.chosen.max_steps,
+        steps=steps,
         evaluation=evaluation.figures,
         verification=verification,
         versions=versions(),

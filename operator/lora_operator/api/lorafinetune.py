@@ -15,6 +15,7 @@ from lora_trainer.contract.spec import (
     Method,
     ModelSpec,
     OutputSpec,
+    ResourcesSpec,
     TrainingSpec,
     rule,
     rules,
@@ -27,7 +28,7 @@ from lora_operator.naming import Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
 
-IMMUTABLE = ("model", "dataset", "output", "lora", "training", "evaluation", "className")
+IMMUTABLE = ("model", "dataset", "output", "lora", "training", "evaluation", "resources", "className")
 """Fields of spec that shape the run and so never change."""
 
 
@@ -49,6 +50,16 @@ def _only_for(method: Method) -> dict[str, str]:
 
 
 GRPO_RULES = (
+    rule(
+        "self.training.method != 'GRPO' || !(has(self.training.evalSteps) || has(self.training.earlyStopping))",
+        "GRPO has no held-out loss: remove training.evalSteps and training.earlyStopping.",
+        field="training",
+    ),
+    rule(
+        "self.training.method != 'GRPO' || self.resources.gpus == 1",
+        "GRPO trains on one GPU: set resources.gpus to 1.",
+        field="resources",
+    ),
     rule(
         "self.training.method != 'GRPO' || has(self.training.grpo)",
         "method GRPO needs training.grpo.rewards: say what makes an answer good.",
@@ -164,6 +175,8 @@ class LoraFineTuneSpec(WireModel):
     """How the adapter is trained."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How base and adapter are compared."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """What the run computes on, within what its class allows."""
     suspend: bool = False
     """True stops the run after a checkpoint and gives the accelerator back; false goes on from that checkpoint."""
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
@@ -225,7 +238,7 @@ class Usage(WireModel):
     """What the run took."""
 
     accelerator_seconds: int = 0
-    """Seconds that its train pods held an accelerator (or, on a CPU class, ran)."""
+    """Seconds that its train pods held accelerators (or, on a CPU class, ran), times resources.gpus."""
     peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
     """Peak accelerator memory; peak resident memory on a CPU class."""
     tokens_per_second: float | None = None
@@ -271,6 +284,8 @@ class LoraFineTuneStatus(WireModel):
     """Times that training went on from a checkpoint."""
     adjustments: Annotated[tuple[Adjustment, ...], Field(max_length=16)] = ()
     """Settings that the operator changed to get the run through."""
+    best_step: int | None = None
+    """Step whose adapter had the lowest held-out loss and was published; unset without evaluations during training."""
     evaluation: Evaluation | None = None
     """Base and adapter on rows that were not trained on."""
     artifact: Artifact | None = None

@@ -28,9 +28,11 @@ class AcceleratorSpec(WireModel):
     kind: AcceleratorKind = AcceleratorKind.GPU
     """GPU, or CPU for small models and trials. A GPU class never falls back to the CPU."""
     resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
-    """Extended resource that a GPU pod asks one of."""
+    """Extended resource that a GPU pod asks for, one per GPU."""
     memory_gib: Annotated[float | None, Field(alias="memoryGiB", gt=0, le=1024)] = None
-    """Memory of the accelerator in GiB."""
+    """Memory of one GPU in GiB; on a CPU class, what all processes of a run share."""
+    max_gpus: Annotated[int, Field(ge=1, le=16)] = 1
+    """Most GPUs of a node that one run may ask for (spec.resources.gpus). On a CPU class: processes."""
 
 
 class CredentialsSpec(WireModel):

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     """The LoraFineTuneClass does not exist, or there is no default one."""
     CLASS_INVALID = "ClassInvalid"
     """The LoraFineTuneClass does not fit the operator's schema."""
+    TOO_MANY_GPUS = "TooManyGpus"
+    """The run asks for more GPUs than its class allows to one run."""
     OUTPUT_IN_USE = "OutputInUse"
     """Another unfinished LoraFineTune publishes to the same output."""
     NAME_TAKEN = "NameTaken"

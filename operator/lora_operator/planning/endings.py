@@ -48,11 +48,11 @@ def prepared(turn: Turn, result: PrepareResult) -> Turn:
 def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainResult) -> Turn:
     """The turn with all that training gave."""
     usage = Usage(
-        accelerator_seconds=int(time_spent(state.attempts).total_seconds()),
+        accelerator_seconds=int(time_spent(state.attempts).total_seconds()) * turn.run.spec.resources.gpus,
         peak_memory_gib=result.usage.peak_memory_gib,
         tokens_per_second=result.usage.tokens_per_second,
     )
-    turn = turn.update(artifact=result.artifact, evaluation=result.evaluation, usage=usage)
+    turn = turn.update(artifact=result.artifact, evaluation=result.evaluation, best_step=result.best_step, usage=usage)
     progress = turn.status.progress
     if progress is None or outcome.step is None:
         return turn
@@ -78,7 +78,9 @@ def complete(turn: Turn, reason: Reason) -> Plan:
     artifact, evaluation = turn.status.artifact, turn.status.evaluation
     if artifact is None:
         raise ValueError("a run without an artifact is not complete")
-    message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}"
+    best_step = turn.status.best_step
+    chosen = f" Step {best_step} had the lowest held-out loss." if best_step is not None else ""
+    message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}"
     turn = turn.set(ConditionType.PUBLISHED, True, reason=reason, message=message)
     turn = turn.not_running(reason, "The run is complete.")
     return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=_ttl(turn.run))

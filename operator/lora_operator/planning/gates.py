@@ -74,6 +74,13 @@ def _settle_now(observed: Observed) -> Settled | Block:
     if chosen.spec is None:
         message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to mend it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
+    asked, most = run.spec.resources.gpus, chosen.spec.accelerator.max_gpus
+    if asked > most:
+        message = (
+            f"spec.resources.gpus is {asked} and LoraFineTuneClass {chosen.name} allows {most} to one run. Lower it, "
+            "choose another spec.className, or ask the platform team to raise the class's accelerator.maxGpus."
+        )
+        return Block(reason=Reason.TOO_MANY_GPUS, message=message)
     return settle(run, class_name=chosen.name, class_spec=chosen.spec)
 
 

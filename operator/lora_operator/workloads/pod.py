@@ -80,12 +80,12 @@ def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Only the train pod of a GPU class asks for the accelerator."""
+    """Only the train pod of a GPU class asks for accelerators."""
     spec = request.settled.class_spec
     room = spec.prepare if request.stage is Stage.PREPARE else spec.train
     resources = {"cpu": room.cpu, "memory": room.memory}
     if request.stage is Stage.TRAIN and spec.accelerator.kind is AcceleratorKind.GPU:
-        resources[spec.accelerator.resource_name] = "1"
+        resources[spec.accelerator.resource_name] = str(request.settled.run_file.resources.gpus)
     return replace(draft, resources=resources)
 
 

@@ -39,6 +39,7 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
         dataset=run.spec.dataset,
         evaluation=run.spec.evaluation,
         output=run.spec.output,
+        resources=run.spec.resources,
         storage=Storage(
             work_uri=storage.work_uri.replace("{namespace}", run.namespace),
             endpoint=storage.endpoint,

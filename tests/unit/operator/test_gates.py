@@ -11,6 +11,7 @@ from lora_operator.planning.turn import Create
 from tests.builders import a_class, a_run
 from tests.unit.operator.simulation import Simulation
 
+GPUS = {"kind": "GPU", "memoryGiB": 80}
 BLOCKS = [
     ("no classes", {}, (), {}, "ClassNotFound", "no LoraFineTuneClass yet"),
     ("none is default", {}, (a_class("a", default=False), a_class("b", default=False)), {}, "ClassNotFound", "a, b"),
@@ -49,6 +50,17 @@ def test_a_named_class_needs_not_be_the_default() -> None:
     world = Simulation(run=a_run(className="b"), classes=classes)
     world.settle()
     assert world.run.status.class_name == "b"
+
+
+def test_a_class_allows_so_many_gpus_to_one_run() -> None:
+    world = Simulation(run=a_run(resources={"gpus": 4}), classes=(a_class("small", accelerator=GPUS | {"maxGpus": 2}),))
+    world.settle()
+    assert world.condition("Accepted") == ("False", "TooManyGpus")
+    assert "spec.resources.gpus is 4 and LoraFineTuneClass small allows 2" in world.message
+    assert not world.created
+    world.classes = (a_class("small", accelerator=GPUS | {"maxGpus": 4}),)
+    world.settle()
+    assert world.condition("Accepted") == ("True", "Accepted")
 
 
 def test_the_class_comes_before_the_output() -> None:

@@ -101,6 +101,15 @@ def pods(scenario: str) -> dict[Stage, Body]:
     return {stage: made[f"{stage}-job"]["spec"]["template"]["spec"] for stage in Stage}
 
 
+def test_the_train_pod_asks_for_as_many_gpus_as_the_run() -> None:
+    run = a_run(resources={"gpus": 4})
+    settled = settle(run, class_name=CLASS_NAME, class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
+    request = StageRequest(run=run, settled=settled, stage=Stage.TRAIN, attempt=1)
+    (container,) = stage_job(request)["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert settled.run_file.resources.gpus == 4
+
+
 ALL_PODS = {f"{scenario}-{stage}": pod for scenario in SCENARIOS for stage, pod in pods(scenario).items()}
 pod_cases = pytest.mark.parametrize("pod", ALL_PODS.values(), ids=ALL_PODS.keys())
 

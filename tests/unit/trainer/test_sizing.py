@@ -276,3 +276,48 @@ def test_what_a_cpu_cannot_do_is_replaced() -> None:
 def test_what_the_user_names_stays() -> None:
     numbers = chosen(training={"packing": False, "optim": "adamw_torch"}, model={"dtype": "float16"})
     assert (numbers.packing, numbers.optim, numbers.dtype) == (False, "adamw_torch", "float16")
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(1, 8), (2, 8), (3, 6), (4, 8), (16, 16)])
+def test_gpus_share_the_effective_batch(gpus: int, expected: int) -> None:
+    micro_batch, accumulation = batch(resources={"gpus": gpus}, training={"packing": False})
+    assert micro_batch * accumulation * gpus == expected
+
+
+def test_gpus_share_what_the_user_left_of_the_batch() -> None:
+    alone = {"packing": False, "perDeviceTrainBatchSize": 1}
+    assert batch(resources={"gpus": 2}, training=alone) == (1, 4)
+    named = {"perDeviceTrainBatchSize": 4, "gradientAccumulationSteps": 4}
+    assert batch(resources={"gpus": 2}, training=named) == (4, 4), "numbers that are named are per GPU"
+
+
+def test_an_epoch_takes_fewer_steps_on_more_gpus() -> None:
+    named = {"perDeviceTrainBatchSize": 2, "gradientAccumulationSteps": 1, "packing": False, "maxSteps": None}
+    data = DataSize(rows=100, tokens=30_000, longest=600)
+    cpu = {"kind": "CPU"}
+    steps = [
+        chosen(data=data, resources={"gpus": gpus}, training=named, accelerator=cpu).max_steps for gpus in (1, 2, 4)
+    ]
+    assert steps == [50, 25, 13]
+
+
+def test_processes_share_the_memory_of_a_cpu_class() -> None:
+    run = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500}, resources={"gpus": 2})
+    alone = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500})
+    shared, own = (size_run(each, SHAPE, DATA)[0].memory_gib for each in (run, alone))
+    assert shared == pytest.approx(2 * own, abs=0.02)
+
+
+def test_evaluations_during_training() -> None:
+    assert chosen().eval_steps is None
+    assert chosen(training={"evalSteps": 7}).eval_steps == 7
+    assert chosen(training={"maxSteps": 200, "earlyStopping": {}}).eval_steps == 20
+    assert chosen(training={"maxSteps": 4, "earlyStopping": {}}).eval_steps == 1
+
+
+def test_useful_work_per_token() -> None:
+    """8B in rows of 2048: 13 568 tokens/s were measured as 407 TFLOP/s on one H100, a count that another tool made."""
+    work = SHAPE.flops_per_token(run_file(lora={"r": 16}).lora, row_tokens=2048)
+    assert work == pytest.approx(407e12 / 13_568, rel=0.1)
+    mixture = model_shape(LLAMA_8B | {"num_experts": 8})
+    assert mixture.flops_per_token(run_file().lora, row_tokens=2048) is None

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     HubUnavailable = 51
     GpuUnhealthy = 52
     DiskFull = 53
+    ProcessLost = 54
 
 
 class ExitClass(StrEnum):

@@ -130,6 +130,8 @@ class Chosen(WireModel):
     """Peak learning rate."""
     save_steps: int
     """Steps between checkpoints."""
+    eval_steps: int | None = None
+    """Steps between evaluations during training; unset where there are none."""
     packing: bool
     """Whether rows are packed."""
     packing_length: int | None = None
@@ -217,6 +219,8 @@ class TrainResult(WireModel):
     artifact: Artifact
     evaluation: Evaluation
     usage: Usage
+    best_step: int | None = None
+    """Step whose adapter had the lowest held-out loss and was published; unset without evaluations during training."""
 
 
 class Outcome(WireModel):

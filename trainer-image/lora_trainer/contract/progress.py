@@ -50,8 +50,17 @@ class Progress(WireModel):
     """Training loss of the last step."""
     learning_rate: float | None = None
     """Learning rate of the last step."""
+    eval_loss: float | None = None
+    """Held-out loss of the last evaluation during training."""
+    best_step: int | None = None
+    """Step with the lowest held-out loss so far."""
     tokens_per_second: float | None = None
     """Non-padding tokens trained per second."""
+    mfu: float | None = None
+    """Share of the accelerator's peak speed that went into the model's arithmetic (model FLOPs utilisation); unset
+    where the accelerator's peak is not known."""
+    peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
+    """Most accelerator memory held so far in this attempt; resident memory on a CPU class."""
     eta_seconds: int | None = None
     """Seconds until the last step."""
     checkpoint: str | None = None

@@ -18,6 +18,7 @@ from lora_trainer.contract.spec import (
     LoraSpec,
     ModelSpec,
     OutputSpec,
+    ResourcesSpec,
     TrainingSpec,
 )
 from lora_trainer.contract.wire import WireModel
@@ -75,6 +76,7 @@ class RunFile(WireModel):
     dataset: DatasetSpec
     evaluation: EvaluationSpec
     output: OutputSpec
+    resources: ResourcesSpec = ResourcesSpec()
     storage: Storage
     accelerator: Accelerator
 
@@ -112,13 +114,14 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         "dataset": run.dataset.wire() | {"digest": data_digest},
         "evaluation": run.evaluation.wire(),
         "accelerator": run.accelerator.kind,
+        "resources": run.resources.wire(),
     }
     shape["model"].pop("tokenSecretRef", None)
     for field in ("uri", "sources", "maxBadPercent"):
         shape["dataset"].pop(field, None)
     for field in ("datasetUri", "gate"):
         shape["evaluation"].pop(field, None)
-    for field in ("saveSteps", "saveTotalLimit"):
+    for field in ("saveSteps", "saveMinutes", "saveTotalLimit"):
         shape["training"].pop(field, None)
     if code_digest is not None:
         shape["code"] = code_digest

@@ -286,6 +286,15 @@ class GrpoSpec(WireModel):
         return self.gpu_memory_utilization if self.gpu_memory_utilization is not None else 0.5
 
 
+class EarlyStoppingSpec(WireModel):
+    """When training ends before its last step."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations in a row without an improvement that end training."""
+    min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How much lower than the lowest before a held-out loss must be to count as an improvement, in nats per token."""
+
+
 class TrainingSpec(WireModel):
     """How the adapter is trained (TRL's and transformers' own names)."""
 
@@ -316,10 +325,18 @@ class TrainingSpec(WireModel):
     supports it."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
     """Seed of data order and dropout."""
+    eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Optimizer steps between evaluations on the held-out rows; the last step is evaluated too. The adapter of the step
+    with the lowest held-out loss (with DPO, log loss of the preferences) is then the one that is published. Unset:
+    about ten evaluations a run with earlyStopping, none without."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """End training when the held-out loss no longer improves. Unset: all steps are trained."""
     save_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Optimizer steps between checkpoints. Unset: about twenty checkpoints a run. A checkpoint is also made when the
     pod is
-    asked to stop."""
+    asked to stop. One that is due while the one before is still being uploaded waits for the first step after."""
+    save_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
+    """A checkpoint is also made when the last one is this many minutes old."""
     save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
     """Checkpoints kept in the bucket."""
     sft: SftSpec | None = None
@@ -567,6 +584,14 @@ class SigningSpec(WireModel):
 
     key_secret_ref: SigningKeyRef
     """The private key. Only the run's own pods read it."""
+
+
+class ResourcesSpec(WireModel):
+    """What one run computes on, within what its class allows."""
+
+    gpus: Annotated[int, Field(ge=1, le=16)] = 1
+    """GPUs of one node that share the work of every step (data parallel). The effective batch is
+    perDeviceTrainBatchSize x gradientAccumulationSteps x gpus. On a CPU class: processes."""
 
 
 class OutputSpec(WireModel):

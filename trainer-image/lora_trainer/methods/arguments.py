@@ -35,8 +35,7 @@ def loop_arguments(run: RunFile, *, chosen: Chosen, folder: Path) -> dict[str, A
         "use_cpu": run.accelerator.kind is AcceleratorKind.CPU,
         "seed": training.seed,
         "data_seed": training.seed,
-        "save_strategy": "steps",
-        "save_steps": chosen.save_steps,
+        "save_strategy": "no",  # but when a callback says so
         "logging_steps": 1,
         # A loss of NaN must be seen, not averaged away.
         "logging_nan_inf_filter": False,

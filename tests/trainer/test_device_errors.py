@@ -1,0 +1,57 @@
+"""What is said when memory runs out: by torch's own errors, in each stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.progress import Stage
+from lora_trainer.device_errors import explained
+from lora_trainer.errors import TrainerError
+from lora_trainer.model_shape import model_shape
+from lora_trainer.sizing import DataSize, size_run
+from lora_trainer.telemetry import ProgressServer
+
+from tests.support.runs import run_file
+from tests.support.tiny_model import CONFIG
+
+FOUR_PETABYTES = 2**52
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "code", "said", "remedy"),
+    [
+        (Stage.LOADING, {}, "DoesNotFit", "while the model was loaded: the model does not fit", "a class with more"),
+        (
+            Stage.LOADING,
+            {"loadIn4bit": False},
+            "DoesNotFit",
+            "while the model was loaded",
+            "set model.loadIn4bit: true",
+        ),
+        (Stage.TRAINING, {}, "OutOfMemory", "after step 3 of 60 with 1 rows per forward pass", "perDeviceTrainBatch"),
+        (Stage.EVALUATING, {}, "OutOfMemory", "in the evaluation after training with one row", "model.maxSeqLength"),
+    ],
+)
+def test_memory_that_runs_out_is_told_with_the_numbers(
+    stage: Stage, model: dict[str, Any], code: str, said: str, remedy: str
+) -> None:
+    run = run_file(model=model, accelerator={"kind": "CPU", "memoryGiB": 8})
+    _, chosen = size_run(run, model_shape(CONFIG), DataSize(rows=10, tokens=1000, longest=100))
+    progress = ProgressServer(port=0)
+    progress.update(stage=stage, step=3, total_steps=60)
+    with pytest.raises(TrainerError) as told, explained(run, chosen, progress):
+        torch.empty(FOUR_PETABYTES)
+    assert told.value.code == ExitCode[code]
+    assert said in told.value.message
+    assert " GiB of 8 held)" in told.value.message
+    assert remedy in (told.value.remedy or "")
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    run = run_file()
+    _, chosen = size_run(run, model_shape(CONFIG), DataSize(rows=10, tokens=1000, longest=100))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), explained(run, chosen, ProgressServer(port=0)):
+        torch.ones(2, 3) @ torch.ones(2, 3)
