@@ -261,6 +261,11 @@ CASES: tuple[CrdCase, ...] = (
         "spec.training.earlyStopping.patience",
         spec__training__earlyStopping={"patience": 0},
     ),
+    _created("all formats", spec__output__formats=["adapter", "merged16bit", "gguf"]),
+    _created("an unknown format", "spec.output.formats", spec__output__formats=["onnx"]),
+    _created("no format", "spec.output.formats", spec__output__formats=[]),
+    _created("quantisations", spec__output__gguf={"quantizationMethod": ["f16", "q4_k_m"]}),
+    _created("an unknown quantisation", "quantizationMethod", spec__output__gguf={"quantizationMethod": ["q2"]}),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),

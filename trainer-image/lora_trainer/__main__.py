@@ -1,4 +1,5 @@
-"""`python -m lora_trainer prepare|train|verify`: runs a stage, turns every ending into an exit code and a last word.
+"""`python -m lora_trainer prepare|train|verify|export`: runs a stage, turns every ending into an exit code and a last
+word.
 
 Nothing is decided here but how an ending is told: see contract/exits.py for what the operator makes of it.
 """
@@ -20,6 +21,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.manifest import Exported, Verification
 from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile, Storage
@@ -72,15 +74,20 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--region", help="region of the bucket; unset: AWS_REGION")
     verify.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="writable folder")
     verify.add_argument("--manifest", type=Path, help="file with a draft of the manifest; unset: the artifact's own")
+    export = stages.add_parser("export", help="write an adapter in other formats and prove each")
+    export.add_argument("--adapter", type=Path, required=True, help="folder with the adapter")
+    export.add_argument("--base", type=Path, required=True, help="folder with the base model")
+    export.add_argument("--formats", required=True, help="merged16bit, gguf/q8_0, ...; separated by commas")
+    export.add_argument("--folder", type=Path, required=True, help="where to write them; there must be room beside it")
     return root
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one stage and return its exit code."""
     arguments = parser().parse_args(argv)
-    if arguments.stage == "verify":
+    if arguments.stage in ("verify", "export"):
         configure_logging(sys.stderr)
-        return _verify(arguments)
+        return _print(_verify if arguments.stage == "verify" else _export, arguments)
     configure_logging()
     if arguments.stage == "rank":
         return _rank(arguments)
@@ -134,27 +141,39 @@ def _rank(arguments: argparse.Namespace) -> int:
     return ExitCode.Succeeded
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    """Verify also runs inside a train pod: its last word is the last line of stdout, never the termination message."""
+def _print(stage: Callable[[argparse.Namespace], Verification | Exported], arguments: argparse.Namespace) -> int:
+    """Such a stage also runs inside a train pod: its last word is the last line of stdout, not the termination
+    message."""
     try:
-        from lora_trainer.verify import verify  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
-
-        artifact = arguments.artifact.rstrip("/")
-        storage = Storage(work_uri=artifact, endpoint=arguments.endpoint, region=arguments.region)
-        result = verify(
-            bucket=open_bucket(storage),
-            scratch=arguments.scratch,
-            artifact=artifact,
-            manifest=arguments.manifest,
-            base=arguments.base,
-            verifier=_verifier(arguments.public_key),
-        )
+        result = stage(arguments)
     except Exception as error:  # every ending is told, also a bug
         ending = ending_of(error)
         print(encode_outcome(ending.outcome))
         return ending.code
     print(result.model_dump_json(by_alias=True))
     return ExitCode.Succeeded
+
+
+def _verify(arguments: argparse.Namespace) -> Verification:
+    from lora_trainer.verify import verify  # noqa: PLC0415 - each stage loads its own libraries only
+
+    artifact = arguments.artifact.rstrip("/")
+    storage = Storage(work_uri=artifact, endpoint=arguments.endpoint, region=arguments.region)
+    return verify(
+        bucket=open_bucket(storage),
+        scratch=arguments.scratch,
+        artifact=artifact,
+        manifest=arguments.manifest,
+        base=arguments.base,
+        verifier=_verifier(arguments.public_key),
+    )
+
+
+def _export(arguments: argparse.Namespace) -> Exported:
+    from lora_trainer.exports import export  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+
+    formats = arguments.formats.split(",")
+    return export(arguments.adapter, base=arguments.base, formats=formats, folder=arguments.folder)
 
 
 def _verifier(path: Path | None) -> Verifier | None:

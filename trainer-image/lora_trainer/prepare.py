@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 from lora_trainer.base_model import resolve_model
 from lora_trainer.contract.exits import ExitCode
@@ -59,6 +60,7 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     code_digest = take_rewards(run, prepared, bucket=bucket)
     model = resolve_model(run.model, bucket=bucket, folder=work / "model")
     check_targets(run.lora, model.shapes)
+    require_mergeable(run, model.config)
     log.info("Model resolved", extra={"fields": model.figures.wire()})
 
     data = read_data(run, bucket=bucket, model_folder=model.folder, work=work)
@@ -97,6 +99,17 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     bucket.publish_set(prepared, uri, manifest=lambda files: SetManifest(fingerprint=digest, files=files))
     log.info("Prepared set published", extra={"fields": {"uri": uri, "digest": digest}})
     return result
+
+
+def require_mergeable(run: RunFile, config: Mapping[str, Any]) -> None:
+    """Raise ConfigInvalid where a format needs the base model's 16-bit weights and it has none."""
+    if run.output.exports and "quantization_config" in config:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"output.formats asks for {run.output.exports[0]}, and the model {run.model.name} has no 16-bit weights to"
+            " merge the adapter into: they are quantised already.",
+            "Name the 16-bit model in model.name (it is loaded in 4 bits all the same), or publish the adapter only.",
+        )
 
 
 def prove_writable(run: RunFile, bucket: Bucket) -> None:

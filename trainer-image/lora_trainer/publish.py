@@ -6,7 +6,6 @@ publishers of the same run write the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from lora_trainer.contract.layout import (
     TRAINING_LOG,
     latest_uri,
 )
-from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
+from lora_trainer.contract.manifest import ArtifactManifest, Exported, FileEntry
 from lora_trainer.contract.outcome import Artifact, PrepareResult
 from lora_trainer.contract.run import RunFile, run_shape
 from lora_trainer.curves import write_loss_curve
@@ -140,8 +139,21 @@ def commit(
         else:
             bucket.upload_files(folder, uri)
             bucket.write(f"{uri}/{MANIFEST}", data)
-    artifact = Artifact(uri=uri, digest=hashlib.sha256(data).hexdigest(), size_bytes=described.size_bytes)
-    return artifact, described
+    return described.artifact(uri, data), described
+
+
+def extend(
+    bucket: Bucket, folder: Path, *, uri: str, manifest: ArtifactManifest, exported: Exported, signer: Signer | None
+) -> Artifact:
+    """Upload what was exported to `folder` beside the adapter at `uri`, and write a manifest that names it all."""
+    entries = bucket.upload_files(folder, uri)
+    files = tuple(sorted((*manifest.files, *entries), key=lambda file: file.path))
+    extended = manifest.model_copy(update={"files": files, "exported": exported})
+    data = encode(extended)
+    if signer:
+        bucket.write(f"{uri}/{SIGNATURE}", signer.sign(data))
+    bucket.write(f"{uri}/{MANIFEST}", data)
+    return extended.artifact(uri, data)
 
 
 def point_latest(bucket: Bucket, run: RunFile, artifact: Artifact) -> None:

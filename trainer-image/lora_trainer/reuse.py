@@ -5,11 +5,9 @@ Compares sizes, not contents: every adapter was verified before its manifest was
 
 from __future__ import annotations
 
-import hashlib
-
 from lora_trainer.contract.layout import MANIFEST, SIGNATURE, artifact_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest, parse_manifest
-from lora_trainer.contract.outcome import Artifact, PrepareResult
+from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.run import RunFile
 from lora_trainer.gate import failures, gate_failed
 from lora_trainer.publish import point_latest
@@ -20,7 +18,8 @@ from lora_trainer.storage import Bucket
 def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer | None) -> PrepareResult | None:
     """`result` with the adapter that is there, or None. Raises TrainerError QualityGateFailed where it misses the gate.
 
-    The gate is no part of the run digest. So an adapter that another gate rejected is published now if it passes.
+    The gate is no part of the run digest. So an adapter that another gate rejected is published now if it passes. One
+    without a format that is asked for is trained again.
     """
     published, rejected = artifact_uri(run, result.run_digest), rejected_uri(run, result.run_digest)
     for uri in (published, rejected):
@@ -30,10 +29,12 @@ def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer
             continue
         if signer and not signer.verifier.accepts(data, _read(f"{uri}/{SIGNATURE}", bucket)):
             continue
-        artifact = Artifact(uri=uri, digest=hashlib.sha256(data).hexdigest(), size_bytes=manifest.size_bytes)
+        artifact = manifest.artifact(uri, data)
         found = result.model_copy(update={"artifact": artifact, "evaluation": manifest.evaluation})
         if missed := failures(run.evaluation.gate, manifest.evaluation):
             raise gate_failed(missed, artifact, found)
+        if not set(run.output.exports) <= set(manifest.formats):
+            continue
         if uri == published:
             return found
         accepted = artifact.model_copy(update={"uri": published})

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,16 +16,16 @@ from typing import TYPE_CHECKING, NoReturn, assert_never
 from lora_trainer.base_model import fetch_model
 from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, prepared_uri, rejected_uri
-from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, SetManifest, Verification
-from lora_trainer.contract.outcome import Chosen, PrepareResult, TrainResult, Usage, decode_outcome
+from lora_trainer.contract.layout import checkpoints_uri, prepared_uri
+from lora_trainer.contract.manifest import SetManifest
+from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
 from lora_trainer.contract.spec import DpoSpec, Method
+from lora_trainer.delivery import Delivery, deliver
 from lora_trainer.device_errors import explained
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
-from lora_trainer.gate import failures, gate_failed
 from lora_trainer.held_out import held_out_rows
 from lora_trainer.loop import Attempt, LoopResult, Resume, run_loop, train_beside
 from lora_trainer.model import (
@@ -42,7 +40,7 @@ from lora_trainer.model import (
 )
 from lora_trainer.preference_evaluation import evaluate_pairs, read_pairs
 from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, read_prepared
-from lora_trainer.publish import commit, point_latest, versions, write_folder
+from lora_trainer.publish import write_folder
 from lora_trainer.ranks import Ranks
 from lora_trainer.reward_evaluation import evaluate_rewards, read_prompts
 from lora_trainer.rewards.panel import Panel, open_panel
@@ -69,7 +67,8 @@ def train(
     oom_shrinks: int,
     leave: Callable[[TrainerError], NoReturn],
 ) -> TrainResult:
-    """Train, evaluate, publish and verify. Raises TrainerError, with a result where only the gate was missed.
+    """Train, evaluate, publish and verify. Raises TrainerError, with a result where the adapter is in the bucket all
+    the same.
 
     `leave` ends the process at once, and is called from another thread.
     """
@@ -121,7 +120,6 @@ def train(
 
     progress.update(stage=Stage.PUBLISHING)
     folder = scratch / "adapter"
-    signing_key = signer.verifier.key_id if signer else None
     write_folder(
         folder,
         run=run,
@@ -130,39 +128,24 @@ def train(
         base=base,
         history=loop.history,
         evaluation=evaluation,
-        signing_key=signing_key,
+        signing_key=signer.verifier.key_id if signer else None,
     )
-    peak = peak_memory_gib(run.accelerator.kind)
+    used = usage(loop, peak_memory=peak_memory_gib(run.accelerator.kind))
     del model, tokenizer
     release_memory()
-
-    missed = failures(run.evaluation.gate, evaluation.figures)
-    uri = (rejected_uri if missed else artifact_uri)(run, result.run_digest)
-
-    def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
-        progress.update(stage=Stage.VERIFYING)
-        verification = verify_elsewhere(this, digest=result.run_digest, uri=uri, files=files, base=base)
-        return manifest(
-            run,
+    return deliver(
+        Delivery(
+            this=this,
             prepared=result,
+            base=base,
+            folder=folder,
             steps=loop.step,
+            best_step=loop.best_step,
             evaluation=evaluation,
-            verification=verification,
-            signing_key=signing_key,
-            files=files,
+            usage=used,
+            signer=signer,
         )
-
-    artifact, published = commit(bucket, folder, uri=uri, manifest=prove, signer=signer)
-    trained = TrainResult(
-        artifact=artifact,
-        evaluation=published.evaluation,
-        usage=usage(loop, peak_memory=peak),
-        best_step=loop.best_step,
     )
-    if missed:
-        raise gate_failed(missed, artifact, trained)
-    point_latest(bucket, run, artifact)
-    return trained
 
 
 def compare(
@@ -285,52 +268,6 @@ def run_file(this: Attempt) -> Path:
     path = this.scratch / "run.json"
     path.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
     return path
-
-
-def verify_elsewhere(this: Attempt, *, digest: str, uri: str, files: tuple[FileEntry, ...], base: Path) -> Verification:
-    """Verify the files uploaded to `uri` in a fresh process. Raises that process's TrainerError."""
-    draft, storage = this.scratch / "manifest.json", this.run.storage
-    draft.write_text(SetManifest(fingerprint=digest, files=files).model_dump_json(by_alias=True, exclude_none=True))
-    command = [sys.executable, "-m", "lora_trainer", "verify", "--artifact", uri, "--manifest", draft, "--base", base]
-    command += ["--scratch", this.scratch]
-    command += [f"--{name}={value}" for name in ("endpoint", "region") if (value := getattr(storage, name))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    last_line = done.stdout.strip().rpartition("\n")[2]
-    if done.returncode == ExitCode.Succeeded:
-        return Verification.model_validate_json(last_line)
-    outcome = decode_outcome(last_line)
-    if outcome is None or done.returncode not in set(ExitCode):
-        raise TrainerError(
-            ExitCode.InternalError,
-            f"The verification of the adapter ended with code {done.returncode} and no explanation.",
-            "Read the pod's log.",
-        )
-    raise TrainerError(ExitCode(done.returncode), outcome.message, outcome.remedy)
-
-
-def manifest(
-    run: RunFile,
-    *,
-    prepared: PrepareResult,
-    steps: int,
-    evaluation: EvaluationFile,
-    verification: Verification,
-    signing_key: str | None,
-    files: tuple[FileEntry, ...],
-) -> ArtifactManifest:
-    """The manifest of a proven adapter."""
-    return ArtifactManifest(
-        run_digest=prepared.run_digest,
-        base_model=run.model.name,
-        model=prepared.model,
-        data_digest=prepared.dataset.digest,
-        steps=steps,
-        evaluation=evaluation.figures,
-        verification=verification,
-        versions=versions(),
-        signing_key=signing_key,
-        files=files,
-    )
 
 
 def usage(loop: LoopResult, *, peak_memory: float) -> Usage:

@@ -379,6 +379,20 @@ def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(wor
     assert world.prepare_run(run).artifact == found.artifact
 
 
+def test_an_adapter_without_a_wanted_format_is_made_again(world: World) -> None:
+    first = world.prepare()
+    publish_adapter(world, run_file(), first)
+    assert world.prepare().artifact
+    assert world.prepare(output={"formats": ["adapter", "merged16bit"]}).artifact is None
+
+
+def test_a_model_that_is_quantised_already_cannot_be_merged(world: World) -> None:
+    model(config=CONFIG | {"quantization_config": {"quant_method": "bitsandbytes"}})(world)
+    with pytest.raises(TrainerError, match=r"output\.formats asks for gguf/q8_0, .* has no 16-bit weights") as ended:
+        world.prepare(output={"formats": ["gguf"]})
+    assert ended.value.code == ExitCode.ConfigInvalid
+
+
 SIGNING = {"signing": {"keySecretRef": {"name": "signing"}}}
 
 

@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     DatasetAccessDenied = 21
     RewardFailed = 22
     SignatureInvalid = 24
+    ExportFailed = 25
     OutOfMemory = 30
     Interrupted = 40
     StorageUnavailable = 50

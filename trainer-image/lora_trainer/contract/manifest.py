@@ -3,11 +3,13 @@ exist."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from lora_trainer.contract.outcome import Evaluation, ModelFigures
+from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
+from lora_trainer.contract.spec import ADAPTER
 from lora_trainer.contract.wire import WireModel
 
 M = TypeVar("M", bound=WireModel)
@@ -44,6 +46,16 @@ class Verification(WireModel):
     """Tokens generated with the adapter."""
 
 
+class Exported(WireModel):
+    """What was written besides the adapter, and proven to be the same model."""
+
+    formats: tuple[str, ...]
+    """merged16bit, gguf/q8_0, ...: folders of the artifact, and the quantisation of a GGUF file."""
+    merged_drift: float
+    """How far the merged model's logits are from those of base and adapter on a held-out prompt, as a share of how far
+    the adapter moves them."""
+
+
 class ArtifactManifest(WireModel):
     """Manifest of a published adapter."""
 
@@ -59,12 +71,23 @@ class ArtifactManifest(WireModel):
     """Versions of the libraries that trained it."""
     signing_key: str | None = None
     """Id of the key that signed this manifest: sha256 of the public key in DER form."""
+    exported: Exported | None = None
+    """What is published besides the adapter."""
     files: tuple[FileEntry, ...]
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
+    def formats(self) -> tuple[str, ...]:
+        """What the artifact holds."""
+        return (ADAPTER, *(self.exported.formats if self.exported else ()))
+
+    def artifact(self, uri: str, data: bytes) -> Artifact:
+        """What is told of it, once its bytes `data` are at `uri`."""
+        return Artifact(
+            uri=uri,
+            digest=hashlib.sha256(data).hexdigest(),
+            size_bytes=sum(file.size for file in self.files),
+            formats=self.formats,
+        )
 
 
 def parse_manifest(model: type[M], data: bytes) -> M | None:

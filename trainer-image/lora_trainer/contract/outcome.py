@@ -151,6 +151,8 @@ class Artifact(WireModel):
     """sha256 of its manifest."""
     size_bytes: int
     """Bytes of all its files."""
+    formats: Annotated[tuple[str, ...], Field(max_length=8)] = ("adapter",)
+    """What it holds: adapter, merged16bit, gguf/q8_0, ..."""
 
 
 class Evaluation(WireModel):

@@ -24,6 +24,7 @@ class Stage(StrEnum):
     EVALUATING = "Evaluating"
     PUBLISHING = "Publishing"
     VERIFYING = "Verifying"
+    EXPORTING = "Exporting"
 
 
 class LossPoint(WireModel):

@@ -1,0 +1,109 @@
+"""From an adapter's local folder to a published and proven one: upload, verify, gate, manifest, other formats.
+
+The trainer's process decides and uploads; what is proven is proven in fresh processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_trainer.contract.layout import artifact_uri, rejected_uri
+from lora_trainer.contract.manifest import ArtifactManifest, Exported, FileEntry, SetManifest, Verification
+from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage
+from lora_trainer.contract.progress import Stage
+from lora_trainer.elsewhere import run_elsewhere
+from lora_trainer.errors import TrainerError
+from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.gate import failures, gate_failed
+from lora_trainer.loop import Attempt
+from lora_trainer.publish import commit, extend, point_latest, versions
+from lora_trainer.signing import Signer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """An adapter on its way to the bucket."""
+
+    this: Attempt
+    prepared: PrepareResult
+    base: Path
+    """Folder of the base model."""
+    folder: Path
+    """Folder of the adapter."""
+    steps: int
+    """Optimizer steps that the adapter has seen."""
+    best_step: int | None
+    """The same, where the best adapter was sought."""
+    evaluation: EvaluationFile
+    usage: Usage
+    signer: Signer | None
+
+
+def deliver(delivery: Delivery) -> TrainResult:
+    """Publish the adapter, or reject it.
+
+    Raises TrainerError; QualityGateFailed and ExportFailed with a result, as the adapter is in the bucket then.
+    """
+    this, signer = delivery.this, delivery.signer
+    run, bucket = this.run, this.bucket
+    missed = failures(run.evaluation.gate, delivery.evaluation.figures)
+    uri = (rejected_uri if missed else artifact_uri)(run, delivery.prepared.run_digest)
+
+    def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+        this.progress.update(stage=Stage.VERIFYING)
+        return describe(delivery, files=files, verification=verify_elsewhere(delivery, uri=uri, files=files))
+
+    artifact, published = commit(bucket, delivery.folder, uri=uri, manifest=prove, signer=signer)
+    result = TrainResult(
+        artifact=artifact, evaluation=published.evaluation, usage=delivery.usage, best_step=delivery.best_step
+    )
+    if missed:
+        raise gate_failed(missed, artifact, result)
+    point_latest(bucket, run, artifact)
+    if not run.output.exports:
+        return result
+    this.progress.update(stage=Stage.EXPORTING)
+    try:
+        exports, exported = export_elsewhere(delivery)
+    except TrainerError as error:
+        message = f"{error.message} The adapter itself is published at {uri}."
+        raise TrainerError(error.code, message, error.remedy, result=result) from None
+    artifact = extend(bucket, exports, uri=uri, manifest=published, exported=exported, signer=signer)
+    point_latest(bucket, run, artifact)
+    return result.model_copy(update={"artifact": artifact})
+
+
+def verify_elsewhere(delivery: Delivery, *, uri: str, files: tuple[FileEntry, ...]) -> Verification:
+    """Verify the files uploaded to `uri`. Raises TrainerError."""
+    scratch, storage = delivery.this.scratch, delivery.this.run.storage
+    draft = SetManifest(fingerprint=delivery.prepared.run_digest, files=files)
+    path = scratch / "manifest.json"
+    path.write_text(draft.model_dump_json(by_alias=True, exclude_none=True))
+    options = {"artifact": uri, "manifest": path, "base": delivery.base, "scratch": scratch}
+    options |= {"endpoint": storage.endpoint, "region": storage.region}
+    return run_elsewhere("verify", options, result=Verification)
+
+
+def export_elsewhere(delivery: Delivery) -> tuple[Path, Exported]:
+    """Write and prove the formats of output.formats, and say in which folder. Raises TrainerError."""
+    folder, formats = delivery.this.scratch / "exports", ",".join(delivery.this.run.output.exports)
+    options = {"adapter": delivery.folder, "base": delivery.base, "folder": folder, "formats": formats}
+    return folder, run_elsewhere("export", options, result=Exported)
+
+
+def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: Verification) -> ArtifactManifest:
+    """The manifest of a proven adapter."""
+    prepared, signer = delivery.prepared, delivery.signer
+    return ArtifactManifest(
+        run_digest=prepared.run_digest,
+        base_model=delivery.this.run.model.name,
+        model=prepared.model,
+        data_digest=prepared.dataset.digest,
+        steps=delivery.steps,
+        evaluation=delivery.evaluation.figures,
+        verification=verification,
+        versions=versions(),
+        signing_key=signer.verifier.key_id if signer else None,
+        files=files,
+    )
