@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import ChatTemplateName, ChatTemplateSpec
+from lora_trainer.contract.spec.dataset import ChatTemplateName, ChatTemplateSpec
 from lora_trainer.data.chat_template import PROBE, ChatTemplate
 from lora_trainer.data.named_templates import VARIABLE, template_source
 from lora_trainer.data.tokens import load_tokenizer

@@ -16,7 +16,7 @@ from lora_trainer.contract.layout import MANIFEST, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, Exported
 from lora_trainer.contract.outcome import Artifact, Outcome, TrainResult
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import GgufSpec
+from lora_trainer.contract.spec.output import GgufSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.merging import require_same
 from lora_trainer.prepare import prepare

@@ -10,7 +10,7 @@ from lora_trainer.contract.layout import artifact_uri, latest_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest
 from lora_trainer.contract.outcome import Artifact, TrainResult
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import GateSpec
+from lora_trainer.contract.spec.evaluation import GateSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.telemetry import ProgressServer

@@ -19,7 +19,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import ModelFigures
 from lora_trainer.contract.run import canonical_json
-from lora_trainer.contract.spec import ModelSpec
+from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
 from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lora_trainer.checkpoints import Checkpoint
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import EarlyStoppingSpec
+from lora_trainer.contract.spec.training import EarlyStoppingSpec
 from lora_trainer.divergence import WINDOW, diverged, highest_sane_loss, in_doubt_since
 from lora_trainer.errors import TrainerError
 from lora_trainer.ranks import Channel

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer.contract.outcome import Evaluation
-from lora_trainer.contract.spec import Method
+from lora_trainer.contract.spec.training import Method
 
 SIZE_INCHES = (8, 4.5)
 DOTS_PER_INCH = 110

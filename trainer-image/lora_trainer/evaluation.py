@@ -16,7 +16,7 @@ from pydantic import Field
 
 from lora_trainer.answers import answer, exact_match
 from lora_trainer.contract.outcome import Evaluation
-from lora_trainer.contract.spec import EvaluationSpec, ExactMatchSpec
+from lora_trainer.contract.spec.evaluation import EvaluationSpec, ExactMatchSpec
 from lora_trainer.contract.wire import WireModel
 from lora_trainer.prepared import Prompt
 

@@ -16,7 +16,7 @@ import torch
 from lora_trainer import llama_cpp
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported
-from lora_trainer.contract.spec import GGUF, MERGED_16BIT
+from lora_trainer.contract.spec.output import GGUF, MERGED_16BIT
 from lora_trainer.errors import TrainerError
 from lora_trainer.merging import Merged, merge
 

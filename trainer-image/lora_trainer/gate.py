@@ -6,7 +6,7 @@ import math
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Artifact, Evaluation, PrepareResult, TrainResult
-from lora_trainer.contract.spec import GateSpec
+from lora_trainer.contract.spec.evaluation import GateSpec
 from lora_trainer.errors import TrainerError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import DpoSpec, Method
+from lora_trainer.contract.spec.training import DpoSpec, Method
 from lora_trainer.evaluation import read_rows, row_loss
 from lora_trainer.preference_evaluation import pair_loss, read_pairs
 from lora_trainer.prepared import EVAL_ROWS

@@ -17,7 +17,7 @@ from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_step
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.contract.spec import Method
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.device_errors import explained
 from lora_trainer.held_out import HeldOut
 from lora_trainer.methods import dpo, grpo, sft

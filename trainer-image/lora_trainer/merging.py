@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, RUN_SHAPE
-from lora_trainer.contract.spec import ModelSpec
+from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile
 

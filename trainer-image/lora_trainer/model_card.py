@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAINING_LOG
 from lora_trainer.contract.outcome import DatasetFigures, Evaluation, PrepareResult
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import Method
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation import EvaluationFile
 
 SHOWN_SAMPLES = 3

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import PROJECTIONS, LoraSpec, ModelSpec
+from lora_trainer.contract.spec.lora import PROJECTIONS, LoraSpec
+from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.weights import Shapes, embedding_rows, layer_modules
 

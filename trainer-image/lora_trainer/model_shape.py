@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import LoraSpec
+from lora_trainer.contract.spec.lora import LoraSpec
 from lora_trainer.errors import TrainerError
 
 MLP = ("gate_proj", "up_proj", "down_proj")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from lora_trainer.contract.spec import EvaluationSpec
+from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.evaluation import EvaluationFile, Row, evaluate, inference, score
 from lora_trainer.prepared import Prompt
 

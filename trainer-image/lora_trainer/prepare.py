@@ -22,7 +22,8 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile, run_digest
-from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
+from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.cpu_limits import require_possible
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source

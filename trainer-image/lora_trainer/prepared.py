@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from lora_trainer.contract.layout import PREPARED
 from lora_trainer.contract.outcome import PrepareResult
-from lora_trainer.contract.spec import Method
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.contract.wire import WireModel
 
 TRAIN_ROWS = "train.parquet"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from lora_trainer.answers import answer
 from lora_trainer.contract.outcome import Evaluation
-from lora_trainer.contract.spec import EvaluationSpec
+from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.data.questions import answer_to
 from lora_trainer.evaluation import EvaluationFile, PromptAnswers, Sample, inference
 from lora_trainer.prepared import Prompt

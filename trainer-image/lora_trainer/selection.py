@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_trainer.contract.progress import LossPoint
-from lora_trainer.contract.spec import EarlyStoppingSpec
+from lora_trainer.contract.spec.training import EarlyStoppingSpec
 
 History = Sequence[dict[str, Any]]
 

@@ -10,7 +10,7 @@ from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Estimate
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.contract.spec import DEFAULT_LEARNING_RATES, Method, TrainingSpec
+from lora_trainer.contract.spec.training import DEFAULT_LEARNING_RATES, Method, TrainingSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB, memory_bytes, needed_bytes
 from lora_trainer.model_shape import ModelShape

@@ -21,7 +21,7 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
-from lora_trainer.contract.spec import DpoSpec, Method
+from lora_trainer.contract.spec.training import DpoSpec, Method
 from lora_trainer.delivery import Delivery, deliver
 from lora_trainer.device_errors import explained
 from lora_trainer.errors import TrainerError

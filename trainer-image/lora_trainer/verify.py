@@ -17,7 +17,7 @@ from lora_trainer.base_model import fetch_model
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, MANIFEST, RUN_SHAPE, SIGNATURE
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification, parse_manifest
-from lora_trainer.contract.spec import ModelSpec
+from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation import EvaluationFile, inference
 from lora_trainer.signing import Verifier, require_signature

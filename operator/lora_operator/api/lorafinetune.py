@@ -8,18 +8,14 @@ from typing import Annotated, Any
 
 from lora_trainer.contract.outcome import Artifact, Chosen, DatasetFigures, Estimate, Evaluation, ModelFigures
 from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.spec import (
-    DatasetSpec,
-    EvaluationSpec,
-    LoraSpec,
-    Method,
-    ModelSpec,
-    OutputSpec,
-    ResourcesSpec,
-    TrainingSpec,
-    rule,
-    rules,
-)
+from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.dataset import DatasetSpec
+from lora_trainer.contract.spec.evaluation import EvaluationSpec
+from lora_trainer.contract.spec.lora import LoraSpec
+from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.output import OutputSpec
+from lora_trainer.contract.spec.resources import ResourcesSpec
+from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.contract.wire import WireModel
 from pydantic import AfterValidator, ConfigDict, Field
 

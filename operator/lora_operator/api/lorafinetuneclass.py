@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from lora_trainer.contract.run import AcceleratorKind
-from lora_trainer.contract.spec import BUCKET_URI, rule, rules
+from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.uris import BUCKET_URI
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 

@@ -15,7 +15,7 @@ from lora_trainer.contract.run import (
     SIGNING_KEY_VARIABLE,
     AcceleratorKind,
 )
-from lora_trainer.contract.spec import ConfigMapKeyRef
+from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
 
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name

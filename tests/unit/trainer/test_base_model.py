@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from lora_trainer.base_model import fetch_model, resolve_model
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import ModelSpec
+from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 from obstore.store import LocalStore

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import RowFormat
+from lora_trainer.contract.spec.dataset import RowFormat
 from lora_trainer.data.formats import Completion, Conversation, RowError, Text, detect_format, normalise
 from lora_trainer.errors import TrainerError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import Method, RowFormat
+from lora_trainer.contract.spec.dataset import RowFormat
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.formats import RowError, detect_format
 from lora_trainer.data.preferences import PairRow, draft_pair, encode_pairs, normalise_pair, show_pair
 from lora_trainer.data.tokens import RowTokenizer

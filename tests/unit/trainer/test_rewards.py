@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import RewardSpec
+from lora_trainer.contract.spec.rewards import RewardSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.rewards.builtin import Answer, last_number
 from lora_trainer.rewards.intake import take_rewards

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import Method, RowFormat, SourceSpec, TrainingSpec
+from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
+from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.data.encoders import answers_encoder
 from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, DropReason, histogram, length_figures
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, peek_format, tokenise

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
-from lora_trainer.contract.spec import ADAPTER
+from lora_trainer.contract.spec.output import ADAPTER
 from lora_trainer.contract.wire import WireModel
 
 M = TypeVar("M", bound=WireModel)

@@ -11,16 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_trainer.contract.spec import (
-    DatasetSpec,
-    EvaluationSpec,
-    GradientCheckpointing,
-    LoraSpec,
-    ModelSpec,
-    OutputSpec,
-    ResourcesSpec,
-    TrainingSpec,
-)
+from lora_trainer.contract.spec.dataset import DatasetSpec
+from lora_trainer.contract.spec.evaluation import EvaluationSpec
+from lora_trainer.contract.spec.lora import GradientCheckpointing, LoraSpec
+from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.output import OutputSpec
+from lora_trainer.contract.spec.resources import ResourcesSpec
+from lora_trainer.contract.spec.training import TrainingSpec
 from lora_trainer.contract.wire import WireModel
 
 RUN_FILE = Path("/etc/lora/run.json")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, assert_never
 
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import Method, RowFormat, SftSpec
+from lora_trainer.contract.spec.dataset import RowFormat
+from lora_trainer.contract.spec.training import Method, SftSpec
 from lora_trainer.data.chat_template import TrainOn
 from lora_trainer.data.formats import Completion, Conversation, Row, Text, normalise
 from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair

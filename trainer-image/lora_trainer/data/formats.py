@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import Method, RowFormat
+from lora_trainer.contract.spec.dataset import RowFormat
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.tool_calls import ToolError, tool_calls_of, tools_of
 from lora_trainer.errors import TrainerError
 

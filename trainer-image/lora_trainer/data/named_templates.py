@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import ChatTemplateSpec
+from lora_trainer.contract.spec.dataset import ChatTemplateSpec
 from lora_trainer.errors import TrainerError
 
 VARIABLE = "LORA_CHAT_TEMPLATES"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from lora_trainer.contract.spec import Method, RowFormat, SourceSpec
+from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.encoders import RowEncoder, TokenisedRow
 from lora_trainer.data.formats import RowError, detect_format
 from lora_trainer.data.places import find

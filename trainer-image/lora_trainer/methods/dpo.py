@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import DpoSpec
+from lora_trainer.contract.spec.training import DpoSpec
 from lora_trainer.methods.arguments import finish, length_step, loop_arguments
 
 if TYPE_CHECKING:

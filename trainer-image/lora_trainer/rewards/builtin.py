@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from lora_trainer.contract.spec import (
+from lora_trainer.contract.spec.rewards import (
     ExactAnswerReward,
     JsonSchemaReward,
     LengthReward,

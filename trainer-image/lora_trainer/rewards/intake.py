@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec import PythonReward
+from lora_trainer.contract.spec.rewards import PythonReward
 from lora_trainer.errors import TrainerError
 from lora_trainer.rewards.panel import check, code_file
 from lora_trainer.storage import Bucket

@@ -14,7 +14,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, SchemaError
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import RewardSpec
+from lora_trainer.contract.spec.rewards import RewardSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.rewards import builtin
 from lora_trainer.rewards.builtin import Answer

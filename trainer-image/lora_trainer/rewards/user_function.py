@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec import PythonReward
+from lora_trainer.contract.spec.rewards import PythonReward
 from lora_trainer.errors import TrainerError
 from lora_trainer.rewards import child
 

@@ -1,0 +1,57 @@
+"""The adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_trainer.contract.wire import WireModel
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LARGEST_SEED = 2**31 - 1
+
+
+class LoftqConfig(WireModel):
+    """LoftQ initialisation of the LoRA matrices (PEFT's LoftQConfig). Needs a 16-bit base."""
+
+    loftq_bits: Literal[4] = 4
+    """Bits of the quantisation that LoftQ prepares for."""
+    loftq_iter: Annotated[int, Field(ge=1, le=20)] = 1
+    """Alternating LoftQ iterations."""
+
+
+GradientCheckpointing = Literal["unsloth", "enabled", "disabled"]
+
+
+class LoraSpec(WireModel):
+    """The LoRA adapter (Unsloth's get_peft_model)."""
+
+    r: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the adapter matrices. Higher learns more and costs more memory; 8 to 64 suits most tasks."""
+    target_modules: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+        Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = PROJECTIONS
+    """Linear layers that get an adapter. Default: all attention and MLP projections."""
+    lora_alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Scale of the adapter: its output is multiplied by loraAlpha / r. Unset: equal to r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in front of the adapter. 0 is the fastest path."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias vectors are trained too."""
+    use_gradient_checkpointing: GradientCheckpointing = "unsloth"
+    """Recompute activations to save memory: unsloth (offloads to host memory, and keeps those of as many layers as fit
+    the class's memory; does nothing on a CPU class), enabled (PyTorch's own, of every layer), disabled (fastest, most
+    memory)."""
+    random_state: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
+    """Seed of the adapter's initial weights."""
+    use_rslora: bool = False
+    """Rank-stabilised LoRA: scale by loraAlpha / sqrt(r)."""
+    loftq_config: LoftqConfig | None = None
+    """LoftQ initialisation. Needs model.loadIn4bit: false."""
+
+    @property
+    def alpha(self) -> int:
+        """loraAlpha as it is used."""
+        return self.lora_alpha if self.lora_alpha is not None else self.r

@@ -1,0 +1,69 @@
+"""Where the adapter is published, in which formats, and how it is signed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_trainer.contract.spec.uris import BUCKET_URI
+from lora_trainer.contract.wire import WireModel
+
+
+class SigningKeyRef(WireModel):
+    """A private key in a Secret in the namespace of the fine-tune."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the Secret."""
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "private.pem"
+    """Key inside the Secret, with an unencrypted Ed25519 private key in PEM form."""
+
+
+class SigningSpec(WireModel):
+    """Signs the adapter's manifest, which holds the sha256 of every file."""
+
+    key_secret_ref: SigningKeyRef
+    """The private key. Only the run's own pods read it."""
+
+
+ADAPTER = "adapter"
+MERGED_16BIT = "merged16bit"
+GGUF = "gguf"
+Format = Literal["adapter", "merged16bit", "gguf"]
+QuantizationMethod = Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+
+
+class GgufSpec(WireModel):
+    """GGUF files for llama.cpp and what is built on it."""
+
+    quantization_method: Annotated[
+        tuple[QuantizationMethod, ...],
+        Field(min_length=1, max_length=5, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ("q8_0",)
+    """One file is written for each: f16 (16 bits a weight), q8_0 (8.5), q6_k (6.6), q5_k_m (5.7) or q4_k_m (4.8)."""
+
+
+class OutputSpec(WireModel):
+    """Where the adapter is published."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
+    """Folder in the bucket. The adapter is published to <uri>/<run digest>/ and <uri>/latest.json points to the
+    newest."""
+    formats: Annotated[
+        tuple[Format, ...], Field(min_length=1, max_length=3, json_schema_extra={"x-kubernetes-list-type": "set"})
+    ] = ("adapter",)
+    """What is published: adapter (always, named or not), merged16bit (the adapter merged into a 16-bit copy of the base
+    model, in the folder merged16bit/) and gguf (that model as GGUF files, in the folder gguf/). The last two need
+    memory and scratch for the 16-bit model. Each is proven against the adapter; one that cannot be made or proven ends
+    the run as ExportFailed, with the adapter published."""
+    gguf: GgufSpec = GgufSpec()
+    """Settings of the format gguf."""
+    signing: SigningSpec | None = None
+    """Publish an Ed25519 signature beside the manifest. Unset: none."""
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """What is published besides the adapter, each with its folder's name: merged16bit, gguf/q8_0."""
+        merged = (MERGED_16BIT,) if MERGED_16BIT in self.formats else ()
+        files = tuple(f"{GGUF}/{method}" for method in self.gguf.quantization_method) if GGUF in self.formats else ()
+        return merged + files

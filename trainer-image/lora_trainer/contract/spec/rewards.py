@@ -1,0 +1,112 @@
+"""What answers are rewarded for (method GRPO)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.wire import WireModel
+
+
+class ExactAnswerReward(WireModel):
+    """1 where the answer is the reference, white space at both ends aside; else 0."""
+
+    column: Annotated[str, Field(min_length=1, max_length=128)] = "answer"
+    """Column of the data set that holds the reference."""
+    ignore_case: bool = False
+    """Whether upper and lower case count as the same."""
+
+
+class NumericAnswerReward(WireModel):
+    """1 where the last number in the answer is the last number in the reference; else 0."""
+
+    column: Annotated[str, Field(min_length=1, max_length=128)] = "answer"
+    """Column of the data set that holds the reference: a number, or a text that ends with it."""
+    tolerance: Annotated[float, Field(ge=0, le=1_000_000_000)] = 0.0
+    """Largest difference that still counts as equal."""
+
+
+class RegexReward(WireModel):
+    """1 where a regular expression is found in the answer; else 0."""
+
+    pattern: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Regular expression in Python's syntax. A dot matches line breaks too."""
+    full_match: bool = False
+    """Whether it must match the whole answer, white space at both ends aside."""
+
+
+class JsonSchemaReward(WireModel):
+    """1 where the answer is JSON that a schema accepts, 0.5 where it is other JSON, else 0. A Markdown fence around the
+    answer is allowed."""
+
+    json_schema: Annotated[str, Field(alias="schema", min_length=2, max_length=16_384)]
+    """JSON Schema (draft 2020-12) as JSON text."""
+
+
+class LengthReward(WireModel):
+    """1 for an answer of the target length, falling evenly to 0 at no token and at twice the target."""
+
+    target: Annotated[int, Field(ge=1, le=1_048_576)]
+    """Best length in tokens."""
+
+
+class ConfigMapKeyRef(WireModel):
+    """One key of a ConfigMap in the namespace of the fine-tune."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._A-Za-z0-9]+$")]
+    """Key inside the ConfigMap."""
+
+
+class PythonReward(WireModel):
+    """A function of your own, called as TRL calls reward functions: with the keyword arguments prompts, completions and
+    every column of the data set, all of them lists of one length. It returns one number per completion.
+
+    It runs in a process of its own, without credentials in its environment. The code is fixed when the run is prepared.
+    """
+
+    config_map_ref: ConfigMapKeyRef
+    """ConfigMap key with the Python source."""
+    function: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "reward"
+    """Name of the function in it."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """Longest time that one call, which judges a whole batch, may take."""
+
+
+REWARD_KINDS = ("exactAnswer", "numericAnswer", "regex", "jsonSchema", "length", "python")
+
+
+class RewardSpec(WireModel):
+    """One reward of an answer. Exactly one kind is given."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"[{', '.join(f'has(self.{kind})' for kind in REWARD_KINDS)}].filter(given, given).size() == 1",
+                f"a reward takes exactly one of {', '.join(REWARD_KINDS)}.",
+            )
+        )
+    )
+
+    weight: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
+    """Factor of this reward in the sum that is learnt from."""
+    exact_answer: ExactAnswerReward | None = None
+    """Rewards answers that are the reference."""
+    numeric_answer: NumericAnswerReward | None = None
+    """Rewards answers that end with the right number."""
+    regex: RegexReward | None = None
+    """Rewards answers in which a regular expression is found."""
+    json_schema: JsonSchemaReward | None = None
+    """Rewards answers that are JSON of a given schema."""
+    length: LengthReward | None = None
+    """Rewards answers of a given length."""
+    python: PythonReward | None = None
+    """Rewards answers as a function of your own says."""
+
+    @property
+    def kind(self) -> str:
+        """The kind that is given, as it is written."""
+        return next(kind for kind in REWARD_KINDS if kind in self.wire())

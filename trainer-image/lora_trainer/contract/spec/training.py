@@ -1,0 +1,156 @@
+"""How the adapter is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal, assert_never
+
+from pydantic import Field
+
+from lora_trainer.contract.spec.lora import LARGEST_SEED
+from lora_trainer.contract.spec.rewards import RewardSpec
+from lora_trainer.contract.wire import WireModel
+
+
+class Method(StrEnum):
+    """Training methods."""
+
+    SFT = "SFT"
+    """Supervised fine-tuning: learn the answers of the rows."""
+    DPO = "DPO"
+    """Direct preference optimisation: learn to prefer the chosen answer of each row to the rejected one."""
+    GRPO = "GRPO"
+    """Group relative policy optimisation: answer each prompt several times and learn from the answers' rewards."""
+
+
+DEFAULT_LEARNING_RATES: Mapping[Method, float] = {Method.SFT: 2e-4, Method.DPO: 5e-6, Method.GRPO: 5e-6}
+
+
+class SftSpec(WireModel):
+    """Settings of supervised fine-tuning."""
+
+    train_on: Literal["answers", "lastAnswer", "everything"] = "answers"
+    """Tokens that count in the loss: all assistant turns, the last assistant turn, or every token. Rows of plain text
+    always train on everything."""
+
+
+class DpoSpec(WireModel):
+    """Settings of direct preference optimisation (TRL's DPOConfig). The reference is the base model without the
+    adapter."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How closely the adapter stays to the base model: higher stays closer."""
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"] = "sigmoid"
+    """Loss of a pair of answers. robust expects some preferences to be wrong: see labelSmoothing."""
+    label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
+    """Share of preferences that lossType robust takes to be the wrong way round."""
+
+
+class GrpoSpec(WireModel):
+    """Settings of group relative policy optimisation (TRL's GRPOConfig)."""
+
+    rewards: Annotated[
+        tuple[RewardSpec, ...],
+        Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ]
+    """What makes an answer good. The rewards of an answer are added up, each times its weight."""
+    num_generations: Annotated[int, Field(ge=2, le=64)] = 8
+    """Answers to each prompt, which are compared with each other. The rows of an optimizer step (micro-batch times
+    accumulation) are answers, and must be a multiple of it."""
+    max_prompt_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    """Longest prompt in tokens. Longer ones are treated as dataset.overlength says: drop or fail."""
+    max_completion_length: Annotated[int, Field(ge=1, le=1_048_576)] = 256
+    """Tokens after which an answer is cut."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """How much chance is in the answers."""
+    beta: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Weight of the divergence from the base model that is subtracted from the reward; 0 does without it."""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """How far one step may move the probability of a token: between 1 - epsilon and 1 + epsilon."""
+    fast_inference: bool = False
+    """Generate with vLLM. Needs a GPU class with the trainer image that has vLLM."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Largest adapter rank that vLLM makes room for. Unset: lora.r. Needs fastInference."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the GPU's memory that vLLM may take. Unset: 0.5. Needs fastInference."""
+
+    @property
+    def vllm_memory_share(self) -> float:
+        """gpuMemoryUtilization as it is used."""
+        return self.gpu_memory_utilization if self.gpu_memory_utilization is not None else 0.5
+
+
+class EarlyStoppingSpec(WireModel):
+    """When training ends before its last step."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations in a row without an improvement that end training."""
+    min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How much lower than the lowest before a held-out loss must be to count as an improvement, in nats per token."""
+
+
+class TrainingSpec(WireModel):
+    """How the adapter is trained (TRL's and transformers' own names)."""
+
+    method: Method = Method.SFT
+    """Training method."""
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps. Give this or numTrainEpochs."""
+    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over the data set. Give this or maxSteps; unset both: 1 epoch."""
+    per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Micro-batch: rows per device and forward pass. Unset: what fits the class's memory."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Micro-batches per optimizer step. Unset: chosen so that the effective batch is 8 rows."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate. Unset: 0.0002 for SFT, 0.000005 for the other methods."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Learning-rate schedule after warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps that warm up from zero."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Gradient clipping."""
+    optim: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused", "adamw_torch"] = "adamw_8bit"
+    """Optimizer. On a CPU class the 8-bit ones are replaced by adamw_torch_fused."""
+    packing: bool | None = None
+    """Pack several rows into one sequence without attention between them; SFT only. Unset: on where the accelerator
+    supports it."""
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
+    """Seed of data order and dropout."""
+    eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Optimizer steps between evaluations on the held-out rows; the last step is evaluated too. The adapter of the step
+    with the lowest held-out loss (with DPO, log loss of the preferences) is then the one that is published. Unset:
+    about ten evaluations a run with earlyStopping, none without."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """End training when the held-out loss no longer improves. Unset: all steps are trained."""
+    save_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Optimizer steps between checkpoints. Unset: about twenty checkpoints a run. A checkpoint is also made when the
+    pod is asked to stop. One that is due while the one before is still being uploaded waits for the first step
+    after."""
+    save_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
+    """A checkpoint is also made when the last one is this many minutes old."""
+    save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
+    """Checkpoints kept in the bucket."""
+    sft: SftSpec | None = None
+    """Settings of method SFT."""
+    dpo: DpoSpec | None = None
+    """Settings of method DPO."""
+    grpo: GrpoSpec | None = None
+    """Settings of method GRPO, which needs them."""
+
+    def resolved(self) -> TrainingSpec:
+        """The same with the defaults of its method written out."""
+        settings: dict[str, Any] = {"learning_rate": self.learning_rate or DEFAULT_LEARNING_RATES[self.method]}
+        match self.method:
+            case Method.SFT:
+                settings["sft"] = self.sft or SftSpec()
+            case Method.DPO:
+                settings["dpo"] = self.dpo or DpoSpec()
+            case Method.GRPO:
+                pass
+            case _:
+                assert_never(self.method)
+        return self.model_copy(update=settings)
