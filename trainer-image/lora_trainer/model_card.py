@@ -17,11 +17,13 @@ def model_card(
     run: RunFile,
     *,
     prepared: PrepareResult,
+    steps: int,
     evaluation: EvaluationFile,
     versions: Mapping[str, str],
     signing_key: str | None = None,
 ) -> str:
-    """The card, with figures, curve, samples and everything that is needed to make the adapter again."""
+    """The card of an adapter that was trained for `steps` steps, with figures, curve, samples and everything that is
+    needed to make the adapter again."""
     data = prepared.dataset
     return "\n".join(
         [
@@ -41,7 +43,7 @@ def model_card(
             *(_list({"signed by": f"Ed25519 key `{signing_key}`"}) if signing_key else []),
             "",
             "## Settings",
-            *_list(_settings(run, prepared)),
+            *_list(_settings(run, prepared, steps)),
             "",
             "## Versions",
             *(f"- {name} {version}" for name, version in versions.items()),
@@ -108,13 +110,13 @@ def _fenced(text: str) -> Sequence[str]:
     return (fence, text, fence)
 
 
-def _settings(run: RunFile, prepared: PrepareResult) -> dict[str, object]:
+def _settings(run: RunFile, prepared: PrepareResult, steps: int) -> dict[str, object]:
     chosen = prepared.chosen
     return {
         "rank / alpha / dropout": f"{run.lora.r} / {run.lora.alpha} / {run.lora.lora_dropout}",
         "target modules": ", ".join(run.lora.target_modules),
         "base precision": "4-bit NF4" if run.model.load_in_4bit else chosen.dtype,
-        "optimizer steps": chosen.max_steps,
+        "optimizer steps": f"{steps} of {chosen.max_steps}",
         "effective batch (rows)": chosen.per_device_train_batch_size
         * chosen.gradient_accumulation_steps
         * run.resources.gpus,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,8 @@ from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from lora_trainer.loop import LoopResult
 
 LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
 LOG_FIELDS = (
@@ -66,19 +68,19 @@ def write_folder(
     prepared: Prepared,
     model: PeftModel,
     base: Path,
-    history: Sequence[Mapping],
+    loop: LoopResult,
     evaluation: EvaluationFile,
     signing_key: str | None,
 ) -> None:
-    """Write everything but the manifest. `history` is the trainer's log, one entry per step."""
+    """Write everything but the manifest."""
     result, template = prepared.result, template_source(run.dataset.chat_template)
     model.save_pretrained(str(folder), save_embedding_layers=False)
     _write_adapter_config(folder / "adapter_config.json", run=run, prepared=result)
     write_tokenizer(folder, base=base, chat_template=template, end=prepared.eos_token_id)
     (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
-    steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in history if "loss" in entry)
+    steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in loop.history if "loss" in entry)
     (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
-    write_loss_curve(folder / LOSS_CURVE, history=history, figures=evaluation.figures, method=run.training.method)
+    write_loss_curve(folder / LOSS_CURVE, history=loop.history, figures=evaluation.figures, method=run.training.method)
     shape = run_shape(
         run,
         data_digest=result.dataset.digest,
@@ -86,7 +88,9 @@ def write_folder(
         code_digest=result.code_digest,
     )
     (folder / RUN_SHAPE).write_bytes(shape)
-    card = model_card(run, prepared=result, evaluation=evaluation, versions=versions(), signing_key=signing_key)
+    card = model_card(
+        run, prepared=result, steps=loop.step, evaluation=evaluation, versions=versions(), signing_key=signing_key
+    )
     (folder / MODEL_CARD).write_text(card)
 
 

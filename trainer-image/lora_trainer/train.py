@@ -126,7 +126,7 @@ def train(
         prepared=prepared,
         model=model,
         base=base,
-        history=loop.history,
+        loop=loop,
         evaluation=evaluation,
         signing_key=signer.verifier.key_id if signer else None,
     )

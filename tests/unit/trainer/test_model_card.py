@@ -13,7 +13,7 @@ from tests.support.runs import run_file
 def card(*, figures: Evaluation | None = None, model: str = "meta-llama/Llama-3.2-1B", **answers: tuple) -> str:
     evaluation = EvaluationFile(figures=figures or an_evaluation(), probe="", **answers)
     run = run_file(model={"name": model})
-    return model_card(run, prepared=prepare_result(), evaluation=evaluation, versions={"peft": "0.21.2"})
+    return model_card(run, prepared=prepare_result(), steps=420, evaluation=evaluation, versions={"peft": "0.21.2"})
 
 
 def test_everything_needed_to_make_it_again_is_there() -> None:
@@ -21,6 +21,7 @@ def test_everything_needed_to_make_it_again_is_there() -> None:
     for part in ("base_model: meta-llama/Llama-3.2-1B", "- peft 0.21.2", "0cb88a4f764b", "b" * 64, "d" * 64):
         assert part in text
     assert "| loss per token | 1.9000 | 0.6000 |" in text
+    assert "- optimizer steps: 420 of 600" in text
     assert "exact match" not in text
 
 
