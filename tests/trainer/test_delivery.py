@@ -52,6 +52,8 @@ def a_delivery(bucket: Bucket, scratch: Path, *, run: RunFile = RUN) -> Delivery
         prepared=prepare_result(),
         base=scratch / "base",
         folder=folder,
+        steps=6,
+        best_step=None,
         evaluation=EvaluationFile(figures=an_evaluation(), probe="a question"),
         usage=train_result().usage,
         signer=read_signer(run, private_pem(1).decode()),
