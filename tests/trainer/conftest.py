@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.run import SIGNING_KEY_VARIABLE
 
 from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets, ensure_demo_assets

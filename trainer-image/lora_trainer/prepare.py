@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.base_model import resolve_model
+from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
-from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile, run_digest
+from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.cpu_limits import require_possible

@@ -14,10 +14,9 @@ from typing import Any, Self, TextIO
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
+from lora_trainer.contract.credentials import SECRET_VARIABLES
 from lora_trainer.contract.progress import MAX_HISTORY, PATH, LossPoint, Progress, Stage
 
-SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
-"""Environment variables whose values must never be seen in a log or message."""
 GAUGES = {
     "step": "Optimizer steps done",
     "total_steps": "Optimizer steps in all",
@@ -145,10 +144,12 @@ def _server(port: int, source: ProgressServer) -> ThreadingHTTPServer:
 
 
 def redact(text: str) -> str:
-    """The text without the values of secret environment variables."""
+    """The text without the values of secret environment variables, also where it is JSON: keys of several lines stand
+    in it with their line breaks escaped."""
     for name in SECRET_VARIABLES:
-        if value := os.environ.get(name):
-            text = text.replace(value, "***")
+        if value := os.environ.get(name, "").strip():
+            for written in (value, json.dumps(value, ensure_ascii=False)[1:-1]):
+                text = text.replace(written, "***")
     return text
 
 

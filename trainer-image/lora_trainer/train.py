@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NoReturn, assert_never
 
 from lora_trainer.base_model import fetch_model
 from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
+from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import checkpoints_uri, prepared_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
 from lora_trainer.contract.progress import Stage
-from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
+from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.training import DpoSpec, Method
 from lora_trainer.delivery import Delivery, deliver
 from lora_trainer.device_errors import explained

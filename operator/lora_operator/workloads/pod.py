@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lora_trainer.contract.credentials import (
+    HUB_TOKEN_VARIABLE,
+    OPTIONAL_CREDENTIALS,
+    REQUIRED_CREDENTIALS,
+    SIGNING_KEY_VARIABLE,
+)
 from lora_trainer.contract.progress import PORT
 from lora_trainer.contract.run import (
     CONFIG_MAP_MOUNT_ROOT,
     PVC_MOUNT_ROOT,
     RUN_FILE,
     SCRATCH,
-    SIGNING_KEY_VARIABLE,
     AcceleratorKind,
 )
 from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
@@ -26,13 +31,6 @@ CONTAINER = "trainer"
 USER = 1000
 TEMPORARY = "/tmp"
 PREPARE_GRACE_SECONDS = 10
-REQUIRED_CREDENTIALS = {
-    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
-    "az": ("AZURE_STORAGE_ACCOUNT_NAME",),
-}
-"""What opens a store, by the scheme of its URIs."""
-OPTIONAL_CREDENTIALS = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_KEY")
 
 Entry = dict[str, Any]
 
@@ -223,7 +221,7 @@ def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
     reference = request.run.spec.model.token_secret_ref
     if reference is None:
         return draft
-    return draft.plus(env=(_secret_env("HF_TOKEN", secret=reference.name, key=reference.key),))
+    return draft.plus(env=(_secret_env(HUB_TOKEN_VARIABLE, secret=reference.name, key=reference.key),))
 
 
 def signing_key(draft: PodDraft, request: StageRequest) -> PodDraft:

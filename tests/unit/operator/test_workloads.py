@@ -15,7 +15,8 @@ from lora_operator.naming import Stage
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.pod import StageRequest
 from lora_operator.workloads.settled import config_map, read_config_map, settle
-from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
+from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
+from lora_trainer.contract.run import RunFile
 
 from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, class_spec
 

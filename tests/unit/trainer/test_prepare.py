@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from lora_trainer import storage
+from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import (
     DATA_REPORT,
@@ -24,7 +25,7 @@ from lora_trainer.contract.layout import (
 )
 from lora_trainer.contract.manifest import ArtifactManifest, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, Outcome, PrepareResult, encode_outcome
-from lora_trainer.contract.run import SIGNING_KEY_VARIABLE, RunFile
+from lora_trainer.contract.run import RunFile
 from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare

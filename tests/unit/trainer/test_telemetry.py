@@ -13,8 +13,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lora_trainer.contract.credentials import SECRET_VARIABLES
 from lora_trainer.contract.progress import MAX_HISTORY, Progress, Stage
-from lora_trainer.telemetry import LossHistory, ProgressServer, configure_logging
+from lora_trainer.telemetry import LossHistory, ProgressServer, configure_logging, redact
 
 
 @pytest.fixture
@@ -86,3 +87,18 @@ def test_logs_are_json_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["message"] == "hello ***"
     assert (first["step"], first["level"]) == (3, "info")
     assert "ValueError: ***" in second["exception"]
+
+
+@pytest.mark.parametrize("variable", SECRET_VARIABLES)
+def test_no_credential_is_shown_be_it_plain_or_inside_json(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    key = '-----BEGIN KEY-----\nMIGHAgEA"\n-----END KEY-----'
+    monkeypatch.setenv(variable, key + "\n")
+    assert redact(f"read {key} and failed") == "read *** and failed"
+    assert redact(json.dumps({"message": f"read {key} and failed"})) == '{"message": "read *** and failed"}'
+
+
+def test_keys_are_secret_and_names_of_accounts_are_not() -> None:
+    assert {"LORA_SIGNING_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "GOOGLE_SERVICE_ACCOUNT_KEY"} <= {
+        *SECRET_VARIABLES
+    }
+    assert "AWS_ACCESS_KEY_ID" not in SECRET_VARIABLES

@@ -25,8 +25,6 @@ PVC_MOUNT_ROOT = Path("/mnt/pvc")
 """A claim named by pvc://claim/path is mounted read-only at PVC_MOUNT_ROOT/claim."""
 CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
 """The key of a ConfigMap named by configmap://name/key is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
-SIGNING_KEY_VARIABLE = "LORA_SIGNING_KEY"
-"""Environment variable with the private key that output.signing names."""
 SCRATCH = Path("/scratch")
 """The pod's only writable folder (an emptyDir): HOME, TMPDIR and the working directory."""
 
