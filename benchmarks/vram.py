@@ -1,6 +1,7 @@
 """Measures the peak GPU memory of training steps, and fits the model of lora_trainer/memory.py to it.
 
     python -m benchmarks.vram measure --tokenizer FOLDER    on a machine with a GPU: writes results/vram.json
+    python -m benchmarks.vram context --tokenizer FOLDER    on an idle GPU: what a process holds beside torch's memory
     python -m benchmarks.vram fit                           anywhere: prints coefficients and leave-one-out errors
 
 Every point is a process of its own that goes through the trainer's own modules: random weights of a real model's shape,
@@ -164,10 +165,12 @@ def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
         callbacks=[],
     )
     trainer.train()
+    free, total = torch.cuda.mem_get_info()
     return {
         "loaded_bytes": loaded,
         "allocated_bytes": torch.cuda.max_memory_allocated(),
         "reserved_bytes": torch.cuda.max_memory_reserved(),
+        "beside_bytes": total - free - torch.cuda.memory_reserved(),
     }
 
 
@@ -231,6 +234,7 @@ def measure(tokenizer: Path, out: Path, gib: float) -> None:
                     print(f"FAILED {point}\n{(work / f'point-{number}.log').read_text()[-1500:]}", flush=True)
                     return
                 result = asdict(point) | json.loads(line)
+                del result["beside_bytes"]  # of all points that ran at that moment
                 done.append(result)
                 print(
                     f"{time.monotonic() - began:5.0f} s  {point} {result['reserved_bytes'] / GIB:.2f} GiB", flush=True
@@ -239,6 +243,20 @@ def measure(tokenizer: Path, out: Path, gib: float) -> None:
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             list(pool.map(one, enumerate(left)))
+
+
+def context(tokenizer: Path) -> None:
+    """Print what the process of one point holds on the card beside the memory of torch's allocator."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    idle = 2**20 * int(subprocess.run(query, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])
+    point = Point(shape="llama-1b")
+    with tempfile.TemporaryDirectory() as work:
+        base, log = Path(work) / point.shape, Path(work) / "log"
+        child("make-model", point.shape, str(base), str(tokenizer), log=log).check_returncode()
+        ended = child("point", json.dumps(asdict(point)), str(base), log=log)
+        ended.check_returncode()
+    held = json.loads(ended.stdout.strip().rpartition("\n")[2])["beside_bytes"]
+    print(f"beside torch's memory: {(held - idle) / GIB:.2f} GiB ({idle / GIB:.2f} GiB of the idle card not counted)")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -313,6 +331,8 @@ def main() -> None:
     measuring.add_argument("--tokenizer", type=Path, required=True, help="folder with any tokenizer")
     measuring.add_argument("--out", type=Path, default=RESULTS)
     measuring.add_argument("--memory", type=float, default=120, help="GiB of the card to use at once")
+    alone = commands.add_parser("context", help="measure what a process holds beside torch's memory")
+    alone.add_argument("--tokenizer", type=Path, required=True, help="folder with any tokenizer")
     fitting = commands.add_parser("fit", help="fit the memory model to the results")
     fitting.add_argument("--results", type=Path, default=RESULTS)
     making = commands.add_parser("make-model")
@@ -325,6 +345,8 @@ def main() -> None:
     match arguments.command:
         case "measure":
             measure(arguments.tokenizer, arguments.out, arguments.memory)
+        case "context":
+            context(arguments.tokenizer)
         case "fit":
             fit(arguments.results)
         case "make-model":

@@ -195,7 +195,7 @@ def test_layers_are_kept_where_the_user_leaves_it_open(mode: str, kept: int) -> 
 def test_what_is_chosen_fits(gib: float) -> None:
     run = run_file(accelerator=offering(gib), model={"maxSeqLength": 1024}, training={"maxSteps": None})
     estimate, numbers = size_run(run, SHAPE, DATA)
-    assert 1.07 * estimate.memory_gib + 0.75 <= gib + 0.01
+    assert 1.07 * estimate.memory_gib + 0.85 <= gib + 0.01
     assert estimate.kept_layers == numbers.kept_layers
 
 
