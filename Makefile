@@ -66,7 +66,7 @@ check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
-	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/vram.py
+	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/gpus.py benchmarks/vram.py
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
 

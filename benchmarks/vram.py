@@ -29,7 +29,7 @@ from typing import Any
 
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.memory import BYTES_PER_4BIT_PARAMETER, GIB, memory_bytes
+from lora_trainer.memory import GIB, memory_bytes, weight_bytes
 from lora_trainer.model_shape import ModelShape, model_shape
 
 RESULTS = Path(__file__).parent / "results/vram.json"
@@ -281,8 +281,7 @@ TERMS = ("LoRA parameters", "I x T", "I x T x K", "(H + Q) x T x K", "1")
 def terms(point: Point) -> tuple[float, list[float]]:
     """Bytes of the weights, which are known, and the values of TERMS."""
     shape, tokens, kept = model_shape(SHAPES[point.shape]), point.tokens, point.kept_layers
-    per_linear = BYTES_PER_4BIT_PARAMETER if point.load_in_4bit else 2
-    weights = per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
+    weights = weight_bytes(shape, load_in_4bit=point.load_in_4bit)
     wide, narrow = shape.intermediate * tokens, (shape.hidden + shape.heads * shape.head_size) * tokens
     return weights, [shape.lora_parameters(point.run.lora), wide, wide * kept, narrow * kept, 1]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_trainer.checkpoints import committed
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST, TRAINING_LOG, checkpoints_uri
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest
 from lora_trainer.contract.outcome import TrainResult
+from lora_trainer.training.checkpoints import committed
 
 from tests.support.attempts import Ended
 from tests.support.object_store import ObjectStore

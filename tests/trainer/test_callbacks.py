@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
-from lora_trainer.callbacks import SaveAndStop, StopWhenDiverged
-from lora_trainer.checkpoints import Checkpoint
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
-from lora_trainer.ranks import Channel
+from lora_trainer.training.callbacks import SaveAndStop, StopWhenDiverged
+from lora_trainer.training.checkpoints import Checkpoint
+from lora_trainer.training.ranks import Channel
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 VOCABULARY = 49_152

@@ -16,7 +16,7 @@ from lora_trainer.data.chat_template import PROBE, ChatTemplate
 from lora_trainer.data.named_templates import VARIABLE, template_source
 from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
-from lora_trainer.publish import write_tokenizer
+from lora_trainer.publishing.folder import write_tokenizer
 
 from tests.support.demo_assets import DemoAssets
 

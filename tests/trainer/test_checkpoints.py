@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, committed, fetch_newest, needed_to_resume
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
+from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, committed, fetch_newest, needed_to_resume
 from obstore.store import MemoryStore
 
 NEEDED_TO_RESUME = needed_to_resume(1)

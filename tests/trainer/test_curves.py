@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.curves import write_loss_curve
+from lora_trainer.publishing.curves import write_loss_curve
 
 from tests.builders import an_evaluation
 

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from lora_trainer import delivery as delivery_module
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST, SIGNATURE, artifact_uri, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, Exported, Verification
 from lora_trainer.contract.outcome import Artifact, TrainResult
 from lora_trainer.contract.run import RunFile
-from lora_trainer.delivery import Delivery, deliver
 from lora_trainer.errors import TrainerError
-from lora_trainer.evaluation import EvaluationFile
-from lora_trainer.loop import Attempt
-from lora_trainer.signing import read_signer
-from lora_trainer.stopping import StopRequest
+from lora_trainer.evaluation.comparison import EvaluationFile
+from lora_trainer.publishing import delivery as delivery_module
+from lora_trainer.publishing.delivery import Delivery, deliver
+from lora_trainer.publishing.signing import read_signer
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.loop import Attempt
+from lora_trainer.training.stopping import StopRequest
 from obstore.store import MemoryStore
 
 from tests.builders import an_evaluation, prepare_result, train_result

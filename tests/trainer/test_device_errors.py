@@ -8,11 +8,11 @@ import pytest
 import torch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.progress import Stage
-from lora_trainer.device_errors import explained
 from lora_trainer.errors import TrainerError
 from lora_trainer.model_shape import model_shape
 from lora_trainer.sizing import DataSize, size_run
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.device_errors import explained
 
 from tests.support.runs import run_file
 from tests.support.tiny_model import CONFIG

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from lora_trainer.checkpoints import committed
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import checkpoints_uri
+from lora_trainer.training.checkpoints import committed
 
 from tests.support.object_store import ObjectStore
 from tests.support.trained import small_run

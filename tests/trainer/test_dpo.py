@@ -10,7 +10,7 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION
 from lora_trainer.contract.outcome import TrainResult
-from lora_trainer.publish import TRAINING_LOG
+from lora_trainer.publishing.folder import TRAINING_LOG
 
 from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets

@@ -18,8 +18,8 @@ from lora_trainer.contract.outcome import Artifact, Outcome, TrainResult
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.output import GgufSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.merging import require_same
 from lora_trainer.prepare import prepare
+from lora_trainer.publishing.merging import require_same
 from lora_trainer.telemetry import ProgressServer
 from safetensors.torch import load_file
 

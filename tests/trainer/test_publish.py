@@ -11,8 +11,8 @@ from lora_trainer.contract.layout import MANIFEST, SIGNATURE, latest_uri
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
 from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
 from lora_trainer.errors import TrainerError
-from lora_trainer.publish import commit, point_latest
-from lora_trainer.signing import Signer, read_signer
+from lora_trainer.publishing.folder import commit, point_latest
+from lora_trainer.publishing.signing import Signer, read_signer
 from lora_trainer.storage import Bucket
 from obstore.store import MemoryStore
 

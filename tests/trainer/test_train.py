@@ -24,7 +24,7 @@ from lora_trainer.contract.layout import (
 )
 from lora_trainer.contract.manifest import ArtifactManifest
 from lora_trainer.contract.outcome import Artifact, TrainResult
-from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.evaluation.comparison import EvaluationFile
 from PIL import Image
 
 from tests.support.attempts import Attempt

@@ -26,11 +26,11 @@ from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, e
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
-from lora_trainer.ranks import end_with_parent
-from lora_trainer.signing import Verifier, read_verifier
-from lora_trainer.stopping import StopRequest
+from lora_trainer.publishing.signing import Verifier, read_verifier
 from lora_trainer.storage import open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
+from lora_trainer.training.ranks import end_with_parent
+from lora_trainer.training.stopping import StopRequest
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_NAMED_FIELDS = 5
@@ -170,7 +170,7 @@ def _verify(arguments: argparse.Namespace) -> Verification:
 
 
 def _export(arguments: argparse.Namespace) -> Exported:
-    from lora_trainer.exports import export  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+    from lora_trainer.publishing.exports import export  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
 
     formats = arguments.formats.split(",")
     return export(arguments.adapter, base=arguments.base, formats=formats, folder=arguments.folder)

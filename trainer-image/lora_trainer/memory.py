@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.run import EIGHT_BIT_OPTIMIZERS, AcceleratorKind, RunFile
 from lora_trainer.model_shape import ModelShape
 
 GIB = 2**30
@@ -36,8 +36,7 @@ MARGIN = 1.07
 
 def memory_bytes(shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: int) -> float:
     """Predicted peak with `tokens` tokens per forward pass and the activations of `kept_layers` layers kept."""
-    per_linear = BYTES_PER_4BIT_PARAMETER if run.model.load_in_4bit else 2
-    weights = per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
+    weights = weight_bytes(shape, load_in_4bit=run.model.load_in_4bit)
     adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
     step = BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate * tokens
     kept = (
@@ -49,16 +48,20 @@ def memory_bytes(shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: i
     return weights + adapter + step + kept + inputs + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
 
 
+def weight_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
+    """The base model's weights; the embedding stays in 16 bits."""
+    per_linear = BYTES_PER_4BIT_PARAMETER if load_in_4bit else 2
+    return per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
+
+
 def needed_bytes(predicted: float, kind: AcceleratorKind) -> float:
     """Memory that a class must offer for a predicted peak."""
     return MARGIN * predicted + (CONTEXT_BYTES if kind is AcceleratorKind.GPU else 0)
 
 
 def bytes_per_lora_parameter(run: RunFile) -> float:
-    """Weight, gradient and moments. On a CPU class the 8-bit optimizers are replaced."""
-    eight_bit = run.training.optim in ("adamw_8bit", "paged_adamw_8bit")
-    on_gpu = run.accelerator.kind is AcceleratorKind.GPU
-    return BYTES_PER_LORA_PARAMETER + (0 if eight_bit and on_gpu else MORE_BYTES_OF_32_BIT_MOMENTS)
+    """Weight, gradient and moments."""
+    return BYTES_PER_LORA_PARAMETER + (0 if run.optim in EIGHT_BIT_OPTIMIZERS else MORE_BYTES_OF_32_BIT_MOMENTS)
 
 
 def beside_bytes(kind: AcceleratorKind) -> float:

@@ -18,6 +18,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.errors import TrainerError
+from lora_trainer.memory import GIB
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
 """Gradient checkpointing as Unsloth writes it."""
-GIB = 2**30
 
 
 def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: int = 1) -> dict[str, str]:

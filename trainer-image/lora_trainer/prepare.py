@@ -15,7 +15,8 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.base_model import resolve_model
+from lora_trainer.base_model.checks import check_targets, check_vocabulary
+from lora_trainer.base_model.resolve import resolve_model
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
@@ -35,12 +36,11 @@ from lora_trainer.data.split import split_by_hash, split_by_set
 from lora_trainer.data.summary import Data, DataReport, data_report, dataset_figures, failed_report
 from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
-from lora_trainer.model_checks import check_targets, check_vocabulary
 from lora_trainer.model_shape import model_shape
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
-from lora_trainer.reuse import reuse
+from lora_trainer.publishing.reuse import reuse
+from lora_trainer.publishing.signing import read_signer
 from lora_trainer.rewards.intake import take_rewards
-from lora_trainer.signing import read_signer
 from lora_trainer.sizing import DataSize, size_run
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,6 +113,11 @@ def copy_rows(source: Path, target: Path, *, schema: pa.Schema, times: Sequence[
             start += batch.num_rows
             chosen = [index for index, count in enumerate(counts) for _ in range(count)]
             writer.write_batch(batch.take(pa.array(chosen, pa.int64())).select(schema.names))
+
+
+def first_rows(path: Path, limit: int) -> list[dict[str, Any]]:
+    """The first `limit` rows of a file."""
+    return next(pq.ParquetFile(path).iter_batches(limit)).to_pylist()
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:

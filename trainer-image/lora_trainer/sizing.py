@@ -10,7 +10,7 @@ from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Estimate
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.contract.spec.training import DEFAULT_LEARNING_RATES, Method, TrainingSpec
+from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB, memory_bytes, needed_bytes
 from lora_trainer.model_shape import ModelShape
@@ -90,12 +90,12 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         per_device_train_batch_size=cut.micro_batch,
         gradient_accumulation_steps=accumulation,
         kept_layers=cut.kept_layers,
-        learning_rate=run.training.learning_rate or DEFAULT_LEARNING_RATES[run.training.method],
+        learning_rate=run.training.peak_learning_rate,
         save_steps=run.training.save_steps or max(1, max_steps // CHECKPOINTS_PER_RUN),
         eval_steps=_eval_steps(run.training, max_steps=max_steps),
         packing=packing,
         packing_length=packing_length,
-        optim=_optimizer(run),
+        optim=run.optim,
         dtype=_dtype(run),
     )
     return estimate, chosen
@@ -227,12 +227,6 @@ def _eval_steps(training: TrainingSpec, *, max_steps: int) -> int | None:
     if training.eval_steps or not training.early_stopping:
         return training.eval_steps
     return max(1, max_steps // EVALUATIONS_PER_RUN)
-
-
-def _optimizer(run: RunFile) -> str:
-    eight_bit = run.training.optim in ("adamw_8bit", "paged_adamw_8bit")
-    on_cpu = run.accelerator.kind is AcceleratorKind.CPU
-    return "adamw_torch_fused" if on_cpu and eight_bit else run.training.optim
 
 
 def _dtype(run: RunFile) -> str:

@@ -90,6 +90,13 @@ class Bucket:
                 return bytes(obstore.get_range(store, path, start=start, end=end))
             return bytes(obstore.get(store, path).bytes())
 
+    def read_if_there(self, uri: str) -> bytes | None:
+        """The bytes of one file, or None."""
+        try:
+            return self.read(uri)
+        except FileNotFoundError:
+            return None
+
     def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write one file whole or not at all. With `if_absent`: False, and nothing written, where one is there."""
         store, path = self._locate(uri)
@@ -216,10 +223,7 @@ class Bucket:
 
     def read_manifest(self, uri: str, kind: type[M]) -> M | None:
         """The manifest of the set at `uri`, or None where the set does not exist (torn, or never written)."""
-        try:
-            return parse_manifest(kind, self.read(f"{uri.rstrip('/')}/{MANIFEST}"))
-        except FileNotFoundError:
-            return None
+        return parse_manifest(kind, self.read_if_there(f"{uri.rstrip('/')}/{MANIFEST}") or b"")
 
     def fetch_files(self, entries: Sequence[FileEntry], uri: str, folder: Path) -> None:
         """Download the files of a manifest and compare size and sha256 of every one."""

@@ -13,8 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, assert_never
 
-from lora_trainer.base_model import fetch_model
-from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
+from lora_trainer.base_model.resolve import fetch_model
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import checkpoints_uri, prepared_uri
@@ -22,13 +21,13 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec.training import DpoSpec, Method
-from lora_trainer.delivery import Delivery, deliver
-from lora_trainer.device_errors import explained
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.errors import TrainerError
-from lora_trainer.evaluation import EvaluationFile, evaluate, read_rows
-from lora_trainer.held_out import held_out_rows
-from lora_trainer.loop import Attempt, LoopResult, Resume, run_loop, train_beside
+from lora_trainer.evaluation.comparison import EvaluationFile
+from lora_trainer.evaluation.held_out import held_out_rows
+from lora_trainer.evaluation.pairs import evaluate_pairs, read_pairs
+from lora_trainer.evaluation.rewards import evaluate_rewards, read_prompts
+from lora_trainer.evaluation.rows import evaluate, read_rows
 from lora_trainer.model import (
     add_adapter,
     compute_dtype,
@@ -39,17 +38,19 @@ from lora_trainer.model import (
     release_memory,
     require_accelerator,
 )
-from lora_trainer.preference_evaluation import evaluate_pairs, read_pairs
 from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, read_prepared
-from lora_trainer.publish import write_folder
-from lora_trainer.ranks import Ranks
-from lora_trainer.reward_evaluation import evaluate_rewards, read_prompts
+from lora_trainer.publishing.delivery import Delivery, deliver
+from lora_trainer.publishing.folder import write_folder
+from lora_trainer.publishing.signing import read_signer
 from lora_trainer.rewards.panel import Panel, open_panel
-from lora_trainer.signing import read_signer
 from lora_trainer.sizing import shrink
-from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
+from lora_trainer.training.device_errors import explained
+from lora_trainer.training.loop import Attempt, LoopResult, Resume, run_loop, train_beside
+from lora_trainer.training.ranks import Ranks
+from lora_trainer.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -159,7 +160,7 @@ def compare(
             rows = read_rows(path, limit=spec.max_rows)
             return evaluate(model, tokenizer, rows, spec=spec, prompts=prompts, dtype=dtype)
         case Method.DPO:
-            pairs, beta = read_pairs(path, limit=spec.max_rows), (training.dpo or DpoSpec()).beta
+            pairs, beta = read_pairs(path, limit=spec.max_rows), training.dpo_settings.beta
             return evaluate_pairs(model, tokenizer, pairs, beta=beta, spec=spec, prompts=prompts, dtype=dtype)
         case Method.GRPO:
             assert training.grpo, "the API server lets no GRPO through without its settings"

@@ -12,15 +12,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_trainer.answers import stop_tokens
-from lora_trainer.base_model import fetch_model
+from lora_trainer.base_model.resolve import fetch_model
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, MANIFEST, RUN_SHAPE, SIGNATURE
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification, parse_manifest
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.evaluation import EvaluationFile, inference
-from lora_trainer.signing import Verifier, require_signature
+from lora_trainer.evaluation.answers import stop_tokens
+from lora_trainer.evaluation.comparison import EvaluationFile, inference
+from lora_trainer.publishing.signing import Verifier, require_signature
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def verify(
 
 def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> ArtifactManifest:
     """The adapter's manifest, and with a verifier only one that its key signed."""
-    data = _read(bucket, f"{artifact}/{MANIFEST}")
+    data = bucket.read_if_there(f"{artifact}/{MANIFEST}")
     if verifier is not None and data is not None:
-        require_signature(verifier, data, _read(bucket, f"{artifact}/{SIGNATURE}"), uri=artifact)
+        require_signature(verifier, data, bucket.read_if_there(f"{artifact}/{SIGNATURE}"), uri=artifact)
     published = parse_manifest(ArtifactManifest, data or b"")
     if published is None:
         raise TrainerError(
@@ -79,13 +79,6 @@ def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> Arti
             "Give the URI in status.artifact.uri of the fine-tune.",
         )
     return published
-
-
-def _read(bucket: Bucket, uri: str) -> bytes | None:
-    try:
-        return bucket.read(uri)
-    except FileNotFoundError:
-        return None
 
 
 def _load(spec: ModelSpec, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:

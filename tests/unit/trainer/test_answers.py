@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lora_trainer.answers import exact_match
+from lora_trainer.evaluation.answers import exact_match
 
 REFERENCE = "SELECT name FROM singer WHERE age > 30"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from lora_trainer.base_model import fetch_model, resolve_model
+from lora_trainer.base_model.resolve import fetch_model, resolve_model
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError

@@ -6,7 +6,7 @@ import random
 from itertools import accumulate
 
 import pytest
-from lora_trainer.divergence import MARGIN, WINDOW, diverged, in_doubt_since
+from lora_trainer.training.divergence import MARGIN, WINDOW, diverged, in_doubt_since
 
 VOCABULARY = 49_152
 

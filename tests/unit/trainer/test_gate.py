@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.evaluation import GateSpec
-from lora_trainer.gate import failures, gate_failed
+from lora_trainer.evaluation.gate import failures, gate_failed
 
 from tests.builders import an_artifact, an_evaluation, train_result
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lora_trainer.contract.outcome import Evaluation
-from lora_trainer.evaluation import EvaluationFile, PromptAnswers, Sample
-from lora_trainer.model_card import model_card
+from lora_trainer.evaluation.comparison import EvaluationFile, PromptAnswers, Sample
+from lora_trainer.publishing.model_card import model_card
 
 from tests.builders import an_evaluation, prepare_result
 from tests.support.runs import run_file

@@ -30,7 +30,7 @@ from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
-from lora_trainer.signing import read_signer
+from lora_trainer.publishing.signing import read_signer
 from lora_trainer.storage import open_bucket
 
 from tests.support.keys import private_pem

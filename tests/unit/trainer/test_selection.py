@@ -7,7 +7,7 @@ import math
 import pytest
 from lora_trainer.contract.progress import LossPoint
 from lora_trainer.contract.spec.training import EarlyStoppingSpec
-from lora_trainer.selection import best, by_step, evaluation_due, exhausted
+from lora_trainer.training.selection import best, by_step, evaluation_due, exhausted
 
 
 def log(*losses: float, every: int = 2) -> list[dict]:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import RunFile
 from lora_trainer.errors import TrainerError
-from lora_trainer.signing import Signer, read_signer, read_verifier, require_signature
+from lora_trainer.publishing.signing import Signer, read_signer, read_verifier, require_signature
 
 from tests.support.keys import private_pem, public_pem
 from tests.support.runs import run_file

@@ -25,6 +25,7 @@ PVC_MOUNT_ROOT = Path("/mnt/pvc")
 """A claim named by pvc://claim/path is mounted read-only at PVC_MOUNT_ROOT/claim."""
 CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
 """The key of a ConfigMap named by configmap://name/key is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
+EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
 SCRATCH = Path("/scratch")
 """The pod's only writable folder (an emptyDir): HOME, TMPDIR and the working directory."""
 
@@ -82,6 +83,12 @@ class RunFile(WireModel):
         asked = self.lora.use_gradient_checkpointing
         return "disabled" if asked == "unsloth" and self.accelerator.kind is AcceleratorKind.CPU else asked
 
+    @property
+    def optim(self) -> str:
+        """training.optim as it takes effect: a CPU class has none with moments of 8 bits."""
+        asked, kind = self.training.optim, self.accelerator.kind
+        return "adamw_torch_fused" if asked in EIGHT_BIT_OPTIMIZERS and kind is AcceleratorKind.CPU else asked
+
 
 def canonical_json(value: object) -> bytes:
     """The one byte form of a JSON value that digests are taken of: sorted keys, no white space, UTF-8."""
@@ -98,9 +105,8 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
     """All that shapes the adapter, as canonical JSON.
 
     Two runs with the same shape train the same adapter, whoever asked: the identity, where things are stored, how
-    often
-    checkpoints are made, the gate and the token's Secret are left out; contents stand in for the locations of data and
-    model.
+    often checkpoints are made, the gate and the token's Secret are left out; contents stand in for the locations of
+    data and model.
     """
     shape = {
         "model": run.model.wire() | {"revision": model_revision},

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, assert_never
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.dataset import RowFormat
-from lora_trainer.contract.spec.training import Method, SftSpec
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.chat_template import TrainOn
 from lora_trainer.data.formats import Completion, Conversation, Row, Text, normalise
 from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair
@@ -79,7 +79,7 @@ def row_encoder(
     training = run.training
     match training.method:
         case Method.SFT:
-            train_on = (training.sft or SftSpec()).train_on
+            train_on = training.sft_settings.train_on
             return answers_encoder(tokenizer, row_format or RowFormat.TEXT, columns, train_on=train_on)
         case Method.DPO:
             return RowEncoder(

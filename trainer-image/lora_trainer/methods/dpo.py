@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec.training import DpoSpec
 from lora_trainer.methods.arguments import finish, length_step, loop_arguments
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def build_trainer(
     import trl  # noqa: PLC0415 - Unsloth must have been imported before
     from datasets import Dataset  # noqa: PLC0415 - after Unsloth
 
-    settings = run.training.dpo or DpoSpec()
+    settings = run.training.dpo_settings
     config = trl.DPOConfig(  # pyright: ignore[reportPrivateImportUsage] - trl loads lazily, which hides its exports
         **loop_arguments(run, chosen=chosen, folder=folder),
         beta=settings.beta,

@@ -141,14 +141,29 @@ class TrainingSpec(WireModel):
     grpo: GrpoSpec | None = None
     """Settings of method GRPO, which needs them."""
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """learningRate, or the method's default."""
+        return self.learning_rate or DEFAULT_LEARNING_RATES[self.method]
+
+    @property
+    def sft_settings(self) -> SftSpec:
+        """`sft`, or its defaults."""
+        return self.sft or SftSpec()
+
+    @property
+    def dpo_settings(self) -> DpoSpec:
+        """`dpo`, or its defaults."""
+        return self.dpo or DpoSpec()
+
     def resolved(self) -> TrainingSpec:
         """The same with the defaults of its method written out."""
-        settings: dict[str, Any] = {"learning_rate": self.learning_rate or DEFAULT_LEARNING_RATES[self.method]}
+        settings: dict[str, Any] = {"learning_rate": self.peak_learning_rate}
         match self.method:
             case Method.SFT:
-                settings["sft"] = self.sft or SftSpec()
+                settings["sft"] = self.sft_settings
             case Method.DPO:
-                settings["dpo"] = self.dpo or DpoSpec()
+                settings["dpo"] = self.dpo_settings
             case Method.GRPO:
                 pass
             case _:

@@ -12,13 +12,13 @@ from lora_trainer.contract.layout import artifact_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest, Exported, FileEntry, SetManifest, Verification
 from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage
 from lora_trainer.contract.progress import Stage
-from lora_trainer.elsewhere import run_elsewhere
 from lora_trainer.errors import TrainerError
-from lora_trainer.evaluation import EvaluationFile
-from lora_trainer.gate import failures, gate_failed
-from lora_trainer.loop import Attempt
-from lora_trainer.publish import commit, extend, point_latest, versions
-from lora_trainer.signing import Signer
+from lora_trainer.evaluation.comparison import EvaluationFile
+from lora_trainer.evaluation.gate import failures, gate_failed
+from lora_trainer.publishing.elsewhere import run_elsewhere
+from lora_trainer.publishing.folder import commit, extend, point_latest, versions
+from lora_trainer.publishing.signing import Signer
+from lora_trainer.training.loop import Attempt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec.training import DpoSpec, Method
-from lora_trainer.evaluation import read_rows, row_loss
-from lora_trainer.preference_evaluation import pair_loss, read_pairs
+from lora_trainer.contract.spec.training import Method
+from lora_trainer.evaluation.pairs import pair_loss, read_pairs
+from lora_trainer.evaluation.rows import read_rows, row_loss
 from lora_trainer.prepared import EVAL_ROWS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def held_out_rows(folder: Path, run: RunFile, *, dtype: str, interrupted: Callab
         case Method.SFT:
             return HeldOut(rows=read_rows(path, limit=limit), row_loss=row_loss, dtype=dtype, interrupted=interrupted)
         case Method.DPO:
-            loss = partial(pair_loss, beta=(training.dpo or DpoSpec()).beta)
+            loss = partial(pair_loss, beta=training.dpo_settings.beta)
             return HeldOut(rows=read_pairs(path, limit=limit), row_loss=loss, dtype=dtype, interrupted=interrupted)
         case Method.GRPO:
             # The API server refuses evaluations during training for it: it learns from rewards, and has no such loss.

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
-from lora_trainer.answers import answer
 from lora_trainer.contract.outcome import Evaluation
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.data.questions import answer_to
-from lora_trainer.evaluation import EvaluationFile, PromptAnswers, Sample, inference
-from lora_trainer.prepared import Prompt
+from lora_trainer.evaluation.answers import answer
+from lora_trainer.evaluation.comparison import EvaluationFile, Sample, base_and_tuned, side_by_side
+from lora_trainer.prepared import Prompt, first_rows
 from lora_trainer.rewards.panel import Panel
 
 if TYPE_CHECKING:
@@ -48,8 +46,7 @@ class Judged:
 
 def read_prompts(path: Path, *, limit: int) -> list[HeldOutPrompt]:
     """The first `limit` rows of a prepared set's EVAL_ROWS."""
-    batch = next(pq.ParquetFile(path).iter_batches(limit))
-    return [HeldOutPrompt(**values) for values in batch.to_pylist()]
+    return [HeldOutPrompt(**values) for values in first_rows(path, limit)]
 
 
 def evaluate_rewards(
@@ -64,7 +61,6 @@ def evaluate_rewards(
     dtype: str,
 ) -> EvaluationFile:
     """Answer all prompts in at most `longest` tokens and judge the answers, with the adapter and without."""
-    model.eval()
 
     def judged() -> Judged:
         asked = [row.prompt_ids for row in held_out]
@@ -78,10 +74,7 @@ def evaluate_rewards(
         own = answer(model, tokenizer, [prompt.input_ids for prompt in prompts], max_tokens=[longest] * len(prompts))
         return Judged(answers=texts, reward=sum(panel.rewards(given)) / len(given), prompts=own)
 
-    with inference(model, dtype):
-        tuned = judged()
-        with model.disable_adapter():
-            base = judged()
+    base, tuned = base_and_tuned(model, judged, dtype=dtype)
     return EvaluationFile(
         figures=Evaluation(rows=len(held_out), base_reward=base.reward, reward=tuned.reward),
         probe=held_out[0].prompt,
@@ -89,8 +82,5 @@ def evaluate_rewards(
             Sample(prompt=row.question, base=before, adapter=after)
             for row, before, after in zip(held_out[: spec.samples], base.answers, tuned.answers, strict=False)
         ),
-        prompts=tuple(
-            PromptAnswers(prompt=prompt.text, base=before, adapter=after)
-            for prompt, before, after in zip(prompts, base.prompts, tuned.prompts, strict=True)
-        ),
+        prompts=side_by_side(prompts, base=base.prompts, tuned=tuned.prompts),
     )

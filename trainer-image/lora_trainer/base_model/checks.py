@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from lora_trainer.base_model.weights import Shapes, embedding_rows, layer_modules
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.lora import PROJECTIONS, LoraSpec
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.weights import Shapes, embedding_rows, layer_modules
 
 GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
 """Endings of the architectures that can be fine-tuned here."""

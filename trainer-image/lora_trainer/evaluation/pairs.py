@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
-from lora_trainer.evaluation import EvaluationFile, Row, evaluate, inference, score
-from lora_trainer.prepared import Prompt
+from lora_trainer.evaluation.comparison import EvaluationFile, base_and_tuned
+from lora_trainer.evaluation.rows import Row, evaluate, score
+from lora_trainer.prepared import Prompt, first_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,8 +26,7 @@ Pair = tuple[Row, Row]
 
 def read_pairs(path: Path, *, limit: int) -> list[Pair]:
     """The first `limit` pairs of a prepared set's EVAL_ROWS."""
-    batch = next(pq.ParquetFile(path).iter_batches(limit))
-    return [(_row(values, "chosen"), _row(values, "rejected")) for values in batch.to_pylist()]
+    return [(_row(values, "chosen"), _row(values, "rejected")) for values in first_rows(path, limit)]
 
 
 def _row(values: dict, name: str) -> Row:
@@ -54,10 +52,7 @@ def evaluate_pairs(
 ) -> EvaluationFile:
     """The evaluation of the chosen answers, and how far they are preferred to the rejected ones."""
     evaluation = evaluate(model, tokenizer, [chosen for chosen, _ in pairs], spec=spec, prompts=prompts, dtype=dtype)
-    with inference(model, dtype):
-        tuned = _leads(model, pairs)
-        with model.disable_adapter():
-            base = _leads(model, pairs)
+    base, tuned = base_and_tuned(model, lambda: _leads(model, pairs), dtype=dtype)
     margins = [beta * (after - before) for before, after in zip(base, tuned, strict=True)]
     rewards = {
         "reward_accuracy": sum(margin > 0 for margin in margins) / len(margins),

@@ -19,7 +19,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, RUN_SHAPE
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.evaluation.comparison import EvaluationFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

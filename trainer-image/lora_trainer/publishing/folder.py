@@ -26,18 +26,18 @@ from lora_trainer.contract.layout import (
 from lora_trainer.contract.manifest import ArtifactManifest, Exported, FileEntry
 from lora_trainer.contract.outcome import Artifact, PrepareResult
 from lora_trainer.contract.run import RunFile, run_shape
-from lora_trainer.curves import write_loss_curve
 from lora_trainer.data.named_templates import template_source
-from lora_trainer.evaluation import EvaluationFile
-from lora_trainer.model_card import model_card
+from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.prepared import Prepared
-from lora_trainer.signing import Signer
+from lora_trainer.publishing.curves import write_loss_curve
+from lora_trainer.publishing.model_card import model_card
+from lora_trainer.publishing.signing import Signer
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from lora_trainer.loop import LoopResult
+    from lora_trainer.training.loop import LoopResult
 
 LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
 LOG_FIELDS = (

@@ -16,15 +16,15 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from lora_trainer.checkpoints import Checkpoint
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import EarlyStoppingSpec
-from lora_trainer.divergence import WINDOW, diverged, highest_sane_loss, in_doubt_since
 from lora_trainer.errors import TrainerError
-from lora_trainer.ranks import Channel
-from lora_trainer.selection import best, evaluation_due, exhausted
-from lora_trainer.stopping import StopRequest
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.checkpoints import Checkpoint
+from lora_trainer.training.divergence import WINDOW, diverged, highest_sane_loss, in_doubt_since
+from lora_trainer.training.ranks import Channel
+from lora_trainer.training.selection import best, evaluation_due, exhausted
+from lora_trainer.training.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 

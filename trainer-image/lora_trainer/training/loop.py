@@ -13,29 +13,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
-from lora_trainer.checkpoints import Checkpoint, CheckpointWriter, fetch_step
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.device_errors import explained
-from lora_trainer.held_out import HeldOut
+from lora_trainer.evaluation.held_out import HeldOut
 from lora_trainer.methods import dpo, grpo, sft
 from lora_trainer.model import adapter_digest, load_adapter_weights, peak_flops, peak_memory_gib
 from lora_trainer.model_shape import model_shape
 from lora_trainer.prepared import TRAIN_ROWS, read_prepared
-from lora_trainer.ranks import Channel, restore_on_numbered_cpus
 from lora_trainer.rewards.panel import Panel
-from lora_trainer.selection import best, by_step, evaluation_due, exhausted, held_out_losses
-from lora_trainer.stopping import StopRequest
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_step
+from lora_trainer.training.device_errors import explained
+from lora_trainer.training.ranks import Channel, restore_on_numbered_cpus
+from lora_trainer.training.selection import best, by_step, evaluation_due, exhausted, held_out_losses
+from lora_trainer.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-    from lora_trainer.callbacks import ShowProgress
+    from lora_trainer.training.callbacks import ShowProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ def first_process(
     channel: Channel,
 ) -> tuple[ShowProgress, list[TrainerCallback]]:
     """What happens at the steps of the first process, in this order, and the first of it that shows progress."""
-    from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
 
     training, progress = attempt.run.training, attempt.progress
     vocabulary = model.config.vocab_size
@@ -236,7 +236,7 @@ def train_beside(
     resume: Path | None,
 ) -> None:
     """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
-    from lora_trainer import callbacks  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
 
     channel = Channel(count=run.resources.gpus)
     events: list[TrainerCallback] = [callbacks.FollowFirst(channel)]

@@ -8,7 +8,7 @@ from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAI
 from lora_trainer.contract.outcome import DatasetFigures, Evaluation, PrepareResult
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.evaluation import EvaluationFile
+from lora_trainer.evaluation.comparison import EvaluationFile
 
 SHOWN_SAMPLES = 3
 

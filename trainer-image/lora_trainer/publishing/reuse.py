@@ -9,9 +9,9 @@ from lora_trainer.contract.layout import MANIFEST, SIGNATURE, artifact_uri, reje
 from lora_trainer.contract.manifest import ArtifactManifest, parse_manifest
 from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.run import RunFile
-from lora_trainer.gate import failures, gate_failed
-from lora_trainer.publish import point_latest
-from lora_trainer.signing import Signer
+from lora_trainer.evaluation.gate import failures, gate_failed
+from lora_trainer.publishing.folder import point_latest
+from lora_trainer.publishing.signing import Signer
 from lora_trainer.storage import Bucket
 
 
@@ -23,11 +23,11 @@ def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer
     """
     published, rejected = artifact_uri(run, result.run_digest), rejected_uri(run, result.run_digest)
     for uri in (published, rejected):
-        data = _read(f"{uri}/{MANIFEST}", bucket)
+        data = bucket.read_if_there(f"{uri}/{MANIFEST}") or b""
         manifest = parse_manifest(ArtifactManifest, data)
         if manifest is None or not _complete(uri, manifest, bucket):
             continue
-        if signer and not signer.verifier.accepts(data, _read(f"{uri}/{SIGNATURE}", bucket)):
+        if signer and not signer.verifier.accepts(data, bucket.read_if_there(f"{uri}/{SIGNATURE}") or b""):
             continue
         artifact = manifest.artifact(uri, data)
         found = result.model_copy(update={"artifact": artifact, "evaluation": manifest.evaluation})
@@ -42,13 +42,6 @@ def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer
         point_latest(bucket, run, accepted)
         return found.model_copy(update={"artifact": accepted})
     return None
-
-
-def _read(uri: str, bucket: Bucket) -> bytes:
-    try:
-        return bucket.read(uri)
-    except FileNotFoundError:
-        return b""
 
 
 def _complete(uri: str, manifest: ArtifactManifest, bucket: Bucket) -> bool:

@@ -5,24 +5,20 @@ One row at a time, and only the logits that are scored: an evaluation must never
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-import pyarrow.parquet as pq
-from pydantic import Field
-
-from lora_trainer.answers import answer, exact_match
 from lora_trainer.contract.outcome import Evaluation
 from lora_trainer.contract.spec.evaluation import EvaluationSpec, ExactMatchSpec
-from lora_trainer.contract.wire import WireModel
-from lora_trainer.prepared import Prompt
+from lora_trainer.evaluation.answers import answer, exact_match
+from lora_trainer.evaluation.comparison import EvaluationFile, Sample, base_and_tuned, side_by_side
+from lora_trainer.prepared import Prompt, first_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 MAX_SHOWN_TOKENS = 128
 """An answer that is only shown is cut here."""
@@ -57,8 +53,7 @@ class Row:
 
 def read_rows(path: Path, *, limit: int) -> list[Row]:
     """The first `limit` rows of a prepared set's EVAL_ROWS."""
-    batch = next(pq.ParquetFile(path).iter_batches(limit))
-    return [Row(**values) for values in batch.to_pylist()]
+    return [Row(**values) for values in first_rows(path, limit)]
 
 
 class ExactMatches(TypedDict, total=False):
@@ -67,33 +62,6 @@ class ExactMatches(TypedDict, total=False):
     answers: int
     base_exact_match: float
     exact_match: float
-
-
-class Sample(WireModel):
-    """One held-out prompt with its reference, where it has one, and two answers."""
-
-    prompt: str
-    reference: str | None = None
-    base: str
-    adapter: str
-
-
-class PromptAnswers(WireModel):
-    """One of the user's own prompts with two answers."""
-
-    prompt: str
-    base: str
-    adapter: str
-
-
-class EvaluationFile(WireModel):
-    """evaluation.json of a published adapter."""
-
-    figures: Evaluation
-    probe: str
-    """A held-out prompt as the model reads it, for verification."""
-    samples: Annotated[tuple[Sample, ...], Field(max_length=16)] = ()
-    prompts: Annotated[tuple[PromptAnswers, ...], Field(max_length=16)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +96,9 @@ def evaluate(
     dtype: str,
 ) -> EvaluationFile:
     """Score all rows and answer prompts, held-out ones and the user's own, with the adapter and without."""
-    model.eval()
-    with inference(model, dtype):
-        tuned = observe(model, tokenizer, rows, spec=spec, prompts=prompts)
-        with model.disable_adapter():
-            base = observe(model, tokenizer, rows, spec=spec, prompts=prompts)
+    base, tuned = base_and_tuned(
+        model, lambda: observe(model, tokenizer, rows, spec=spec, prompts=prompts), dtype=dtype
+    )
     return EvaluationFile(
         figures=Evaluation(
             rows=len(rows),
@@ -147,10 +113,7 @@ def evaluate(
             Sample(prompt=row.prompt, reference=row.completion, base=before, adapter=after)
             for row, before, after in zip(asked(rows, spec.samples), base.shown, tuned.shown, strict=True)
         ),
-        prompts=tuple(
-            PromptAnswers(prompt=prompt.text, base=before, adapter=after)
-            for prompt, before, after in zip(prompts, base.prompts, tuned.prompts, strict=True)
-        ),
+        prompts=side_by_side(prompts, base=base.prompts, tuned=tuned.prompts),
     )
 
 
@@ -201,15 +164,6 @@ def exact_matches(
 def probe(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
     """The row's prompt with all its special tokens; the whole row where every token is scored."""
     return str(tokenizer.decode(row.prompt_ids or row.input_ids))
-
-
-@contextmanager
-def inference(model: PreTrainedModel | PeftModel, dtype: str) -> Iterator[None]:
-    """No gradients, and the compute type that training used."""
-    import torch  # noqa: PLC0415 - Unsloth must have been imported before
-
-    with torch.inference_mode(), torch.autocast(model.device.type, getattr(torch, dtype)):
-        yield
 
 
 def score(model: PeftModel, rows: Sequence[Row]) -> Score:

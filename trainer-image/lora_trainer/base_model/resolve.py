@@ -16,6 +16,8 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import NotASafetensorsRepoError
 
+from lora_trainer.base_model.checks import architecture_of, check_config, check_shards, unsupported
+from lora_trainer.base_model.weights import Shapes, parameters, read_shapes
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import ModelFigures
 from lora_trainer.contract.run import canonical_json
@@ -23,9 +25,7 @@ from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
 from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error
-from lora_trainer.model_checks import architecture_of, check_config, check_shards, unsupported
 from lora_trainer.storage import Bucket, StoredFile, file_sha256, in_parallel
-from lora_trainer.weights import Shapes, parameters, read_shapes
 
 CONFIG = "config.json"
 WEIGHTS = ".safetensors"

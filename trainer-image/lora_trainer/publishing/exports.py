@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lora_trainer import llama_cpp
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported
 from lora_trainer.contract.spec.output import GGUF, MERGED_16BIT
 from lora_trainer.errors import TrainerError
-from lora_trainer.merging import Merged, merge
+from lora_trainer.publishing import llama_cpp
+from lora_trainer.publishing.merging import Merged, merge
 
 FILE_TYPES: dict[str, int] = {"q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q4_k_m": 15}
 """llama.h's llama_ftype of each method but f16, which the converter writes."""

@@ -1,0 +1,1 @@
+"""The base model as its files describe it, before anything is loaded."""

@@ -1,0 +1,1 @@
+"""Base and adapter, measured on rows that were not trained on."""

@@ -1,0 +1,72 @@
+"""Base and adapter side by side: how both are observed, and the file that tells what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from pydantic import Field
+
+from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.contract.wire import WireModel
+from lora_trainer.prepared import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+T = TypeVar("T")
+
+
+class Sample(WireModel):
+    """One held-out prompt with its reference, where it has one, and two answers."""
+
+    prompt: str
+    reference: str | None = None
+    base: str
+    adapter: str
+
+
+class PromptAnswers(WireModel):
+    """One of the user's own prompts with two answers."""
+
+    prompt: str
+    base: str
+    adapter: str
+
+
+class EvaluationFile(WireModel):
+    """evaluation.json of a published adapter."""
+
+    figures: Evaluation
+    probe: str
+    """A held-out prompt as the model reads it, for verification."""
+    samples: Annotated[tuple[Sample, ...], Field(max_length=16)] = ()
+    prompts: Annotated[tuple[PromptAnswers, ...], Field(max_length=16)] = ()
+
+
+@contextmanager
+def inference(model: PreTrainedModel | PeftModel, dtype: str) -> Iterator[None]:
+    """No gradients, and the compute type that training used."""
+    import torch  # noqa: PLC0415 - Unsloth must have been imported before
+
+    with torch.inference_mode(), torch.autocast(model.device.type, getattr(torch, dtype)):
+        yield
+
+
+def base_and_tuned(model: PeftModel, observe: Callable[[], T], *, dtype: str) -> tuple[T, T]:
+    """What `observe` sees of the base model, and of the model with its adapter."""
+    model.eval()
+    with inference(model, dtype):
+        tuned = observe()
+        with model.disable_adapter():
+            return observe(), tuned
+
+
+def side_by_side(prompts: Sequence[Prompt], *, base: Sequence[str], tuned: Sequence[str]) -> tuple[PromptAnswers, ...]:
+    """The user's own prompts with both answers."""
+    return tuple(
+        PromptAnswers(prompt=prompt.text, base=before, adapter=after)
+        for prompt, before, after in zip(prompts, base, tuned, strict=True)
+    )
