@@ -38,12 +38,22 @@ def writer(bucket: Bucket, *, keep: int = 2, seen: Callable[[Checkpoint], None] 
 def test_the_newest_ones_are_kept_in_order_of_steps_not_of_names(bucket: Bucket, tmp_path: Path) -> None:
     seen: list[Checkpoint] = []
     with writer(bucket, seen=seen.append) as checkpoints:
-        for step in (9, 10, 11):
+        for step in (8, 10, 12):
             checkpoints.submit(checkpoint_folder(tmp_path / str(step)), step=step)
-    assert [found.step for found in committed(bucket, URI)] == [11, 10]
-    assert [found.step for found in seen] == [9, 10, 11]
-    assert not any(file.path.startswith("step-9/") for file in bucket.list(URI))
-    assert not (tmp_path / "11").exists(), "an uploaded checkpoint no longer takes local disk"
+    assert [found.step for found in committed(bucket, URI)] == [12, 10]
+    assert [found.step for found in seen] == [8, 10, 12]
+    assert not any(file.path.startswith("step-8/") for file in bucket.list(URI))
+    assert not (tmp_path / "12").exists(), "an uploaded checkpoint no longer takes local disk"
+
+
+def test_one_that_a_later_loss_has_proven_is_kept_however_few_are_wanted(bucket: Bucket, tmp_path: Path) -> None:
+    kept = []
+    with writer(bucket, keep=1) as checkpoints:
+        for step in (1, 2, 3, 4, 9, 20):
+            checkpoints.submit(checkpoint_folder(tmp_path / str(step)), step=step)
+            checkpoints.join()
+            kept.append([found.step for found in committed(bucket, URI)])
+    assert kept == [[1], [2, 1], [3, 2, 1], [4, 3, 2], [9, 4], [20, 9]]
 
 
 def test_a_torn_one_is_invisible_and_swept_by_the_next(bucket: Bucket, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 
+STEPS_UNTIL_PROVEN = 2
+"""The loss of the step after a checkpoint tells of its model, and is known when the step after that is saved."""
 NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
@@ -157,10 +159,12 @@ class CheckpointWriter:
         self._delete_older(step, best_step)
 
     def _delete_older(self, step: int, best_step: int | None) -> None:
-        """Keep the newest ones up to `step`, and the best; torn folders before it go too."""
-        kept = [checkpoint.step for checkpoint in committed(self._bucket, self._uri) if checkpoint.step <= step]
-        kept = kept[: self._keep]
+        """Keep the newest ones up to `step`, at least down to one that a later loss has proven, and the best; torn
+        folders before it go too."""
+        newest = [checkpoint.step for checkpoint in committed(self._bucket, self._uri) if checkpoint.step <= step]
+        unproven = sum(older > step - STEPS_UNTIL_PROVEN for older in newest)
+        kept = {*newest[: max(self._keep, unproven + 1)], best_step}
         folders = {found[1] for file in self._bucket.list(self._uri) if (found := re.match(r"step-(\d+)/", file.path))}
         for old in sorted(int(folder) for folder in folders):
-            if old < step and old not in (*kept, best_step):
+            if old < step and old not in kept:
                 self._bucket.delete_prefix(f"{self._uri}/step-{old}")

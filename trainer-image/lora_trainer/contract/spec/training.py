@@ -133,7 +133,8 @@ class TrainingSpec(WireModel):
     save_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
     """A checkpoint is also made when the last one is this many minutes old."""
     save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
-    """Checkpoints kept in the bucket."""
+    """Newest checkpoints kept in the bucket. The best one stays besides, and where training has not shown yet that any
+    of them is sound, the one before."""
     sft: SftSpec | None = None
     """Settings of method SFT."""
     dpo: DpoSpec | None = None
