@@ -48,6 +48,15 @@ def memory_bytes(shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: i
     return weights + adapter + step + kept + inputs + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
 
 
+def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens: int) -> float:
+    """Predicted peak while the model generates `sequences` answers at once: beside the weights, keys and values in 16
+    bits of every layer for `tokens` tokens each, the prompt's included."""
+    weights = weight_bytes(shape, load_in_4bit=run.model.load_in_4bit)
+    adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
+    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_size * tokens * sequences
+    return weights + adapter + cache + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
+
+
 def weight_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
     """The base model's weights; the embedding stays in 16 bits."""
     per_linear = BYTES_PER_4BIT_PARAMETER if load_in_4bit else 2

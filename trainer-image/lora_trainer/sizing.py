@@ -12,7 +12,7 @@ from lora_trainer.contract.outcome import Chosen, Estimate
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.memory import GIB, memory_bytes, needed_bytes
+from lora_trainer.memory import GIB, generation_bytes, memory_bytes, needed_bytes
 from lora_trainer.model_shape import ModelShape
 
 EFFECTIVE_BATCH = 8
@@ -69,7 +69,12 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
         # The processes of a CPU class share its memory, each with a model of its own; a GPU has its own.
         sharing = gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
-        return sharing * memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers)
+        training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers)
+        if not generates_itself(run.training):
+            return sharing * training
+        named = run.training.gradient_accumulation_steps
+        answers = cut.micro_batch * named if named else max(cut.micro_batch, effective)
+        return sharing * max(training, generation_bytes(shape, run, sequences=answers, tokens=row_tokens))
 
     def needed(cut: Cut) -> float:
         return needed_bytes(peak(cut), run.accelerator.kind)
@@ -99,6 +104,12 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         dtype=_dtype(run),
     )
     return estimate, chosen
+
+
+def generates_itself(training: TrainingSpec) -> bool:
+    """Whether the model writes the answers of a whole step at once: GRPO, where vLLM does not do it in a share of its
+    own."""
+    return training.grpo is not None and not training.grpo.fast_inference
 
 
 def packed_row_tokens(max_seq_length: int) -> int:

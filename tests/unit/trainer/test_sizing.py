@@ -149,6 +149,18 @@ def test_vllm_takes_its_share_of_the_class() -> None:
     assert beside.per_device_train_batch_size < alone.per_device_train_batch_size
 
 
+def test_the_answers_of_a_step_are_generated_at_once() -> None:
+    def estimate(accumulation: int) -> float:
+        spec = grpo(8, perDeviceTrainBatchSize=1, gradientAccumulationSteps=accumulation)
+        spec["training"]["grpo"] |= {"maxCompletionLength": 4096}
+        run = run_file(**spec, model={"maxSeqLength": 8192}, accelerator=offering(None))
+        return size_run(run, SHAPE, DATA)[0].memory_gib
+
+    key_and_value = 2 * 2 * 32 * 8 * 128  # bytes per token: 16 bits, 32 layers, 8 heads of 128
+    tokens = DATA.longest + 4096
+    assert estimate(64) - estimate(32) == pytest.approx(32 * tokens * key_and_value / GIB, rel=0.01)
+
+
 def test_a_pair_is_two_sequences() -> None:
     pairs, rows = (
         chosen(training={"method": method, "maxSteps": None, "packing": packing}, accelerator=offering(9))
