@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
-from lora_trainer.training.callbacks import SaveAndStop, StopWhenDiverged
+from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.callbacks import EvaluateHeldOut, SaveAndStop, ShowProgress, StopWhenDiverged
 from lora_trainer.training.checkpoints import Checkpoint
 from lora_trainer.training.ranks import Channel
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -136,3 +137,28 @@ def test_what_is_not_a_number_ends_the_run_and_names_the_last_good_checkpoint(
         guard.on_log(arguments, state, TrainerControl(), logs=logs)
     assert ended.value.code == ExitCode.Diverged
     assert asked == [6], "the update before the bad loss did the harm"
+
+
+def test_the_pace_is_shown_only_while_a_step_is_due(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    state, control, now = TrainerState(max_steps=60), TrainerControl(), 0.0
+    progress = ProgressServer(port=0)
+    shown = ShowProgress(progress, peak_memory_gib=lambda: 1.0, peak_tokens_per_second=None, clock=lambda: now)
+    shown.on_train_begin(arguments, state, control)
+    paces = []
+    for seconds in (90.0, 2.0, 2.0, 30.0, 2.0):
+        now, state.global_step = now + seconds, state.global_step + 1
+        shown.on_log(arguments, state, control, logs={"loss": 2.0, "learning_rate": 1e-4})
+        paces.append(progress.progress.step_seconds)
+    assert paces == [None, None, 2.0, 16.0, 2.0]
+    during: list[float | None] = []
+    evaluator = EvaluateHeldOut(
+        lambda _: during.append(progress.progress.step_seconds), every=5, early_stopping=None, progress=progress
+    )
+    evaluator.on_step_end(arguments, state, control, model=None)
+    assert during == [None], "an evaluation may last long"
+    shown.on_log(arguments, state, control, logs={"loss": 2.0, "learning_rate": 1e-4})
+    assert progress.progress.step_seconds == 2.0
+    control.should_training_stop = True
+    shown.on_log(arguments, state, control, logs={"loss": 2.0, "learning_rate": 1e-4})
+    assert progress.progress.step_seconds is None, "the last checkpoint may be on its way for long"

@@ -26,6 +26,7 @@ GAUGES = {
     "eval_loss": "Held-out loss of the last evaluation during training",
     "best_step": "Step with the lowest held-out loss so far",
     "tokens_per_second": "Non-padding tokens trained per second",
+    "step_seconds": "Median seconds of a step",
     "mfu": "Share of the accelerator's peak speed that went into the model's arithmetic",
     "peak_memory_gib": "Most accelerator memory held so far; resident memory on a CPU class",
     "eta_seconds": "Seconds until the last step",

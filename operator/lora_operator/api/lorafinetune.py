@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
+from lora_trainer.contract.exits import ExitClass
 from lora_trainer.contract.outcome import Artifact, Chosen, DatasetFigures, Estimate, Evaluation, ModelFigures
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.spec.cel import rule, rules
@@ -23,6 +24,7 @@ from lora_operator.api.conditions import Condition, ConditionType, in_order, is_
 from lora_operator.naming import Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
+MAX_ATTEMPT_MESSAGE = 512
 
 IMMUTABLE = ("model", "dataset", "output", "lora", "training", "evaluation", "resources", "className")
 """Fields of spec that shape the run and so never change."""
@@ -192,16 +194,23 @@ class Attempt(WireModel):
     """Counts from 1 within its stage."""
     reason: Annotated[str, Field(max_length=128)] | None = None
     """How it ended; unset while it runs."""
+    exit_class: ExitClass | None = None
+    """What kind of end it was, which decides what follows: UserError ends the run, OutOfMemory is retried smaller,
+    Infrastructure up to spec.retryLimit times, Bug and Stuck once; Interrupted costs nothing."""
     exit_code: int | None = None
     """Exit code of its container."""
+    message: Annotated[str, Field(max_length=MAX_ATTEMPT_MESSAGE)] | None = None
+    """What happened and what to do about it; unset where all went well."""
     start_time: datetime | None = None
     """When its pod started."""
     end_time: datetime | None = None
     """When it ended."""
+    duration_seconds: int | None = None
+    """Seconds from the start of its pod to its end."""
     from_step: int | None = None
     """Optimizer step it began at."""
     to_step: int | None = None
-    """Last optimizer step it did."""
+    """Last optimizer step it did, as far as is known."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node of its pod."""
 

@@ -13,7 +13,8 @@ from lora_operator.engine.cache import Cache, key_of
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.naming import Stage
-from lora_operator.planning.observed import PodView, PolledProgress
+from lora_operator.planning.observed import PodView
+from lora_operator.planning.stuck import answered
 
 CONCURRENCY = 32
 TIMEOUT = aiohttp.ClientTimeout(total=3)
@@ -47,7 +48,9 @@ async def _poll(
     try:
         async with gate, session.get(f"http://{host}:{PORT}{PATH}") as response:
             answer = await response.content.read(LARGEST_ANSWER)
-        observer.polled[pod.run_uid] = PolledProgress(progress=Progress.model_validate_json(answer), time=clock())
+        progress = Progress.model_validate_json(answer)
+        before = observer.polled.get(pod.run_uid)
+        observer.polled[pod.run_uid] = answered(before, progress, pod=pod.name, time=clock())
     except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:
         # A pod that loads or stops does not answer: its state is in the pod's status, not here.
         log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})

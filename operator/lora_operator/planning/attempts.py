@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 
 from lora_trainer.contract import exits
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.outcome import Outcome, decode_outcome
+from lora_trainer.contract.outcome import Outcome, clip, decode_outcome
 
-from lora_operator.api.lorafinetune import Attempt
+from lora_operator.api.lorafinetune import MAX_ATTEMPT_MESSAGE, Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
+from lora_operator.planning.failure import attempt_class
 from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
 
 MAX_ATTEMPTS = 48
@@ -86,6 +87,24 @@ def records(*states: StageState) -> tuple[Attempt, ...]:
     return tuple(attempts)
 
 
+def closed(record: Attempt, *, reason: str, sentence: str, end: datetime, **found: object) -> Attempt:
+    """The record of an attempt that is over. `found` are fields that became known with its end."""
+    record = record.model_copy(update={"reason": reason, "end_time": end, **found})
+    seconds = (end - record.start_time).total_seconds() if record.start_time is not None else None
+    return record.model_copy(
+        update={
+            "exit_class": attempt_class(record),
+            "message": None if reason == ExitCode.Succeeded.name else clip(sentence, MAX_ATTEMPT_MESSAGE),
+            "duration_seconds": max(0, int(seconds)) if seconds is not None else None,
+        }
+    )
+
+
+def how_it_ended(attempt: Attempt) -> str:
+    """A sentence, also for a record of an operator that noted none."""
+    return attempt.message or f"It ended with {attempt.reason}."
+
+
 def time_spent(attempts: tuple[Attempt, ...]) -> timedelta:
     """How long the pods of the ended attempts ran, in all."""
     spans = (attempt.end_time - attempt.start_time for attempt in attempts if attempt.start_time and attempt.end_time)
@@ -105,13 +124,13 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
     if job is None:
         reason = Reason.SUSPENDED_BY_USER if suspended else Reason.JOB_DELETED
         sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
-        return News(attempt=record.model_copy(update={"reason": reason.value, "end_time": now}), sentence=sentence)
+        return News(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
     if not job.over:
         return _begun(record, job.newest_pod)
     pod = job.success or job.newest_pod
     if pod is None or pod.last_word is None:
-        lost = record.model_copy(update={"reason": Reason.POD_LOST.value, "end_time": now})
         sentence = f"The pod of Job {job.name} is gone without a last word. {job.finish_message}".rstrip()
+        lost = closed(record, reason=Reason.POD_LOST.value, sentence=sentence, end=now)
         return News(attempt=lost, sentence=sentence)
     return _ended(record, pod, pod.last_word)
 
@@ -126,16 +145,16 @@ def _begun(record: Attempt, pod: PodView | None) -> Attempt:
 def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
     outcome = decode_outcome(word.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
-    ended = record.model_copy(
-        update={
-            "reason": reason,
-            "exit_code": word.exit_code,
-            "start_time": record.start_time or pod.started,
-            "end_time": word.finished,
-            "node": pod.node,
-            "from_step": outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
-            "to_step": outcome.step if outcome else record.to_step,
-        }
+    ended = closed(
+        record,
+        reason=reason,
+        sentence=sentence,
+        end=word.finished,
+        exit_code=word.exit_code,
+        start_time=record.start_time or pod.started,
+        node=pod.node,
+        from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
+        to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
     )
     return News(attempt=ended, sentence=sentence, outcome=outcome)
 

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from lora_trainer.contract.outcome import BAD_ROW, Evaluation, Outcome, PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
-from lora_operator.api.lorafinetune import LoraFineTune, Usage
+from lora_operator.api.lorafinetune import Attempt, LoraFineTune, Usage
 from lora_operator.api.reasons import Reason
-from lora_operator.naming import config_map_name
+from lora_operator.naming import Stage, config_map_name
 from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.observed import JobView, Observed
 from lora_operator.planning.progress import reported
@@ -48,7 +48,7 @@ def prepared(turn: Turn, result: PrepareResult) -> Turn:
 def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainResult) -> Turn:
     """The turn with all that training gave."""
     usage = Usage(
-        accelerator_seconds=int(time_spent(state.attempts).total_seconds()) * turn.run.spec.resources.gpus,
+        accelerator_seconds=_accelerator_seconds(turn, state.attempts),
         peak_memory_gib=result.usage.peak_memory_gib,
         tokens_per_second=result.usage.tokens_per_second,
     )
@@ -58,6 +58,10 @@ def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainRes
         return turn
     done = progress.model_copy(update={"step": outcome.step, "eta_seconds": None})
     return turn.update(progress=reported(done, time=turn.now))
+
+
+def _accelerator_seconds(turn: Turn, attempts: tuple[Attempt, ...]) -> int:
+    return int(time_spent(attempts).total_seconds()) * turn.run.spec.resources.gpus
 
 
 def found(turn: Turn, state: StageState) -> Turn:
@@ -106,6 +110,8 @@ def fail(turn: Turn, *, reason: str, message: str) -> Plan:
         turn = turn.set(ConditionType.PREPARED, False, reason=reason, message=message)
     if turn.status.artifact is not None:
         turn = turn.set(ConditionType.PUBLISHED, False, reason=reason, message=message)
+    if turn.status.usage is None and (attempts := turn.status.of(Stage.TRAIN)):
+        turn = turn.update(usage=Usage(accelerator_seconds=_accelerator_seconds(turn, attempts)))
     turn = turn.not_running(reason, "The run has failed.")
     standing = Standing(mood=Mood.FAILED, reason=reason, message=message)
     return turn.end(standing, actions=_stop_live(turn.observed.jobs), requeue_after=_ttl(turn.run))

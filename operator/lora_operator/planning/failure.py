@@ -16,6 +16,7 @@ from lora_operator.api.reasons import Reason
 FIRST_BACK_OFF = timedelta(seconds=10)
 LONGEST_BACK_OFF = timedelta(minutes=6)
 BUG_RETRIES = 1
+STUCK_RETRIES = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,10 @@ def attempt_class(attempt: Attempt) -> ExitClass:
     match attempt.reason:
         case None:
             raise ValueError(f"{attempt.stage} attempt {attempt.number} has not ended")
-        case Reason.SUSPENDED_BY_USER:
+        case Reason.SUSPENDED_BY_USER | Reason.DEADLINE_EXCEEDED:
             return ExitClass.INTERRUPTED
+        case Reason.NO_PROGRESS:
+            return ExitClass.STUCK
         case Reason.POD_LOST | Reason.JOB_DELETED:
             return ExitClass.INFRASTRUCTURE
         case Reason.OUT_OF_HOST_MEMORY | Reason.OUTCOME_MISSING:
@@ -78,6 +81,10 @@ def decide(
             if _count(attempts, ExitClass.BUG) > BUG_RETRIES:
                 return GiveUp(because="It failed the same way twice.")
             return Retry(at=ended + FIRST_BACK_OFF)
+        case ExitClass.STUCK:
+            if _count(attempts, ExitClass.STUCK) > STUCK_RETRIES:
+                return GiveUp(because="That was the second time, so it is not restarted again.")
+            return Retry(at=ended)
         case _:
             assert_never(kind)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from lora_trainer.contract.progress import Progress
@@ -106,6 +106,10 @@ class PolledProgress:
 
     progress: Progress
     time: datetime
+    pod: str
+    """Name of the pod."""
+    unchanged: timedelta = timedelta()
+    """How long its answers have shown the same step of the same stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +130,11 @@ class Observed:
     def of(self, stage: Stage) -> tuple[JobView, ...]:
         """The Jobs of one stage, oldest attempt first."""
         return tuple(sorted((job for job in self.jobs if job.stage == stage), key=lambda job: job.attempt))
+
+    def polled_of(self, job: JobView) -> PolledProgress | None:
+        """What the newest pod of the Job answered; None where only an earlier one has."""
+        pod, polled = job.newest_pod, self.polled
+        return polled if polled is not None and pod is not None and pod.name == polled.pod else None
 
 
 def class_view(body: dict[str, Any]) -> ClassView:

@@ -21,11 +21,10 @@ def fold_progress(status: LoraFineTuneStatus, polled: PolledProgress | None) -> 
     before = status.progress
     if before is not None and polled.time - before.last_update_time < WRITE_INTERVAL:
         return status
+    noted = _note_in_record(status, polled.progress)
     if before is not None and before == reported(polled.progress, time=before.last_update_time):
-        return status
-    return _count_resumption(status, polled.progress).model_copy(
-        update={"progress": reported(polled.progress, time=polled.time)}
-    )
+        return noted
+    return noted.model_copy(update={"progress": reported(polled.progress, time=polled.time)})
 
 
 def reported(progress: Progress, *, time: datetime) -> ReportedProgress:
@@ -45,11 +44,14 @@ def short_duration(seconds: int) -> str:
     return f"{seconds}s"
 
 
-def _count_resumption(status: LoraFineTuneStatus, progress: Progress) -> LoraFineTuneStatus:
-    """A pod that began at another step than the record says went on from a checkpoint."""
-    step = progress.resumed_from_step
-    attempts = status.attempts
-    if step is None or not attempts or attempts[-1].stage is not Stage.TRAIN or attempts[-1].from_step == step:
+def _note_in_record(status: LoraFineTuneStatus, progress: Progress) -> LoraFineTuneStatus:
+    """The step reached, should the pod leave no last word; and a resumption: a pod that began at another step than the
+    record says went on from a checkpoint."""
+    attempts, begun_at = status.attempts, progress.resumed_from_step
+    if not attempts or attempts[-1].stage is not Stage.TRAIN:
         return status
-    resumed = attempts[-1].model_copy(update={"from_step": step})
-    return status.model_copy(update={"attempts": (*attempts[:-1], resumed), "resumptions": status.resumptions + 1})
+    resumed = begun_at is not None and attempts[-1].from_step != begun_at
+    record = attempts[-1].model_copy(
+        update={"to_step": progress.step or attempts[-1].to_step} | ({"from_step": begun_at} if resumed else {})
+    )
+    return status.model_copy(update={"attempts": (*attempts[:-1], record), "resumptions": status.resumptions + resumed})

@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from lora_operator.api.conditions import ConditionType, find
+from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
-from lora_operator.planning.attempts import StageState, time_spent
+from lora_operator.planning.attempts import StageState, closed, how_it_ended, time_spent
 from lora_operator.planning.endings import delete_job, fail, found
 from lora_operator.planning.failure import GiveUp, Retry, decide
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
-from lora_operator.planning.status import Mood, Standing, ready_reason
+from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.stuck import stuck_sentence
 from lora_operator.planning.troubles import POD_PATIENCE, POD_RECHECK, trouble_of
-from lora_operator.planning.turn import Create, Plan, Turn
+from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.pod import StageRequest
 from lora_operator.workloads.settled import Settled, config_map
+
+STUCK_REMEDY = "Ask the platform team to look at the accelerators of its node, then create another LoraFineTune."
 
 
 def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
@@ -30,10 +33,12 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
         return _suspend(turn, state)
     deadline = _deadline(turn, state)
     if deadline is not None and turn.now >= deadline:
-        return _overdue(turn)
+        return _overdue(turn, state)
     if job is not None and state.live:
         if job.deleting or state.attempts[-1].reason is not None:
-            return _stopping(turn, job)
+            return _stopping(turn, state, job)
+        if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
+            return _end_stuck(turn, state, sentence=stuck)
         left = None if deadline is None else deadline - turn.now
         return _wait(turn, job, left=left)
     if not state.attempts:
@@ -48,26 +53,51 @@ def _suspend(turn: Turn, state: StageState) -> Plan:
         turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
         return turn.end(Standing(mood=Mood.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
     if job.deleting or state.attempts[-1].reason is not None:
-        return _stopping(turn, job)
+        return _stopping(turn, state, job)
     # The record is closed first and the Job deleted in the turn after: whatever becomes of the Job was then asked for
     # and costs no retry, also when the operator dies in between and the user resumes meanwhile.
-    stopped = state.attempts[-1].model_copy(update={"reason": Reason.SUSPENDED_BY_USER.value, "end_time": turn.now})
-    plan = _stopping(turn.update(attempts=(*turn.status.attempts[:-1], stopped)), job)
-    return replace(plan, actions=(), requeue_after=timedelta(), decisive=True)
+    sentence = "spec.suspend was set to true."
+    turn = _close(turn, reason=Reason.SUSPENDED_BY_USER, sentence=sentence)
+    return replace(_stopping(turn, state, job), actions=(), requeue_after=timedelta(), decisive=True)
 
 
-def _stopping(turn: Turn, job: JobView) -> Plan:
+def _close(turn: Turn, *, reason: Reason, sentence: str) -> Turn:
+    """The turn with the newest attempt over by the operator's own decision."""
+    *before, newest = turn.status.attempts
+    return turn.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=turn.now)))
+
+
+def _end_stuck(turn: Turn, state: StageState, *, sentence: str) -> Plan:
+    """As with a suspension, the record is closed first and the Job deleted in the turn after."""
+    turn = _close(turn, reason=Reason.NO_PROGRESS, sentence=sentence)
+    decision = _decide(turn, turn.status.of(state.stage))
+    if isinstance(decision, GiveUp):
+        return fail(turn, reason=Reason.NO_PROGRESS, message=f"{sentence} {decision.because} {STUCK_REMEDY}")
+    return replace(_told_stuck(turn), requeue_after=timedelta(), decisive=True)
+
+
+def _told_stuck(turn: Turn, *actions: Action) -> Plan:
+    message = f"{turn.status.attempts[-1].message} It is ended, and the next attempt goes on from the last checkpoint."
+    turn = turn.not_running(Reason.NO_PROGRESS, message)
+    return turn.end(Standing(mood=Mood.STUCK, reason=Reason.NO_PROGRESS, message=message), actions=actions)
+
+
+def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
+    if state.attempts[-1].reason == Reason.NO_PROGRESS:
+        return _told_stuck(turn, *actions)
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
     turn = turn.not_running(Reason.STOPPING, message)
     return turn.end(Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
 
 
-def _overdue(turn: Turn) -> Plan:
+def _overdue(turn: Turn, state: StageState) -> Plan:
     message = (
         f"The run's pods have run for the {turn.run.spec.active_deadline_seconds} s that spec.activeDeadlineSeconds "
         "allows. Create another LoraFineTune with a longer deadline or fewer steps."
     )
+    if state.attempts and state.attempts[-1].reason is None:
+        turn = _close(turn, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
     return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
@@ -82,7 +112,7 @@ def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
     standing = _standing_of(job)
     if standing.reason == Reason.TRAINING:
         turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
-        progressed = fold_progress(turn.status, turn.observed.polled)
+        progressed = fold_progress(turn.status, turn.observed.polled_of(job))
         turn = turn.update(
             progress=progressed.progress, attempts=progressed.attempts, resumptions=progressed.resumptions
         )
@@ -148,15 +178,9 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
 
 def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
     last = state.attempts[-1]
-    chosen = turn.status.chosen
-    decision = decide(
-        state.attempts,
-        retry_limit=turn.run.spec.retry_limit,
-        micro_batch=chosen.per_device_train_batch_size if chosen is not None else None,
-        now=turn.now,
-    )
+    decision = _decide(turn, state.attempts)
     if isinstance(decision, GiveUp):
-        told = state.latest.sentence if state.latest is not None else f"It ended with {last.reason}."
+        told = state.latest.sentence if state.latest is not None else how_it_ended(last)
         turn = found(turn, state)
         message = " ".join(filter(None, (told, decision.because, _where_it_fits(turn, state))))
         return fail(turn, reason=last.reason or Reason.FAILED, message=message)
@@ -172,21 +196,24 @@ def _where_it_fits(turn: Turn, state: StageState) -> str:
     return larger_class(outcome.needed_memory_gib, turn.observed.classes)
 
 
-def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
-    standing = Standing(
-        mood=Mood.WORKING, reason=Reason.BACKING_OFF, message=_back_off_message(turn, state, decision.at)
+def _decide(turn: Turn, attempts: tuple[Attempt, ...]) -> Retry | GiveUp:
+    chosen = turn.status.chosen
+    return decide(
+        attempts,
+        retry_limit=turn.run.spec.retry_limit,
+        micro_batch=chosen.per_device_train_batch_size if chosen is not None else None,
+        now=turn.now,
     )
-    return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=decision.at - turn.now)
 
 
-def _back_off_message(turn: Turn, state: StageState, at: datetime) -> str:
-    """Told once, when the attempt ends; afterwards the message stands as it was written."""
-    ready = find(turn.run.status.conditions, ConditionType.READY)
-    if state.latest is None and ready is not None and ready_reason(turn.run.status) == Reason.BACKING_OFF:
-        return ready.message
+def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
     last = state.attempts[-1]
-    sentence = state.latest.sentence if state.latest is not None else f"It ended with {last.reason}."
-    return f"{state.stage.capitalize()} attempt {last.number} failed. {sentence} Next attempt: {at:%H:%M:%S} UTC."
+    message = (
+        f"{state.stage.capitalize()} attempt {last.number} failed. {how_it_ended(last)} "
+        f"Next attempt: {decision.at:%H:%M:%S} UTC."
+    )
+    standing = Standing(mood=Mood.WORKING, reason=Reason.BACKING_OFF, message=message)
+    return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=decision.at - turn.now)
 
 
 def _deadline(turn: Turn, state: StageState) -> datetime | None:

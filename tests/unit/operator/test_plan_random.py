@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lora_operator.naming import Stage
+from lora_operator.planning.observed import PolledProgress
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.progress import Progress
+from lora_trainer.contract.progress import Stage as Busy
 
 from tests.builders import a_class, a_run, prepared_text, trained_text
 from tests.unit.operator.simulation import Simulation
@@ -68,6 +72,15 @@ class RunLife(RuleBasedStateMachine):
     def a_pod_succeeds(self, data: st.DataObject) -> None:
         self.succeed(data.draw(st.sampled_from(self.ready_jobs())))
 
+    @precondition(lambda self: self.ready_jobs())
+    @rule(data=st.data())
+    def a_pod_makes_no_more_steps(self, data: st.DataObject) -> None:
+        pod = self.world.jobs[data.draw(st.sampled_from(self.ready_jobs()))].newest_pod
+        assert pod is not None
+        shown = Progress(stage=Busy.TRAINING, step=4, total_steps=9, step_seconds=1.0)
+        long = timedelta(hours=1)
+        self.world.turn(polled=PolledProgress(progress=shown, time=self.world.now, pod=pod.name, unchanged=long))
+
     @precondition(lambda self: self.world.jobs)
     @rule(data=st.data())
     def a_job_is_deleted(self, data: st.DataObject) -> None:
@@ -99,6 +112,14 @@ class RunLife(RuleBasedStateMachine):
         for stage in Stage:
             numbers = [attempt.number for attempt in self.world.run.status.of(stage)]
             assert numbers == sorted(set(numbers))
+
+    @invariant()
+    def closed_records_are_complete(self) -> None:
+        for attempt in self.world.run.status.attempts:
+            ended = attempt.reason is not None
+            assert (attempt.exit_class is not None, attempt.end_time is not None) == (ended, ended)
+            assert (attempt.message is not None) == (ended and attempt.reason != ExitCode.Succeeded.name)
+            assert (attempt.duration_seconds is not None) == (ended and attempt.start_time is not None)
 
     @invariant()
     def nothing_is_created_after_the_end(self) -> None:

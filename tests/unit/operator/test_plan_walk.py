@@ -380,9 +380,9 @@ def test_a_run_that_has_begun_keeps_its_output() -> None:
 # --- progress -----------------------------------------------------------------------------------------------------
 
 
-def polled(step: int, at: float, **fields: Any) -> PolledProgress:
+def polled(step: int, at: float, *, pod: str = f"{TRAIN}-2", **fields: Any) -> PolledProgress:
     progress = Progress.model_validate({"stage": Busy.TRAINING, "step": step, "totalSteps": 600} | fields)
-    return PolledProgress(progress=progress, time=after(at))
+    return PolledProgress(progress=progress, time=after(at), pod=pod)
 
 
 def test_progress_is_folded_in_at_most_every_ten_seconds() -> None:
@@ -412,7 +412,7 @@ def test_a_resumption_is_counted_once() -> None:
     world.settle()
     world.start(TRAIN_2)
     for at in (200, 220, 240):
-        world.settle(polled=polled(40 + at, at, resumedFromStep=30))
+        world.settle(polled=polled(40 + at, at, pod=f"{TRAIN_2}-3", resumedFromStep=30))
     assert world.run.status.resumptions == 1
     assert world.run.status.attempts[-1].from_step == 30
 

@@ -38,17 +38,19 @@ class ExitCode(IntEnum):
 class ExitClass(StrEnum):
     """What the operator does about an exit."""
 
-    DONE = "done"
-    USER_ERROR = "userError"
+    DONE = "Done"
+    USER_ERROR = "UserError"
     """Never retried: the same input fails again."""
-    OUT_OF_MEMORY = "outOfMemory"
+    OUT_OF_MEMORY = "OutOfMemory"
     """Retried with half the micro-batch and double the accumulation."""
-    INTERRUPTED = "interrupted"
+    INTERRUPTED = "Interrupted"
     """Stopped on request after a committed checkpoint: replaced at no cost."""
-    INFRASTRUCTURE = "infrastructure"
+    INFRASTRUCTURE = "Infrastructure"
     """Retried with back-off, up to retryLimit."""
-    BUG = "bug"
+    BUG = "Bug"
     """Retried once and reported as what it is."""
+    STUCK = "Stuck"
+    """No exit code has it: the operator ended a pod that made no progress. Retried once from the last checkpoint."""
 
 
 def exit_class(code: int) -> ExitClass:

@@ -57,6 +57,9 @@ class Progress(WireModel):
     """Step with the lowest held-out loss so far."""
     tokens_per_second: float | None = None
     """Non-padding tokens trained per second."""
+    step_seconds: float | None = None
+    """Median seconds of a step in this attempt. Set only between two steps once some are done, so that a step is due:
+    not before the first ones, during an evaluation, or after the last."""
     mfu: float | None = None
     """Share of the accelerator's peak speed that went into the model's arithmetic (model FLOPs utilisation); unset
     where the accelerator's peak is not known."""

@@ -22,6 +22,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.checkpoints import Checkpoint
 from lora_trainer.training.divergence import WINDOW, diverged, highest_sane_loss, in_doubt_since
+from lora_trainer.training.pace import median_step_seconds
 from lora_trainer.training.ranks import Channel
 from lora_trainer.training.selection import best, evaluation_due, exhausted
 from lora_trainer.training.stopping import StopRequest
@@ -67,7 +68,7 @@ class ShowProgress(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **values: Any) -> None:
         """Show the step that was just done."""
-        del args, control
+        del args
         logs = values["logs"]
         if "loss" not in logs:
             return
@@ -83,10 +84,14 @@ class ShowProgress(TrainerCallback):
             loss=float(logs["loss"]),
             learning_rate=float(logs["learning_rate"]),
             tokens_per_second=speed,
+            step_seconds=None if control.should_training_stop else self._median_step_seconds(),
             mfu=round(speed / peak_speed, 4) if peak_speed else None,
             peak_memory_gib=round(self._peak_memory_gib(), 2),
             eta_seconds=round(seconds / max(step - first_step, 1) * (state.max_steps - step)),
         )
+
+    def _median_step_seconds(self) -> float | None:
+        return median_step_seconds([(at, step) for at, step, _ in self._seen])
 
     def _note(self, state: TrainerState) -> None:
         seen = (self._clock(), state.global_step, int(state.num_input_tokens_seen))
@@ -118,6 +123,7 @@ class EvaluateHeldOut(TrainerCallback):
         step, history = state.global_step, state.log_history
         if not evaluation_due(history, step=step, every=self._every, last=control.should_training_stop):
             return
+        self._progress.update(step_seconds=None)  # no step is due until this one is logged
         loss = self._loss(values["model"])
         if loss is None:
             return
