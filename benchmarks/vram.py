@@ -275,7 +275,7 @@ def write(out: Path, done: list[dict[str, Any]]) -> None:
 
 # --- fitting ------------------------------------------------------------------------------------------------------
 
-TERMS = ("LoRA parameters", "I x T", "I x T x K", "(H + Q) x T x K", "1")
+TERMS = ("LoRA parameters", "I x T x (K + 1)", "(H + Q) x T x (K + 1)", "H x T", "1")
 
 
 def terms(point: Point) -> tuple[float, list[float]]:
@@ -283,7 +283,17 @@ def terms(point: Point) -> tuple[float, list[float]]:
     shape, tokens, kept = model_shape(SHAPES[point.shape]), point.tokens, point.kept_layers
     weights = weight_bytes(shape, load_in_4bit=point.load_in_4bit)
     wide, narrow = shape.intermediate * tokens, (shape.hidden + shape.heads * shape.head_size) * tokens
-    return weights, [shape.lora_parameters(point.run.lora), wide, wide * kept, narrow * kept, 1]
+    layers = kept + 1
+    return weights, [shape.lora_parameters(point.run.lora), wide * layers, narrow * layers, shape.hidden * tokens, 1]
+
+
+def measured_bytes(entry: dict[str, Any], point: Point) -> float:
+    """The peak that a measurement would have had with the weights of its shape.
+
+    Unsloth gives the embedding a row for every token of the tokenizer, which is another model's here.
+    """
+    weights, _ = terms(point)
+    return entry["reserved_bytes"] - entry["loaded_bytes"] + weights
 
 
 def coefficients(points: Sequence[Point], measured: Sequence[float]) -> list[float]:
@@ -309,7 +319,7 @@ def fit(path: Path) -> None:
     entries = read(path)
     names = [field.name for field in fields(Point)]
     found = [Point(**{name: entry[name] for name in names}) for entry in entries]
-    measured = [entry["reserved_bytes"] for entry in entries]
+    measured = [measured_bytes(entry, point) for entry, point in zip(entries, found, strict=True)]
     for name, value in zip(TERMS, coefficients(found, measured), strict=True):
         print(f"{value:14.2f}  bytes per {name}")
     errors = []

@@ -1,11 +1,12 @@
 """Peak accelerator memory of a training step, predicted from shapes alone. Pure.
 
-    bytes = weights + 12.7 x LoRA parameters + 11.5 x I x T + (1.9 x I + 10.9 x (H + Q)) x T x K + 0.25 GiB
+    bytes = weights + 12.3 x LoRA parameters + (3.0 x I + 9.1 x (H + Q)) x T x (K + 1) + 13.3 x H x T + 0.2 GiB
 
 for T tokens per forward pass, I the width of the MLP, H of the hidden state, Q of all queries, and K layers whose
-activations are kept. The recomputation of one layer's MLP gives the third term, the kept layers' tensors the fourth.
-Fitted by `python -m benchmarks.vram fit` to the 27 points of benchmarks/results/vram.json (four Llama shapes of 135M to
-8B parameters on one H200, torch 2.11.0): leave-one-out error 1.4 % in the median, 6.2 % at the worst.
+activations are kept; one more is being recomputed. Gradients and the loss give the fourth term.
+Fitted by `python -m benchmarks.vram fit` to the 45 points of benchmarks/results/vram.json (five Llama shapes of 135M to
+8B parameters on one H200, torch 2.11.0): leave-one-out error 1.5 % in the median, never more than 6.6 % too low, and up
+to 18 % too high for the smallest shape, which takes less than a gibibyte.
 It predicts what torch's allocator reserves; the process holds a CUDA context beside it.
 """
 
@@ -19,13 +20,13 @@ from lora_trainer.model_shape import ModelShape
 GIB = 2**30
 BYTES_PER_4BIT_PARAMETER = 0.5 + 1 / 64
 """NF4 and the scale of each block of 64."""
-BYTES_PER_LORA_PARAMETER = 12.7
+BYTES_PER_LORA_PARAMETER = 12.3
 """Weight and gradient in 32 bits, and two Adam moments in 8."""
 MORE_BYTES_OF_32_BIT_MOMENTS = 6
-BYTES_PER_TOKEN_OF_MLP_WIDTH = 11.5
-KEPT_BYTES_PER_TOKEN_OF_MLP_WIDTH = 1.9
-KEPT_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES = 10.9
-CONSTANT_BYTES = 0.25 * GIB
+LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH = 3.0
+LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES = 9.1
+STEP_BYTES_PER_TOKEN_OF_HIDDEN = 13.3
+CONSTANT_BYTES = 0.2 * GIB
 CPU_PROCESS_BYTES = 2.1 * GIB
 """What a CPU process holds beside that: libraries and their caches. One point: the demo's run."""
 CONTEXT_BYTES = 0.85 * GIB
@@ -38,14 +39,13 @@ def memory_bytes(shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: i
     """Predicted peak with `tokens` tokens per forward pass and the activations of `kept_layers` layers kept."""
     weights = weight_bytes(shape, load_in_4bit=run.model.load_in_4bit)
     adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
-    step = BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate * tokens
-    kept = (
-        KEPT_BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate
-        + KEPT_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES * (shape.hidden + shape.heads * shape.head_size)
-    ) * (tokens * kept_layers)
+    layer = LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate + LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES * (
+        shape.hidden + shape.heads * shape.head_size
+    )
+    step = (layer * (kept_layers + 1) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden) * tokens
     # PyTorch's own recomputation leaves each layer's input on the accelerator; Unsloth's takes it to the host.
     inputs = 2 * shape.hidden * tokens * shape.layers if run.gradient_checkpointing == "enabled" else 0
-    return weights + adapter + step + kept + inputs + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
+    return weights + adapter + step + inputs + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
 
 
 def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens: int) -> float:
