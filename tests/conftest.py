@@ -6,5 +6,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` writes what is rendered now into tests/golden; look at the difference before committing it."""
-    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what is rendered now")
+    """`--update-golden` writes what is rendered now; look at the difference before committing it."""
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="rewrite what is rendered: tests/golden, the tables of docs/observability.md, the PrometheusRule",
+    )

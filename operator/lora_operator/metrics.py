@@ -1,56 +1,165 @@
-"""Prometheus metrics of the operator."""
+"""Prometheus metrics of the operator, all of them. docs/observability.md lists them, and a test holds the two together.
+
+Labels are bounded: no names of runs, pods or nodes, and of the reasons that trainers report only those that are known.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 
-from lora_operator.api.lorafinetune import LoraFineTuneStatus
+from lora_trainer.contract.exits import KILLED, ExitCode
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lora_operator.api.lorafinetune import Attempt, LoraFineTune, LoraFineTuneStatus, StoredRun
 from lora_operator.api.reasons import Reason
+from lora_operator.naming import Stage
+from lora_operator.planning.status import ready_reason
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+FIRST_STEP_BUCKETS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 43_200, 86_400)
+
+NOT_SEEN = "Pending"
+"""Reason of a run that has no status yet."""
+OTHER = "Other"
+"""Any reason that is not listed: a trainer image of another version may give some."""
+KNOWN_REASONS = frozenset({*Reason, *(code.name for code in ExitCode), KILLED, NOT_SEEN})
+
+RunCounts = Callable[[], Mapping[tuple[str, str | None], int]]
+"""Counts runs by namespace and reason."""
 
 
 class Metrics:
     """Every figure that the operator exposes."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.leader = Gauge("lora_operator_leader", "1 in the operator that acts, 0 in others.", registry=registry)
+        self.queue_depth = Gauge("lora_operator_queue_depth", "Runs that wait for a worker.", registry=registry)
         self.reconcile_seconds = Histogram(
             "lora_operator_reconcile_seconds",
-            "Duration of one turn.",
+            "Duration of one turn for one run. result: ok, conflict, api_error, bug, cancelled.",
             ["result"],
-            buckets=SECONDS,
-            registry=self.registry,
+            buckets=RECONCILE_BUCKETS,
+            registry=registry,
         )
-        self.queue_depth = Gauge("lora_operator_queue_depth", "Runs that wait for a worker.", registry=self.registry)
-        self.leader = Gauge("lora_operator_leader", "1 in the operator that acts.", registry=self.registry)
-        self.runs = Gauge("lora_operator_runs", "LoraFineTunes known.", registry=self.registry)
         self.api_requests = Counter(
             "lora_operator_api_requests",
-            "Requests to the API server.",
+            "Requests to the API server, watches aside. code 0: no answer.",
             ["verb", "resource", "code"],
-            registry=self.registry,
+            registry=registry,
         )
-        self.transitions = Counter(
-            "lora_operator_transitions", "Runs that came to a reason.", ["namespace", "reason"], registry=self.registry
+        self.polls = Counter(
+            "lora_operator_polls",
+            "Questions to train pods how far they are. result: answered, failed.",
+            ["result"],
+            registry=registry,
         )
         self.progress_writes = Counter(
-            "lora_operator_progress_writes", "Status writes that told of progress only.", registry=self.registry
+            "lora_operator_progress_writes", "Status writes that told of progress only.", registry=registry
+        )
+        self.transitions = Counter(
+            "lora_operator_transitions",
+            "Times that the reason of Ready became this one.",
+            ["namespace", "reason"],
+            registry=registry,
+        )
+        self.attempts = Counter(
+            "lora_operator_attempts_ended",
+            "Attempts that ended, by how. stage: prepare, train.",
+            ["namespace", "stage", "reason"],
+            registry=registry,
         )
         self.adapters = Counter(
-            "lora_operator_adapters_published", "Adapters published.", ["namespace"], registry=self.registry
+            "lora_operator_adapters_published",
+            "Adapters published, reused ones aside.",
+            ["namespace"],
+            registry=registry,
         )
         self.accelerator_seconds = Counter(
             "lora_operator_accelerator_seconds",
-            "Accelerator seconds of finished runs.",
-            ["namespace"],
-            registry=self.registry,
+            "Seconds that train pods held accelerators, times their number; told when an attempt ends.",
+            ["namespace", "class"],
+            registry=registry,
+        )
+        self.first_step_seconds = Histogram(
+            "lora_operator_first_step_seconds",
+            "Seconds from the creation of a run to its first optimizer step, time in queues and suspension included.",
+            ["class"],
+            buckets=FIRST_STEP_BUCKETS,
+            registry=registry,
         )
 
-    def transition(self, *, namespace: str, reason: str, status: LoraFineTuneStatus) -> None:
-        """A run came to a new reason."""
-        self.transitions.labels(namespace, reason).inc()
-        if reason == Reason.ADAPTER_PUBLISHED:
-            self.adapters.labels(namespace).inc()
-        if status.terminal and status.usage is not None:
-            self.accelerator_seconds.labels(namespace).inc(status.usage.accelerator_seconds)
+    def count_runs(self, counts: RunCounts) -> None:
+        """Expose how many runs there are, counted whenever somebody asks."""
+        self.registry.register(RunsByReason(counts))
+
+    def status_written(self, run: StoredRun, status: LoraFineTuneStatus, *, now: datetime) -> None:
+        """`status` took the place of the run's."""
+        before, after = ready_reason(run.status), ready_reason(status)
+        if before != after:
+            self.transitions.labels(run.namespace, bounded(after)).inc()
+        elif run.status.progress != status.progress:
+            self.progress_writes.inc()
+        if before != after == Reason.ADAPTER_PUBLISHED:
+            self.adapters.labels(run.namespace).inc()
+        for attempt in _newly_ended(run.status, status):
+            self._attempt_ended(run, attempt, class_name=status.class_name or "")
+        if not _stepped(run.status) and _stepped(status):
+            elapsed = (now - run.created).total_seconds()
+            self.first_step_seconds.labels(status.class_name or "").observe(elapsed)
+
+    def _attempt_ended(self, run: StoredRun, attempt: Attempt, *, class_name: str) -> None:
+        self.attempts.labels(run.namespace, attempt.stage, bounded(attempt.reason)).inc()
+        if attempt.stage is Stage.TRAIN and attempt.duration_seconds and isinstance(run, LoraFineTune):
+            held = attempt.duration_seconds * run.spec.resources.gpus
+            self.accelerator_seconds.labels(run.namespace, class_name).inc(held)
+
+
+class RunsByReason(Collector):
+    """Counts the runs anew at every scrape: a gauge that is kept up to date could drift."""
+
+    def __init__(self, counts: RunCounts) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The metric without figures."""
+        yield GaugeMetricFamily(
+            "lora_operator_runs",
+            f"LoraFineTunes known, by the reason of Ready; {NOT_SEEN}: none yet.",
+            labels=["namespace", "reason"],
+        )
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The metric."""
+        totals: dict[tuple[str, str], int] = {}
+        for (namespace, reason), count in self._counts().items():
+            key = (namespace, bounded(reason))
+            totals[key] = totals.get(key, 0) + count
+        for family in self.describe():
+            for labels, total in totals.items():
+                family.add_metric(labels, total)
+            yield family
+
+
+def bounded(reason: str | None) -> str:
+    """The reason as a label."""
+    if reason is None:
+        return NOT_SEEN
+    return str(reason) if reason in KNOWN_REASONS else OTHER
+
+
+def _newly_ended(before: LoraFineTuneStatus, after: LoraFineTuneStatus) -> tuple[Attempt, ...]:
+    ended = {(attempt.stage, attempt.number) for attempt in before.attempts if attempt.reason is not None}
+    return tuple(
+        attempt
+        for attempt in after.attempts
+        if attempt.reason is not None and (attempt.stage, attempt.number) not in ended
+    )
+
+
+def _stepped(status: LoraFineTuneStatus) -> bool:
+    return status.progress is not None and status.progress.step > 0

@@ -29,7 +29,7 @@ async def test_probes_and_metrics(bare_world: World, kubeconfig: Path) -> None:
     assert 'lora_operator_adapters_published_total{namespace="team-a"} 1.0' in text
     assert 'lora_operator_transitions_total{namespace="team-a",reason="AdapterPublished"} 1.0' in text
     assert 'lora_operator_api_requests_total{code="201",resource="jobs",verb="create"} 2.0' in text
-    assert "lora_operator_runs 1.0" in text
+    assert 'lora_operator_runs{namespace="team-a",reason="AdapterPublished"} 1.0' in text
     assert "lora_operator_queue_depth 0.0" in text
 
 

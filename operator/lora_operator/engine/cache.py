@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_operator.api.conditions import ConditionType
 from lora_operator.kube.store import Key, Store
 from lora_operator.naming import RUN_LABEL
 from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
@@ -86,6 +88,10 @@ class Cache:
         self.pods.drop(key_of(body), version=_version(body))
         return run_of(body)
 
+    def runs_by_reason(self) -> Counter[tuple[str, str | None]]:
+        """How many runs there are, by namespace and reason of Ready."""
+        return Counter((key_of(record.body)[0], _reason_of(record.body)) for record in self.runs.values())
+
     def children_of(self, uid: str) -> tuple[JobView, ...]:
         """The Jobs of a run with their pods."""
         pods = self.pods.of(uid)
@@ -93,6 +99,11 @@ class Cache:
 
     def _all_runs(self) -> frozenset[Key]:
         return frozenset(key_of(record.body) for record in self.runs.values())
+
+
+def _reason_of(body: Body) -> str | None:
+    conditions = body.get("status", {}).get("conditions", ())
+    return next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None)
 
 
 def run_of(body: Body) -> frozenset[Key]:

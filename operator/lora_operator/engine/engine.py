@@ -13,7 +13,7 @@ from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import poll_forever
 from lora_operator.engine.queue import WorkQueue
-from lora_operator.engine.reconciler import Reconciler
+from lora_operator.engine.reconciler import NOTHING, Reconciler
 from lora_operator.engine.resync import resync_forever
 from lora_operator.kube.errors import Conflict, KubeError
 from lora_operator.kube.gateway import Gateway
@@ -69,7 +69,7 @@ class Engine:
         )
         self._tasks: list[asyncio.Task[None]] = []
         metrics.queue_depth.set_function(lambda: len(self.queue))
-        metrics.runs.set_function(lambda: len(self.cache.runs))
+        metrics.count_runs(self.cache.runs_by_reason)
         metrics.leader.set_function(lambda: self._leader.leads)
 
     @property
@@ -124,6 +124,7 @@ class Engine:
             observer=self._observer,
             queue=self.queue,
             clock=self._clock,
+            metrics=self.metrics,
             seconds=self._settings.poll_seconds,
         )
         workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
@@ -144,10 +145,11 @@ class Engine:
             await self._turn(key)
 
     async def _turn(self, key: Key) -> None:
+        """One turn, its figures and its line in the log: at INFO where something changed."""
         began = time.perf_counter()
-        result = "ok"
+        result, level, problem, done = "ok", logging.DEBUG, None, NOTHING
         try:
-            after = await self._reconciler.reconcile(key)
+            done = await self._reconciler.reconcile(key)
         except asyncio.CancelledError:
             # Whoever leads next gives every run a turn.
             result = "cancelled"
@@ -157,17 +159,21 @@ class Engine:
             # The cache was behind; the event with the newer version is under way.
             result = "conflict"
             self.queue.failed(key)
-        except KubeError as problem:
-            result = "api_error"
-            log.warning("turn failed", extra={"run": "/".join(key), "error": str(problem)})
-            self.queue.failed(key, retry_after=problem.retry_after)
-        except Exception:
-            result = "bug"
-            log.exception("turn failed", extra={"run": "/".join(key)})
+        except KubeError as error:
+            result, level, problem = "api_error", logging.WARNING, error
+            self.queue.failed(key, retry_after=error.retry_after)
+        except Exception as error:
+            result, level, problem = "bug", logging.ERROR, error
             self.queue.failed(key)
         else:
+            level = logging.INFO if done.actions or done.was != done.now else logging.DEBUG
             self.queue.done(key)
-            if after is not None:
-                self.queue.add_after(key, max(after.total_seconds(), 0.05))
+            if done.requeue_after is not None:
+                self.queue.add_after(key, max(done.requeue_after.total_seconds(), 0.05))
         finally:
-            self.metrics.reconcile_seconds.labels(result).observe(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self.metrics.reconcile_seconds.labels(result).observe(seconds)
+            told = {"run": "/".join(key), "result": result, "seconds": round(seconds, 4)}
+            told |= {"was": done.was, "is": done.now, "actions": done.actions} if result == "ok" else {}
+            told |= {"error": str(problem)} if problem is not None else {}
+            log.log(level, "reconciled", extra=told, exc_info=problem if result == "bug" else None)

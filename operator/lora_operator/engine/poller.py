@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lora_operator.engine.cache import Cache, key_of
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.queue import WorkQueue
+from lora_operator.metrics import Metrics
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PodView
 from lora_operator.planning.stuck import answered
@@ -23,13 +24,17 @@ LARGEST_ANSWER = 64 * 1024
 log = logging.getLogger(__name__)
 
 
-async def poll_forever(*, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock, seconds: float) -> None:
+async def poll_forever(
+    *, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock, metrics: Metrics, seconds: float
+) -> None:
     """Poll every running train pod once in so many seconds."""
     gate = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
         while True:
             await asyncio.sleep(seconds)
-            await asyncio.gather(*(_poll(session, gate, pod, observer, clock) for pod in training_pods(cache)))
+            polls = (_poll(session, gate, pod, observer, clock) for pod in training_pods(cache))
+            for result in await asyncio.gather(*polls):
+                metrics.polls.labels(result).inc()
             for record in cache.runs.values():
                 if record.body["metadata"]["uid"] in observer.polled:
                     queue.add(key_of(record.body))
@@ -43,7 +48,8 @@ def training_pods(cache: Cache) -> tuple[PodView, ...]:
 
 async def _poll(
     session: aiohttp.ClientSession, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock
-) -> None:
+) -> str:
+    """What came of it, as a label."""
     host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
     try:
         async with gate, session.get(f"http://{host}:{PORT}{PATH}") as response:
@@ -54,3 +60,5 @@ async def _poll(
     except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:
         # A pod that loads or stops does not answer: its state is in the pod's status, not here.
         log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})
+        return "failed"
+    return "answered"

@@ -17,10 +17,11 @@ from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, G
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
+from lora_operator.planning.events import PlannedEvent
 from lora_operator.planning.observed import Observed
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
-from lora_operator.planning.turn import Create, Delete, Plan, PlannedEvent
+from lora_operator.planning.turn import Create, Delete, Plan
 from lora_operator.planning.unreadable import unreadable_plan
 from lora_operator.workloads.settled import read_config_map
 
@@ -36,6 +37,22 @@ class NameTaken(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reconciled:
+    """What came of a turn."""
+
+    requeue_after: timedelta | None = None
+    """When the next one is due at the latest."""
+    was: str | None = None
+    """Reason of Ready before."""
+    now: str | None = None
+    """And after."""
+    actions: tuple[str, ...] = ()
+
+
+NOTHING = Reconciled()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reconciler:
     """Brings runs to where they should be."""
 
@@ -45,18 +62,18 @@ class Reconciler:
     clock: Clock
     metrics: Metrics
 
-    async def reconcile(self, key: Key) -> timedelta | None:
-        """One turn. Returns when the next one is due at the latest. Raises KubeError."""
+    async def reconcile(self, key: Key) -> Reconciled:
+        """One turn. Raises KubeError."""
         try:
             observed = await self.observer.look(key)
             if observed is None:
-                return None
+                return NOTHING
             plan = make_plan(observed, self.clock())
             if plan.decisive or plan.actions:
                 observed = await self.observer.look_live(key)
                 if observed is None:
                     self.cache.drop_run_at(key)
-                    return None
+                    return NOTHING
                 plan = make_plan(observed, self.clock())
         except Unreadable as found:
             plan = unreadable_plan(found.run, str(found), self.clock())
@@ -64,10 +81,10 @@ class Reconciler:
         except ValidationError as problem:
             # Whether the run is over stands in a status that cannot be read: to write another might begin it again.
             log.error("status unreadable", extra={"run": "/".join(key), "error": str(problem)})
-            return None
+            return NOTHING
         return await self._carry_out(observed, plan)
 
-    async def _carry_out(self, observed: Observed, plan: Plan) -> timedelta | None:
+    async def _carry_out(self, observed: Observed, plan: Plan) -> Reconciled:
         try:
             for action in plan.actions:
                 await self._execute(observed, action)
@@ -76,14 +93,19 @@ class Reconciler:
             plan = replace(plan, requeue_after=TAKEN_NAME_RECHECK)
         return await self._write(observed.run, plan)
 
-    async def _write(self, run: StoredRun, plan: Plan) -> timedelta | None:
+    async def _write(self, run: StoredRun, plan: Plan) -> Reconciled:
         if plan.status != run.status:
             await self._write_status(run, plan)
             for event in plan.events:
                 await self._emit(run, event)
         if plan.status.terminal or run.deleting:
             self.observer.forget(run.uid)
-        return plan.requeue_after
+        return Reconciled(
+            requeue_after=plan.requeue_after,
+            was=ready_reason(run.status),
+            now=ready_reason(plan.status),
+            actions=tuple(_name(action) for action in plan.actions),
+        )
 
     async def _execute(self, observed: Observed, action: Create | Delete) -> None:
         if isinstance(action, Create):
@@ -115,20 +137,7 @@ class Reconciler:
             run.namespace, run.name, uid=run.uid, resource_version=run.resource_version, status=plan.status.wire()
         )
         self.cache.put_run(written)
-        before, after = ready_reason(run.status), ready_reason(plan.status)
-        if before != after:
-            self.metrics.transition(namespace=run.namespace, reason=after or "", status=plan.status)
-        elif run.status.progress != plan.status.progress:
-            self.metrics.progress_writes.inc()
-        log.info(
-            "reconciled",
-            extra={
-                "run": run.full_name,
-                "was": before,
-                "is": after,
-                "actions": [_name(action) for action in plan.actions],
-            },
-        )
+        self.metrics.status_written(run, plan.status, now=self.clock())
 
     async def _emit(self, run: StoredRun, event: PlannedEvent) -> None:
         """Events are for people: a lost one is logged, never retried."""

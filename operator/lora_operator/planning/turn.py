@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from lora_trainer.contract.exits import ExitCode
-
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
-from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import News
+from lora_operator.planning.events import PlannedEvent, failed_attempts, milestones, transition
 from lora_operator.planning.observed import Observed
-from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude, ready_reason
+from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +33,6 @@ class Delete:
 
 
 Action = Create | Delete
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedEvent:
-    """An Event on the run, emitted when the status it tells of was written."""
-
-    warning: bool
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,36 +90,16 @@ class Turn:
     ) -> Plan:
         """The finished plan."""
         todo = tuple(actions)
+        before, after = self.run.status, conclude(self.draft, standing)
         finished = standing.mood in (Mood.DONE, Mood.FAILED)
         return Plan(
-            status=conclude(self.draft, standing),
+            status=after,
             actions=todo,
-            events=(*_failed_attempts(self.news, standing), *transition(self.run.status, standing)),
+            events=(
+                *failed_attempts(self.news, standing),
+                *milestones(before, after),
+                *transition(before, standing),
+            ),
             requeue_after=requeue_after,
             decisive=finished or bool(self.news) or any(isinstance(action, Create) for action in todo),
         )
-
-
-def _failed_attempts(news: tuple[News, ...], standing: Standing) -> tuple[PlannedEvent, ...]:
-    """An Event for every attempt that failed, unless the run fails for it and says so itself."""
-    quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, standing.reason)
-    return tuple(
-        PlannedEvent(
-            warning=True,
-            reason=item.attempt.reason or Reason.FAILED,
-            message=f"{item.attempt.stage.capitalize()} attempt {item.attempt.number}: {item.sentence}",
-        )
-        for item in news
-        if item.attempt.reason not in quiet
-    )
-
-
-def transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedEvent, ...]:
-    """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
-    if standing.reason in (ready_reason(before), Reason.BACKING_OFF):
-        return ()
-    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON, Mood.STUCK) or standing.reason in (
-        Reason.UNSCHEDULABLE,
-        Reason.QUOTA_EXCEEDED,
-    )
-    return (PlannedEvent(warning=warning, reason=standing.reason, message=standing.message),)

@@ -7,8 +7,9 @@ from datetime import datetime
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.api.reasons import Reason
+from lora_operator.planning.events import transition
 from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude
-from lora_operator.planning.turn import Plan, transition
+from lora_operator.planning.turn import Plan
 
 
 def unreadable_plan(run: StoredRun, problem: str, now: datetime) -> Plan:

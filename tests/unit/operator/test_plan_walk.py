@@ -121,7 +121,7 @@ def test_prepare_and_train_follow_each_other_and_the_run_completes() -> None:
     assert status.usage is not None
     assert status.usage.accelerator_seconds == 600
     assert "1.900 -> 0.600" in world.message
-    assert world.events == ["Preparing", "Starting", "Training", "AdapterPublished"]
+    assert world.events == ["Preparing", "Prepared", "Starting", "Training", "AdapterPublished"]
 
 
 def test_what_prepare_found_is_shown() -> None:

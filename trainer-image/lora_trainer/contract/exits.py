@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from enum import IntEnum, StrEnum
 
+KILLED = "Killed"
+"""Reason of death by a signal without a last word."""
+
 
 class ExitCode(IntEnum):
     """Every way in which prepare and train end. The name is the reason shown in status."""
@@ -76,4 +79,4 @@ def reason(code: int) -> str:
     try:
         return ExitCode(code).name
     except ValueError:
-        return "Killed" if code > 128 else "InternalError"
+        return KILLED if code > 128 else ExitCode.InternalError.name

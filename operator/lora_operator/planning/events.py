@@ -1,0 +1,67 @@
+"""What is told in Events: every change of the word that says where the run stands, attempts that failed, and what else
+happened on the way. They are emitted once the status that they tell of was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_trainer.contract.exits import ExitCode
+
+from lora_operator.api.conditions import ConditionType, find, is_true
+from lora_operator.api.lorafinetune import LoraFineTuneStatus
+from lora_operator.api.reasons import Reason
+from lora_operator.planning.attempts import News
+from lora_operator.planning.status import Mood, Standing, ready_reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedEvent:
+    """An Event on the run, emitted when the status it tells of was written."""
+
+    warning: bool
+    reason: str
+    message: str
+
+
+def failed_attempts(news: tuple[News, ...], standing: Standing) -> tuple[PlannedEvent, ...]:
+    """An Event for every attempt that failed, unless the run fails for it and says so itself."""
+    quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, standing.reason)
+    return tuple(
+        PlannedEvent(
+            warning=True,
+            reason=item.attempt.reason or Reason.FAILED,
+            message=f"{item.attempt.stage.capitalize()} attempt {item.attempt.number}: {item.sentence}",
+        )
+        for item in news
+        if item.attempt.reason not in quiet
+    )
+
+
+def milestones(before: LoraFineTuneStatus, after: LoraFineTuneStatus) -> tuple[PlannedEvent, ...]:
+    """What was reached or changed without a change of Ready's reason that would tell of it."""
+    told = []
+    prepared = find(after.conditions, ConditionType.PREPARED)
+    if prepared is not None and prepared.status == "True" and not is_true(before.conditions, ConditionType.PREPARED):
+        told.append(PlannedEvent(warning=False, reason=prepared.reason, message=prepared.message))
+    for smaller in after.adjustments[len(before.adjustments) :]:
+        message = (
+            f"Train attempt {smaller.attempt} takes {smaller.per_device_train_batch_size} rows per device and forward "
+            f"pass and {smaller.gradient_accumulation_steps} such passes per step: the same batch, with less memory."
+        )
+        told.append(PlannedEvent(warning=False, reason=Reason.BATCH_SHRUNK, message=message))
+    if after.resumptions > before.resumptions:
+        record = next(attempt for attempt in reversed(after.attempts) if attempt.from_step is not None)
+        message = f"Train attempt {record.number} went on from the checkpoint of step {record.from_step}."
+        told.append(PlannedEvent(warning=False, reason=Reason.RESUMED, message=message))
+    return tuple(told)
+
+
+def transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedEvent, ...]:
+    """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
+    if standing.reason in (ready_reason(before), Reason.BACKING_OFF):
+        return ()
+    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON, Mood.STUCK) or standing.reason in (
+        Reason.UNSCHEDULABLE,
+        Reason.QUOTA_EXCEEDED,
+    )
+    return (PlannedEvent(warning=warning, reason=standing.reason, message=standing.message),)
