@@ -75,11 +75,23 @@ async def test_a_queue_does_not_eat_up_the_deadline(world: World) -> None:
     queue(world, suspend=False)
     await world.start(Stage.TRAIN)
     await world.until("Training")
-    world.pass_time(61)
+    world.clock.advance(30)
+    queue(world, suspend=True)
+    await world.until("Queued")
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+    queue(world, suspend=False)
+    await world.start(Stage.TRAIN)
+    await world.until("Training")
+    await world.settle()
+    world.pass_time(31)
     status = await world.until("DeadlineExceeded")
     record = status["attempts"][-1]
     assert (record["reason"], record["exitClass"]) == ("DeadlineExceeded", "Interrupted")
-    assert record["durationSeconds"] >= 60
+    assert 60 <= record["durationSeconds"] < 90
+    assert status["usage"]["acceleratorSeconds"] == record["durationSeconds"]
+    assert world.created_jobs() == [PREPARE, TRAIN], "a queue costs no attempt"
 
 
 def queue(world: World, *, suspend: bool) -> None:

@@ -202,11 +202,11 @@ class Attempt(WireModel):
     message: Annotated[str, Field(max_length=MAX_ATTEMPT_MESSAGE)] | None = None
     """What happened and what to do about it; unset where all went well."""
     start_time: datetime | None = None
-    """When its pod started."""
+    """When its newest pod started: those that are drained or preempted are replaced."""
     end_time: datetime | None = None
-    """When it ended."""
+    """When that pod or the attempt ended; unset while it runs."""
     duration_seconds: int | None = None
-    """Seconds from the start of its pod to its end."""
+    """Seconds that its pods ran, apart from one that runs now. Time in which a queue held it back does not count."""
     from_step: int | None = None
     """Optimizer step it began at."""
     to_step: int | None = None

@@ -15,6 +15,7 @@ from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.failure import attempt_class
 from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
+from lora_operator.planning.running_time import followed, halted, still_running
 
 MAX_ATTEMPTS = 48
 INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, ExitCode.Interrupted.name)
@@ -89,13 +90,11 @@ def records(*states: StageState) -> tuple[Attempt, ...]:
 
 def closed(record: Attempt, *, reason: str, sentence: str, end: datetime, **found: object) -> Attempt:
     """The record of an attempt that is over. `found` are fields that became known with its end."""
-    record = record.model_copy(update={"reason": reason, "end_time": end, **found})
-    seconds = (end - record.start_time).total_seconds() if record.start_time is not None else None
+    record = halted(record, end).model_copy(update={"reason": reason, "end_time": end, **found})
     return record.model_copy(
         update={
             "exit_class": attempt_class(record),
             "message": None if reason == ExitCode.Succeeded.name else clip(sentence, MAX_ATTEMPT_MESSAGE),
-            "duration_seconds": max(0, int(seconds)) if seconds is not None else None,
         }
     )
 
@@ -106,9 +105,8 @@ def how_it_ended(attempt: Attempt) -> str:
 
 
 def time_spent(attempts: tuple[Attempt, ...]) -> timedelta:
-    """How long the pods of the ended attempts ran, in all."""
-    spans = (attempt.end_time - attempt.start_time for attempt in attempts if attempt.start_time and attempt.end_time)
-    return sum(spans, timedelta())
+    """How long the pods of these attempts ran, apart from one that runs now."""
+    return timedelta(seconds=sum(attempt.duration_seconds or 0 for attempt in attempts))
 
 
 def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) -> tuple[Attempt, ...]:
@@ -126,7 +124,8 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
         sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
         return News(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
     if not job.over:
-        return _begun(record, job.newest_pod)
+        # Of prepare nothing is recorded before its end: it is short, and a write for it would be waste.
+        return record if record.stage is Stage.PREPARE else still_running(record, job)
     pod = job.success or job.newest_pod
     if pod is None or pod.last_word is None:
         sentence = f"The pod of Job {job.name} is gone without a last word. {job.finish_message}".rstrip()
@@ -135,24 +134,15 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
     return _ended(record, pod, pod.last_word)
 
 
-def _begun(record: Attempt, pod: PodView | None) -> Attempt:
-    """Start and node are recorded for train attempts only: prepare is short, and a write for it would be waste."""
-    if pod is None or pod.started is None or record.stage is Stage.PREPARE:
-        return record
-    return record.model_copy(update={"start_time": record.start_time or pod.started, "node": pod.node})
-
-
 def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
     outcome = decode_outcome(word.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
     ended = closed(
-        record,
+        followed(record, pod),
         reason=reason,
         sentence=sentence,
         end=word.finished,
         exit_code=word.exit_code,
-        start_time=record.start_time or pod.started,
-        node=pod.node,
         from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
         to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
     )

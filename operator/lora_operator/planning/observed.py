@@ -71,6 +71,8 @@ class JobView:
     finished: str | None
     """Complete or Failed once the Job controller said so."""
     finish_message: str = ""
+    suspended_since: datetime | None = None
+    """When the Job controller took note of the suspension."""
     refusal: str | None = None
     """Why the API server refuses its pod, in the Job controller's words."""
     pods: tuple[PodView, ...] = ()
@@ -172,10 +174,18 @@ def job_view(body: dict[str, Any]) -> JobView:
         attempt=int(metadata["labels"][ATTEMPT_LABEL]),
         created=_time(metadata["creationTimestamp"]),
         suspended=bool(body["spec"].get("suspend")),
+        suspended_since=_suspended_since(status),
         deleting="deletionTimestamp" in metadata,
         finished=finished,
         finish_message=ends.get(finished or "", ""),
     )
+
+
+def _suspended_since(status: dict[str, Any]) -> datetime | None:
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "Suspended" and condition["status"] == "True":
+            return _time(condition["lastTransitionTime"])
+    return None
 
 
 def pod_view(body: dict[str, Any]) -> PodView:

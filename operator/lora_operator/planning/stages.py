@@ -223,6 +223,6 @@ def _deadline(turn: Turn, state: StageState) -> datetime | None:
         return None
     left = timedelta(seconds=limit) - time_spent(turn.status.attempts)
     pod = state.job.newest_pod if state.job is not None and state.live else None
-    if pod is not None and pod.started is not None:
+    if pod is not None and pod.started is not None and pod.last_word is None:
         return pod.started + left
     return turn.now if left <= timedelta() else None
