@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lora_trainer.contract import exits
-from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.exits import SIGNALLED, ExitCode
 from lora_trainer.contract.outcome import Outcome, clip, decode_outcome
 
 from lora_operator.api.lorafinetune import MAX_ATTEMPT_MESSAGE, Attempt
@@ -161,5 +161,13 @@ def _reason_and_sentence(stage: Stage, pod: PodView, word: LastWord, outcome: Ou
         return Reason.OUTCOME_MISSING.value, f"Pod {pod.name} ended well but left no readable result. See its log."
     if outcome is not None:
         return outcome.reason, " ".join(filter(None, (outcome.message, outcome.remedy)))
-    sentence = f"Pod {pod.name} ended with exit code {word.exit_code} and without a last word. See its log."
-    return exits.reason(word.exit_code), sentence
+    return exits.reason(word.exit_code), _silent_end(pod, word.exit_code)
+
+
+def _silent_end(pod: PodView, code: int) -> str:
+    if code > SIGNALLED:
+        return (
+            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a last word: the node "
+            "shut down or failed, or somebody killed the process."
+        )
+    return f"Pod {pod.name} ended with exit code {code} and without a last word. See its log."

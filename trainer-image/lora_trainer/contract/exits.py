@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from enum import IntEnum, StrEnum
 
+SIGNALLED = 128
+"""Exit codes above this one tell of death by the signal of the number that exceeds it."""
 KILLED = "Killed"
 """Reason of death by a signal without a last word."""
 
@@ -69,7 +71,7 @@ def exit_class(code: int) -> ExitClass:
         return ExitClass.OUT_OF_MEMORY
     if code == ExitCode.Interrupted:
         return ExitClass.INTERRUPTED
-    if 50 <= code <= 59 or code > 128:
+    if 50 <= code <= 59 or code > SIGNALLED:
         return ExitClass.INFRASTRUCTURE
     return ExitClass.BUG
 
@@ -79,4 +81,4 @@ def reason(code: int) -> str:
     try:
         return ExitCode(code).name
     except ValueError:
-        return KILLED if code > 128 else ExitCode.InternalError.name
+        return KILLED if code > SIGNALLED else ExitCode.InternalError.name
