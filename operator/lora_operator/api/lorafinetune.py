@@ -253,9 +253,6 @@ class Usage(WireModel):
 class LoraFineTuneStatus(WireModel):
     """What is. Ready=True means: an adapter with artifact.digest is in the bucket, it was loaded back, and it works."""
 
-    # An older operator must not choke on what a newer one wrote.
-    model_config = ConfigDict(extra="ignore")
-
     observed_generation: int | None = None
     """metadata.generation that this status was derived from."""
     conditions: Annotated[
@@ -352,5 +349,6 @@ def parse_stored(body: dict[str, Any]) -> StoredRun:
         generation=metadata["generation"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
-        status=LoraFineTuneStatus.model_validate(body.get("status", {})),
+        # An older operator must not choke on what a newer one wrote.
+        status=LoraFineTuneStatus.model_validate(body.get("status", {}), extra="ignore"),
     )

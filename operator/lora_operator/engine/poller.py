@@ -54,7 +54,7 @@ async def _poll(
     try:
         async with gate, session.get(f"http://{host}:{PORT}{PATH}") as response:
             answer = await response.content.read(LARGEST_ANSWER)
-        progress = Progress.model_validate_json(answer)
+        progress = Progress.model_validate_json(answer, extra="ignore")  # a class may name a newer trainer
         before = observer.polled.get(pod.run_uid)
         observer.polled[pod.run_uid] = answered(before, progress, pod=pod.name, time=clock())
     except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:

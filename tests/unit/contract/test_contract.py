@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -145,6 +146,13 @@ def test_samples_give_way_before_sentences_and_figures(samples: list[str], repor
     assert decoded.result.dataset.model_dump(include=kept) == result.dataset.model_dump(include=kept)
     if len(decoded.message) < min(len(message), MAX_SENTENCE):
         assert decoded.result.dataset.samples == ()
+
+
+def test_what_a_newer_trainer_says_besides_is_left_out() -> None:
+    words = {"reason": "Succeeded", "message": "Done.", "weather": "fine", "result": prepare_result().wire()}
+    words["result"]["dataset"]["weather"] = "fine"
+    decoded = decode_outcome(json.dumps(words))
+    assert decoded == Outcome(reason="Succeeded", message="Done.", result=prepare_result())
 
 
 def test_a_sample_is_cut_in_its_middle() -> None:

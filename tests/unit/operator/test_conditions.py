@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from lora_operator.api.conditions import MAX_MESSAGE, Condition, ConditionType, drop, find, in_order, is_true, put
-from lora_operator.api.lorafinetune import LoraFineTuneStatus
+from lora_operator.api.lorafinetune import parse_stored
 from lora_operator.planning.progress import short_duration
 from lora_operator.settings import OperatorSettings, settings_from
 from pydantic import ValidationError
 
 from tests import kstatus
-from tests.builders import T0, after
+from tests.builders import T0, after, run_body, stamp
 
 Conditions = tuple[Condition, ...]
 
@@ -66,10 +66,16 @@ def test_a_long_message_is_cut() -> None:
 
 def test_a_status_of_a_newer_operator_is_readable() -> None:
     entry = {"type": "New", "status": "True", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T12:00:00Z"}
-    status = LoraFineTuneStatus.model_validate(
-        {"conditions": [entry | {"reason": "R", "message": "M."}], "newField": {"a": 1}}
-    )
+    newer = {
+        "conditions": [entry | {"reason": "R", "message": "M."}],
+        "attempts": [{"stage": "train", "number": 1, "newField": 1}],
+        "newField": {"a": 1},
+    }
+    body = run_body()
+    body["metadata"] |= {"uid": "u", "generation": 1, "creationTimestamp": stamp(T0), "resourceVersion": "1"}
+    status = parse_stored(body | {"status": newer}).status
     assert status.conditions[0].type == "New"
+    assert status.attempts[0].number == 1
     assert not status.terminal
 
 

@@ -295,8 +295,9 @@ def clip_samples(samples: tuple[str, ...], limit: int) -> tuple[str, ...]:
 
 
 def decode_outcome(text: str) -> Outcome | None:
-    """The outcome in a termination message, or None when there is none (killed early, or another program's words)."""
+    """The outcome in a termination message, or None when there is none (killed early, or another program's words).
+    What a newer trainer says besides is left out."""
     try:
-        return Outcome.model_validate_json(text)
+        return Outcome.model_validate_json(text, extra="ignore")
     except ValueError:
         return None
