@@ -38,7 +38,11 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.leader = Gauge("lora_operator_leader", "1 in the operator that acts, 0 in others.", registry=registry)
-        self.queue_depth = Gauge("lora_operator_queue_depth", "Runs that wait for a worker.", registry=registry)
+        self.queue_depth = Gauge(
+            "lora_operator_queue_depth",
+            "Runs that wait for a worker; 0 in an operator that does not act.",
+            registry=registry,
+        )
         self.reconcile_seconds = Histogram(
             "lora_operator_reconcile_seconds",
             "Duration of one turn for one run. result: ok, conflict, api_error, bug, cancelled.",

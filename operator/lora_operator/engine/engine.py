@@ -68,7 +68,8 @@ class Engine:
             gateway=gateway, cache=self.cache, observer=self._observer, clock=clock, metrics=metrics
         )
         self._tasks: list[asyncio.Task[None]] = []
-        metrics.queue_depth.set_function(lambda: len(self.queue))
+        # Who does not lead takes nothing out of its queue.
+        metrics.queue_depth.set_function(lambda: len(self.queue) if self._leader.leads else 0)
         metrics.count_runs(self.cache.runs_by_reason)
         metrics.leader.set_function(lambda: self._leader.leads)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ DOCUMENT = ROOT / "docs" / "observability.md"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 OF_TARGETS = frozenset({"namespace", "pod", "container", "job", "instance", "endpoint"})
 """Labels that Prometheus itself gives to every series of a pod."""
-MARKED = re.compile(r"(<!-- (operator|trainer) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (reasons|operator|trainer) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def the_metrics() -> Metrics:
@@ -169,14 +172,27 @@ def trainer_table() -> str:
     return "\n".join(["| metric | what it tells |", "|---|---|", *rows, ""])
 
 
-def test_the_documentation_lists_every_metric_as_it_is(request: pytest.FixtureRequest) -> None:
-    tables = {"operator": operator_table(), "trainer": trainer_table()}
+def reasons_table() -> str:
+    """One row per reason, with the docstring that stands below it in the source."""
+    listed = ast.parse(Path(inspect.getfile(Reason)).read_text()).body[-1]
+    assert isinstance(listed, ast.ClassDef)
+    rows = [
+        f"| `{ast.literal_eval(member.value)}` | {' '.join(ast.literal_eval(text.value).split())} |"
+        for member, text in pairwise(listed.body)
+        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr)
+    ]
+    assert len(rows) == len(Reason)
+    return "\n".join(["| reason | what it means |", "|---|---|", *rows, ""])
+
+
+def test_the_documentation_lists_everything_as_it_is(request: pytest.FixtureRequest) -> None:
+    tables = {"reasons": reasons_table(), "operator": operator_table(), "trainer": trainer_table()}
     text = DOCUMENT.read_text()
     rendered = MARKED.sub(lambda found: found[1] + tables[found[2]] + found[3], text)
     if request.config.getoption("--update-golden"):
         DOCUMENT.write_text(rendered)
         text = rendered
-    assert [name for _, name, _ in MARKED.findall(text)] == ["operator", "trainer"]
+    assert [name for _, name, _ in MARKED.findall(text)] == list(tables)
     assert text == rendered, "look at the difference; if it is meant, run pytest --update-golden"
 
 
