@@ -222,7 +222,9 @@ def _deadline(turn: Turn, state: StageState) -> datetime | None:
     if limit is None:
         return None
     left = timedelta(seconds=limit) - time_spent(turn.status.attempts)
-    pod = state.job.newest_pod if state.job is not None and state.live else None
+    # The time of an attempt that is closed already is spent, whether its pod still stops or not.
+    job = state.job if state.live and state.attempts[-1].reason is None else None
+    pod = job.newest_pod if job is not None else None
     if pod is not None and pod.started is not None and pod.last_word is None:
         return pod.started + left
     return turn.now if left <= timedelta() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from lora_operator.api.lorafinetune import Attempt
@@ -12,7 +13,8 @@ from lora_trainer.contract.exits import ExitCode
 
 from tests.builders import a_dead_pod, a_job, a_pod, a_running_pod, after, failed_text
 from tests.unit.operator.simulation import Simulation
-from tests.unit.operator.test_plan_walk import TRAIN, training
+from tests.unit.operator.test_plan_attempts import silent_for
+from tests.unit.operator.test_plan_walk import TRAIN, TRAIN_2, training
 
 
 def record(**fields: object) -> Attempt:
@@ -120,3 +122,24 @@ def test_an_attempt_that_has_failed_and_is_not_closed_yet_is_not_overdue() -> No
     world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished="Failed")
     world.settle()
     assert world.reason == "BackingOff"
+
+
+@pytest.mark.parametrize("how", ["stuck", "suspended and resumed"])
+def test_a_pod_that_takes_long_to_stop_is_not_counted_twice(how: str) -> None:
+    world = training(activeDeadlineSeconds=1200)
+    world.slow_deletion = True
+    world.pass_time(900)
+    if how == "stuck":
+        world.settle(polled=silent_for(900, pod=f"{TRAIN}-2"))
+    else:
+        world.edit(suspend=True)
+        world.settle()
+        world.edit(suspend=False)
+    world.pass_time(60)
+    world.settle()
+    assert world.reason in ("NoProgress", "Stopping")
+    assert not world.run.status.terminal
+    world.finish_deletions()
+    world.settle()
+    world.start(TRAIN_2)
+    assert world.turn().requeue_after == timedelta(seconds=280), "20 s of prepare and 900 s are gone"
