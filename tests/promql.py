@@ -1,17 +1,15 @@
-"""Which metrics and labels a PromQL expression names: enough to tell that they exist, no check of its grammar."""
+"""Which metrics and labels a PromQL expression names, read by Prometheus' grammar."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-STRING = re.compile(r'"[^"]*"')
-SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^{}]*)\}")
-MATCHER = re.compile(r'([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
-GROUPING = re.compile(r"\b(?:by|without|on|ignoring)\s*\(([^()]*)\)")
-RANGE = re.compile(r"\[[^\]]*\]")
-NAME = re.compile(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()")
-OPERATORS = frozenset({"and", "or", "unless", "bool", "offset", "group_left", "group_right"})
+import promql_parser
+
+VARIABLES = {"$__rate_interval": "5m", "$__range": "6h"}
+"""Grafana's own, which stand where a duration must."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +21,23 @@ class Selector:
 
 
 def selectors(expression: str) -> tuple[Selector, ...]:
-    """Every metric that the expression names."""
-    with_matchers = [
-        Selector(metric=name, matchers=tuple(MATCHER.findall(body))) for name, body in SELECTOR.findall(expression)
-    ]
-    rest = expression
-    for pattern in (SELECTOR, STRING, GROUPING, RANGE):
-        rest = pattern.sub(" ", rest)
-    bare = [Selector(metric=name, matchers=()) for name in NAME.findall(rest) if name not in OPERATORS]
-    return (*with_matchers, *bare)
+    """Every metric that the expression names. Raises ValueError where it is no PromQL."""
+    found = (node for node in _nodes(expression) if isinstance(node, promql_parser.VectorSelector))
+    return tuple(
+        Selector(metric=node.name or "", matchers=tuple((each.name, each.value) for each in node.matchers.matchers))
+        for node in found
+    )
 
 
 def groupings(expression: str) -> frozenset[str]:
-    """Every label that the expression groups or joins by."""
-    found = (name.strip() for body in GROUPING.findall(expression) for name in body.split(","))
-    return frozenset(name for name in found if name)
+    """Every label that the expression groups by. Raises ValueError where it is no PromQL."""
+    aggregations = (node for node in _nodes(expression) if isinstance(node, promql_parser.AggregateExpr))
+    return frozenset(label for node in aggregations if node.modifier is not None for label in node.modifier.labels)
+
+
+def _nodes(expression: str) -> Iterator[Any]:
+    for name, duration in VARIABLES.items():
+        expression = expression.replace(name, duration)
+    nodes: list[Any] = []
+    promql_parser.walk(promql_parser.parse(expression), pre_visit=nodes.append)
+    return iter(nodes)
