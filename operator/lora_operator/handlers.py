@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,6 +10,7 @@ import kopf
 
 from lora_operator import naming
 from lora_operator.endpoints import Endpoints
+from lora_operator.engine.cache import Cache
 from lora_operator.engine.engine import Engine, utc_now
 from lora_operator.engine.observer import Clock
 from lora_operator.kube.gateway import Resource, connect
@@ -18,10 +19,18 @@ from lora_operator.metrics import Metrics
 from lora_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
-Put = Callable[[Body], frozenset[Key]]
+Tell = Callable[[Cache, Body], frozenset[Key]]
 
 SERVER_TIMEOUT = 10 * 60
 STOP_WITHIN_SECONDS = 20
+
+WATCHED: tuple[tuple[str, str, str, Tell, Tell], ...] = (
+    (naming.GROUP, naming.VERSION, naming.RUN_PLURAL, Cache.put_run, Cache.drop_run),
+    (naming.GROUP, naming.VERSION, naming.CLASS_PLURAL, Cache.put_class, Cache.drop_class),
+    ("batch", "v1", "jobs", Cache.put_job, Cache.drop_job),
+    ("", "v1", "pods", Cache.put_pod, Cache.drop_pod),
+)
+"""Group, version and plural of what is watched, and how the cache is told that it is there or gone."""
 
 
 def register(registry: kopf.OperatorRegistry, settings: OperatorSettings, *, clock: Clock = utc_now) -> None:
@@ -30,11 +39,8 @@ def register(registry: kopf.OperatorRegistry, settings: OperatorSettings, *, clo
     kopf.on.login(registry=registry)(log_in)
     kopf.on.startup(registry=registry)(shell.start)
     kopf.on.cleanup(registry=registry)(shell.stop)
-    watch = _watcher(registry, shell)
-    watch(naming.GROUP, naming.VERSION, naming.RUN_PLURAL, put="put_run", drop="drop_run")
-    watch(naming.GROUP, naming.VERSION, naming.CLASS_PLURAL, put="put_class", drop="drop_class")
-    watch("batch", "v1", "jobs", put="put_job", drop="drop_job")
-    watch("", "v1", "pods", put="put_pod", drop="drop_pod")
+    for group, version, plural, put, drop in WATCHED:
+        kopf.on.event(group, version, plural, registry=registry, id=f"on-{plural}")(shell.listener(put, drop))
 
 
 class _Shell:
@@ -66,20 +72,20 @@ class _Shell:
         """Stop in the reverse order."""
         await self._stack.aclose()
 
+    def listener(self, put: Tell, drop: Tell) -> Callable[..., Awaitable[None]]:
+        """The handler of one watch."""
 
-def _watcher(registry: kopf.OperatorRegistry, shell: _Shell) -> Callable[..., None]:
-    def watch(group: str, version: str, plural: str, *, put: str, drop: str) -> None:
         async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-            if shell.engine is None:
-                return
-            body = dict(event["object"])
-            name = drop if event["type"] == "DELETED" else put
-            tell: Put = getattr(shell.engine.cache, name)
-            shell.engine.enqueue(tell(body))
+            if self.engine is not None:
+                hear(self.engine, event, put, drop)
 
-        kopf.on.event(group, version, plural, registry=registry, id=f"on-{plural}")(on_event)
+        return on_event
 
-    return watch
+
+def hear(engine: Engine, event: kopf.RawEvent, put: Tell, drop: Tell) -> None:
+    """An event of a watch: the cache is told, and those whom it concerns have a turn."""
+    tell = drop if event["type"] == "DELETED" else put
+    engine.enqueue(tell(engine.cache, dict(event["object"])))
 
 
 async def log_in(**context: Any) -> kopf.ConnectionInfo | None:

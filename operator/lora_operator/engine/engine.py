@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from lora_operator.engine.cache import Cache, key_of
 from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
-from lora_operator.engine.poller import poll_forever
+from lora_operator.engine.poller import Asking, asking_by_http, poll_forever
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.engine.reconciler import NOTHING, Reconciler
 from lora_operator.engine.resync import resync_forever
@@ -48,6 +48,8 @@ class Engine:
         metrics: Metrics,
         clock: Clock = utc_now,
         timing: LeaseTiming | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        asking: Asking = asking_by_http,
     ) -> None:
         self.cache = Cache()
         self.queue = WorkQueue()
@@ -57,11 +59,13 @@ class Engine:
             identity=settings.identity,
             namespace=settings.namespace,
             timing=timing or LeaseTiming(),
+            monotonic=monotonic,
         )
         gateway = gateway.writing_while(lambda: self._leader.leads)
         self._gateway = gateway
         self._settings = settings
         self._clock = clock
+        self._asking = asking
         self._primed = asyncio.Event()
         self._observer = Observer(gateway=gateway, cache=self.cache, clock=clock)
         self._reconciler = Reconciler(
@@ -127,6 +131,7 @@ class Engine:
             clock=self._clock,
             metrics=self.metrics,
             seconds=self._settings.poll_seconds,
+            asking=self._asking,
         )
         workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
         acting = [asyncio.create_task(poller, name="poller"), *workers]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 from lora_trainer.contract.progress import PATH, PORT, Progress
@@ -21,18 +23,42 @@ CONCURRENCY = 32
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 LARGEST_ANSWER = 64 * 1024
 
+Ask = Callable[[PodView], Awaitable[bytes]]
+"""A pod's answer to GET /progress. Raises aiohttp.ClientError, TimeoutError or OSError."""
+Asking = Callable[[], AbstractAsyncContextManager[Ask]]
+
 log = logging.getLogger(__name__)
 
 
+@asynccontextmanager
+async def asking_by_http() -> AsyncIterator[Ask]:
+    """Asks the pod's address."""
+    async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
+
+        async def ask(pod: PodView) -> bytes:
+            host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
+            async with session.get(f"http://{host}:{PORT}{PATH}") as response:
+                return await response.content.read(LARGEST_ANSWER)
+
+        yield ask
+
+
 async def poll_forever(
-    *, cache: Cache, observer: Observer, queue: WorkQueue, clock: Clock, metrics: Metrics, seconds: float
+    *,
+    cache: Cache,
+    observer: Observer,
+    queue: WorkQueue,
+    clock: Clock,
+    metrics: Metrics,
+    seconds: float,
+    asking: Asking,
 ) -> None:
     """Poll every running train pod once in so many seconds."""
     gate = asyncio.Semaphore(CONCURRENCY)
-    async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
+    async with asking() as ask:
         while True:
             await asyncio.sleep(seconds)
-            polls = (_poll(session, gate, pod, observer, clock) for pod in training_pods(cache))
+            polls = (_poll(ask, gate, pod, observer, clock) for pod in training_pods(cache))
             for result in await asyncio.gather(*polls):
                 metrics.polls.labels(result).inc()
             for record in cache.runs.values():
@@ -46,14 +72,11 @@ def training_pods(cache: Cache) -> tuple[PodView, ...]:
     return tuple(pod for pod in cache.pods.values() if pod.job_uid in jobs and pod.phase == "Running" and pod.ip)
 
 
-async def _poll(
-    session: aiohttp.ClientSession, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock
-) -> str:
+async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock) -> str:
     """What came of it, as a label."""
-    host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
     try:
-        async with gate, session.get(f"http://{host}:{PORT}{PATH}") as response:
-            answer = await response.content.read(LARGEST_ANSWER)
+        async with gate:
+            answer = await ask(pod)
         progress = Progress.model_validate_json(answer, extra="ignore")  # a class may name a newer trainer
         before = observer.polled.get(pod.run_uid)
         observer.polled[pod.run_uid] = answered(before, progress, pod=pod.name, time=clock())
