@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -58,13 +59,14 @@ class FakeApiServer:
         namespaces: Sequence[str] = ("default",),
         clock: Callable[[], datetime] = _utcnow,
         bookmark_interval: float = 5.0,
+        rng: random.Random | None = None,
     ) -> None:
         documents = load_crds(crds)
-        self.store = Store(resources=ResourceTable(documents), clock=clock)
+        self.store = Store(resources=ResourceTable(documents), clock=clock, rng=rng)
         self.hub = WatchHub(self.store, bookmark_interval=bookmark_interval)
         self.faults = Faults()
         self.gc_paused = False
-        self._routes = Routes(store=self.store, hub=self.hub, faults=self.faults)
+        self.routes = Routes(store=self.store, hub=self.hub, faults=self.faults)
         self._runner: web.AppRunner | None = None
         self._port = 0
         self._changed = asyncio.Event()
@@ -77,7 +79,7 @@ class FakeApiServer:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=4 * 1024 * 1024)
-        app.router.add_route("*", "/{path:.*}", self._routes.handle)
+        app.router.add_route("*", "/{path:.*}", self.routes.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -115,17 +117,17 @@ class FakeApiServer:
     @property
     def requests(self) -> list[RecordedRequest]:
         """Every request in order of arrival; `server.requests.clear()` starts a new count."""
-        return self._routes.requests
+        return self.routes.requests
 
     @property
     def violations(self) -> list[RecordedRequest]:
         """Requests for Secrets: the operator must never make one."""
-        return self._routes.violations
+        return self.routes.violations
 
     @property
     def crashes(self) -> list[Exception]:
         """Bugs of the fake; leaving the context raises the first one."""
-        return self._routes.crashes
+        return self.routes.crashes
 
     def writes(self, *, user_agent: str = "") -> list[RecordedRequest]:
         """Creates, updates, patches and deletes by clients whose user agent contains the text."""

@@ -13,8 +13,9 @@ SIGTERM (`on_sigterm` decides how it ends) and then goes away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -58,6 +59,7 @@ class Kubelet:
         self._store = server.store
         self._signalled: set[str] = set()
         self._due = False
+        self._paused = False
 
     async def __aenter__(self) -> Self:
         self._store.listeners.append(self._on_change)
@@ -131,6 +133,31 @@ class Kubelet:
         self._write(pod, conditions={"DisruptionTarget": ("True", reason, "Eviction API: evicting")})
         self._server.delete("pods", pod["metadata"]["name"], pod["metadata"]["namespace"])
 
+    def press(self, pod: Obj) -> None:
+        """The kubelet evicts the pod, as its node runs short of something: killed and marked as disrupted."""
+        why = "The node was low on resource: ephemeral-storage."
+        self._write(pod, conditions={"DisruptionTarget": ("True", "TerminationByKubelet", why)})
+        self.terminate(pod, exit_code=137, reason="Error")
+
+    def lose(self, pod: Obj, *, disrupted: bool = True) -> None:
+        """The pod is gone for good and leaves no last word. `disrupted`: pod garbage collection found its node lost
+        and said so; otherwise nobody knows why."""
+        self._signalled.add(pod["metadata"]["uid"])
+        why = ("True", "DeletionByPodGC", "PodGC: node no longer exists")
+        self._write(pod, phase="Failed", conditions={"DisruptionTarget": why} if disrupted else None)
+        metadata = pod["metadata"]
+        self._store.delete(self._pods, metadata["namespace"], metadata["name"], grace=0, uid=metadata["uid"])
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody reconciles Jobs or ends deleted pods meanwhile, as while controllers elect their leader."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+            self._wake()
+
     @property
     def _pods(self) -> Resource:
         return self._store.resources.find("pods")
@@ -191,13 +218,18 @@ class Kubelet:
             self._store.delete(self._pods, namespace, name, grace=0, uid=uid)
 
     def _on_change(self, change: Change) -> None:
-        if change.key in ("jobs.batch", "pods") and not self._due:
+        if change.key in ("jobs.batch", "pods"):
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._sync_later)
 
     def _sync_later(self) -> None:
         try:
-            self.sync()
+            if not self._paused:
+                self.sync()
         except Exception as error:
             self._server.crashes.append(error)
             raise

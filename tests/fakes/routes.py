@@ -64,16 +64,11 @@ class Routes:
         self, request: web.Request, recorded: RecordedRequest, target: Target | None
     ) -> web.StreamResponse:
         try:
-            if target is not None and target.plural == "secrets":
-                self.violations.append(recorded)
-                raise ApiError(403, "secrets is forbidden: the operator has no business with Secrets")
-            resource = self.store.resources.at(target) if target is not None else None
+            resource = self._resource(recorded, target)
             if target is None or resource is None:
                 return self._answer_other(request.path)
-            if target.subresource not in ("", "status") or (target.subresource and not resource.has_status):
-                raise ApiError(404, "the server could not find the requested resource")
             if recorded.verb == "watch":
-                return await self.hub.serve(request, self._watch_query(recorded, resource, target))
+                return await self.hub.serve(request, self.watch_query(recorded, resource, target))
             code, body = self._call(recorded, resource, target)
             return web.json_response(body, status=code)
         except ApiError as error:
@@ -81,6 +76,27 @@ class Routes:
         except Exception as error:
             self.crashes.append(error)
             raise
+
+    def call(self, recorded: RecordedRequest, target: Target) -> tuple[int, Obj]:
+        """Status code and body for one request that is no watch, without HTTP, faults or records."""
+        try:
+            resource = self._resource(recorded, target)
+            if resource is None:
+                raise ApiError(404, "the server could not find the requested resource")
+            return self._call(recorded, resource, target)
+        except ApiError as error:
+            return error.code, error.body()
+
+    def _resource(self, recorded: RecordedRequest, target: Target | None) -> Resource | None:
+        """What is asked for; None outside the resource paths. Raises ApiError 403 or 404."""
+        if target is not None and target.plural == "secrets":
+            self.violations.append(recorded)
+            raise ApiError(403, "secrets is forbidden: the operator has no business with Secrets")
+        resource = self.store.resources.at(target) if target is not None else None
+        has_subresource = target is None or resource is None or target.subresource in _subresources(resource)
+        if not has_subresource:
+            raise ApiError(404, "the server could not find the requested resource")
+        return resource
 
     def _answer_other(self, path: str) -> web.Response:
         if path in _HEALTH:
@@ -190,7 +206,7 @@ class Routes:
             details["group"] = resource.group
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
-    def _watch_query(self, request: RecordedRequest, resource: Resource, target: Target) -> WatchQuery:
+    def watch_query(self, request: RecordedRequest, resource: Resource, target: Target) -> WatchQuery:
         query = request.query
         version = query.get("resourceVersion", "")
         if version and not version.isdigit():
@@ -207,26 +223,51 @@ class Routes:
         )
 
 
+def _subresources(resource: Resource) -> tuple[str, ...]:
+    return ("", "status") if resource.has_status else ("",)
+
+
 async def _record(request: web.Request, target: Target | None) -> RecordedRequest:
-    query = dict(request.query)
+    return record(
+        target,
+        method=request.method,
+        path=request.path,
+        query=dict(request.query),
+        user_agent=request.headers.get("User-Agent", ""),
+        content_type=request.content_type,
+        body=_parse(await request.read()),
+    )
+
+
+def record(
+    target: Target | None,
+    *,
+    method: str,
+    path: str,
+    query: dict[str, str],
+    user_agent: str,
+    content_type: str,
+    body: Any,
+) -> RecordedRequest:
+    """The record of a request, with the verb that RBAC would give it."""
     named = target is not None and target.name is not None
-    verb = _VERBS.get(request.method, request.method.lower())
-    if request.method == "DELETE" and not named:
+    verb = _VERBS.get(method, method.lower())
+    if method == "DELETE" and not named:
         verb = "deletecollection"
-    if request.method == "GET" and target is not None and not named:
+    if method == "GET" and target is not None and not named:
         verb = "watch" if query.get("watch") in ("true", "True", "1") else "list"
     return RecordedRequest(
         verb=verb,
-        method=request.method,
-        path=request.path,
+        method=method,
+        path=path,
         resource=(f"{target.plural}.{target.group}" if target.group else target.plural) if target else "",
         subresource=target.subresource if target else "",
         namespace=(target.namespace or "") if target else "",
         name=(target.name or "") if target else "",
         query=query,
-        user_agent=request.headers.get("User-Agent", ""),
-        content_type=request.content_type,
-        body=_parse(await request.read()),
+        user_agent=user_agent,
+        content_type=content_type,
+        body=body,
     )
 
 

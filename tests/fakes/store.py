@@ -39,7 +39,10 @@ class Change:
 class Store:
     """All objects of all resources, and every change since the start."""
 
-    def __init__(self, *, resources: ResourceTable, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, resources: ResourceTable, clock: Callable[[], datetime], rng: random.Random | None = None
+    ) -> None:
+        self._rng = rng or random.Random()
         self.resources = resources
         self.revision = _FIRST_REVISION
         self.compacted = 0
@@ -85,8 +88,8 @@ class Store:
         if body["metadata"].get("resourceVersion"):
             raise ApiError(400, "resourceVersion should not be set on objects to be created")
         if not metadata.get("name"):
-            metadata["name"] = _generated_name(metadata.get("generateName"), resource)
-        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": self.now()}
+            metadata["name"] = self._generated_name(metadata.get("generateName"), resource)
+        metadata |= {"uid": str(uuid.UUID(int=self._rng.getrandbits(128), version=4)), "creationTimestamp": self.now()}
         if resource.has_generation:
             metadata["generation"] = 1
         obj = body | {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
@@ -204,18 +207,16 @@ class Store:
         self._log(Change(revision=self.revision, key=resource.key, old=last, new=None))
         return last
 
+    def _generated_name(self, prefix: str | None, resource: Resource) -> str:
+        if not prefix:
+            cause = ("metadata.name", "Required value: name or generateName is required")
+            raise errors.invalid(resource.group, resource.kind, "", [cause])
+        return prefix + "".join(self._rng.choices(string.ascii_lowercase + string.digits, k=5))
+
     def _log(self, change: Change) -> None:
         self._changes[change.key].append(change)
         for listener in tuple(self.listeners):
             listener(change)
-
-
-def _generated_name(prefix: str | None, resource: Resource) -> str:
-    if not prefix:
-        raise errors.invalid(
-            resource.group, resource.kind, "", [("metadata.name", "Required value: name or generateName is required")]
-        )
-    return prefix + "".join(random.choices(string.ascii_lowercase + string.digits, k=5))
 
 
 def _admit(obj: Obj, resource: Resource, *, strict: bool) -> Obj:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -29,6 +29,10 @@ class WatchQuery:
     timeout: float | None
 
 
+Send = Callable[[bytes], Awaitable[None]]
+"""Takes one line of a watch stream. Raises ConnectionError when the client is gone."""
+
+
 @dataclass(kw_only=True, eq=False)
 class _Stream:
     query: WatchQuery
@@ -50,7 +54,7 @@ class WatchHub:
     def __init__(self, store: Store, *, bookmark_interval: float) -> None:
         self._store = store
         self._bookmark_interval = bookmark_interval
-        self._streams: set[_Stream] = set()
+        self._streams: dict[_Stream, None] = {}
         self._held: dict[str, int] = {}
         self._lost: list[_Lost] = []
         store.listeners.append(self._on_change)
@@ -94,33 +98,39 @@ class WatchHub:
     async def serve(self, request: web.Request, query: WatchQuery) -> web.StreamResponse:
         """Answer a watch request until the client leaves, its time is over, or a test breaks it."""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        stream = _Stream(query=query)
         try:
             await response.prepare(request)
-            self._streams.add(stream)
-            await self._run(response, stream)
+            cut = await self.stream(query, response.write)
         except ConnectionError:
             return response
-        finally:
-            self._streams.discard(stream)
-        if stream.cut and request.transport is not None:
+        if cut and request.transport is not None:
             request.transport.abort()
         return response
 
-    async def _run(self, response: web.StreamResponse, stream: _Stream) -> None:
+    async def stream(self, query: WatchQuery, send: Send) -> bool:
+        """Send lines until the time of the watch is over or a test breaks it: True when its connection is to be cut."""
+        stream = _Stream(query=query)
+        self._streams[stream] = None
+        try:
+            await self._run(send, stream)
+        finally:
+            del self._streams[stream]
+        return stream.cut
+
+    async def _run(self, send: Send, stream: _Stream) -> None:
         query = stream.query
         loop = asyncio.get_running_loop()
         end = loop.time() + query.timeout if query.timeout is not None else None
         if query.revision is not None and query.revision < self._store.compacted:
-            await _send(response, "ERROR", errors.expired(query.revision, self._store.compacted).body())
+            await _send(send, "ERROR", errors.expired(query.revision, self._store.compacted).body())
             return
-        position = query.revision if query.revision is not None else await self._send_existing(response, query)
+        position = query.revision if query.revision is not None else await self._send_existing(send, query)
         while not stream.cut:
             # Cleared before reading the log, so that a change in mid-send is not slept over.
             stream.wake.clear()
-            position = await self._send_changes(response, query, position)
+            position = await self._send_changes(send, query, position)
             if stream.error is not None:
-                await _send(response, "ERROR", stream.error.body())
+                await _send(send, "ERROR", stream.error.body())
                 return
             left = end - loop.time() if end is not None else self._bookmark_interval
             if left > 0:
@@ -128,20 +138,20 @@ class WatchHub:
                     await asyncio.wait_for(stream.wake.wait(), min(left, self._bookmark_interval))
                     continue
             if query.bookmarks:
-                await _send(response, "BOOKMARK", _bookmark(query.resource, position))
+                await _send(send, "BOOKMARK", _bookmark(query.resource, position))
             if left <= 0:
                 return
 
-    async def _send_existing(self, response: web.StreamResponse, query: WatchQuery) -> int:
+    async def _send_existing(self, send: Send, query: WatchQuery) -> int:
         position = self._store.revision
         for obj in self._store.list_objects(query.resource, query.namespace):
             if query.matches(obj):
-                await _send(response, "ADDED", obj)
+                await _send(send, "ADDED", obj)
         if query.initial_events:
-            await _send(response, "BOOKMARK", _bookmark(query.resource, position, initial_events_end=True))
+            await _send(send, "BOOKMARK", _bookmark(query.resource, position, initial_events_end=True))
         return position
 
-    async def _send_changes(self, response: web.StreamResponse, query: WatchQuery, position: int) -> int:
+    async def _send_changes(self, send: Send, query: WatchQuery, position: int) -> int:
         """Send what came after `position`; the new position, which does not pass what is held back."""
         key = query.resource.key
         reachable = min(self._held.get(key, self._store.revision), self._store.revision)
@@ -149,7 +159,7 @@ class WatchHub:
             if change.revision > reachable:
                 break
             if not self._is_lost(change):
-                await _send_change(response, query, change)
+                await _send_change(send, query, change)
         return max(position, reachable)
 
     def _is_lost(self, change: Change) -> bool:
@@ -166,7 +176,7 @@ class WatchHub:
         self._wake(change.key)
 
 
-async def _send_change(response: web.StreamResponse, query: WatchQuery, change: Change) -> None:
+async def _send_change(send: Send, query: WatchQuery, change: Change) -> None:
     """ADDED, MODIFIED or DELETED from the view of this watch: leaving its selector is a deletion."""
 
     def visible(obj: Obj | None) -> bool:
@@ -175,14 +185,14 @@ async def _send_change(response: web.StreamResponse, query: WatchQuery, change: 
 
     before, after = visible(change.old), visible(change.new)
     if after:
-        await _send(response, "MODIFIED" if before else "ADDED", change.new)
+        await _send(send, "MODIFIED" if before else "ADDED", change.new)
     elif before and change.old is not None:
         metadata = change.old["metadata"] | {"resourceVersion": str(change.revision)}
-        await _send(response, "DELETED", change.old | {"metadata": metadata})
+        await _send(send, "DELETED", change.old | {"metadata": metadata})
 
 
-async def _send(response: web.StreamResponse, kind: str, obj: Obj | None) -> None:
-    await response.write(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
+async def _send(send: Send, kind: str, obj: Obj | None) -> None:
+    await send(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
 
 
 def _bookmark(resource: Resource, revision: int, *, initial_events_end: bool = False) -> Obj:
