@@ -79,7 +79,10 @@ def put(
     """The conditions with this one set. `status` None means Unknown."""
     word: ConditionStatus = "Unknown" if status is None else "True" if status else "False"
     before = find(conditions, kind)
-    since = before.last_transition_time if before is not None and before.status == word else now
+    since = now
+    if before is not None:
+        # Whoever wrote the one before may have had a clock that is ahead of this one.
+        since = before.last_transition_time if before.status == word else max(now, before.last_transition_time)
     entry = Condition(
         type=kind,
         status=word,

@@ -38,6 +38,11 @@ def test_the_transition_time_moves_with_the_status_only() -> None:
     assert same[0].message == "Other."
 
 
+def test_a_clock_that_is_behind_turns_no_transition_back() -> None:
+    first = ready(status=False, seconds=60)
+    assert ready(first, status=True, seconds=0)[0].last_transition_time == after(60)
+
+
 @pytest.mark.parametrize(("status", "word"), [(True, "True"), (False, "False"), (None, "Unknown")])
 def test_the_three_words(status: bool | None, word: str) -> None:
     conditions = ready(status=status)
