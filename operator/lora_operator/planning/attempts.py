@@ -90,6 +90,8 @@ def records(*states: StageState) -> tuple[Attempt, ...]:
 
 def closed(record: Attempt, *, reason: str, sentence: str, end: datetime, **found: object) -> Attempt:
     """The record of an attempt that is over. `found` are fields that became known with its end."""
+    # The node's clock, which told when it began, may be ahead of the one that tells when it ended.
+    end = max(end, record.start_time or end)
     record = halted(record, end).model_copy(update={"reason": reason, "end_time": end, **found})
     return record.model_copy(
         update={

@@ -301,6 +301,15 @@ def test_a_job_deleted_by_hand_is_replaced() -> None:
     assert world.created == [PREPARE, TRAIN, TRAIN_2]
 
 
+def test_a_clock_behind_the_nodes_ends_no_attempt_before_it_began() -> None:
+    world = training()
+    world.pass_time(-300)
+    world.delete_job(TRAIN)
+    world.settle()
+    attempt = world.run.status.attempts[-1]
+    assert (attempt.end_time, attempt.duration_seconds) == (attempt.start_time, 0)
+
+
 def test_a_prepare_job_deleted_by_hand_is_replaced() -> None:
     world = preparing()
     world.delete_job(PREPARE)
