@@ -169,6 +169,22 @@ async def test_a_train_job_deleted_by_hand_is_replaced_after_a_pause(world: Worl
     await world.until("AdapterPublished")
 
 
+async def test_a_train_pod_that_outlives_its_job_is_waited_for(world: World) -> None:
+    world.kubelet.on_sigterm = lambda _: None
+    world.apply()
+    await world.prepare()
+    pod = await world.start(Stage.TRAIN)
+    await world.until("Training")
+    world.server.delete("jobs", train(1), NAMESPACE)
+    await world.until("BackingOff")
+    world.pass_time(11)
+    await world.until("Stopping")
+    assert world.created_jobs() == [PREPARE, train(1)]
+    world.kubelet.terminate(pod, exit_code=40, message=failed_text(ExitCode.Interrupted, step=30))
+    await world.train(2)
+    await world.until("AdapterPublished")
+
+
 HOLDS = [
     ("ErrImagePull", "registry.example/lora-trainer: denied", "ImagePullFailed"),
     ("CreateContainerConfigError", 'secret "bucket" not found', "SecretNotFound"),

@@ -94,6 +94,7 @@ class Observer:
             run=run,
             classes=self.cache.classes.values(),
             jobs=tuple([await self._with_refusal(job, run.namespace) for job in jobs]),
+            strays=self.cache.strays_of(run.uid),
             settled=await self._settled_of(run) if wanted else None,
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),

@@ -55,6 +55,11 @@ class PodView:
     unschedulable: str | None = None
     last_word: LastWord | None = None
 
+    @property
+    def at_large(self) -> bool:
+        """Whether its containers run or may yet run."""
+        return self.last_word is None and self.phase in ("Pending", "Running", "Unknown")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobView:
@@ -121,6 +126,8 @@ class Observed:
     run: LoraFineTune
     classes: tuple[ClassView, ...]
     jobs: tuple[JobView, ...]
+    strays: tuple[PodView, ...] = ()
+    """Pods of the run that may still work although their Job is gone."""
     settled: Settled | None = None
     """What the run was resolved to, once its ConfigMap exists."""
     polled: PolledProgress | None = None

@@ -49,6 +49,8 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
 def _suspend(turn: Turn, state: StageState) -> Plan:
     job = state.job
     if job is None or not state.live:
+        if turn.observed.strays:
+            return _yield_to(turn, state, turn.observed.strays[0])
         message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
         turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
         return turn.end(Standing(mood=Mood.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
@@ -89,6 +91,13 @@ def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
     turn = turn.not_running(Reason.STOPPING, message)
     return turn.end(Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+
+
+def _yield_to(turn: Turn, state: StageState, pod: PodView) -> Plan:
+    """A pod that still runs although its Job is gone: another beside it would write to the same checkpoints."""
+    message = f"Pod {pod.name} still runs although its Job was deleted. The run goes on when that pod has ended."
+    standing = Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message)
+    return replace(_stage_tells(turn, state.stage, standing).end(standing, requeue_after=POD_RECHECK), decisive=True)
 
 
 def _overdue(turn: Turn, state: StageState) -> Plan:
@@ -160,6 +169,8 @@ def _starting(name: str) -> Standing:
 
 def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     """Create the Job of the next attempt, and the ConfigMap it reads where that is missing."""
+    if turn.observed.strays:
+        return _yield_to(turn, state, turn.observed.strays[0])
     number = state.next_number
     request = StageRequest(
         run=turn.run,

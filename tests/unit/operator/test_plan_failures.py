@@ -301,6 +301,20 @@ def test_a_job_deleted_by_hand_is_replaced() -> None:
     assert world.created == [PREPARE, TRAIN, TRAIN_2]
 
 
+def test_a_pod_that_outlives_its_job_is_waited_for() -> None:
+    world = training()
+    pod = world.jobs[TRAIN].newest_pod
+    assert pod is not None
+    world.delete_job(TRAIN)
+    world.settle(strays=(pod,))
+    world.pass_time(10)
+    assert world.settle(strays=(pod,)).decisive, "only live reads tell whether it is still there"
+    assert (world.reason, world.created) == ("Stopping", [PREPARE, TRAIN])
+    assert pod.name in world.message
+    world.settle()
+    assert world.created == [PREPARE, TRAIN, TRAIN_2]
+
+
 def test_a_clock_behind_the_nodes_ends_no_attempt_before_it_began() -> None:
     world = training()
     world.pass_time(-300)
