@@ -15,6 +15,7 @@ from lora_operator.planning.failure import GiveUp, Retry, decide
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
+from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
 from lora_operator.planning.troubles import POD_PATIENCE, POD_RECHECK, trouble_of
@@ -38,7 +39,7 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
         if job.deleting or state.attempts[-1].reason is not None:
             return _stopping(turn, state, job)
         if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
-            return _end_stuck(turn, state, sentence=stuck)
+            return _end_stuck(turn, state, job, sentence=stuck)
         left = None if deadline is None else deadline - turn.now
         return _wait(turn, job, left=left)
     if not state.attempts:
@@ -54,32 +55,36 @@ def _suspend(turn: Turn, state: StageState) -> Plan:
         message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
         turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
         return turn.end(Standing(mood=Mood.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
+    return _end_attempt(turn, state, job, reason=Reason.SUSPENDED_BY_USER, sentence="spec.suspend was set to true.")
+
+
+def _end_attempt(turn: Turn, state: StageState, job: JobView, *, reason: Reason, sentence: str) -> Plan:
+    """The record is closed first and the Job deleted in the turn after: whatever becomes of the Job was then asked for
+    and costs no retry, also when the operator dies in between and the user resumes meanwhile."""
     if job.deleting or state.attempts[-1].reason is not None:
         return _stopping(turn, state, job)
-    # The record is closed first and the Job deleted in the turn after: whatever becomes of the Job was then asked for
-    # and costs no retry, also when the operator dies in between and the user resumes meanwhile.
-    sentence = "spec.suspend was set to true."
-    turn = _close(turn, reason=Reason.SUSPENDED_BY_USER, sentence=sentence)
+    turn = _close(turn, job, reason=reason, sentence=sentence)
     return replace(_stopping(turn, state, job), actions=(), requeue_after=timedelta(), decisive=True)
 
 
-def _close(turn: Turn, *, reason: Reason, sentence: str) -> Turn:
+def _close(turn: Turn, job: JobView, *, reason: Reason, sentence: str) -> Turn:
     """The turn with the newest attempt over by the operator's own decision."""
     *before, newest = turn.status.attempts
+    if job.newest_pod is not None:
+        newest = followed(newest, job.newest_pod)
     return turn.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=turn.now)))
 
 
-def _end_stuck(turn: Turn, state: StageState, *, sentence: str) -> Plan:
+def _end_stuck(turn: Turn, state: StageState, job: JobView, *, sentence: str) -> Plan:
     """As with a suspension, the record is closed first and the Job deleted in the turn after."""
-    turn = _close(turn, reason=Reason.NO_PROGRESS, sentence=sentence)
-    decision = _decide(turn, turn.status.of(state.stage))
-    if isinstance(decision, GiveUp):
-        return fail(turn, reason=Reason.NO_PROGRESS, message=f"{sentence} {decision.because} {STUCK_REMEDY}")
-    return replace(_told_stuck(turn), requeue_after=timedelta(), decisive=True)
+    turn = _close(turn, job, reason=Reason.NO_PROGRESS, sentence=sentence)
+    return replace(_told_stuck(turn, state), requeue_after=timedelta(), decisive=True)
 
 
-def _told_stuck(turn: Turn, *actions: Action) -> Plan:
-    message = f"{turn.status.attempts[-1].message} It is ended, and the next attempt goes on from the last checkpoint."
+def _told_stuck(turn: Turn, state: StageState, *actions: Action) -> Plan:
+    last_one = isinstance(_decide(turn, turn.status.of(state.stage)), GiveUp)
+    what_then = "" if last_one else ", and the next attempt goes on from the last checkpoint"
+    message = f"{turn.status.attempts[-1].message} It is ended{what_then}."
     turn = turn.not_running(Reason.NO_PROGRESS, message)
     return turn.end(Standing(mood=Mood.STUCK, reason=Reason.NO_PROGRESS, message=message), actions=actions)
 
@@ -87,7 +92,7 @@ def _told_stuck(turn: Turn, *actions: Action) -> Plan:
 def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
     if state.attempts[-1].reason == Reason.NO_PROGRESS:
-        return _told_stuck(turn, *actions)
+        return _told_stuck(turn, state, *actions)
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
     turn = turn.not_running(Reason.STOPPING, message)
     return turn.end(Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
@@ -105,8 +110,9 @@ def _overdue(turn: Turn, state: StageState) -> Plan:
         f"The run's pods have run for the {turn.run.spec.active_deadline_seconds} s that spec.activeDeadlineSeconds "
         "allows. Create another LoraFineTune with a longer deadline or fewer steps."
     )
-    if state.attempts and state.attempts[-1].reason is None:
-        turn = _close(turn, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
+    if state.job is not None and state.live:
+        # Once the run has failed nothing may run any more, and a Job that is there may yet get another pod.
+        return _end_attempt(turn, state, state.job, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
     return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
@@ -193,7 +199,8 @@ def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
     if isinstance(decision, GiveUp):
         told = state.latest.sentence if state.latest is not None else how_it_ended(last)
         turn = found(turn, state)
-        message = " ".join(filter(None, (told, decision.because, _where_it_fits(turn, state))))
+        remedy = STUCK_REMEDY if last.reason == Reason.NO_PROGRESS else _where_it_fits(turn, state)
+        message = " ".join(filter(None, (told, decision.because, remedy)))
         return fail(turn, reason=last.reason or Reason.FAILED, message=message)
     if decision.at <= turn.now:
         return _start(turn, state, settled)

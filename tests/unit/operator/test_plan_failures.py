@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -380,6 +381,25 @@ def test_the_deadline_counts_from_the_start_of_the_pod() -> None:
     assert world.condition("Failed") == ("True", "DeadlineExceeded")
     assert world.live_train_jobs == []
     assert "100 s" in world.message
+
+
+@pytest.mark.parametrize("begin", [preparing, training], ids=["prepare", "train"])
+def test_a_run_past_its_deadline_fails_when_its_pod_has_stopped(begin: Callable[..., Simulation]) -> None:
+    world = begin(activeDeadlineSeconds=60)
+    world.slow_deletion = True
+    [job] = [job.name for job in world.jobs.values() if not job.over]
+    world.start(job)
+    world.pass_time(60)
+    plan = world.turn()
+    assert (plan.actions, plan.requeue_after, world.reason) == ((), timedelta(), "Stopping")
+    assert world.run.status.attempts[-1].reason == "DeadlineExceeded", "on record before the Job is deleted"
+    world.settle()
+    assert world.jobs[job].deleting
+    assert not world.run.status.terminal, "the Job may yet get another pod"
+    world.finish_deletions()
+    world.settle()
+    assert world.condition("Failed") == ("True", "DeadlineExceeded")
+    assert world.run.status.attempts[-1].reason == "DeadlineExceeded"
 
 
 def test_queues_pauses_and_suspension_are_free() -> None:
