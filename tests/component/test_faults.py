@@ -217,6 +217,27 @@ async def test_410_makes_kopf_list_again(world: World) -> None:
     assert world.status()["attempts"][-1]["reason"] == "OutcomeMissing"
 
 
+async def test_an_error_in_a_watch_ends_the_process_and_its_successor_goes_on(
+    bare_world: World, kubeconfig: Path
+) -> None:
+    world = bare_world
+
+    async def until_a_watch_breaks() -> None:
+        async with an_operator(world, kubeconfig):
+            world.apply()
+            await world.until("Preparing")
+            world.server.fail_watches("jobs", code=500)
+            await world.server.wait_for(lambda: not world.server.hub.open_streams("jobs.batch"))
+
+    with pytest.raises(Exception, match="watch-stream"):
+        await until_a_watch_breaks()
+    async with an_operator(world, kubeconfig):
+        await world.prepare()
+        await world.train()
+        await world.until("AdapterPublished")
+    assert_done_once(world)
+
+
 # --- deletion -----------------------------------------------------------------------------------------------------
 
 
