@@ -231,14 +231,22 @@ class FakeApiServer:
         """Watches never deliver what happens meanwhile."""
         return self.hub.lose(self.store.resources.find(kind).key)
 
+    def resume_gc(self) -> None:
+        """Collect what came together while `gc_paused` was set."""
+        self.gc_paused = False
+        self._collect_soon()
+
     def _key(self, kind: str | None) -> str | None:
         return None if kind is None else self.store.resources.find(kind).key
 
     def _on_change(self, change: Change) -> None:
         self._changed.set()
         metadata = (change.new or change.old or {}).get("metadata", {})
-        concerns_gc = change.new is None or metadata.get("ownerReferences") or metadata.get("deletionTimestamp")
-        if concerns_gc and not self._collecting and not self.gc_paused:
+        if change.new is None or metadata.get("ownerReferences") or metadata.get("deletionTimestamp"):
+            self._collect_soon()
+
+    def _collect_soon(self) -> None:
+        if not self._collecting and not self.gc_paused:
             self._collecting = True
             # Later, as in a real cluster: the answer to the request that caused this goes out first.
             asyncio.get_running_loop().call_soon(self._collect)

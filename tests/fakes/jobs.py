@@ -197,6 +197,8 @@ def _set_condition(store: Store, status: Obj, kind: str, why: _Verdict, *, value
 
 
 def _write_status(store: Store, job: Obj, status: Obj) -> None:
+    if job.get("status") == status:
+        return
     metadata = {key: value for key, value in job["metadata"].items() if key != "resourceVersion"}
     store.update(store.resources.find("jobs"), job | {"metadata": metadata, "status": status}, manager=_STATUS)
 

@@ -75,7 +75,7 @@ class Kubelet:
         while before != self._store.revision:
             before = self._store.revision
             jobs.sync_all(self._store)
-            for pod in self._server.objects("pods"):
+            for pod in self._store.list_objects(self._pods):
                 if pod["metadata"].get("deletionTimestamp"):
                     self._end_deleted(pod)
 

@@ -1,0 +1,183 @@
+"""What controllers, nodes and people do to the children of runs. Each function returns whether it found something to
+hit."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+from lora_operator import naming
+from lora_operator.naming import Stage
+
+from tests.builders import NAMESPACE
+from tests.fakes.jobs import is_finished
+from tests.faults.invariants import terminal
+from tests.faults.trainers import Work, attempt_of
+from tests.faults.world import World
+
+Obj = dict[str, Any]
+
+
+# --- controllers and nodes -------------------------------------------------------------------------------------------
+
+
+def collectors_away(world: World, rng: Random) -> bool:
+    """Nobody collects garbage for a while."""
+    if world.server.gc_paused:
+        return False
+
+    async def pass_by() -> None:
+        world.server.gc_paused = True
+        await asyncio.sleep(rng.uniform(2, 40))
+        world.server.resume_gc()
+
+    world.spawn(pass_by())
+    return True
+
+
+def controllers_away(world: World, rng: Random) -> bool:
+    """Nobody reconciles Jobs for a while."""
+    if "controllers" in world.held:
+        return False
+
+    async def pass_by() -> None:
+        world.held.add("controllers")
+        with world.trainers.kubelet.away():
+            await asyncio.sleep(rng.uniform(2, 40))
+        world.held.discard("controllers")
+
+    world.spawn(pass_by())
+    return True
+
+
+def drain(world: World, rng: Random) -> bool:
+    """A pod is evicted by API: its node is drained, or it is preempted."""
+    work = _work(world, rng)
+    if work is not None:
+        _disturb(world, work.pod, "PodLost")
+        world.trainers.kubelet.disrupt(work.pod)
+    return work is not None
+
+
+def pressure(world: World, rng: Random) -> bool:
+    """The kubelet evicts a pod."""
+    work = _work(world, rng)
+    if work is not None:
+        _disturb(world, work.pod, "Killed")
+        work.over = True
+        world.trainers.kubelet.press(work.pod)
+    return work is not None
+
+
+def preempt(world: World, rng: Random) -> bool:
+    """A queue takes a Job's quota away and gives it back: it suspends the Job, as Kueue does."""
+    jobs = [job for job in world.server.objects("jobs", NAMESPACE) if _busy(world, job) and not is_finished(job)]
+    jobs = [job for job in jobs if not job["spec"]["suspend"]]
+    if not jobs:
+        return False
+    job = rng.choice(jobs)
+    name, seconds = job["metadata"]["name"], rng.uniform(5, 60)
+    _disturb(world, job, "PodLost")
+
+    async def pass_by() -> None:
+        for suspend in (True, False):
+            found = world.server.find("jobs", name, NAMESPACE)
+            if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"] and not is_finished(found):
+                world.server.patch("jobs", name, NAMESPACE, merge={"spec": {"suspend": suspend}})
+            await asyncio.sleep(seconds)
+
+    world.spawn(pass_by())
+    return True
+
+
+def lose_node(world: World, rng: Random) -> bool:
+    """A node is lost: its pod is marked for deletion, stays for minutes, and is collected at last."""
+    work = _work(world, rng)
+    if work is None:
+        return False
+    _disturb(world, work.pod, "PodLost")
+
+    async def pass_by() -> None:
+        work.lost = True
+        await asyncio.sleep(40)
+        if world.trainers.there(work.pod) is not None:
+            world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
+        await asyncio.sleep(rng.uniform(30, 300))
+        if world.trainers.there(work.pod) is not None:
+            world.trainers.kubelet.lose(work.pod)
+
+    world.spawn(pass_by())
+    return True
+
+
+def lose_pod(world: World, rng: Random) -> bool:
+    """A pod vanishes and nobody knows why."""
+    work = _work(world, rng)
+    if work is not None:
+        _disturb(world, work.pod, "PodLost")
+        work.lost = True
+        world.trainers.kubelet.lose(work.pod, disrupted=False)
+    return work is not None
+
+
+# --- people ---------------------------------------------------------------------------------------------------------
+
+
+def delete_pod(world: World, rng: Random) -> bool:
+    """`kubectl delete pod`."""
+    pods = [pod for pod in world.server.objects("pods", NAMESPACE) if _busy(world, pod)]
+    if not pods:
+        return False
+    pod = rng.choice(pods)
+    _disturb(world, pod, "PodLost")
+    world.server.delete("pods", pod["metadata"]["name"], NAMESPACE)
+    return True
+
+
+def delete_job(world: World, rng: Random) -> bool:
+    """`kubectl delete job`, which leaves its pod to the garbage collector, or in the foreground."""
+    jobs = [job for job in world.server.objects("jobs", NAMESPACE) if _busy(world, job)]
+    if not jobs:
+        return False
+    job = rng.choice(jobs)
+    _disturb(world, job, "JobDeleted")
+    propagation = rng.choice(("Background", "Background", "Foreground"))
+    world.server.delete("jobs", job["metadata"]["name"], NAMESPACE, propagation=propagation)
+    return True
+
+
+def delete_something(world: World, rng: Random) -> bool:
+    """By hand."""
+    return rng.choice((delete_job, delete_pod))(world, rng)
+
+
+def touch(world: World, rng: Random) -> bool:
+    """Somebody labels a run: all that was planned for its old version is refused."""
+    runs = [run for run in world.runs() if not terminal(run)]
+    if not runs:
+        return False
+    merge = {"metadata": {"labels": {"touched": str(rng.randint(0, 10**9))}}}
+    world.server.patch(naming.RUN_PLURAL, rng.choice(runs)["metadata"]["name"], NAMESPACE, merge=merge)
+    return True
+
+
+def _disturb(world: World, child: Obj, *reasons: str) -> None:
+    """What befalls this child may end its attempt with one of these. A pod that is deleted may take its last word with
+    it, whatever that was."""
+    attempt = attempt_of(child)
+    world.trainers.truth.disturbed.add(attempt[0])
+    world.trainers.truth.ends[attempt].update(reasons)
+
+
+def _busy(world: World, child: Obj) -> bool:
+    run = world.run(child["metadata"]["labels"][naming.RUN_LABEL])
+    return run is not None and not terminal(run) and not child["metadata"].get("deletionTimestamp")
+
+
+def _work(world: World, rng: Random) -> Work | None:
+    """A pod that runs and that nothing has befallen yet."""
+    found = [work for work in world.trainers.working.values() if not (work.over or work.lost)]
+    found = [work for work in found if (pod := world.trainers.there(work.pod)) is not None and _busy(world, pod)]
+    found = [work for work in found if work.stage is Stage.TRAIN or rng.random() < 0.3]
+    return rng.choice(found) if found else None

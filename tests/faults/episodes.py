@@ -1,0 +1,111 @@
+"""Worlds that are disturbed: at random from a seed, or by one death at a given request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.faults.invariants import terminal
+from tests.faults.mischief import CATALOGUE, COUNTED_WHEN_THEY_HIT
+from tests.faults.scripts import Script
+from tests.faults.virtual_time import run
+from tests.faults.world import World, a_world
+
+MEAN_PAUSE = 3.0
+"""Seconds between two faults."""
+RUN_PAUSE = 12.0
+"""Seconds between two runs that are applied."""
+
+
+@dataclass
+class Tally:
+    """What was done, and what came of it."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    writes: int = 0
+    seconds: float = 0
+    """Simulated."""
+
+    def add(self, other: Tally) -> None:
+        """Both together."""
+        self.faults += other.faults
+        self.ends += other.ends
+        self.runs += other.runs
+        self.writes += other.writes
+        self.seconds += other.seconds
+
+
+def random_episode(seed: str, scripts: tuple[Script, ...]) -> tuple[Tally, str]:
+    """One world with two operators in it, disturbed until its runs are over. Returns the digest of its history too:
+    the same for the same seed. Raises Violation."""
+    return run(_random_episode(seed, scripts))
+
+
+async def _random_episode(seed: str, scripts: tuple[Script, ...]) -> tuple[Tally, str]:
+    async with a_world(seed, operators=2) as world:
+        rng = world.rng("faults")
+        order = rng.sample(scripts, len(scripts))
+        for number, script in enumerate(order):
+            world.spawn(world.use(script.name, script, after=20 + number * RUN_PAUSE))
+        tally = Tally(runs=len(scripts))
+        await asyncio.sleep(20)
+        while len(world.scripts) < len(scripts) or not world.runs() or not all(map(terminal, world.runs())):
+            await asyncio.sleep(rng.expovariate(1 / MEAN_PAUSE))
+            _disturb(world, rng, tally)
+            world.check()
+            if asyncio.get_running_loop().time() > 20 + len(scripts) * RUN_PAUSE + 600:
+                break
+        await _calm(world, tally)
+        return tally, world.audit.digest
+
+
+def _disturb(world: World, rng: Random, tally: Tally) -> None:
+    weights = [weight for weight, _ in CATALOGUE]
+    mischief = rng.choices([each for _, each in CATALOGUE], weights)[0]
+    if mischief(world, rng):
+        world.audit.faults.append((asyncio.get_running_loop().time(), mischief.__name__))
+        if mischief not in COUNTED_WHEN_THEY_HIT:
+            tally.faults[mischief.__name__.replace("_", " ")] += 1
+
+
+async def _calm(world: World, tally: Tally) -> None:
+    """The world is left in peace; every run must come to its right end."""
+    for name, armed in world.armed:
+        tally.faults[name] += armed.hits
+        world.server.faults.remove(armed)
+    world.armed.clear()
+    tally.faults += world.happened
+    for replica in world.replicas.values():
+        replica.wire.death = None
+    await world.until_over()
+    tally.ends.update((await world.judge()).values())
+    tally.writes, tally.seconds = len(world.audit.writes), asyncio.get_running_loop().time()
+
+
+def requests_of(script: Script) -> int:
+    """How many requests an operator makes for a run that nothing disturbs."""
+    return run(_alone(script, None))[1]
+
+
+def deadly_episode(script: Script, request: int) -> Tally:
+    """One run and one operator, which is killed as soon as its nth request took effect, and started again: dying
+    before a request is dying after the one before. Raises Violation."""
+    return run(_alone(script, request))[0]
+
+
+async def _alone(script: Script, deadly: int | None) -> tuple[Tally, int]:
+    async with a_world(f"{script.name}/{deadly}", operators=1) as world:
+        replica, tally = world.replicas["operator-0"], Tally(runs=1)
+        world.spawn(world.use(script.name, script, after=2))
+        if deadly is not None:
+            replica.die_at(deadly, applied=True, happen=lambda: world.kill_operator(replica.identity))
+        await asyncio.sleep(60 + (script.deeds[-1][0] if script.deeds else 0))
+        await world.until_over()
+        tally.ends.update((await world.judge()).values())
+        tally.faults["killed after a request"] += world.restarts
+        tally.writes, tally.seconds = len(world.audit.writes), asyncio.get_running_loop().time()
+        return tally, replica.wire.requests

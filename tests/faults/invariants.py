@@ -1,0 +1,229 @@
+"""What must hold at every moment, judged from the writes that the API server applied. Pure.
+
+`Checker.see` takes one write after the other and returns what is wrong with the world after it, as sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_operator import naming
+from lora_operator.naming import Stage
+
+from tests import kstatus
+from tests.faults.audit import CLUSTER, Write
+
+Obj = dict[str, Any]
+RUNS = f"{naming.RUN_PLURAL}.{naming.GROUP}"
+JOBS, PODS, CONFIG_MAPS = "jobs.batch", "pods", "configmaps"
+WRITTEN_BY_OPERATORS = (RUNS, JOBS, CONFIG_MAPS, "events", "leases.coordination.k8s.io")
+POLL_SECONDS = 15.0
+"""What was told may be as old as that."""
+BOOKKEEPING = ("resourceVersion", "managedFields")
+
+
+@dataclass
+class Checker:
+    """The memory that judging needs: what is there now."""
+
+    _there: dict[str, dict[str, Obj]] = field(default_factory=dict)
+    """Objects by resource and uid."""
+    _began: dict[str, float] = field(default_factory=dict)
+    """When the newest train pod of a run began."""
+    _told: dict[str, float] = field(default_factory=dict)
+    """When progress of a run was written last."""
+
+    def see(self, write: Write) -> list[str]:
+        """What is wrong since this write."""
+        known = self._there.setdefault(write.resource, {})
+        uid = write.obj["metadata"]["uid"]
+        if write.new is None:
+            known.pop(uid, None)
+        else:
+            known[uid] = write.new
+        found = _authority(write)
+        match write.resource:
+            case _ if write.new is None:
+                pass
+            case resource if resource == RUNS:
+                found += self._steps(write) + run_breaches(write.old, write.new)
+            case resource if resource in (JOBS, CONFIG_MAPS):
+                found += self._child(write, write.new) if write.old is None else []
+                found += self._trainings(write.new)
+            case resource if resource == PODS:
+                found += self._pod(write, write.new) + self._trainings(write.new)
+        return found
+
+    def left_over(self) -> list[str]:
+        """In a world at rest: children without their owner, and work that goes on for runs that are over."""
+        found = []
+        for resource in (JOBS, CONFIG_MAPS, PODS):
+            for obj in self._of(resource):
+                owners = {entry["uid"] for entry in obj["metadata"].get("ownerReferences", ())}
+                if not any(uid in known for known in self._there.values() for uid in owners):
+                    found.append(f"{resource} {obj['metadata']['name']} is an orphan")
+        for job in self._of(JOBS):
+            run = self._there.get(RUNS, {}).get(_run_uid(job))
+            if run is not None and terminal(run) and not self._over(job):
+                found.append(f"Job {job['metadata']['name']} works for a run that is over")
+        return found
+
+    def _of(self, resource: str) -> list[Obj]:
+        return list(self._there.get(resource, {}).values())
+
+    def _child(self, write: Write, child: Obj) -> list[str]:
+        """A Job or ConfigMap was created."""
+        metadata = child["metadata"]
+        uid = metadata.get("labels", {}).get(naming.RUN_UID_LABEL)
+        owners = [entry["uid"] for entry in metadata.get("ownerReferences", ()) if entry.get("controller")]
+        name = f"{child['kind']} {metadata['name']}"
+        if write.actor != CLUSTER and owners != [uid]:
+            return [f"{name} was created without its run as owner"]
+        run = self._there.get(RUNS, {}).get(uid or "")
+        if run is None or child["kind"] != "Job":
+            return []
+        found = [f"{name} was created after the run was over"] if terminal(run) else []
+        stage, number = _attempt(child)
+        if any((entry["stage"], entry["number"]) == (stage, number) for entry in _attempts(run.get("status", {}))):
+            found.append(f"{name} was created again although its attempt is on record")
+        return found
+
+    def _pod(self, write: Write, pod: Obj) -> list[str]:
+        run = self._there.get(RUNS, {}).get(_run_uid(pod))
+        begins = _is_train(pod) and _running(pod) and not (write.old and _running(write.old))
+        if begins:
+            self._began[_run_uid(pod)] = write.second
+        if begins and run is not None and terminal(run):
+            return [f"pod {pod['metadata']['name']} began to train although the run was over"]
+        return []
+
+    def _trainings(self, child: Obj) -> list[str]:
+        """At most one train Job of the child's run that is not over, and one train pod that runs."""
+        uid, found = _run_uid(child), []
+        if not _is_train(child):
+            return []
+        jobs = [job for job in self._of(JOBS) if _run_uid(job) == uid and _is_train(job) and not self._over(job)]
+        pods = [pod for pod in self._of(PODS) if _run_uid(pod) == uid and _is_train(pod) and _running(pod)]
+        for what, several in (("train Jobs live", jobs), ("train pods run", pods)):
+            if len(several) > 1:
+                names = ", ".join(sorted(each["metadata"]["name"] for each in several))
+                found.append(f"{len(several)} {what} at once: {names}")
+        return found
+
+    def _over(self, job: Obj) -> bool:
+        """Whether no pod of the Job will work any more: it is finished, or did what it should."""
+        conditions = job.get("status", {}).get("conditions", ())
+        if any(entry["type"] in ("Complete", "Failed") and entry["status"] == "True" for entry in conditions):
+            return True
+        uid = job["metadata"]["uid"]
+        pods = (pod for pod in self._of(PODS) if uid in {o["uid"] for o in pod["metadata"].get("ownerReferences", ())})
+        return any(pod["status"].get("phase") == "Succeeded" for pod in pods)
+
+    def _steps(self, write: Write) -> list[str]:
+        """Steps only grow, unless another pod of the run began at an earlier checkpoint meanwhile."""
+        before, after = _progress(write.old), _progress(write.new)
+        if after is None or before == after:
+            return []
+        uid = write.obj["metadata"]["uid"]
+        told, self._told[uid] = self._told.get(uid, 0.0), write.second
+        if before is None or after["step"] >= before["step"] or self._began.get(uid, 0.0) > told - POLL_SECONDS:
+            return []
+        return [f"progress fell from step {before['step']} to {after['step']} in one pod"]
+
+
+def run_breaches(old: Obj | None, new: Obj) -> list[str]:
+    """What is wrong with a new version of a run, given the one before."""
+    status, before = new.get("status", {}), (old or {}).get("status", {})
+    if not status:
+        return ["status was taken away"] if before else []
+    found = kstatus.breaches(status, generation=new["metadata"]["generation"])
+    found += [f"{entry['stage']} attempt {entry['number']} ended before it began" for entry in _inverted(status)]
+    if status.get("usage", {}).get("acceleratorSeconds", 0) < 0:
+        found.append("acceleratorSeconds is negative")
+    return found + (_taken_back(old, before, status) if before and before != status else [])
+
+
+def _taken_back(old: Obj | None, before: Obj, after: Obj) -> list[str]:
+    found = kstatus.regressions(before, after)
+    for field_name in ("observedGeneration", "resumptions"):
+        if after.get(field_name, 0) < before.get(field_name, 0):
+            found.append(f"{field_name} fell from {before[field_name]} to {after.get(field_name, 0)}")
+    if len(after.get("adjustments", ())) < len(before.get("adjustments", ())):
+        found.append("adjustments were taken back")
+    for stage in Stage:
+        was, now = ([a["number"] for a in _attempts(status) if a["stage"] == stage] for status in (before, after))
+        if now != sorted(set(now)) or (was and (not now or now[-1] < was[-1])):
+            found.append(f"attempt numbers of {stage} went from {was} to {now}")
+    if old is not None and terminal(old):
+        found += _changed_after_end(before, after)
+    return found
+
+
+def _changed_after_end(before: Obj, after: Obj) -> list[str]:
+    """Only generations may still change: `kubectl wait` wants them up to date."""
+    return [
+        f"{name} changed after the run was over"
+        for name in sorted(set(before) | set(after))
+        if name != "observedGeneration" and _timeless(before.get(name)) != _timeless(after.get(name))
+    ]
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_timeless(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: entry for key, entry in value.items() if key != "observedGeneration"}
+    return value
+
+
+def _authority(write: Write) -> list[str]:
+    """Operators write children, Events, their Lease and status; nothing of the user's."""
+    if write.actor == CLUSTER:
+        return []
+    if write.resource not in WRITTEN_BY_OPERATORS:
+        return [f"{write.actor} wrote {write.resource} {write.obj['metadata']['name']}"]
+    if write.resource == RUNS and (write.old is None or write.new is None or _users(write.old) != _users(write.new)):
+        return [f"{write.actor} wrote more of the run than its status"]
+    return []
+
+
+def _users(run: Obj) -> Obj:
+    metadata = {key: value for key, value in run["metadata"].items() if key not in BOOKKEEPING}
+    return {key: value for key, value in run.items() if key != "status"} | {"metadata": metadata}
+
+
+def terminal(run: Obj) -> bool:
+    """Whether Complete or Failed is True."""
+    conditions = run.get("status", {}).get("conditions", ())
+    return any(entry["type"] in ("Complete", "Failed") and entry["status"] == "True" for entry in conditions)
+
+
+def _attempts(status: Obj) -> list[Obj]:
+    return status.get("attempts", [])
+
+
+def _inverted(status: Obj) -> list[Obj]:
+    timed = (entry for entry in _attempts(status) if entry.get("startTime") and entry.get("endTime"))
+    return [entry for entry in timed if entry["endTime"] < entry["startTime"]]
+
+
+def _attempt(job: Obj) -> tuple[str, int]:
+    labels = job["metadata"]["labels"]
+    return labels[naming.STAGE_LABEL], int(labels[naming.ATTEMPT_LABEL])
+
+
+def _run_uid(child: Obj) -> str:
+    return child["metadata"].get("labels", {}).get(naming.RUN_UID_LABEL, "")
+
+
+def _is_train(child: Obj) -> bool:
+    return child["metadata"].get("labels", {}).get(naming.STAGE_LABEL) == Stage.TRAIN
+
+
+def _running(pod: Obj) -> bool:
+    return pod.get("status", {}).get("phase") == "Running"
+
+
+def _progress(run: Obj | None) -> Obj | None:
+    return (run or {}).get("status", {}).get("progress")

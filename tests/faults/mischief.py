@@ -1,0 +1,37 @@
+"""Everything that may be done to a simulated world, and how often in comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from tests.faults import api_faults, cluster_faults, operator_faults
+from tests.faults.world import World
+
+Mischief = Callable[[World, Random], bool]
+
+COUNTED_WHEN_THEY_HIT = (api_faults.refuse, operator_faults.kill_at_a_request)
+CATALOGUE: tuple[tuple[int, Mischief], ...] = (
+    (40, api_faults.refuse),
+    (4, api_faults.outage),
+    (6, api_faults.partition),
+    (6, api_faults.cut_watches),
+    (6, api_faults.watch_gap),
+    (6, api_faults.late_events),
+    (4, api_faults.dead_watch),
+    (4, api_faults.watch_error),
+    (16, operator_faults.kill_at_a_request),
+    (6, operator_faults.kill),
+    (5, operator_faults.stop),
+    (6, operator_faults.skew),
+    (4, cluster_faults.collectors_away),
+    (4, cluster_faults.controllers_away),
+    (6, cluster_faults.drain),
+    (4, cluster_faults.pressure),
+    (4, cluster_faults.preempt),
+    (4, cluster_faults.lose_node),
+    (4, cluster_faults.lose_pod),
+    (6, cluster_faults.delete_pod),
+    (6, cluster_faults.delete_job),
+    (6, cluster_faults.touch),
+)

@@ -1,0 +1,220 @@
+"""Every pod of the simulated cluster: it is scheduled, starts, works as its run's script says, and ends.
+
+What truly befell each attempt is kept: status is held against it at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import aiohttp
+from lora_operator import naming
+from lora_operator.naming import Stage
+from lora_operator.planning.observed import PodView
+from lora_trainer.contract import exits
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.progress import Progress
+from lora_trainer.contract.progress import Stage as Busy
+
+from tests.builders import failed_text
+from tests.fakes.apiserver import FakeApiServer
+from tests.fakes.kubelet import Kubelet, Termination
+from tests.fakes.store import Change
+from tests.faults.scripts import SAVE_STEPS, TOTAL_STEPS, End, Script
+
+Obj = dict[str, Any]
+NO_PROGRESS = "NoProgress"
+AttemptKey = tuple[str, str, int]
+"""uid of the run, stage, number."""
+
+
+def attempt_of(child: Obj) -> AttemptKey:
+    """The attempt that a Job or pod belongs to."""
+    labels = child["metadata"]["labels"]
+    return labels[naming.RUN_UID_LABEL], labels[naming.STAGE_LABEL], int(labels[naming.ATTEMPT_LABEL])
+
+
+@dataclass
+class Work:
+    """One pod at work."""
+
+    pod: Obj
+    stage: Stage
+    end: End
+    from_step: int
+    began: float
+    over: bool = False
+    lost: bool = False
+    """Its node is gone: nothing is heard of it any more."""
+
+    def step(self, now: float) -> int:
+        """A step takes a second."""
+        if self.end.stuck:
+            return self.from_step + min(int(now - self.began), 3)
+        return min(self.from_step + int(now - self.began), TOTAL_STEPS)
+
+
+@dataclass
+class Truth:
+    """What befell the attempts of all runs."""
+
+    ends: defaultdict[AttemptKey, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Reasons that the record of an attempt may rightly give."""
+    natural: defaultdict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    """By uid and stage: how pods ended by themselves, in order."""
+    checkpoints: dict[str, int] = field(default_factory=dict)
+    suspended: set[str] = field(default_factory=set)
+    """uids of runs that their user suspended."""
+    disturbed: set[str] = field(default_factory=set)
+    """uids of runs whose children people or nodes interfered with."""
+
+
+@dataclass
+class Trainers:
+    """All pods."""
+
+    server: FakeApiServer
+    rng: Random
+    script_of: Callable[[str], Script]
+    """The script of a run, by its name."""
+    truth: Truth = field(default_factory=Truth)
+    working: dict[str, Work] = field(default_factory=dict)
+    """By name of the pod."""
+    _kubelet: Kubelet | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def kubelet(self) -> Kubelet:
+        """Of every node."""
+        assert self._kubelet is not None
+        return self._kubelet
+
+    def attach(self, kubelet: Kubelet) -> None:
+        """From now on pods are played."""
+        self._kubelet = kubelet
+        kubelet.on_sigterm = self._sigterm
+        self.server.store.listeners.append(self._on_change)
+
+    def there(self, pod: Obj) -> Obj | None:
+        """The pod as it is now, None when it is gone."""
+        metadata = pod["metadata"]
+        found = self.server.find("pods", metadata["name"], metadata["namespace"])
+        return found if found is not None and found["metadata"]["uid"] == metadata["uid"] else None
+
+    async def ask(self, view: PodView) -> bytes:
+        """GET /progress. Raises aiohttp.ClientError."""
+        await asyncio.sleep(self.rng.uniform(0.001, 0.02))
+        work = self.working.get(view.name)
+        if work is None or work.over or work.lost or self.rng.random() < 0.1:
+            raise aiohttp.ClientConnectionError("no answer")
+        now = asyncio.get_running_loop().time()
+        progress = Progress(
+            stage=Busy.TRAINING,
+            step=work.step(now),
+            total_steps=TOTAL_STEPS,
+            loss=1.0,
+            step_seconds=1.0 if work.end.stuck or work.step(now) < TOTAL_STEPS else None,
+            resumed_from_step=work.from_step or None,
+        )
+        return json.dumps(progress.wire()).encode()
+
+    def _on_change(self, change: Change) -> None:
+        if change.key == "pods" and change.old is None and change.new is not None:
+            self._spawn(self._play(change.new))
+
+    def _spawn(self, life: Any) -> None:
+        task = asyncio.get_running_loop().create_task(life)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.server.crashes.append(RuntimeError(f"a simulated pod failed: {error!r}"))
+
+    async def _play(self, pod: Obj) -> None:
+        await asyncio.sleep(self.rng.uniform(0.5, 4))
+        now = self.there(pod)
+        if now is None or now["metadata"].get("deletionTimestamp") or now["status"]["phase"] != "Pending":
+            return
+        uid, stage, _ = attempt_of(pod)
+        script = self.script_of(pod["metadata"]["labels"][naming.RUN_LABEL])
+        ends = script.prepare if stage == Stage.PREPARE else script.train
+        loop = asyncio.get_running_loop()
+        work = Work(
+            pod=pod,
+            stage=Stage(stage),
+            end=ends[min(len(self.truth.natural[uid, stage]), len(ends) - 1)],
+            from_step=self.truth.checkpoints.get(uid, 0) if stage == Stage.TRAIN else 0,
+            began=loop.time(),
+        )
+        self.working[pod["metadata"]["name"]] = work
+        self.kubelet.start(pod, node=f"node-{self.rng.randint(1, 4)}", pod_ip=f"10.0.0.{len(self.working) % 250 + 1}")
+        await self._work(work)
+
+    async def _work(self, work: Work) -> None:
+        seconds = work.end.seconds
+        if work.end.stuck:
+            self.truth.ends[attempt_of(work.pod)].add(NO_PROGRESS)
+        if work.stage is Stage.TRAIN and work.end.code == 0 and seconds is not None:
+            seconds = TOTAL_STEPS - work.from_step + 5.0
+        if seconds is None:
+            return
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(seconds)
+        if work.over or work.lost or self.there(work.pod) is None:
+            return
+        uid, stage, _ = attempt_of(work.pod)
+        step = work.step(loop.time())
+        self._save(work, step // SAVE_STEPS * SAVE_STEPS)
+        text = work.end.text(work.stage, step=step, from_step=work.from_step)
+        reason = _reason(work.end)
+        self.truth.natural[uid, stage].append(reason)
+        self._terminate(work, code=work.end.code, text=text, reason=reason, kubelet_reason=work.end.kubelet_reason)
+
+    def _save(self, work: Work, step: int) -> None:
+        uid = attempt_of(work.pod)[0]
+        if work.stage is Stage.TRAIN:
+            self.truth.checkpoints[uid] = max(step, self.truth.checkpoints.get(uid, 0))
+
+    def _terminate(self, work: Work, *, code: int, text: str, reason: str, kubelet_reason: str = "") -> None:
+        work.over = True
+        uid, stage, _ = attempt_of(work.pod)
+        if work.end.stuck:
+            self.truth.natural[uid, stage].append(NO_PROGRESS)
+        self.truth.ends[attempt_of(work.pod)].add(reason)
+        self.kubelet.terminate(work.pod, exit_code=code, message=text, reason=kubelet_reason)
+
+    def _sigterm(self, pod: Obj) -> Termination | None:
+        work = self.working.get(pod["metadata"]["name"])
+        if work is not None:
+            self._spawn(self._stop(work))
+        return None
+
+    async def _stop(self, work: Work) -> None:
+        """A train pod commits a checkpoint first; prepare just dies."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self.rng.uniform(0.1, 20 if work.stage is Stage.TRAIN else 1))
+        if work.over or work.lost or self.there(work.pod) is None:
+            return
+        if work.stage is Stage.PREPARE:
+            self._terminate(work, code=143, text="", reason=exits.reason(143))
+            return
+        step = work.step(loop.time())
+        self._save(work, step)
+        text = failed_text(ExitCode.Interrupted, step=step)
+        self._terminate(work, code=int(ExitCode.Interrupted), text=text, reason=ExitCode.Interrupted.name)
+
+
+def _reason(end: End) -> str:
+    if end.kubelet_reason == "OOMKilled":
+        return "OutOfHostMemory"
+    if end.code == 0 and end.bare:
+        return "OutcomeMissing"
+    return exits.reason(end.code)
