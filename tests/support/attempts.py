@@ -17,7 +17,7 @@ from lora_trainer.contract.outcome import Outcome, decode_outcome
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.run import RunFile
 
-END_SECONDS = 400
+END_SECONDS = 900
 
 
 @dataclass(frozen=True, kw_only=True)

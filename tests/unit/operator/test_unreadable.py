@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from lora_operator.api.conditions import ConditionType, find
-from lora_operator.api.lorafinetune import LoraFineTuneStatus, StoredRun
+from lora_operator.api.lorafinetune import LoraFineTuneStatus, StoredRun, parse_run
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.unreadable import unreadable_plan
+from pydantic import ValidationError
 
 from tests import kstatus
-from tests.builders import T0, a_run, after
+from tests.builders import T0, UID, a_run, after, run_body
 from tests.unit.operator.test_plan_walk import training
 
 PROBLEM = "The operator cannot read spec.lora.r: Input should be greater than 0"
@@ -53,3 +55,17 @@ def test_a_run_that_is_over_is_left_alone(end: str) -> None:
         run = world.run
     plan = unreadable_plan(run, PROBLEM, after(60))
     assert (plan.status, plan.events) == (run.status, ())
+
+
+def test_a_run_that_has_begun_does_not_mind_fields_of_a_newer_crd() -> None:
+    body = stored_body(lora={"r": 4, "mixture": "strong"}, later="as before")
+    with pytest.raises(ValidationError, match="mixture"):
+        parse_run(body)
+    begun = body | {"status": training().run.status.wire()}
+    assert parse_run(begun).spec.lora.r == 4
+
+
+def stored_body(**spec: Any) -> dict[str, Any]:
+    body = run_body(**spec)
+    made = {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": T0.isoformat()}
+    return body | {"metadata": body["metadata"] | made}
