@@ -76,6 +76,12 @@ test-unit: venv ## The inner loop: no root, no Go, no torch
 test-component: venv ## The operator against the fake API server
 	$(PYTEST) tests/component
 
+.PHONY: test-faults
+SEED ?= 1
+FAULTS ?= 1000
+test-faults: venv ## Operators among faults in simulated time, at length: SEED=text FAULTS=number ONLY=episode
+	$(VENV)/bin/python -m tests.faults --seed '$(SEED)' --faults $(FAULTS) --only '$(ONLY)'
+
 test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
 	$(VENV_TRAINER)/bin/python -m pytest -q tests/trainer
