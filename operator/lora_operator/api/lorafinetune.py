@@ -336,8 +336,8 @@ class LoraFineTune(StoredRun):
 def parse_run(body: dict[str, Any]) -> LoraFineTune:
     """The typed form of an object of the API server. Raises pydantic.ValidationError."""
     stored = parse_stored(body)
-    # A newer CRD gives its new fields their defaults, also in objects that are there. A run that has begun needs none of
-    # them: what shapes it was fixed then.
+    # A newer CRD gives its new fields their defaults, also in objects that are there. A run that has begun needs none
+    # of them: what shapes it was fixed then.
     unknown = "ignore" if stored.status.attempts else "forbid"
     return LoraFineTune(**vars(stored), spec=LoraFineTuneSpec.model_validate(body["spec"], extra=unknown))
 

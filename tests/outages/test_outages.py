@@ -1,0 +1,105 @@
+"""Parts of a real cluster fail while a run goes on: it ends as if nothing had been, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import lifecycle
+from tests.cluster.runs import Tenant
+from tests.cluster.settings import NODE_NAME, Paths
+from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE
+
+OPERATOR = ("-n", OPERATOR_NAMESPACE, "deployment/lora-operator")
+CRD = "lorafinetunes.lora-operator.io"
+
+
+@pytest.fixture(autouse=True)
+def whole_again() -> Iterator[None]:
+    """Whatever a test broke is mended after it."""
+    yield
+    lifecycle.up(paths=Paths.from_environment(), report=print)
+
+
+def start(tenant: Tenant, scenario: str = "short") -> None:
+    tenant.play("run", scenario)
+    tenant.wait_for_reason("run", "Training", seconds=120)  # what the test before has stopped may still find its feet
+
+
+def assert_trained_once(tenant: Tenant, *, seconds: float = 150) -> None:
+    """The run is complete after one attempt of each stage, and one pod trained to the end."""
+    run = tenant.wait_for("run", "Complete", seconds=seconds)
+    stages = [(attempt["stage"], attempt["reason"]) for attempt in run["status"]["attempts"]]
+    assert stages == [("prepare", "Succeeded"), ("train", "Succeeded")]
+    assert len(tenant.jobs("run")) == 2
+
+
+@pytest.mark.parametrize(
+    ("component", "seconds"),
+    [("kube-apiserver", 20), ("etcd", 30), ("kube-controller-manager", 20), ("kubelet", 20)],
+)
+def test_a_part_of_the_cluster_is_away_while_the_pod_ends(tenant: Tenant, component: str, seconds: float) -> None:
+    paths = Paths.from_environment()
+    start(tenant)
+    lifecycle.stop(component, paths=paths)
+    time.sleep(seconds)  # the outage
+    lifecycle.up(paths=paths, report=print)
+    assert_trained_once(tenant)
+
+
+def test_a_drained_node_costs_nothing(tenant: Tenant) -> None:
+    start(tenant)
+    first = tenant.pods("run", stage="train")[0]["metadata"]["name"]
+    try:
+        drain = ("--pod-selector=lora-operator.io/run=run", "--delete-emptydir-data", "--timeout=60s")
+        tenant.kubectl("drain", NODE_NAME, *drain)
+    finally:
+        tenant.kubectl("uncordon", NODE_NAME)
+    assert_trained_once(tenant)
+    assert [pod["metadata"]["name"] for pod in tenant.pods("run", stage="train")] != [first]
+
+
+def test_the_operator_is_uninstalled_and_installed_again(tenant: Tenant) -> None:
+    start(tenant)
+    deployment = tenant.kubectl.get(*OPERATOR)
+    tenant.kubectl("delete", *OPERATOR, "--wait=true")
+    ended = ("--for=condition=Complete", "job/run-train-1", "--timeout=60s")
+    tenant.kubectl("-n", tenant.namespace, "wait", *ended)
+    tenant.kubectl.apply(without_status(deployment))
+    tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", OPERATOR[2], "--timeout=60s")
+    assert_trained_once(tenant)
+
+
+def test_the_crd_is_upgraded_with_live_runs(tenant: Tenant) -> None:
+    start(tenant)
+    newer = without_status(tenant.kubectl.get("crd", CRD))
+    version = newer["spec"]["versions"][0]
+    properties = version["schema"]["openAPIV3Schema"]["properties"]
+    properties["spec"]["properties"]["inALaterVersion"] = {"type": "string", "default": "as before"}
+    properties["status"]["properties"]["toldByALaterVersion"] = {"type": "string"}
+    try:
+        tenant.kubectl.apply(newer)
+        assert_trained_once(tenant)
+        assert tenant.run("run")["spec"]["inALaterVersion"] == "as before"
+        # A newer operator has written, and an older one comes back.
+        told = {"status": {"toldByALaterVersion": "this"}}
+        patch = ("patch", "lorafinetune", "run", "--subresource=status", "--type=merge", "-p", json.dumps(told))
+        tenant.kubectl("-n", tenant.namespace, *patch)
+        tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "restart", OPERATOR[2])
+        tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", OPERATOR[2], "--timeout=60s")
+        tenant.play("next", "ok")
+        tenant.wait_for("next", "Complete")
+        assert_trained_once(tenant)
+    finally:
+        tenant.kubectl("apply", "-k", MANIFESTS / "crd")
+
+
+def without_status(body: dict[str, Any]) -> dict[str, Any]:
+    """What can be applied again."""
+    kept = ("name", "namespace", "labels")
+    metadata = {field: body["metadata"][field] for field in kept if field in body["metadata"]}
+    return {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": body["spec"]}
