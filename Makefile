@@ -61,12 +61,12 @@ demo-down: venv ## End the demo's cluster and remove its traces (root)
 
 # --- checks and tests --------------------------------------------------------------------------------------------
 PYTEST := $(VENV)/bin/python -m pytest -q
-.PHONY: check test-unit test-component test-trainer test-cluster test bench-demo
+.PHONY: check test-unit test-component test-trainer test-cluster test bench-trainer bench-demo
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
-	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/gpus.py benchmarks/vram.py
+	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/bare_trainer.py benchmarks/gpus.py benchmarks/trainer.py benchmarks/vram.py
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
 
@@ -88,9 +88,14 @@ test-trainer: venv venv-trainer ## The trainer with real weights, rows and a rea
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
 	$(PYTEST) -n 5 --dist loadfile tests/cluster
+	$(PYTEST) tests/outages
 
 test: ## All checks and tests, with a table of where the time went
 	@$(PYTHON) tests/timed.py check test-unit test-component system-packages test-trainer test-cluster
+
+bench-trainer: venv venv-trainer ## Seconds per step against a bare script into benchmarks/results/trainer.json (Go)
+	$(VENV)/bin/python -m tests.cluster build >/dev/null
+	$(VENV_TRAINER)/bin/python -m benchmarks.trainer
 
 bench-demo: system-packages venv-trainer ## Figures of the demo into benchmarks/results/demo.json (root)
 	$(VENV)/bin/python -m benchmarks.demo
