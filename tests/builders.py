@@ -83,7 +83,7 @@ def class_spec(**spec: Any) -> Body:
         "image": "registry.example/lora-trainer:0.1.0",
         "accelerator": {"kind": "GPU", "memoryGiB": 80},
         "storage": {
-            "workUri": "s3://platform/work/{namespace}",
+            "workUri": "s3://platform/runs/{namespace}",
             "endpoint": "http://object-store.example:7070",
             "region": "eu-west-1",
             "credentials": {"secretName": "bucket"},

@@ -295,7 +295,7 @@ CASES: tuple[CrdCase, ...] = (
         spec__storage__credentials={"secretName": "a", "serviceAccountName": "b"},
     ),
     _class("a workload identity", spec__storage__credentials={"serviceAccountName": "b"}),
-    _class("work in Google's cloud", spec__storage__workUri="gs://bucket/work/{namespace}"),
+    _class("work in Google's cloud", spec__storage__workUri="gs://bucket/runs/{namespace}"),
     _class("a mirror of the hub", spec__hubEndpoint="https://hub.example"),
     _class("a mirror that is no URL", "spec.hubEndpoint", spec__hubEndpoint="hub.example"),
     _class("no image", "image", spec__image=None),

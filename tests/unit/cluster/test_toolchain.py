@@ -17,7 +17,7 @@ SOURCES = {"go.mod": b"module x", "go.sum": b"a b"}
 
 def key(**changes: object) -> str:
     inputs: dict[str, object] = {"sources": SOURCES, "go_version": "go1.26", "flags": ["-trimpath"], **changes}
-    return cache_key(**inputs)  # pyright: ignore[reportArgumentType]  # the changes of the tests below fit
+    return cache_key(**inputs)  # pyright: ignore[reportArgumentType] - the changes of the tests below fit
 
 
 @pytest.mark.parametrize(

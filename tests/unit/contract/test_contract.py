@@ -250,8 +250,8 @@ def test_as_many_halvings_as_there_are_end_at_one_row(micro: int, accumulation: 
 
 def test_where_everything_stands_in_the_bucket() -> None:
     run = run_file(identity={"namespace": "ns", "name": "n", "uid": "u"}, output__uri="s3://bbb/out/")
-    assert prepared_uri(run) == "s3://platform/work/team-a/ns/n/u/prepared"
-    assert checkpoints_uri(run) == "s3://platform/work/team-a/ns/n/u/checkpoints"
+    assert prepared_uri(run) == "s3://platform/runs/team-a/ns/n/u/prepared"
+    assert checkpoints_uri(run) == "s3://platform/runs/team-a/ns/n/u/checkpoints"
     assert artifact_uri(run, "abc") == "s3://bbb/out/abc"
     assert rejected_uri(run, "abc") == "s3://bbb/out/rejected/abc"
     assert latest_uri(run) == "s3://bbb/out/latest.json"

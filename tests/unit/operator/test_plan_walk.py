@@ -76,7 +76,7 @@ def failed(**spec: Any) -> Simulation:
 
 def test_rows_that_were_left_out_as_unusable_are_told() -> None:
     result = prepare_result()
-    data = {"dropped": (DroppedRows(reason="BadRow", rows=7),), "report": "s3://platform/work/data-report.json"}
+    data = {"dropped": (DroppedRows(reason="BadRow", rows=7),), "report": "s3://platform/runs/data-report.json"}
     result = result.model_copy(update={"dataset": result.dataset.model_copy(update=data)})
     world = preparing()
     world.start(PREPARE)
@@ -84,7 +84,7 @@ def test_rows_that_were_left_out_as_unusable_are_told() -> None:
     world.settle()
     told = next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
     assert told.endswith(
-        " 7 rows cannot be used and are left out; they are listed in s3://platform/work/data-report.json."
+        " 7 rows cannot be used and are left out; they are listed in s3://platform/runs/data-report.json."
     )
     told = next(entry.message for entry in starting().run.status.conditions if entry.type == "Prepared")
     assert "left out" not in told, "rows dropped for other reasons are no news"

@@ -24,8 +24,8 @@ Body = dict[str, Any]
 GOLDEN = Path(__file__).parents[2] / "golden"
 SECRET = {"name": "hub", "key": "token"}
 PRIVATE_MODEL = {"name": "acme/private-8b", "revision": "main", "tokenSecretRef": SECRET}
-IDENTITY = {"workUri": "s3://platform/work/{namespace}", "credentials": {"serviceAccountName": "bucket-writer"}}
-GOOGLE = {"workUri": "gs://platform/work/{namespace}", "credentials": {"secretName": "bucket"}}
+IDENTITY = {"workUri": "s3://platform/runs/{namespace}", "credentials": {"serviceAccountName": "bucket-writer"}}
+GOOGLE = {"workUri": "gs://platform/runs/{namespace}", "credentials": {"secretName": "bucket"}}
 MANY = [
     {"uri": "configmap://rows/b.jsonl", "weight": 3},
     {"uri": "configmap://rows/a.jsonl", "format": "text"},
@@ -346,7 +346,7 @@ def test_the_run_file_is_read_back_as_it_was(scenario: str) -> None:
     run_file = RunFile.model_validate_json(body["data"]["run.json"])
     assert run_file == settled.run_file
     assert run_file.identity.uid == UID
-    assert run_file.storage.work_uri.endswith(f"://platform/work/{NAMESPACE}"), "the placeholder is resolved"
+    assert run_file.storage.work_uri.endswith(f"://platform/runs/{NAMESPACE}"), "the placeholder is resolved"
 
 
 def test_the_run_file_names_secrets_and_holds_none() -> None:
