@@ -39,7 +39,7 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
         if job.deleting or state.attempts[-1].reason is not None:
             return _stopping(turn, state, job)
         if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
-            return _end_stuck(turn, state, job, sentence=stuck)
+            return _end_attempt(turn, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
         left = None if deadline is None else deadline - turn.now
         return _wait(turn, job, left=left)
     if not state.attempts:
@@ -75,12 +75,6 @@ def _close(turn: Turn, job: JobView, *, reason: Reason, sentence: str) -> Turn:
     return turn.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=turn.now)))
 
 
-def _end_stuck(turn: Turn, state: StageState, job: JobView, *, sentence: str) -> Plan:
-    """As with a suspension, the record is closed first and the Job deleted in the turn after."""
-    turn = _close(turn, job, reason=Reason.NO_PROGRESS, sentence=sentence)
-    return replace(_told_stuck(turn, state), requeue_after=timedelta(), decisive=True)
-
-
 def _told_stuck(turn: Turn, state: StageState, *actions: Action) -> Plan:
     last_one = isinstance(_decide(turn, turn.status.of(state.stage)), GiveUp)
     what_then = "" if last_one else ", and the next attempt goes on from the last checkpoint"
@@ -91,7 +85,7 @@ def _told_stuck(turn: Turn, state: StageState, *actions: Action) -> Plan:
 
 def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
-    if state.attempts[-1].reason == Reason.NO_PROGRESS:
+    if turn.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
         return _told_stuck(turn, state, *actions)
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
     turn = turn.not_running(Reason.STOPPING, message)
