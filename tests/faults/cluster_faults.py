@@ -72,8 +72,7 @@ def pressure(world: World, rng: Random) -> bool:
 
 def preempt(world: World, rng: Random) -> bool:
     """A queue takes a Job's quota away and gives it back: it suspends the Job, as Kueue does."""
-    jobs = [job for job in world.server.objects("jobs", NAMESPACE) if _busy(world, job) and not is_finished(job)]
-    jobs = [job for job in jobs if not job["spec"]["suspend"]]
+    jobs = [job for job in _busy(world, "jobs") if not (is_finished(job) or job["spec"]["suspend"])]
     if not jobs:
         return False
     job = rng.choice(jobs)
@@ -126,7 +125,7 @@ def lose_pod(world: World, rng: Random) -> bool:
 
 def delete_pod(world: World, rng: Random) -> bool:
     """`kubectl delete pod`."""
-    pods = [pod for pod in world.server.objects("pods", NAMESPACE) if _busy(world, pod)]
+    pods = _busy(world, "pods")
     if not pods:
         return False
     pod = rng.choice(pods)
@@ -137,7 +136,7 @@ def delete_pod(world: World, rng: Random) -> bool:
 
 def delete_job(world: World, rng: Random) -> bool:
     """`kubectl delete job`, which leaves its pod to the garbage collector, or in the foreground."""
-    jobs = [job for job in world.server.objects("jobs", NAMESPACE) if _busy(world, job)]
+    jobs = _busy(world, "jobs")
     if not jobs:
         return False
     job = rng.choice(jobs)
@@ -170,7 +169,12 @@ def _disturb(world: World, child: Obj, *reasons: str) -> None:
     world.trainers.truth.ends[attempt].update(reasons)
 
 
-def _busy(world: World, child: Obj) -> bool:
+def _busy(world: World, resource: str) -> list[Obj]:
+    """The children of this kind whose runs go on, and which nobody has deleted."""
+    return [child for child in world.server.objects(resource, NAMESPACE) if _is_busy(world, child)]
+
+
+def _is_busy(world: World, child: Obj) -> bool:
     run = world.run(child["metadata"]["labels"][naming.RUN_LABEL])
     return run is not None and not terminal(run) and not child["metadata"].get("deletionTimestamp")
 
@@ -178,6 +182,6 @@ def _busy(world: World, child: Obj) -> bool:
 def _work(world: World, rng: Random) -> Work | None:
     """A pod that runs and that nothing has befallen yet."""
     found = [work for work in world.trainers.working.values() if not (work.over or work.lost)]
-    found = [work for work in found if (pod := world.trainers.there(work.pod)) is not None and _busy(world, pod)]
+    found = [work for work in found if (pod := world.trainers.there(work.pod)) is not None and _is_busy(world, pod)]
     found = [work for work in found if work.stage is Stage.TRAIN or rng.random() < 0.3]
     return rng.choice(found) if found else None
