@@ -37,24 +37,26 @@ MARGIN = 1.07
 
 def memory_bytes(shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: int) -> float:
     """Predicted peak with `tokens` tokens per forward pass and the activations of `kept_layers` layers kept."""
-    weights = weight_bytes(shape, load_in_4bit=run.model.load_in_4bit)
-    adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
-    layer = LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate + LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES * (
-        shape.hidden + shape.heads * shape.head_size
-    )
+    narrow = shape.hidden + shape.heads * shape.head_size
+    layer = LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate
+    layer += LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES * narrow
     step = (layer * (kept_layers + 1) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden) * tokens
     # PyTorch's own recomputation leaves each layer's input on the accelerator; Unsloth's takes it to the host.
     inputs = 2 * shape.hidden * tokens * shape.layers if run.gradient_checkpointing == "enabled" else 0
-    return weights + adapter + step + inputs + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
+    return standing_bytes(shape, run) + step + inputs
 
 
 def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens: int) -> float:
-    """Predicted peak while the model generates `sequences` answers at once: beside the weights, keys and values in 16
-    bits of every layer for `tokens` tokens each, the prompt's included."""
+    """Predicted peak while the model generates `sequences` answers at once: keys and values in 16 bits of every layer
+    for `tokens` tokens each, the prompt's included."""
+    return standing_bytes(shape, run) + 2 * 2 * shape.layers * shape.kv_heads * shape.head_size * tokens * sequences
+
+
+def standing_bytes(shape: ModelShape, run: RunFile) -> float:
+    """What is held all the time: weights, the adapter with its optimizer, and what comes with any process."""
     weights = weight_bytes(shape, load_in_4bit=run.model.load_in_4bit)
     adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
-    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_size * tokens * sequences
-    return weights + adapter + cache + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
+    return weights + adapter + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
 
 
 def weight_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
