@@ -58,11 +58,9 @@ def steps(store: ObjectStore, folder: Path, *, name: str, gpus: int) -> list[dic
         ended = attempt.wait()
     if ended.code != ExitCode.Succeeded:
         raise RuntimeError(ended.log)
-    lines = (json.loads(line) for line in ended.log.splitlines() if line.startswith("{"))
-    found = [line for line in lines if line["message"] == "Step"]
-    if len(found) != STEPS:
-        raise RuntimeError(f"{len(found)} of {STEPS} steps were done")
-    return found
+    if len(ended.steps) != STEPS:
+        raise RuntimeError(f"{len(ended.steps)} of {STEPS} steps were done")
+    return ended.steps
 
 
 def seconds_per_step(found: Sequence[dict[str, Any]]) -> float:

@@ -65,11 +65,8 @@ def ours(store: ObjectStore, folder: Path, number: int) -> tuple[SmallRun, list[
         ended = attempt.wait()
     if ended.code != ExitCode.Succeeded:
         raise RuntimeError(ended.log)
-    lines = (json.loads(line) for line in ended.log.splitlines() if line.startswith("{"))
     return small, [
-        Step(loss=line["loss"], time=datetime.fromisoformat(line["time"]).timestamp())
-        for line in lines
-        if line["message"] == "Step"
+        Step(loss=line["loss"], time=datetime.fromisoformat(line["time"]).timestamp()) for line in ended.steps
     ]
 
 

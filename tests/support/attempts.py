@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lora_trainer.contract.outcome import Outcome, decode_outcome
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import Outcome, TrainResult, decode_outcome
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.run import RunFile
 
@@ -27,6 +29,20 @@ class Ended:
     code: int
     outcome: Outcome | None
     log: str
+
+    @property
+    def result(self) -> TrainResult:
+        """What a training reports that went well; fails with its log where it did not."""
+        assert self.code == ExitCode.Succeeded, self.log
+        assert self.outcome
+        assert isinstance(self.outcome.result, TrainResult)
+        return self.outcome.result
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """What the log says of each step."""
+        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
+        return [line for line in lines if line["message"] == "Step"]
 
 
 class Attempt:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.contract.layout import artifact_uri
+from lora_trainer.contract.layout import TRAINING_LOG, artifact_uri
 from lora_trainer.contract.run import RunFile
 from lora_trainer.prepare import prepare
 from lora_trainer.storage import Bucket, open_bucket
@@ -34,6 +35,12 @@ class SmallRun:
     def artifact(self) -> str:
         """URI of the adapter."""
         return artifact_uri(self.run, self.digest)
+
+    @property
+    def training_log(self) -> list[dict[str, Any]]:
+        """What was published of the steps, in their order."""
+        lines = self.bucket.read(f"{self.artifact}/{TRAINING_LOG}").decode().splitlines()
+        return [json.loads(line) for line in lines]
 
     def attempt(self, number: int) -> Attempt:
         """Start the trainer."""

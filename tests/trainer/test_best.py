@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST, TRAINING_LOG, checkpoints_uri
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest
-from lora_trainer.contract.outcome import TrainResult
 from lora_trainer.training.checkpoints import committed
 
-from tests.support.attempts import Ended
 from tests.support.object_store import ObjectStore
 from tests.support.trained import SmallRun, small_run
 
@@ -31,18 +28,6 @@ TRAINING = {
     "saveSteps": 1000,
     "saveTotalLimit": 1,
 }
-
-
-def result_of(ended: Ended) -> TrainResult:
-    assert ended.code == ExitCode.Succeeded, ended.log
-    assert ended.outcome
-    assert isinstance(ended.outcome.result, TrainResult)
-    return ended.outcome.result
-
-
-def log_of(small: SmallRun) -> list[dict[str, Any]]:
-    lines = small.bucket.read(f"{small.artifact}/{TRAINING_LOG}").decode().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def forget_evaluation(small: SmallRun, folder: Path) -> None:
@@ -68,9 +53,8 @@ def test_the_best_adapter_is_published_and_an_interruption_changes_nothing(
 ) -> None:
     whole = small_run(credentials, tmp_path / "whole", name="best", training=TRAINING)
     with whole.attempt(1) as attempt:
-        result = result_of(attempt.wait())
-    log = log_of(whole)
-    losses = {entry["step"]: entry["eval_loss"] for entry in log}
+        result = attempt.wait().result
+    losses = {entry["step"]: entry["eval_loss"] for entry in whole.training_log}
     lowest = min(losses, key=lambda step: losses[step])
     assert result.best_step == lowest
     assert len(losses) == lowest + 2 < TRAINING["maxSteps"], "two evaluations without an improvement end it"
@@ -87,6 +71,6 @@ def test_the_best_adapter_is_published_and_an_interruption_changes_nothing(
         assert attempt.signal(signal.SIGTERM).code == ExitCode.Interrupted
     forget_evaluation(broken, tmp_path / "checkpoint")
     with broken.attempt(2) as attempt:
-        assert result_of(attempt.wait()).best_step == lowest
+        assert attempt.wait().result.best_step == lowest
     for name in ("adapter_model.safetensors", TRAINING_LOG):
         assert broken.bucket.read(f"{broken.artifact}/{name}") == whole.bucket.read(f"{whole.artifact}/{name}"), name

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION
-from lora_trainer.contract.outcome import TrainResult
 from lora_trainer.publishing.folder import TRAINING_LOG
 
 from tests.support.attempts import Ended
@@ -62,9 +61,7 @@ def uninterrupted(store: ObjectStore, pairs: str, tmp_path_factory: pytest.TempP
 
 def test_the_chosen_answers_are_preferred_on_held_out_pairs(uninterrupted: tuple[SmallRun, Ended]) -> None:
     _, ended = uninterrupted
-    assert ended.outcome
-    assert isinstance(ended.outcome.result, TrainResult)
-    evaluation = ended.outcome.result.evaluation
+    evaluation = ended.result.evaluation
     assert evaluation.rows == 4
     assert evaluation.reward_accuracy is not None
     assert evaluation.reward_margin is not None
@@ -77,8 +74,7 @@ def test_the_log_shows_how_the_preference_is_learnt(
 ) -> None:
     del credentials
     small, _ = uninterrupted
-    lines = small.bucket.read(f"{small.artifact}/{TRAINING_LOG}").decode().splitlines()
-    steps = [json.loads(line) for line in lines]
+    steps = small.training_log
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert steps[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "the reference is the model before it was trained"
     assert steps[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import TRAINING_LOG
 from lora_trainer.contract.progress import Stage
 
 from tests.support.object_store import ObjectStore
@@ -21,8 +19,7 @@ LORA = {"loraDropout": 0.0}
 
 
 def losses(small: SmallRun) -> list[float]:
-    lines = small.bucket.read(f"{small.artifact}/{TRAINING_LOG}").decode().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [step["loss"] for step in small.training_log]
 
 
 def two_processes(store: ObjectStore, folder: Path, *, name: str) -> SmallRun:

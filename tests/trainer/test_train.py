@@ -18,12 +18,11 @@ from lora_trainer.contract.layout import (
     MODEL_CARD,
     RUN_SHAPE,
     SIGNATURE,
-    TRAINING_LOG,
     checkpoints_uri,
     latest_uri,
 )
 from lora_trainer.contract.manifest import ArtifactManifest
-from lora_trainer.contract.outcome import Artifact, TrainResult
+from lora_trainer.contract.outcome import Artifact
 from lora_trainer.evaluation.comparison import EvaluationFile
 from PIL import Image
 
@@ -35,14 +34,8 @@ from tests.support.trained import PROMPT, STEPS
 from tests.trainer.conftest import SIGNING_SEED, Trained
 
 
-def result_of(trained: Trained) -> TrainResult:
-    assert trained.ended.outcome
-    assert isinstance(trained.ended.outcome.result, TrainResult)
-    return trained.ended.outcome.result
-
-
 def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
-    small, result = trained.small, result_of(trained)
+    small, result = trained.small, trained.ended.result
     data = small.bucket.read(f"{small.artifact}/{MANIFEST}")
     manifest = ArtifactManifest.model_validate_json(data)
     stored = {file.path: file.size for file in small.bucket.list(small.artifact)}
@@ -60,14 +53,14 @@ def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
 
 
 def test_training_lowers_the_held_out_loss(trained: Trained) -> None:
-    evaluation = result_of(trained).evaluation
+    evaluation = trained.ended.result.evaluation
     assert evaluation.rows == 4
     assert evaluation.loss < evaluation.base_loss - 0.1
     assert 0 < evaluation.base_token_accuracy <= evaluation.token_accuracy <= 1
 
 
 def test_usage_is_measured(trained: Trained) -> None:
-    usage = result_of(trained).usage
+    usage = trained.ended.result.usage
     assert usage.train_seconds > 0
     assert usage.tokens_per_second > 0
     assert 0.5 < usage.peak_memory_gib < 3
@@ -103,7 +96,7 @@ def test_the_run_digest_is_the_sha256_of_a_published_file(trained: Trained) -> N
 
 
 def test_the_card_shows_figures_curve_and_samples(trained: Trained) -> None:
-    small, figures = trained.small, result_of(trained).evaluation
+    small, figures = trained.small, trained.ended.result.evaluation
     card = small.bucket.read(f"{small.artifact}/{MODEL_CARD}").decode()
     for part in (f"| {figures.base_loss:.4f} | {figures.loss:.4f} |", f"({LOSS_CURVE})", PROMPT, small.digest):
         assert part in card
@@ -135,16 +128,14 @@ def test_the_users_own_prompts_are_answered_by_base_and_adapter(trained: Trained
 
 
 def test_exact_match_is_measured_where_it_is_asked_for(trained: Trained) -> None:
-    figures = result_of(trained).evaluation
+    figures = trained.ended.result.evaluation
     assert figures.answers == 2
     assert figures.base_exact_match == 0
     assert figures.exact_match in (0, 0.5, 1)
 
 
 def test_the_log_has_the_loss_of_every_step(trained: Trained) -> None:
-    small = trained.small
-    lines = small.bucket.read(f"{small.artifact}/{TRAINING_LOG}").decode().splitlines()
-    steps = [json.loads(line) for line in lines]
+    steps = trained.small.training_log
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert all(math.isfinite(step["loss"]) for step in steps)
 
