@@ -34,7 +34,7 @@ class GoModule:
     ldflags: str = _STRIP
 
 
-MODULES = (
+CLUSTER = (
     GoModule(
         name="kubernetes",
         folder=HERE / "modules/kubernetes",
@@ -63,6 +63,7 @@ MODULES = (
     ),
     GoModule(name="pause", folder=HERE / "pause", programs={"pause": "lora-operator.io/tests/cluster/pause"}),
 )
+"""What a cluster with an object store consists of. Whoever needs more builds it beside this, when it is needed."""
 
 
 def cache_key(*, sources: Mapping[str, bytes], go_version: str, flags: Sequence[str]) -> str:
@@ -97,28 +98,28 @@ def output_folder(*, module: GoModule, paths: Paths, version: str) -> Path:
     return paths.binaries / f"{module.name}-{cache_key(sources=sources, go_version=version, flags=flags)}"
 
 
-def programs(paths: Paths) -> dict[str, Path]:
-    """Every program's path in the cache, built or not."""
+def programs(paths: Paths, *, modules: Sequence[GoModule] = CLUSTER) -> dict[str, Path]:
+    """The path of each of the modules' programs in the cache, built or not."""
     version = go_version()
     return {
         program: output_folder(module=module, paths=paths, version=version) / program
-        for module in MODULES
+        for module in modules
         for program in module.programs
     }
 
 
-def build(*, paths: Paths, report: Callable[[str], None]) -> dict[str, Path]:
+def build(*, paths: Paths, report: Callable[[str], None], modules: Sequence[GoModule] = CLUSTER) -> dict[str, Path]:
     """Build what the cache lacks, modules side by side, and return `programs`. A second call costs nothing."""
     version = go_version()
-    wanted = {module.name: output_folder(module=module, paths=paths, version=version) for module in MODULES}
-    todo = [module for module in MODULES if not wanted[module.name].exists()]
+    wanted = {module.name: output_folder(module=module, paths=paths, version=version) for module in modules}
+    todo = [module for module in modules if not wanted[module.name].exists()]
     if todo:
         report(f"building {', '.join(module.name for module in todo)} with {version} (minutes when Go's cache is cold)")
     with ThreadPoolExecutor(max_workers=max(1, len(todo))) as pool:
         builds = {pool.submit(_build_module, module, wanted[module.name]): module for module in todo}
         for done in as_completed(builds):
             report(f"built {builds[done].name} in {done.result():.0f} s")
-    return programs(paths)
+    return programs(paths, modules=modules)
 
 
 def _build_module(module: GoModule, output: Path) -> float:
