@@ -168,6 +168,9 @@ async def connect(*, record: Recorder) -> AsyncIterator[Gateway]:
     """A gateway with the pod's ServiceAccount, or with the kubeconfig where there is no pod."""
     settings = client.Configuration()
     settings.connection_pool_maxsize = 100
+    # A proxy is named by the kubeconfig. To look for one in the environment and in ~/.netrc, as the client would do for
+    # each request, costs more than all the rest of it.
+    settings.client_session_kwargs = {"trust_env": False}
     try:
         config.load_incluster_config(client_configuration=settings)
     except config.ConfigException:
