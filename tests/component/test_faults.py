@@ -10,7 +10,7 @@ import pytest
 from lora_operator import naming
 from lora_operator.naming import Stage
 
-from tests.builders import NAME, NAMESPACE, OUTPUT, trained_text
+from tests.builders import CLASS_NAME, NAME, NAMESPACE, OUTPUT, class_spec, trained_text
 from tests.component.world import RUNS, World, an_operator
 from tests.fakes.faults import Fault, RecordedRequest
 
@@ -118,12 +118,21 @@ async def test_throttling_is_obeyed(world: World) -> None:
     assert second - first >= 1.0
 
 
-async def test_a_config_map_of_ours_that_is_there_already_counts_as_created(world: World) -> None:
-    fault = world.server.faults.add(Fault(verb="create", resource="configmaps", status=500, committed=True, count=2))
-    async with world.kind_cluster():
+async def test_a_config_map_of_ours_that_is_there_already_says_what_the_run_was_resolved_to(
+    bare_world: World, kubeconfig: Path
+) -> None:
+    world = bare_world
+    dying = world.server.faults.add(Fault(verb="create", resource="configmaps", status=500, committed=True))
+    world.server.faults.add(Fault(verb="create", resource="jobs", status=500, count=None))
+    async with an_operator(world, kubeconfig):
         world.apply()
+        await world.server.wait_for(lambda: dying.hits == 1, what="the ConfigMap", timeout=8)
+    world.server.faults.clear()
+    world.server.patch(naming.CLASS_PLURAL, CLASS_NAME, merge={"spec": {"image": "registry.example/newer:2"}})
+    async with world.kind_cluster(), an_operator(world, kubeconfig):
         await world.until("AdapterPublished")
-    assert fault.hits == 1, "the next live look finds it"
+    images = {pod["spec"]["containers"][0]["image"] for pod in world.server.objects("pods", NAMESPACE)}
+    assert images == {class_spec()["image"]}
     assert_done_once(world)
 
 

@@ -153,7 +153,7 @@ async def test_one_line_of_log_per_turn(world: World, caplog: pytest.LogCaptureF
     assert [line["result"] for line in warned] == ["api_error"]
     assert "create /apis/batch/v1" in warned[0]["error"]
     changed = [line for line in lines if line["levelno"] == logging.INFO]
-    assert [(line["was"], line["is"]) for line in changed] == [(None, "Preparing")]
+    assert [(line["was"], line["is"]) for line in changed] == [(None, None), (None, "Preparing")]
     assert changed[0]["actions"][-1] == f"create Job {NAME}-prepare-1"
     others = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
     assert others == ["reconciled"], "a turn that fails is told of once"

@@ -64,6 +64,8 @@ class Observer:
             return None
         self.cache.put_run(body)
         run = _read(body)
+        if self._is_new(run):
+            return await self._observed(run, ())
         selector = run_selector(run.uid)
         for resource, store, put in (
             (JOBS, self.cache.jobs, self.cache.put_job),
@@ -78,18 +80,24 @@ class Observer:
                 store.drop(gone, version=known[gone])
         return await self._observed(run, self.cache.children_of(run.uid), live=True)
 
+    def _is_new(self, run: LoraFineTune) -> bool:
+        """Whether no child of the run is known and none was ever recorded. Any that is there all the same holds the
+        name of the one that is created next, and says so then: looking for it would cost three requests."""
+        return not (run.status.attempts or self.cache.jobs.keys_of(run.uid) or self.cache.pods.keys_of(run.uid))
+
     def forget(self, uid: str) -> None:
         """Nothing more will be asked about this run."""
         self._settled.pop(uid, None)
         self.polled.pop(uid, None)
 
-    def created(self, settled: Settled) -> None:
-        """The ConfigMap with this content was created."""
-        self._settled[settled.run_file.identity.uid] = settled
+    def found_settled(self, run: LoraFineTune, config_map: Body) -> Settled:
+        """This is the run's ConfigMap. Raises Unreadable."""
+        self._settled[run.uid] = _read_settled(run, config_map)
+        return self._settled[run.uid]
 
     async def _observed(self, run: LoraFineTune, jobs: tuple[JobView, ...], *, live: bool = False) -> Observed:
         started = bool(jobs or run.status.attempts)
-        wanted = not run.status.terminal and not run.deleting and (started or live)
+        wanted = not run.status.terminal and not run.deleting and (started or live or run.uid in self._settled)
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
@@ -117,7 +125,7 @@ class Observer:
                 return None
             if not owned_by(body, run.uid):
                 return None
-            self._settled[run.uid] = _read_settled(run, body)
+            return self.found_settled(run, body)
         return self._settled[run.uid]
 
     def _output_holder(self, run: LoraFineTune) -> str | None:

@@ -23,7 +23,6 @@ from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.turn import Create, Delete, Plan
 from lora_operator.planning.unreadable import unreadable_plan
-from lora_operator.workloads.settled import read_config_map
 
 Body = dict[str, Any]
 TAKEN_NAME_RECHECK = timedelta(seconds=5)
@@ -65,16 +64,7 @@ class Reconciler:
     async def reconcile(self, key: Key) -> Reconciled:
         """One turn. Raises KubeError."""
         try:
-            observed = await self.observer.look(key)
-            if observed is None:
-                return NOTHING
-            plan = make_plan(observed, self.clock())
-            if plan.decisive or plan.actions:
-                observed = await self.observer.look_live(key)
-                if observed is None:
-                    self.cache.drop_run_at(key)
-                    return NOTHING
-                plan = make_plan(observed, self.clock())
+            return await self._turn(key)
         except Unreadable as found:
             plan = unreadable_plan(found.run, str(found), self.clock())
             return await self._write(found.run, plan)
@@ -82,6 +72,18 @@ class Reconciler:
             # Whether the run is over stands in a status that cannot be read: to write another might begin it again.
             log.error("status unreadable", extra={"run": "/".join(key), "error": str(problem)})
             return NOTHING
+
+    async def _turn(self, key: Key) -> Reconciled:
+        observed = await self.observer.look(key)
+        if observed is None:
+            return NOTHING
+        plan = make_plan(observed, self.clock())
+        if plan.decisive or plan.actions:
+            observed = await self.observer.look_live(key)
+            if observed is None:
+                self.cache.drop_run_at(key)
+                return NOTHING
+            plan = make_plan(observed, self.clock())
         return await self._carry_out(observed, plan)
 
     async def _carry_out(self, observed: Observed, plan: Plan) -> Reconciled:
@@ -126,10 +128,13 @@ class Reconciler:
             created = await self.gateway.get(resource, observed.run.namespace, name)
             if not owned_by(created, observed.run.uid):
                 raise NameTaken(f"{body['kind']} {name}") from None
+            if resource is CONFIG_MAPS:
+                self.observer.found_settled(observed.run, created)
+                raise Conflict(f"ConfigMap {name} was there: the plan did not know what it says", status=409) from None
         if resource is JOBS:
             self.cache.put_job(created)
         elif resource is CONFIG_MAPS:
-            self.observer.created(read_config_map(created))
+            self.observer.found_settled(observed.run, created)
 
     async def _write_status(self, run: StoredRun, plan: Plan) -> None:
         # The version that was planned for, not the newest known: what changed meanwhile was not planned for.

@@ -181,6 +181,10 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     )
     missing = () if turn.observed.settled is not None else (Create(body=config_map(turn.run, settled)),)
     actions = (*missing, Create(body=stage_job(request)))
+    if state.stage is Stage.PREPARE and not state.attempts:
+        # Told of in the next turn, which comes after the first one of every run that waits: when many are applied at
+        # once, each has its Job before any is written about.
+        return Plan(status=turn.run.status, actions=actions, requeue_after=timedelta(), decisive=True)
     turn = turn.update(attempts=(*turn.status.attempts, Attempt(stage=state.stage, number=number)))
     name = job_name(turn.run.name, state.stage, number)
     standing = _preparing() if state.stage is Stage.PREPARE else _starting(name)

@@ -100,6 +100,11 @@ def test_a_new_run_gets_its_config_map_and_its_prepare_job_in_one_turn() -> None
     assert kinds == ["ConfigMap", "Job"]
     assert plan.decisive
     assert world.created == [PREPARE]
+    assert world.condition("Accepted") is None, "of the first Job is told when every run has its own"
+    assert plan.requeue_after == timedelta()
+    plan = world.turn()
+    assert not plan.actions
+    assert not plan.decisive, "the Job is in the cache: the API server need not be asked"
     assert world.condition("Accepted") == ("True", "Accepted")
     assert world.condition("Prepared") == ("False", "Preparing")
     assert world.condition("Reconciling") == ("True", "Preparing")
