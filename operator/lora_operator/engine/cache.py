@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from lora_operator.api.conditions import ConditionType
@@ -14,18 +16,52 @@ from lora_operator.planning.observed import ClassView, JobView, PodView, class_v
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """A LoraFineTune as it was read, with what others look it up by."""
-
-    body: Body
-    output: str
-
-
 def key_of(body: Body) -> Key:
     """Namespace and name of an object."""
     metadata = body["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A LoraFineTune as it was read, with what is asked of others than the one whose turn it is.
+
+    The body is kept as text: parsed, ten thousand of them would take hundreds of MiB, and parsing one takes
+    microseconds.
+    """
+
+    key: Key
+    uid: str
+    created: datetime
+    output: str
+    ready_reason: str | None
+    begun: bool
+    """Whether its status tells of an attempt."""
+    terminal: bool
+    text: str
+
+    @property
+    def body(self) -> Body:
+        """The object."""
+        return json.loads(self.text)
+
+
+def run_record(body: Body) -> RunRecord:
+    """The record of a LoraFineTune; what the API server notes about field managers is left out."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    status = body.get("status", {})
+    conditions = status.get("conditions", ())
+    true = {condition["type"] for condition in conditions if condition["status"] == "True"}
+    return RunRecord(
+        key=key_of(body),
+        uid=metadata["uid"],
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        output=body["spec"]["output"]["uri"],
+        ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
+        begun=bool(status.get("attempts")),
+        terminal=not true.isdisjoint({ConditionType.COMPLETE, ConditionType.FAILED}),
+        text=json.dumps(body | {"metadata": metadata}),
+    )
 
 
 def _version(body: Body) -> int:
@@ -44,10 +80,9 @@ class Cache:
 
     def put_run(self, body: Body) -> frozenset[Key]:
         """A run was seen: it and those that wait for its output have their turn."""
-        body["metadata"].pop("managedFields", None)
-        record = RunRecord(body=body, output=body["spec"]["output"]["uri"])
-        self.runs.put(key_of(body), _version(body), record)
-        return self.runs.keys_of(record.output) | {key_of(body)}
+        record = run_record(body)
+        self.runs.put(record.key, _version(body), record)
+        return self.runs.keys_of(record.output) | {record.key}
 
     def drop_run(self, body: Body) -> frozenset[Key]:
         """A run is gone: those that wait for its output have their turn."""
@@ -90,7 +125,7 @@ class Cache:
 
     def runs_by_reason(self) -> Counter[tuple[str, str | None]]:
         """How many runs there are, by namespace and reason of Ready."""
-        return Counter((key_of(record.body)[0], _reason_of(record.body)) for record in self.runs.values())
+        return Counter((record.key[0], record.ready_reason) for record in self.runs.values())
 
     def children_of(self, uid: str) -> tuple[JobView, ...]:
         """The Jobs of a run with their pods."""
@@ -103,12 +138,7 @@ class Cache:
         return tuple(pod for pod in self.pods.of(uid) if pod.job_uid not in jobs and pod.at_large)
 
     def _all_runs(self) -> frozenset[Key]:
-        return frozenset(key_of(record.body) for record in self.runs.values())
-
-
-def _reason_of(body: Body) -> str | None:
-    conditions = body.get("status", {}).get("conditions", ())
-    return next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None)
+        return frozenset(record.key for record in self.runs.values())
 
 
 def run_of(body: Body) -> frozenset[Key]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.cache import Cache
 from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import Asking, asking_by_http, poll_forever
@@ -120,7 +120,7 @@ class Engine:
         while True:
             await self._leader.acquire()
             # Another one may have acted on anything since this one last did.
-            self.enqueue(key_of(record.body) for record in self.cache.runs.values())
+            self.enqueue(record.key for record in self.cache.runs.values())
             await self._act_until_deposed()
 
     async def _act_until_deposed(self) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
-from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.cache import Cache, RunRecord, key_of
 from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
@@ -132,13 +131,13 @@ class Observer:
         """Another unfinished run with the same output that has begun or is older. Creation times are whole seconds, so
         age alone could let one go first that came after another had begun."""
         mine = (run.created, run.uid)
-        others = (record.body for record in self.cache.runs.of(run.spec.output.uri) if uid_of(record.body) != run.uid)
-        unfinished = (body for body in others if not _terminal(body))
-        holder = next((body for body in unfinished if self._begun(body) or _age(body) < mine), None)
-        return "/".join(key_of(holder)) if holder is not None else None
+        others = (record for record in self.cache.runs.of(run.spec.output.uri) if record.uid != run.uid)
+        unfinished = (record for record in others if not record.terminal)
+        holder = next((one for one in unfinished if self._begun(one) or (one.created, one.uid) < mine), None)
+        return "/".join(holder.key) if holder is not None else None
 
-    def _begun(self, body: Body) -> bool:
-        return bool(body.get("status", {}).get("attempts") or self.cache.jobs.keys_of(uid_of(body)))
+    def _begun(self, record: RunRecord) -> bool:
+        return record.begun or bool(self.cache.jobs.keys_of(record.uid))
 
 
 def _read(body: Body) -> LoraFineTune:
@@ -162,18 +161,3 @@ def owned_by(body: Body, uid: str) -> bool:
     """Whether the object's controller is the run with this uid."""
     owners = body["metadata"].get("ownerReferences", ())
     return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
-
-
-def uid_of(body: Body) -> str:
-    """The uid of an object."""
-    return body["metadata"]["uid"]
-
-
-def _age(body: Body) -> tuple[datetime, str]:
-    return datetime.fromisoformat(body["metadata"]["creationTimestamp"]), uid_of(body)
-
-
-def _terminal(body: Body) -> bool:
-    ends = (ConditionType.COMPLETE, ConditionType.FAILED)
-    conditions = body.get("status", {}).get("conditions", ())
-    return any(condition["type"] in ends and condition["status"] == "True" for condition in conditions)

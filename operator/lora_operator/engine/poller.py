@@ -11,7 +11,7 @@ import aiohttp
 from lora_trainer.contract.progress import PATH, PORT, Progress
 from pydantic import ValidationError
 
-from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.metrics import Metrics
@@ -62,8 +62,8 @@ async def poll_forever(
             for result in await asyncio.gather(*polls):
                 metrics.polls.labels(result).inc()
             for record in cache.runs.values():
-                if record.body["metadata"]["uid"] in observer.polled:
-                    queue.add(key_of(record.body))
+                if record.uid in observer.polled:
+                    queue.add(record.key)
 
 
 def training_pods(cache: Cache) -> tuple[PodView, ...]:

@@ -46,4 +46,4 @@ async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
         for key in known.keys() - seen:
             store.drop(key, version=known[key])
     for record in cache.runs.values():
-        queue.add(key_of(record.body))
+        queue.add(record.key)
