@@ -61,7 +61,7 @@ demo-down: venv ## End the demo's cluster and remove its traces (root)
 
 # --- checks and tests --------------------------------------------------------------------------------------------
 PYTEST := $(VENV)/bin/python -m pytest -q
-.PHONY: check test-unit test-component test-trainer test-cluster test bench-trainer bench-demo
+.PHONY: check test-unit test-component test-trainer test-cluster test bench-trainer bench-operator bench-demo
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -96,6 +96,9 @@ test: ## All checks and tests, with a table of where the time went
 bench-trainer: venv venv-trainer ## Seconds per step against a bare script into benchmarks/results/trainer.json (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
 	$(VENV_TRAINER)/bin/python -m benchmarks.trainer
+
+bench-operator: system-packages venv ## The operator under load, beside Kubeflow Trainer, into benchmarks/results/operator.json (root, Go)
+	$(VENV)/bin/python -m benchmarks.load
 
 bench-demo: system-packages venv-trainer ## Figures of the demo into benchmarks/results/demo.json (root)
 	$(VENV)/bin/python -m benchmarks.demo

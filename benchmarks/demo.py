@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.figures import Figure, at_least, at_most, table_of
 from tests.demo.__main__ import LONGEST_RUN_SECONDS, RUN, clear_output
 from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE, TENANT, Environment, ensure_environment
 from tests.demo.kubectl import Kubectl
@@ -33,17 +33,6 @@ from tests.demo.timings import Timings
 
 RESULTS = Path(__file__).parent / "results/demo.json"
 Body = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One measured value and what it should reach."""
-
-    name: str
-    value: float
-    unit: str
-    target: str
-    reached: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,16 +116,6 @@ def measure(environment: Environment) -> tuple[list[Figure], Body]:
     ], status
 
 
-def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
-    """A figure that should not be larger."""
-    return Figure(name=name, value=round(value, 3), unit=unit, target=f"<= {limit:g}", reached=value <= limit)
-
-
-def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
-    """A figure that should not be smaller."""
-    return Figure(name=name, value=round(value, 3), unit=unit, target=f">= {limit:g}", reached=value >= limit)
-
-
 def pod_stage(pod: Body) -> str | None:
     """prepare or train."""
     return pod["metadata"].get("labels", {}).get("lora-operator.io/stage")
@@ -174,10 +153,7 @@ def main() -> None:
     console = Console()
     environment = ensure_environment(Timings(console=console))
     figures, status = measure(environment)
-    table = Table("figure", "measured", "target", "")
-    for figure in figures:
-        table.add_row(figure.name, f"{figure.value:g} {figure.unit}", figure.target, "" if figure.reached else "missed")
-    console.print(table)
+    console.print(table_of(figures))
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",

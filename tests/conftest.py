@@ -10,5 +10,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden",
         action="store_true",
-        help="rewrite what is rendered: tests/golden, docs/reference.md, the tables of docs/observability.md, the PrometheusRule",
+        help="rewrite what is rendered: tests/golden, tables and references in docs, the PrometheusRule",
     )

@@ -55,7 +55,7 @@ def test_a_field_shows_its_type_default_bounds_and_text() -> None:
     }
     schema = {"type": "object", "description": "A run.", "properties": {"spec": spec}}
     names = {"names": {"kind": "Run"}, "versions": [{"schema": {"openAPIV3Schema": schema}}]}
-    assert reference({"spec": names}).splitlines()[-9:] == [
+    assert reference({"spec": names}).splitlines()[-10:] == [
         "| field | type | default | what it is |",
         "|---|---|---|---|",
         "| `r` | integer | `16` | Rank \\| of the adapter. (>= 1, <= 256) |",
