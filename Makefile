@@ -47,8 +47,9 @@ lock: $(VENV)/bin/uv ## Rewrite the hashed requirement files from pyproject.toml
 
 # --- the product -------------------------------------------------------------------------------------------------
 .PHONY: generate system-packages demo demo-down
-generate: venv ## Rewrite what is generated from the code: the CRDs
+generate: venv ## Rewrite what is generated from the code: the CRDs and the admission policy
 	$(VENV)/bin/python -m lora_operator.api.crds manifests/crd
+	$(VENV)/bin/python -m lora_operator.api.admission manifests/policy
 
 system-packages: venv ## Install the Debian packages of the test cluster (root)
 	$(VENV)/bin/python -m tests.cluster system-packages
@@ -69,6 +70,7 @@ check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/bare_trainer.py benchmarks/gpus.py benchmarks/trainer.py benchmarks/vram.py
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
+	$(VENV)/bin/python -m lora_operator.api.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy
 
 test-unit: venv ## The inner loop: no root, no Go, no torch
 	$(PYTEST) -n auto tests/unit tests/golden

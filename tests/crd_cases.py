@@ -137,6 +137,35 @@ def _grpo(name: str, words: str, **edits: Any) -> CrdCase:
     return CrdCase(name=f"GRPO: {name}", start=start | edits, words=words)
 
 
+ALLOWED = (
+    ("models", "meta-llama/*"),
+    ("models", "meta-llama/Llama-3.2-1B"),
+    ("models", "meta-llama/Llama-3*"),
+    ("models", "s3://{namespace}/models/*"),
+    ("models", "pvc://*"),
+    ("models", "*"),
+    ("datasets", "s3://shared/{namespace}/*"),
+    ("datasets", "s3://shared/rows.jsonl"),
+    ("datasets", "s3://shared/{namespace}"),
+    ("datasets", "hf://datasets/*"),
+    ("datasets", "configmap://*"),
+    ("outputs", "gs://{namespace}/*"),
+    ("outputs", "az://container"),
+)
+LOOSE = (
+    ("models", "a model"),
+    ("models", "s3://team-a*"),
+    ("datasets", "s3://shared*"),
+    ("datasets", "s3://shared/{namespace}*"),
+    ("datasets", "s3://*/rows"),
+    ("datasets", "http://somewhere/*"),
+    ("outputs", "s3://{namespace}*"),
+    ("outputs", "pvc://claim/*"),
+    ("outputs", "*"),
+)
+"""Entries that would allow more than they seem to, or nothing."""
+
+
 CASES: tuple[CrdCase, ...] = (
     _created("the smallest run"),
     # shapes
@@ -298,6 +327,11 @@ CASES: tuple[CrdCase, ...] = (
     _class("work in Google's cloud", spec__storage__workUri="gs://bucket/runs/{namespace}"),
     _class("a mirror of the hub", spec__hubEndpoint="https://hub.example"),
     _class("a mirror that is no URL", "spec.hubEndpoint", spec__hubEndpoint="hub.example"),
+    _class("limits", spec__limits={"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "activeDeadlineSeconds": 3600}),
+    _class("a rank of nought at most", "spec.limits.r", spec__limits={"r": 0}),
+    *(_class(f"{entry} in {field}", spec__allowed={field: [entry]}) for field, entry in ALLOWED),
+    *(_class(f"{entry} in {field}", f"spec.allowed.{field}", spec__allowed={field: [entry]}) for field, entry in LOOSE),
+    _class("nothing in outputs", "spec.allowed.outputs", spec__allowed={"outputs": []}),
     _class("no image", "image", spec__image=None),
     _class("memory as a word", "spec.train.memory", spec__train__memory="much"),
 )

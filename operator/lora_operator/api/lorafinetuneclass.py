@@ -10,6 +10,8 @@ from lora_trainer.contract.spec.uris import BUCKET_URI
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
+from lora_operator.api.lorafinetune import LONGEST_DURATION
+
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
 
@@ -101,6 +103,58 @@ class TrainResources(PodResources):
     """Disk for model weights, rows and compiled kernels."""
 
 
+_FOLDERS = r"(/|/[^*\s]*[^*\s}])\*|/[^*\s]*"
+"""Below a bucket. A * stands at the end and neither next to the bucket's name nor next to a placeholder: team-a* would
+mean team-ab too."""
+_BUCKET_ENTRY = rf"(s3|gs|az)://[^*/\s]+({_FOLDERS})?"
+_LOCAL_ENTRY = r"(pvc|configmap)://[^*\s]*\*?"
+MODEL_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|[\w./-]*\*|[\w./-]+)$"
+DATA_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|hf://datasets/[^*\s]*\*?)$"
+OUTPUT_ENTRY = rf"^{_BUCKET_ENTRY}$"
+
+
+_AS_SET = {"x-kubernetes-list-type": "set"}
+Models = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=MODEL_ENTRY)], ...],
+    Field(min_length=1, max_length=16, json_schema_extra=_AS_SET),
+]
+Datasets = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=DATA_ENTRY)], ...],
+    Field(min_length=1, max_length=16, json_schema_extra=_AS_SET),
+]
+Outputs = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=OUTPUT_ENTRY)], ...],
+    Field(min_length=1, max_length=16, json_schema_extra=_AS_SET),
+]
+
+
+class AllowedSpec(WireModel):
+    """What runs of this class may name. An entry is one address, or the beginning of many followed by a *; {namespace}
+    stands for the namespace of the run. What is unset is not restricted."""
+
+    models: Models | None = None
+    """Base models (model.name): meta-llama/*, s3://models/*, s3://{namespace}/models/*."""
+    datasets: Datasets | None = None
+    """Rows to train and to evaluate on (dataset.uri, dataset.sources, evaluation.datasetUri): s3://{namespace}/*,
+    hf://datasets/*, configmap://*, pvc://*."""
+    outputs: Outputs | None = None
+    """Where adapters are published (output.uri): s3://{namespace}/*."""
+
+
+class LimitsSpec(WireModel):
+    """The most that one run of this class may ask for, by the names of a run's fields. What is unset is not limited."""
+
+    r: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Highest lora.r."""
+    max_seq_length: Annotated[int, Field(ge=32, le=1_048_576)] | None = None
+    """Highest model.maxSeqLength."""
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Most optimizer steps: of training.maxSteps at once, and of epochs when the rows are counted, before a GPU is
+    taken."""
+    active_deadline_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
+    """Longest activeDeadlineSeconds, and that of runs which set none."""
+
+
 class LoraFineTuneClassSpec(WireModel):
     """Where runs of this class train, on what, and where their work is kept."""
 
@@ -118,5 +172,9 @@ class LoraFineTuneClassSpec(WireModel):
     """Resources and image of prepare pods."""
     train: TrainResources = TrainResources()
     """Resources of train pods, besides the accelerator."""
+    allowed: AllowedSpec = AllowedSpec()
+    """What runs may name: models, data sets, outputs."""
+    limits: LimitsSpec = LimitsSpec()
+    """The most that one run may ask for, besides accelerator.maxGpus."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
     """How long a train pod may take to write its checkpoint when it is asked to stop."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lora_trainer.contract.outcome import Chosen
+
+from lora_operator.api.guards import breaches
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.observed import ClassView, Observed
@@ -74,14 +77,22 @@ def _settle_now(observed: Observed) -> Settled | Block:
     if chosen.spec is None:
         message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to mend it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
-    asked, most = run.spec.resources.gpus, chosen.spec.accelerator.max_gpus
-    if asked > most:
-        message = (
-            f"spec.resources.gpus is {asked} and LoraFineTuneClass {chosen.name} allows {most} to one run. Lower it, "
-            "choose another spec.className, or ask the platform team to raise the class's accelerator.maxGpus."
-        )
-        return Block(reason=Reason.TOO_MANY_GPUS, message=message)
+    refused = breaches(run.spec.wire(), chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
+    if refused:
+        return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(refused))
     return settle(run, class_name=chosen.name, class_spec=chosen.spec)
+
+
+def too_many_steps(chosen: Chosen | None, settled: Settled) -> str | None:
+    """What to say of a run that trains for more steps than its class allows: of epochs it is known after prepare."""
+    most = settled.class_spec.limits.max_steps
+    if most is None or chosen is None or chosen.max_steps <= most:
+        return None
+    return (
+        f"The run would train for {chosen.max_steps} steps and LoraFineTuneClass {settled.class_name} allows at most "
+        f"{most} (its spec.limits.maxSteps). Create another LoraFineTune with spec.training.maxSteps, fewer rows or a "
+        "larger batch, or with another spec.className."
+    )
 
 
 def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView | Block:

@@ -15,9 +15,9 @@ from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, records, stage_state
-from lora_operator.planning.endings import complete, housekeeping, prepared, trained
+from lora_operator.planning.endings import complete, fail, housekeeping, prepared, trained
 from lora_operator.planning.failure import adjustments
-from lora_operator.planning.gates import Block, accept
+from lora_operator.planning.gates import Block, accept, too_many_steps
 from lora_operator.planning.observed import Observed
 from lora_operator.planning.stages import advance_stage
 from lora_operator.planning.status import Mood, Standing, StatusDraft
@@ -63,6 +63,8 @@ def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
         outcome = train.latest.outcome
         if isinstance(outcome.result, TrainResult):
             return complete(trained(turn, train, outcome=outcome, result=outcome.result), Reason.ADAPTER_PUBLISHED)
+    if not train.attempts and (message := too_many_steps(turn.status.chosen, settled)) is not None:
+        return fail(turn, reason=Reason.POLICY_VIOLATION, message=message)
     return advance_stage(turn, train, settled)
 
 

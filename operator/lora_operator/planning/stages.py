@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from lora_operator.api.conditions import ConditionType
@@ -32,9 +32,10 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
     job = state.job
     if turn.run.spec.suspend:
         return _suspend(turn, state)
-    deadline = _deadline(turn, state)
-    if deadline is not None and turn.now >= deadline:
-        return _overdue(turn, state)
+    limit = _time_limit(turn, settled)
+    deadline = _deadline(turn, state, limit) if limit is not None else None
+    if limit is not None and deadline is not None and turn.now >= deadline:
+        return _overdue(turn, state, limit)
     if job is not None and state.live:
         if job.deleting or state.attempts[-1].reason is not None:
             return _stopping(turn, state, job)
@@ -99,11 +100,8 @@ def _yield_to(turn: Turn, state: StageState, pod: PodView) -> Plan:
     return replace(_stage_tells(turn, state.stage, standing).end(standing, requeue_after=POD_RECHECK), decisive=True)
 
 
-def _overdue(turn: Turn, state: StageState) -> Plan:
-    message = (
-        f"The run's pods have run for the {turn.run.spec.active_deadline_seconds} s that spec.activeDeadlineSeconds "
-        "allows. Create another LoraFineTune with a longer deadline or fewer steps."
-    )
+def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
+    message = f"The run's pods have run for the {limit.seconds} s that {limit.place} allows. {limit.remedy}"
     if state.job is not None and state.live:
         # Once the run has failed nothing may run any more, and a Job that is there may yet get another pod.
         return _end_attempt(turn, state, state.job, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
@@ -232,12 +230,31 @@ def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
     return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=decision.at - turn.now)
 
 
-def _deadline(turn: Turn, state: StageState) -> datetime | None:
-    """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
-    limit = turn.run.spec.active_deadline_seconds
-    if limit is None:
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """How long the run's pods may run, who says so, and what to do about it."""
+
+    seconds: int
+    place: str
+    remedy: str
+
+
+def _time_limit(turn: Turn, settled: Settled) -> TimeLimit | None:
+    """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
+    own, of_class = turn.run.spec.active_deadline_seconds, settled.class_spec.limits.active_deadline_seconds
+    if of_class is not None and (own is None or of_class < own):
+        place = f"limits.activeDeadlineSeconds of LoraFineTuneClass {settled.class_name}"
+        remedy = "Create another LoraFineTune with fewer steps, or with another spec.className."
+        return TimeLimit(seconds=of_class, place=place, remedy=remedy)
+    if own is None:
         return None
-    left = timedelta(seconds=limit) - time_spent(turn.status.attempts)
+    remedy = "Create another LoraFineTune with a longer deadline or fewer steps."
+    return TimeLimit(seconds=own, place="spec.activeDeadlineSeconds", remedy=remedy)
+
+
+def _deadline(turn: Turn, state: StageState, limit: TimeLimit) -> datetime | None:
+    """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
+    left = timedelta(seconds=limit.seconds) - time_spent(turn.status.attempts)
     # The time of an attempt that is closed already is spent, whether its pod still stops or not.
     job = state.job if state.live and state.attempts[-1].reason is None else None
     pod = job.newest_pod if job is not None else None

@@ -10,6 +10,7 @@ from lora_operator.planning.turn import Create
 
 from tests.builders import a_class, a_run
 from tests.unit.operator.simulation import Simulation
+from tests.unit.operator.test_plan_walk import starting, training
 
 GPUS = {"kind": "GPU", "memoryGiB": 80}
 BLOCKS = [
@@ -52,15 +53,52 @@ def test_a_named_class_needs_not_be_the_default() -> None:
     assert world.run.status.class_name == "b"
 
 
-def test_a_class_allows_so_many_gpus_to_one_run() -> None:
+def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class() -> None:
     world = Simulation(run=a_run(resources={"gpus": 4}), classes=(a_class("small", accelerator=GPUS | {"maxGpus": 2}),))
     world.settle()
-    assert world.condition("Accepted") == ("False", "TooManyGpus")
-    assert "spec.resources.gpus is 4 and LoraFineTuneClass small allows 2" in world.message
+    assert world.condition("Accepted") == ("False", "PolicyViolation")
+    assert "spec.resources.gpus is 4 and LoraFineTuneClass small allows at most 2" in world.message
     assert not world.created
     world.classes = (a_class("small", accelerator=GPUS | {"maxGpus": 4}),)
     world.settle()
     assert world.condition("Accepted") == ("True", "Accepted")
+
+
+def test_a_class_that_becomes_stricter_touches_no_run_that_has_begun() -> None:
+    world = training(lora={"r": 64}, activeDeadlineSeconds=7200)
+    strict = {"limits": {"r": 8, "maxSteps": 5, "activeDeadlineSeconds": 60}, "allowed": {"models": ["other/*"]}}
+    world.classes = (a_class(**strict),)
+    world.pass_time(3600)
+    world.settle()
+    assert world.reason == "Training"
+    assert world.condition("Accepted") == ("True", "Accepted")
+
+
+STEPS = 600
+"""What prepare chose."""
+
+
+@pytest.mark.parametrize(("most", "trains"), [(STEPS, True), (STEPS - 1, False)])
+def test_epochs_count_as_steps_when_the_rows_are_known(most: int, trains: bool) -> None:
+    world = starting(classes=(a_class(limits={"maxSteps": most}),), training={"numTrainEpochs": 3})
+    assert bool(world.live_train_jobs) == trains
+    if not trains:
+        assert world.condition("Failed") == ("True", "PolicyViolation")
+        assert f"would train for {STEPS} steps" in world.message
+        assert f"allows at most {most} (its spec.limits.maxSteps)" in world.message
+
+
+@pytest.mark.parametrize("own", [{}, {"activeDeadlineSeconds": 100}], ids=["unset", "raised later"])
+def test_the_class_ends_a_run_that_sets_no_shorter_deadline(own: dict[str, int]) -> None:
+    world = training(classes=(a_class(limits={"activeDeadlineSeconds": 100}),), **own)
+    world.edit(active_deadline_seconds=7200 if own else None)
+    world.pass_time(79)
+    world.settle()
+    assert world.reason == "Training", "prepare took 20 s"
+    world.pass_time(1)
+    world.settle()
+    assert world.condition("Failed") == ("True", "DeadlineExceeded")
+    assert "100 s that limits.activeDeadlineSeconds of LoraFineTuneClass h100 allows" in world.message
 
 
 def test_the_class_comes_before_the_output() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
-from lora_operator.planning.observed import PolledProgress
+from lora_operator.planning.observed import ClassView, PolledProgress
 from lora_operator.planning.turn import Create, Delete
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import DroppedRows, Outcome, encode_outcome
@@ -35,8 +35,8 @@ TRAIN = f"{NAME}-train-1"
 TRAIN_2 = f"{NAME}-train-2"
 
 
-def preparing(**spec: Any) -> Simulation:
-    world = Simulation(run=a_run(**spec))
+def preparing(*, classes: tuple[ClassView, ...] | None = None, **spec: Any) -> Simulation:
+    world = Simulation(run=a_run(**spec), classes=classes or (a_class(),))
     world.settle()
     return world
 

@@ -1,0 +1,116 @@
+"""What a class allows to its runs, as one table. The admission policy (`admission.py`) and the operator's own check are
+both made of it, so that they refuse the same things in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_operator.api.lorafinetune import IMMUTABLE
+
+NAMESPACE_PLACEHOLDER = "{namespace}"
+"""Stands for the namespace of the run in the class's addresses."""
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a value of a run is held against what its class says."""
+
+    holds: Callable[[Any, Any], bool]
+    """Of a value and the class's bound."""
+    cel: str
+    """The same in CEL, of `value` and BOUND."""
+    sentence: str
+    """What is said where it does not hold; the names in braces are those of `_Words`."""
+
+
+def _listed(value: str, entries: list[str]) -> bool:
+    return any(value.startswith(entry[:-1]) if entry.endswith("*") else value == entry for entry in entries)
+
+
+AT_MOST = Comparison(
+    holds=lambda value, bound: value <= bound,
+    cel="value <= BOUND",
+    sentence=(
+        "spec.{field} is {value} and LoraFineTuneClass {name} allows at most {bound} (its spec.{place}). Lower it, or "
+        "choose another spec.className."
+    ),
+)
+LISTED = Comparison(
+    holds=_listed,
+    cel=(
+        "BOUND.exists(entry, entry.endsWith('*') ? value.startsWith(entry.substring(0, size(entry) - 1)) "
+        ": value == entry)"
+    ),
+    sentence=(
+        "spec.{field} {value} is none of what LoraFineTuneClass {name} allows (its spec.{place}): {bound}. Use one of "
+        "these, or choose another spec.className."
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """One field of a run and what bounds it. A class that leaves the bound unset allows everything."""
+
+    field: str
+    """Path below spec of a LoraFineTune; [] stands for each item of a list."""
+    place: str
+    """Path of the bound below spec of a LoraFineTuneClass."""
+    comparison: Comparison
+
+    @property
+    def mutable(self) -> bool:
+        """Whether the field may change after creation."""
+        return self.field.split(".")[0] not in IMMUTABLE
+
+
+GUARDS: tuple[Guard, ...] = (
+    Guard(field="model.name", place="allowed.models", comparison=LISTED),
+    Guard(field="dataset.uri", place="allowed.datasets", comparison=LISTED),
+    Guard(field="dataset.sources[].uri", place="allowed.datasets", comparison=LISTED),
+    Guard(field="evaluation.datasetUri", place="allowed.datasets", comparison=LISTED),
+    Guard(field="output.uri", place="allowed.outputs", comparison=LISTED),
+    Guard(field="lora.r", place="limits.r", comparison=AT_MOST),
+    Guard(field="model.maxSeqLength", place="limits.maxSeqLength", comparison=AT_MOST),
+    Guard(field="training.maxSteps", place="limits.maxSteps", comparison=AT_MOST),
+    Guard(field="activeDeadlineSeconds", place="limits.activeDeadlineSeconds", comparison=AT_MOST),
+    Guard(field="resources.gpus", place="accelerator.maxGpus", comparison=AT_MOST),
+)
+
+
+def breaches(run_spec: Values, class_spec: Values, *, class_name: str, namespace: str) -> tuple[str, ...]:
+    """A sentence for each guard that the run breaks. Both specs are in their wire form."""
+    found = (_breach(guard, run_spec, class_spec, class_name, namespace) for guard in GUARDS)
+    return tuple(sentence for sentence in found if sentence is not None)
+
+
+def _breach(guard: Guard, run_spec: Values, class_spec: Values, class_name: str, namespace: str) -> str | None:
+    bound = next(_values(class_spec, guard.place.split(".")), None)
+    if bound is None:
+        return None
+    if isinstance(bound, list):
+        bound = [entry.replace(NAMESPACE_PLACEHOLDER, namespace) for entry in bound]
+    for value in _values(run_spec, guard.field.split(".")):
+        if not guard.comparison.holds(value, bound):
+            shown = ", ".join(bound) if isinstance(bound, list) else bound
+            return guard.comparison.sentence.format(
+                field=guard.field, value=value, name=class_name, bound=shown, place=guard.place
+            )
+    return None
+
+
+def _values(node: Any, path: list[str]) -> Iterator[Any]:
+    """What stands at a path: nothing where it is unset, and one value for each item of a list on the way."""
+    if not path:
+        yield node
+        return
+    name, rest = path[0].removesuffix("[]"), path[1:]
+    if name not in node:
+        return
+    items = node[name] if path[0].endswith("[]") else (node[name],)
+    for item in items:
+        yield from _values(item, rest)

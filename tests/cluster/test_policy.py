@@ -1,0 +1,87 @@
+"""What classes allow, put to the real API server: it refuses what lies beyond the edge and accepts the edge."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.builders import class_body
+from tests.cluster.runs import Tenant, ready_message
+from tests.cluster.test_bad_input import make_class
+from tests.demo.environment import Environment
+from tests.demo.kubectl import KubectlError
+from tests.policy_cases import ACCELERATOR, CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
+
+SECONDS = 10
+"""In which the API server must have heard of a new class."""
+
+
+def refusal(tenant: Tenant, body: dict) -> str:
+    """What the API server says to the run, without keeping it; empty where it accepts it."""
+    try:
+        tenant.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+    except KubectlError as refused:
+        return str(refused)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def guarded(environment: Environment) -> Iterator[Tenant]:
+    """A namespace as the cases have it, and their class, once the API server judges by it."""
+    tenant = Tenant(kubectl=environment.kubectl, namespace=NAMESPACE)
+    tenant.kubectl.apply(class_body(GUARDED, default=False, accelerator=ACCELERATOR, **LIMITS))
+    beyond = next(case for case in CASES if case.refused).body()
+    deadline = time.monotonic() + SECONDS
+    while not refusal(tenant, beyond):
+        assert time.monotonic() < deadline, "the admission policy does not judge by the class"
+        time.sleep(0.2)
+    yield tenant
+    tenant.kubectl("delete", "lorafinetuneclass", GUARDED)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_api_server_allows_the_edge_and_no_more(guarded: Tenant, case: PolicyCase) -> None:
+    said = refusal(guarded, case.body())
+    assert bool(said) == bool(case.refused), said
+    assert case.refused in said
+
+
+def test_a_class_that_became_stricter_keeps_nobody_from_editing_a_run(environment: Environment, tenant: Tenant) -> None:
+    name = f"{tenant.namespace}-stricter"
+    make_class(environment, name)
+    try:
+        tenant.apply("run", className=name, lora={"r": 64}, suspend=True, activeDeadlineSeconds=7200)
+        make_class(environment, name, limits={"r": 8, "activeDeadlineSeconds": 3600})
+        deadline = time.monotonic() + SECONDS
+        while True:  # until the API server has heard of the change
+            try:
+                tenant.patch("run", activeDeadlineSeconds=7200 + int(time.monotonic()) % 1000)
+            except KubectlError as refused:
+                assert "spec.activeDeadlineSeconds is" in str(refused)
+                assert f"LoraFineTuneClass {name} allows at most 3600" in str(refused)
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        tenant.patch("run", suspend=False)
+        tenant.patch("run", suspend=True, retryLimit=1)
+        tenant.patch("run", activeDeadlineSeconds=3600)
+    finally:
+        environment.kubectl("delete", "lorafinetuneclass", name)
+
+
+def test_the_operator_refuses_what_the_policy_let_pass(environment: Environment, tenant: Tenant) -> None:
+    """The class comes after the run, so that only the operator can hold them against each other."""
+    name = f"{tenant.namespace}-late"
+    tenant.apply("run", className=name, lora={"r": 64})
+    tenant.wait_for_reason("run", "ClassNotFound")
+    make_class(environment, name, limits={"r": 8}, allowed={"outputs": ["s3://{namespace}/*"]})
+    try:
+        run = tenant.wait_for_reason("run", "PolicyViolation")
+        assert f"spec.lora.r is 64 and LoraFineTuneClass {name} allows at most 8" in ready_message(run)
+        assert f"(its spec.allowed.outputs): s3://{tenant.namespace}/*" in ready_message(run)
+        assert tenant.jobs("run") == []
+    finally:
+        environment.kubectl("delete", "lorafinetuneclass", name)

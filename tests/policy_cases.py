@@ -1,0 +1,96 @@
+"""What a class allows, as data: at each guard a run beyond the edge and one on it. Replayed against the operator's own
+check here, and against the admission policy of a real API server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.builders import run_body
+from tests.crd_cases import Body, edited
+
+GUARDED = "guarded"
+"""The class of the cases."""
+NAMESPACE = "team-a"
+LIMITS: Body = {
+    "limits": {"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "activeDeadlineSeconds": 3600},
+    "allowed": {
+        "models": ["meta-llama/*", "s3://{namespace}/models/*", "Qwen/Qwen3-8B"],
+        "datasets": ["s3://{namespace}/*", "s3://shared/rows.jsonl", "hf://datasets/openai/*", "configmap://*"],
+        "outputs": ["s3://{namespace}/*"],
+    },
+}
+ACCELERATOR: Body = {"kind": "GPU", "memoryGiB": 80, "maxGpus": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyCase:
+    """One run of the guarded class."""
+
+    field: str
+    """Path of the guard that is tried, as in the table."""
+    edits: dict[str, Any]
+    """What is changed of the smallest run."""
+    refused: str = ""
+    """What the sentence names besides the field; empty where the run is allowed."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        value = ", ".join(str(value) for value in self.edits.values())
+        return f"{self.field} {value}"
+
+    def body(self, name: str = "policy", *, namespace: str = NAMESPACE) -> Body:
+        """The run as it is applied."""
+        run = run_body(name, namespace=namespace, className=GUARDED)
+        return edited(run, {f"spec.{path}": value for path, value in self.edits.items()})
+
+
+def _pair(field: str, beyond: Any, edge: Any, *, most: Any) -> tuple[PolicyCase, PolicyCase]:
+    words = f"spec.{field} is {beyond} and LoraFineTuneClass {GUARDED} allows at most {most}"
+    return PolicyCase(field=field, edits={field: beyond}, refused=words), PolicyCase(field=field, edits={field: edge})
+
+
+def _only(field: str, *, refused: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[PolicyCase, ...]:
+    beyond = (
+        PolicyCase(field=field, edits={field: value}, refused=f"spec.{field} {value} is none of what")
+        for value in refused
+    )
+    return *beyond, *(PolicyCase(field=field, edits={field: value}) for value in allowed)
+
+
+def _sources(*uris: str, refused: str = "") -> PolicyCase:
+    words = f"spec.dataset.sources[].uri {refused} is none of what" if refused else ""
+    edits = {"dataset": {"sources": [{"uri": uri} for uri in uris]}}
+    return PolicyCase(field="dataset.sources[].uri", edits=edits, refused=words)
+
+
+CASES: tuple[PolicyCase, ...] = (
+    *_pair("lora.r", 65, 64, most=64),
+    *_pair("model.maxSeqLength", 4097, 4096, most=4096),
+    *_pair("training.maxSteps", 501, 500, most=500),
+    *_pair("activeDeadlineSeconds", 3601, 3600, most=3600),
+    *_pair("resources.gpus", 5, 4, most=4),
+    *_only(
+        "model.name",
+        refused=("mistralai/Mistral-7B-v0.3", "meta-llama-evil/x", "Qwen/Qwen3-8B-Base", "s3://team-b/models/x"),
+        allowed=("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-8B", "s3://team-a/models/x"),
+    ),
+    *_only(
+        "dataset.uri",
+        refused=("s3://team-b/rows.jsonl", "s3://team-ab/x.jsonl", "s3://shared/rows.jsonl.gz", "pvc://claim/x.jsonl"),
+        allowed=("s3://team-a/rows.jsonl", "s3://shared/rows.jsonl", "configmap://rows/a.jsonl"),
+    ),
+    *_only(
+        "evaluation.datasetUri",
+        refused=("hf://datasets/other/gsm8k",),
+        allowed=("hf://datasets/openai/gsm8k/main",),
+    ),
+    *_only(
+        "output.uri",
+        refused=("s3://team-b/out", "gs://team-a/out"),
+        allowed=("s3://team-a/adapters/x",),
+    ),
+    _sources("s3://team-a/a.jsonl", "s3://team-b/b.jsonl", refused="s3://team-b/b.jsonl"),
+    _sources("s3://team-a/a.jsonl", "s3://shared/rows.jsonl"),
+)

@@ -1,0 +1,130 @@
+"""What a class allows: the operator's check and the admission policy say the same of every case, in the same words.
+
+A real API server judges the cases too (tests/cluster/test_policy.py); here its CEL runs with the three string functions
+that Kubernetes adds to it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cel
+import pytest
+from lora_operator.api.admission import policy, render
+from lora_operator.api.guards import GUARDS, breaches
+from lora_operator.api.lorafinetune import LoraFineTuneSpec
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
+
+from tests.builders import class_body, run_body
+from tests.policy_cases import ACCELERATOR, CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
+
+Body = dict[str, Any]
+
+MANIFEST = Path(__file__).parents[3] / "manifests/policy/classes.yaml"
+GUARDED_CLASS = class_body(GUARDED, default=False, accelerator=ACCELERATOR, **LIMITS)
+cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def stored(body: Body, *, model: type[LoraFineTuneSpec] | type[LoraFineTuneClassSpec]) -> Body:
+    """The object with its defaults, as the API server has it."""
+    return body | {"spec": model.model_validate(body["spec"]).wire()}
+
+
+def operator_says(body: Body, limits: Body = GUARDED_CLASS) -> tuple[str, ...]:
+    run, of_class = stored(body, model=LoraFineTuneSpec), stored(limits, model=LoraFineTuneClassSpec)
+    name = limits["metadata"]["name"]
+    return breaches(run["spec"], of_class["spec"], class_name=name, namespace=body["metadata"]["namespace"])
+
+
+def policy_says(body: Body, limits: Body = GUARDED_CLASS, *, old: Body | None = None) -> tuple[str, ...]:
+    """Messages of the validations that fail."""
+    context = cel.Context()
+    context.add_function("replace", lambda text, old, new: text.replace(old, new))
+    context.add_function("substring", lambda text, start, end: text[start:end])
+    context.add_function("join", lambda texts, separator: separator.join(texts))
+    context.add_variable("object", stored(body, model=LoraFineTuneSpec))
+    context.add_variable("oldObject", old and stored(old, model=LoraFineTuneSpec))
+    context.add_variable("params", stored(limits, model=LoraFineTuneClassSpec))
+    context.add_variable("namespaceObject", {"metadata": {"name": body["metadata"]["namespace"]}})
+    spec = policy()["spec"]
+    if not all(cel.evaluate(condition["expression"], context) for condition in spec["matchConditions"]):
+        return ()
+    found = {variable["name"]: cel.evaluate(variable["expression"], context) for variable in spec["variables"]}
+    context.add_variable("variables", found)
+    failing = (rule for rule in spec["validations"] if not cel.evaluate(rule["expression"], context))
+    return tuple(cel.evaluate(rule["messageExpression"], context) for rule in failing)
+
+
+def test_the_manifest_is_what_the_table_says() -> None:
+    assert MANIFEST.read_text() == render(), "run `make generate`"
+
+
+def test_every_guard_has_a_case_beyond_and_one_on_the_edge() -> None:
+    tried = {(case.field, bool(case.refused)) for case in CASES}
+    assert tried == {(guard.field, refused) for guard in GUARDS for refused in (True, False)}
+
+
+@cases
+def test_the_operator_allows_the_edge_and_no_more(case: PolicyCase) -> None:
+    said = operator_says(case.body())
+    assert len(said) == bool(case.refused), said
+    assert case.refused in "".join(said)
+
+
+@cases
+def test_the_policy_says_what_the_operator_says(case: PolicyCase) -> None:
+    assert policy_says(case.body()) == operator_says(case.body())
+
+
+def test_every_breach_is_told() -> None:
+    run = run_body(className=GUARDED, lora={"r": 128}, training={"maxSteps": 9999})
+    said = operator_says(run)
+    assert [sentence.split()[0] for sentence in said] == ["spec.lora.r", "spec.training.maxSteps"]
+    assert policy_says(run) == said
+
+
+def test_the_namespace_is_filled_in() -> None:
+    run = run_body(className=GUARDED, output={"uri": "s3://other/x"})
+    (said,) = operator_says(run)
+    assert f"allows (its spec.allowed.outputs): s3://{NAMESPACE}/*. Use one of these" in said
+
+
+def test_a_class_without_limits_allows_everything() -> None:
+    free = class_body("free", default=False)
+    run = run_body(className="free", lora={"r": 512}, training={"maxSteps": 10_000_000})
+    assert operator_says(run, free) == policy_says(run, free) == ()
+
+
+@pytest.mark.parametrize(
+    ("class_name", "default", "judged"),
+    [(GUARDED, False, True), ("other", True, False), (None, True, True), (None, False, False)],
+)
+def test_a_run_is_judged_by_its_own_class(class_name: str | None, default: bool, judged: bool) -> None:
+    run = run_body(lora={"r": 65}, **({"className": class_name} if class_name else {}))
+    limits = class_body(GUARDED, default=default, **LIMITS)
+    assert bool(policy_says(run, limits)) == judged
+
+
+def test_no_class_is_the_default_by_another_word() -> None:
+    limits = class_body(GUARDED, **LIMITS)
+    limits["metadata"]["annotations"][DEFAULT_CLASS_ANNOTATION] = "no"
+    assert policy_says(run_body(lora={"r": 65}), limits) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    [
+        ({"suspend": False}, {"suspend": True}, False),
+        ({"activeDeadlineSeconds": 7200}, {"activeDeadlineSeconds": 7200, "suspend": True}, False),
+        ({"activeDeadlineSeconds": 7200}, {}, False),
+        ({"activeDeadlineSeconds": 7200}, {"activeDeadlineSeconds": 600}, False),
+        ({"activeDeadlineSeconds": 600}, {"activeDeadlineSeconds": 7200}, True),
+        ({}, {"activeDeadlineSeconds": 7200}, True),
+    ],
+)
+def test_a_class_that_became_stricter_keeps_nobody_from_editing_a_run(before: Body, after: Body, refused: bool) -> None:
+    old = run_body(className=GUARDED, lora={"r": 512}, **before)
+    new = run_body(className=GUARDED, lora={"r": 512}, **after)
+    assert bool(policy_says(new, old=old)) == refused
