@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,11 +22,25 @@ SECONDS = 10
 
 def refusal(tenant: Tenant, body: dict) -> str:
     """What the API server says to the run, without keeping it; empty where it accepts it."""
+    return refusal_of(lambda: tenant.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body)))
+
+
+def refusal_of(action: Callable[[], object]) -> str:
+    """What the API server says to a request that it refuses; empty where it accepts it."""
     try:
-        tenant.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+        action()
     except KubectlError as refused:
         return str(refused)
     return ""
+
+
+def first_refusal(attempt: Callable[[], str]) -> str:
+    """Try until the API server has heard of a class and refuses."""
+    deadline = time.monotonic() + SECONDS
+    while not (said := attempt()):
+        assert time.monotonic() < deadline, "the admission policy does not judge by the class"
+        time.sleep(0.2)
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +49,7 @@ def guarded(environment: Environment) -> Iterator[Tenant]:
     tenant = Tenant(kubectl=environment.kubectl, namespace=NAMESPACE)
     tenant.kubectl.apply(class_body(GUARDED, default=False, accelerator=ACCELERATOR, **LIMITS))
     beyond = next(case for case in CASES if case.refused).body()
-    deadline = time.monotonic() + SECONDS
-    while not refusal(tenant, beyond):
-        assert time.monotonic() < deadline, "the admission policy does not judge by the class"
-        time.sleep(0.2)
+    first_refusal(lambda: refusal(tenant, beyond))
     yield tenant
     tenant.kubectl("delete", "lorafinetuneclass", GUARDED)
 
@@ -55,16 +67,10 @@ def test_a_class_that_became_stricter_keeps_nobody_from_editing_a_run(environmen
     try:
         tenant.apply("run", className=name, lora={"r": 64}, suspend=True, activeDeadlineSeconds=7200)
         make_class(environment, name, limits={"r": 8, "activeDeadlineSeconds": 3600})
-        deadline = time.monotonic() + SECONDS
-        while True:  # until the API server has heard of the change
-            try:
-                tenant.patch("run", activeDeadlineSeconds=7200 + int(time.monotonic()) % 1000)
-            except KubectlError as refused:
-                assert "spec.activeDeadlineSeconds is" in str(refused)
-                assert f"LoraFineTuneClass {name} allows at most 3600" in str(refused)
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        later = itertools.count(7201)
+        said = first_refusal(lambda: refusal_of(lambda: tenant.patch("run", activeDeadlineSeconds=next(later))))
+        assert "spec.activeDeadlineSeconds is" in said
+        assert f"LoraFineTuneClass {name} allows at most 3600" in said
         tenant.patch("run", suspend=False)
         tenant.patch("run", suspend=True, retryLimit=1)
         tenant.patch("run", activeDeadlineSeconds=3600)

@@ -113,18 +113,17 @@ DATA_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|hf://datasets/[^*\s]*\*?)$"
 OUTPUT_ENTRY = rf"^{_BUCKET_ENTRY}$"
 
 
-_AS_SET = {"x-kubernetes-list-type": "set"}
 Models = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=MODEL_ENTRY)], ...],
-    Field(min_length=1, max_length=16, json_schema_extra=_AS_SET),
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
 ]
 Datasets = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=DATA_ENTRY)], ...],
-    Field(min_length=1, max_length=16, json_schema_extra=_AS_SET),
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
 ]
 Outputs = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=OUTPUT_ENTRY)], ...],
-    Field(min_length=1, max_length=16, json_schema_extra=_AS_SET),
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
 ]
 
 
