@@ -32,11 +32,12 @@ def test_accepted_or_refused(tenant: Tenant, case: CrdCase) -> None:
 
 
 def in_namespace(body: dict, namespace: str) -> dict:
-    """The object in this namespace, suspended so that nothing starts; classes get a name of their own."""
+    """The object in this namespace; runs of a class that is not there, so that only the CRD judges them and nothing
+    starts; classes under a name of their own."""
     metadata = dict(body["metadata"])
     if body["kind"] == "LoraFineTuneClass":
         return body | {"metadata": metadata | {"name": f"{namespace}-class", "annotations": {}}}
-    return body | {"metadata": metadata | {"namespace": namespace}}
+    return body | {"metadata": metadata | {"namespace": namespace}, "spec": {"className": "none"} | body["spec"]}
 
 
 def test_unknown_field_and_wrong_type_are_refused(tenant: Tenant) -> None:

@@ -1,7 +1,7 @@
 """`python -m lora_trainer prepare`: everything that can be found out before an accelerator is taken.
 
 Proves the bucket writable, pins the model, reads, checks and tokenises the rows once, holds some out, sizes the run and
-publishes the prepared set. Loads no weights and imports no torch.
+publishes the prepared set. Loads no weights and imports no torch; where the class has a model cache, it downloads them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.base_model.checks import check_targets, check_vocabulary
-from lora_trainer.base_model.resolve import resolve_model
+from lora_trainer.base_model.resolve import keep_model, resolve_model
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Stage
-from lora_trainer.contract.run import RunFile, run_digest
+from lora_trainer.contract.run import MODEL_CACHE, RunFile, run_digest
 from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.cpu_limits import require_possible
@@ -48,7 +48,9 @@ from lora_trainer.telemetry import ProgressServer
 log = logging.getLogger(__name__)
 
 
-def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: Path) -> PrepareResult:
+def prepare(
+    run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: Path, cache: Path = MODEL_CACHE
+) -> PrepareResult:
     """Prepare one run and publish its prepared set. Raises TrainerError."""
     work = scratch / "prepare"
     shutil.rmtree(work, ignore_errors=True)
@@ -90,6 +92,7 @@ def prepare(run: RunFile, *, bucket: Bucket, progress: ProgressServer, scratch: 
     )
     if reused := reuse(run, result, bucket, signer=signer):
         return reused
+    keep_model(run, revision=revision, bucket=bucket, cache=cache)
     schemas, tokens = split.train.encoder.schemas, data.tokenizer
     copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)
     copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, times=split.evaluated_on)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, assert_never
 
-from lora_trainer.base_model.resolve import fetch_model
+from lora_trainer.base_model.resolve import base_folder
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import checkpoints_uri, prepared_uri
@@ -90,7 +90,7 @@ def train(
     resume = fetch_checkpoint(this, digest=result.run_digest)
 
     progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
-    base = fetch_model(run.model, revision=result.model.revision, bucket=bucket, folder=scratch / "base")
+    base = base_folder(run, revision=result.model.revision, bucket=bucket, scratch=scratch / "base")
     go_offline()
     chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
     log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})

@@ -127,6 +127,15 @@ Outputs = Annotated[
 ]
 
 
+class ModelCacheSpec(WireModel):
+    """A volume on which base models stay: prepare downloads a model once, and train pods read it from there without
+    asking the hub or the bucket."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """PersistentVolumeClaim in the namespace of the run, ReadWriteMany unless all of its pods run on one node.
+    Namespaces share nothing."""
+
+
 class AllowedSpec(WireModel):
     """What runs of this class may name. An entry is one address, or the beginning of many followed by a *; {namespace}
     stands for the namespace of the run. What is unset is not restricted."""
@@ -171,6 +180,8 @@ class LoraFineTuneClassSpec(WireModel):
     """Resources and image of prepare pods."""
     train: TrainResources = TrainResources()
     """Resources of train pods, besides the accelerator."""
+    model_cache: ModelCacheSpec | None = None
+    """Where base models stay between runs. Unset: every train pod downloads its own."""
     allowed: AllowedSpec = AllowedSpec()
     """What runs may name: models, data sets, outputs."""
     limits: LimitsSpec = LimitsSpec()

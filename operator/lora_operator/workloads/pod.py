@@ -15,6 +15,7 @@ from lora_trainer.contract.credentials import (
 from lora_trainer.contract.progress import PORT
 from lora_trainer.contract.run import (
     CONFIG_MAP_MOUNT_ROOT,
+    MODEL_CACHE,
     PVC_MOUNT_ROOT,
     RUN_FILE,
     SCRATCH,
@@ -150,6 +151,18 @@ def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
     )
 
 
+def model_cache(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """The class's claim with base models: prepare fills it, train only reads."""
+    cache = request.settled.class_spec.model_cache
+    if cache is None:
+        return draft
+    mount = {"name": "model-cache", "mountPath": str(MODEL_CACHE)}
+    return draft.plus(
+        volumes=({"name": "model-cache", "persistentVolumeClaim": {"claimName": cache.claim_name}},),
+        mounts=(mount | ({"readOnly": True} if request.stage is Stage.TRAIN else {}),),
+    )
+
+
 def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
     """ConfigMaps with rows, named by configmap:// addresses, and with reward functions; only prepare reads them.
 
@@ -246,6 +259,7 @@ TRANSFORMS: tuple[Transform, ...] = (
     writable_folders,
     shared_memory,
     claims,
+    model_cache,
     config_maps,
     storage_access,
     hub_mirror,
@@ -274,6 +288,8 @@ def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
+            # A large volume is gone through once and not at every start.
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(draft, request)],

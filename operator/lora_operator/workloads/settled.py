@@ -46,6 +46,7 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
             region=storage.region,
         ),
         accelerator=Accelerator(kind=accelerator.kind, memory_gib=accelerator.memory_gib),
+        model_cache=class_spec.model_cache is not None,
     )
     return Settled(run_file=run_file, class_name=class_name, class_spec=class_spec)
 

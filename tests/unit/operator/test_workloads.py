@@ -72,6 +72,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
         },
         {},
     ),
+    "model-cache": ({}, {"modelCache": {"claimName": "models"}}),
     "many-sources": (
         {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
         {"storage": GOOGLE, "hubEndpoint": MIRROR},
@@ -180,7 +181,8 @@ def test_what_is_mounted_exists_and_only_scratch_is_writable(pod: Body) -> None:
     container = pod["containers"][0]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-    assert writable <= {"/scratch", "/tmp", "/dev/shm"}
+    prepares = container["args"][0] == Stage.PREPARE
+    assert writable <= {"/scratch", "/tmp", "/dev/shm"} | ({"/mnt/models"} if prepares else set())
     for volume in pod["volumes"]:
         if "emptyDir" in volume:
             assert volume["emptyDir"]["sizeLimit"], "a pod cannot fill the node's disk"
@@ -305,6 +307,15 @@ def test_claims_are_mounted_once_and_read_only() -> None:
     assert claims == [{"claimName": "held-out", "readOnly": True}, {"claimName": "rows", "readOnly": True}]
     paths = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"].startswith("claim")]
     assert paths == ["/mnt/pvc/held-out", "/mnt/pvc/rows"]
+
+
+def test_prepare_fills_the_model_cache_and_train_reads_it() -> None:
+    for stage, pod in pods("model-cache").items():
+        (volume,) = [each for each in pod["volumes"] if each["name"] == "model-cache"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "models"}
+        (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "model-cache"]
+        assert mount.get("readOnly", False) == (stage is Stage.TRAIN)
+    assert json.loads(children("model-cache")["config-map"]["data"]["run.json"])["modelCache"] is True
 
 
 def test_one_claim_for_model_and_rows_is_one_volume() -> None:

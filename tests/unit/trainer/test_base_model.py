@@ -124,6 +124,9 @@ class Hub:
     def __call__(self, request: Request) -> Answer:
         self.asked.append(request)
         path = request.path.partition("?")[0]
+        if path.startswith(f"/api/models/{NAME}/tree/"):
+            tree = [{"type": "file", "path": name, "size": len(data), "oid": ""} for name, data in self.files.items()]
+            return Answer(status=200, body=json.dumps(tree).encode(), headers={"Content-Type": "application/json"})
         if path.startswith(f"/api/models/{NAME}"):
             files = [{"rfilename": name} for name in self.files]
             body = json.dumps({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": files}).encode()

@@ -10,17 +10,19 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import NotASafetensorsRepoError
 
+from lora_trainer.base_model.cache import cached_folder, keep
 from lora_trainer.base_model.checks import architecture_of, check_config, check_shards, unsupported
 from lora_trainer.base_model.weights import Shapes, parameters, read_shapes
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import ModelFigures
-from lora_trainer.contract.run import canonical_json
+from lora_trainer.contract.run import MODEL_CACHE, RunFile, canonical_json
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
@@ -91,6 +93,29 @@ def fetch_model(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path)
     except HUB_ERRORS as error:
         raise _hub_error(error, spec) from None
     return folder
+
+
+def keep_model(run: RunFile, *, revision: str, bucket: Bucket, cache: Path) -> None:
+    """Have the model in the class's cache, where it has one. A model on a volume is used where it is.
+
+    Raises TrainerError: DiskFull, or what fetch_model raises.
+    """
+    if not run.model_cache or run.model.name.startswith("pvc://"):
+        return
+    folder = cached_folder(cache, name=run.model.name, revision=revision)
+    fetch = partial(fetch_model, run.model, revision=revision, bucket=bucket)
+    keep(folder, owner=run.identity.uid, fetch=lambda partly: fetch(folder=partly))
+
+
+def base_folder(run: RunFile, *, revision: str, bucket: Bucket, scratch: Path, cache: Path = MODEL_CACHE) -> Path:
+    """A local folder with the whole model as prepare pinned it: the cached one, or one in `scratch`.
+
+    Raises TrainerError as fetch_model does.
+    """
+    folder = cached_folder(cache, name=run.model.name, revision=revision)
+    if run.model_cache and folder.is_dir():
+        return folder
+    return fetch_model(run.model, revision=revision, bucket=bucket, folder=scratch)
 
 
 def _folder_revision(uri: str, *, bucket: Bucket, folder: Path) -> str:

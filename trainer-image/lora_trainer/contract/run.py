@@ -25,6 +25,8 @@ PVC_MOUNT_ROOT = Path("/mnt/pvc")
 """A claim named by pvc://claim/path is mounted read-only at PVC_MOUNT_ROOT/claim."""
 CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
 """The key of a ConfigMap named by configmap://name/key is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
+MODEL_CACHE = Path("/mnt/models")
+"""The claim of the class's model cache is mounted here: writable in prepare, read-only in train."""
 EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
 SCRATCH = Path("/scratch")
 """The pod's only writable folder (an emptyDir): HOME, TMPDIR and the working directory."""
@@ -75,6 +77,8 @@ class RunFile(WireModel):
     resources: ResourcesSpec = ResourcesSpec()
     storage: Storage
     accelerator: Accelerator
+    model_cache: bool = False
+    """Whether base models are kept at MODEL_CACHE."""
 
     @property
     def gradient_checkpointing(self) -> GradientCheckpointing:

@@ -1,0 +1,64 @@
+"""Base models that are kept on a volume: prepare fills it and train reads it, so that no accelerator waits for a
+download.
+
+A model's folder is named by its revision, which stands for its contents, and appears whole, by a rename. Two pods that
+fill the volume with the same model at once both fetch it, and the first one's stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.errors import TrainerError, is_disk_full
+
+PARTIAL = ".partial-"
+LONGEST_LABEL = 64
+
+log = logging.getLogger(__name__)
+
+
+def cached_folder(root: Path, *, name: str, revision: str) -> Path:
+    """Where the model `name` is kept at this revision, whether it is there or not."""
+    label = re.sub(r"[^\w.-]", "-", f"{name.rstrip('/').rpartition('/')[2][:LONGEST_LABEL]}-{revision}")
+    return root / label.lstrip(".")
+
+
+def keep(folder: Path, *, owner: str, fetch: Callable[[Path], object]) -> None:
+    """Have `fetch` fill the folder, unless it is there.
+
+    `owner` is the uid of the run: an attempt that was interrupted is gone on with by the next one of the same run.
+    Raises TrainerError: DiskFull, or what `fetch` raises.
+    """
+    if folder.is_dir():
+        log.info("Model found in the cache", extra={"fields": {"folder": folder.name}})
+        return
+    partial = folder.with_name(f"{PARTIAL}{owner}-{folder.name}")
+    try:
+        partial.mkdir(exist_ok=True)
+        fetch(partial)
+    except (TrainerError, OSError) as error:
+        if is_disk_full(error) or (isinstance(error, TrainerError) and error.code is ExitCode.DiskFull):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise _full() from None
+        raise
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+    log.info("Model kept in the cache", extra={"fields": {"folder": folder.name}})
+
+
+def _full() -> TrainerError:
+    return TrainerError(
+        ExitCode.DiskFull,
+        "The volume of the model cache is full.",
+        "Delete models from it that nobody needs any more, or ask the platform team for a larger one "
+        "(modelCache.claimName).",
+    )
