@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def _crd(*, kind: str, plural: str, short: str, scope: str, version: dict[str, A
 
 def render(crd: dict[str, Any]) -> str:
     """The CRD as YAML, as it stands in manifests/crd."""
-    return HEADER + yaml.safe_dump(crd, sort_keys=False, allow_unicode=True, width=120)
+    plain = json.loads(json.dumps(crd))  # what is used twice would become a YAML alias
+    return HEADER + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
 def main() -> None:

@@ -6,13 +6,17 @@ from typing import Annotated, Literal
 
 from lora_trainer.contract.run import AcceleratorKind
 from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.model import SecretKeyRef
 from lora_trainer.contract.spec.uris import BUCKET_URI
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
 from lora_operator.api.lorafinetune import LONGEST_DURATION
+from lora_operator.api.pod_overlay import PodOverlay, Scheduling
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+IMAGE = r"^[A-Za-z0-9][\w./-]*(:[0-9]+/[\w./-]+)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
 Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
 
 
@@ -73,8 +77,8 @@ class StorageSpec(WireModel):
     """How pods prove who they are."""
 
 
-class PodResources(WireModel):
-    """What a pod gets."""
+class PodResources(Scheduling):
+    """What a pod gets and where it runs."""
 
     cpu: Quantity = "2"
     """CPU cores, at least; what the node has to spare comes on top."""
@@ -87,7 +91,7 @@ class PodResources(WireModel):
 class PrepareResources(PodResources):
     """What a prepare pod gets."""
 
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    image: Image | None = None
     """Image of prepare pods: the slim one without torch (target prepare of trainer-image/Dockerfile). Unset:
     spec.image."""
 
@@ -163,11 +167,57 @@ class LimitsSpec(WireModel):
     """Longest activeDeadlineSeconds, and that of runs which set none."""
 
 
+class ModelDefaults(WireModel):
+    """What runs get that leave it unset in spec.model."""
+
+    token_secret_ref: SecretKeyRef | None = None
+    """Secret key with a Hugging Face token in the namespace of the run. Where that Secret is missing, models and data
+    sets are read without a token."""
+
+
+class TrainingDefaults(WireModel):
+    """What runs get that leave it unset in spec.training."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.maxSteps) || !has(self.numTrainEpochs)",
+                "defaults.training takes maxSteps or numTrainEpochs, not both: remove one.",
+            ),
+        )
+    )
+
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps of runs that set neither maxSteps nor numTrainEpochs."""
+    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over the data set of runs that set neither maxSteps nor numTrainEpochs."""
+
+
+class DefaultsSpec(WireModel):
+    """What runs get that leave it unset. Only of fields that have no default of their own in the API."""
+
+    model: ModelDefaults = ModelDefaults()
+    """Of spec.model."""
+    training: TrainingDefaults = TrainingDefaults()
+    """Of spec.training."""
+
+
 class LoraFineTuneClassSpec(WireModel):
     """Where runs of this class train, on what, and where their work is kept."""
 
-    image: Annotated[str, Field(min_length=1, max_length=512)]
-    """Trainer image."""
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.pod.serviceAccountName) || !has(self.storage.credentials.serviceAccountName)",
+                "pod.serviceAccountName and storage.credentials.serviceAccountName name one and the same: remove one.",
+                field="pod",
+            ),
+        )
+    )
+
+    image: Image
+    """Trainer image. Name it by digest (registry.example.com/trainer@sha256:...): a tag may mean another image
+    tomorrow."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the kubelet pulls the images."""
     accelerator: AcceleratorSpec
@@ -180,11 +230,15 @@ class LoraFineTuneClassSpec(WireModel):
     """Resources and image of prepare pods."""
     train: TrainResources = TrainResources()
     """Resources of train pods, besides the accelerator."""
+    pod: PodOverlay = PodOverlay()
+    """What all pods get besides: labels, variables, volumes, pull secrets."""
     model_cache: ModelCacheSpec | None = None
     """Where base models stay between runs. Unset: every train pod downloads its own."""
     allowed: AllowedSpec = AllowedSpec()
     """What runs may name: models, data sets, outputs."""
     limits: LimitsSpec = LimitsSpec()
     """The most that one run may ask for, besides accelerator.maxGpus."""
+    defaults: DefaultsSpec = DefaultsSpec()
+    """What runs get that leave it unset."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
     """How long a train pod may take to write its checkpoint when it is asked to stop."""

@@ -45,8 +45,15 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if default is None:
         del schema["default"]
     elif isinstance(default, dict):
-        schema["default"] = {key: value for key, value in default.items() if value is not None}
+        schema["default"] = _present(default)
     return schema
+
+
+def _present(default: Any) -> Any:
+    """The default without what is unset."""
+    if not isinstance(default, dict):
+        return default
+    return {key: _present(value) for key, value in default.items() if value is not None}
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:

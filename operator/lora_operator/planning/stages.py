@@ -20,8 +20,8 @@ from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
 from lora_operator.planning.troubles import POD_PATIENCE, POD_RECHECK, trouble_of
 from lora_operator.planning.turn import Action, Create, Plan, Turn
+from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
-from lora_operator.workloads.pod import StageRequest
 from lora_operator.workloads.settled import Settled, config_map
 
 STUCK_REMEDY = "Ask the platform team to look at the accelerators of its node, then create another LoraFineTune."

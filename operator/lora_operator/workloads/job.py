@@ -8,8 +8,9 @@ from typing import Any
 from lora_trainer.contract.exits import ExitCode
 
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, job_name
+from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.metadata import child_metadata
-from lora_operator.workloads.pod import CONTAINER, StageRequest, pod_template
+from lora_operator.workloads.pod import CONTAINER, pod_template
 
 FAILURE_POLICY = {
     "rules": [

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from lora_trainer.contract.credentials import (
     HUB_TOKEN_VARIABLE,
@@ -23,51 +21,15 @@ from lora_trainer.contract.run import (
 )
 from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
 
-from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name
+from lora_operator.workloads.draft import Entry, PodDraft, StageRequest, Transform
 from lora_operator.workloads.metadata import child_labels
-from lora_operator.workloads.settled import RUN_KEY, Settled
+from lora_operator.workloads.overlay import overlay, scheduling
+from lora_operator.workloads.settled import RUN_KEY
 
 CONTAINER = "trainer"
 USER = 1000
 TEMPORARY = "/tmp"
-PREPARE_GRACE_SECONDS = 10
-
-Entry = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageRequest:
-    """Everything that shapes the pod of one attempt."""
-
-    run: LoraFineTune
-    settled: Settled
-    stage: Stage
-    attempt: int
-    oom_shrinks: int = 0
-    """How often the micro-batch is halved against what prepare chose."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PodDraft:
-    """What the transforms add to."""
-
-    args: tuple[str, ...] = ()
-    env: tuple[Entry, ...] = ()
-    volumes: tuple[Entry, ...] = ()
-    mounts: tuple[Entry, ...] = ()
-    resources: Mapping[str, str] | None = None
-    service_account: str | None = None
-    grace_seconds: int = PREPARE_GRACE_SECONDS
-
-    def plus(
-        self, *, env: tuple[Entry, ...] = (), volumes: tuple[Entry, ...] = (), mounts: tuple[Entry, ...] = ()
-    ) -> PodDraft:
-        """The draft with more environment, volumes and mounts."""
-        return replace(self, env=self.env + env, volumes=self.volumes + volumes, mounts=self.mounts + mounts)
-
-
-Transform = Callable[[PodDraft, StageRequest], PodDraft]
 
 
 def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -195,14 +157,14 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def _addresses(request: StageRequest) -> tuple[str, ...]:
     """Everything that the run reads."""
-    spec = request.run.spec
-    rows = tuple(source.uri for source in spec.dataset.all_sources())
-    return (spec.model.name, *rows, spec.evaluation.dataset_uri or "")
+    run = request.settled.run_file
+    rows = tuple(source.uri for source in run.dataset.all_sources())
+    return (run.model.name, *rows, run.evaluation.dataset_uri or "")
 
 
 def _reward_code(request: StageRequest) -> tuple[ConfigMapKeyRef, ...]:
     """Where the user's reward functions stand."""
-    grpo = request.run.spec.training.grpo
+    grpo = request.settled.run_file.training.grpo
     return tuple(reward.python.config_map_ref for reward in grpo.rewards if reward.python) if grpo else ()
 
 
@@ -231,15 +193,18 @@ def hub_mirror(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The Hugging Face token of a private model or data set."""
-    reference = request.run.spec.model.token_secret_ref
+    reference = request.settled.run_file.model.token_secret_ref
     if reference is None:
         return draft
-    return draft.plus(env=(_secret_env(HUB_TOKEN_VARIABLE, secret=reference.name, key=reference.key),))
+    # One that only the class names may be missing: most models need none.
+    optional = request.run.spec.model.token_secret_ref is None
+    secret = _secret_env(HUB_TOKEN_VARIABLE, secret=reference.name, key=reference.key, optional=optional)
+    return draft.plus(env=(secret,))
 
 
 def signing_key(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The key that signs the adapter: prepare proves that it is one, train signs with it."""
-    signing = request.run.spec.output.signing
+    signing = request.settled.run_file.output.signing
     if signing is None:
         return draft
     reference = signing.key_secret_ref
@@ -265,6 +230,8 @@ TRANSFORMS: tuple[Transform, ...] = (
     hub_mirror,
     hub_token,
     signing_key,
+    scheduling,
+    overlay,
 )
 
 
@@ -273,8 +240,11 @@ def pod_template(request: StageRequest) -> Entry:
     draft = PodDraft()
     for transform in TRANSFORMS:
         draft = transform(draft, request)
-    labels = child_labels(request.run) | {STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)}
-    return {"metadata": {"labels": labels}, "spec": _pod_spec(draft, request)}
+    own = child_labels(request.run) | {STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)}
+    metadata = {"labels": {**draft.labels, **own}} | (
+        {"annotations": {**draft.annotations}} if draft.annotations else {}
+    )
+    return {"metadata": metadata, "spec": _pod_spec(draft, request)}
 
 
 def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
@@ -294,6 +264,7 @@ def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
         },
         "containers": [_container(draft, request)],
         "volumes": list(draft.volumes),
+        **draft.placement,
     }
     if draft.service_account is not None:
         spec["serviceAccountName"] = draft.service_account

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_trainer.contract.run import RUN_FILE, Accelerator, Identity, RunFile, Storage
+from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.training import TrainingSpec
 
 from lora_operator.api.lorafinetune import LoraFineTune
-from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec, ModelDefaults, TrainingDefaults
 from lora_operator.naming import config_map_name
 from lora_operator.workloads.metadata import child_metadata
 
@@ -33,9 +35,9 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
     accelerator = class_spec.accelerator
     run_file = RunFile(
         identity=Identity(namespace=run.namespace, name=run.name, uid=run.uid),
-        model=run.spec.model,
+        model=_model(run.spec.model, class_spec.defaults.model),
         lora=run.spec.lora,
-        training=run.spec.training.resolved(),
+        training=_training(run.spec.training, class_spec.defaults.training).resolved(),
         dataset=run.spec.dataset,
         evaluation=run.spec.evaluation,
         output=run.spec.output,
@@ -49,6 +51,18 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
         model_cache=class_spec.model_cache is not None,
     )
     return Settled(run_file=run_file, class_name=class_name, class_spec=class_spec)
+
+
+def _model(asked: ModelSpec, defaults: ModelDefaults) -> ModelSpec:
+    token = asked.token_secret_ref or defaults.token_secret_ref
+    return asked.model_copy(update={"token_secret_ref": token})
+
+
+def _training(asked: TrainingSpec, defaults: TrainingDefaults) -> TrainingSpec:
+    if asked.max_steps is not None or asked.num_train_epochs is not None:
+        return asked
+    length = {"max_steps": defaults.max_steps, "num_train_epochs": defaults.num_train_epochs}
+    return asked.model_copy(update=length)
 
 
 def config_map(run: LoraFineTune, settled: Settled) -> dict[str, Any]:

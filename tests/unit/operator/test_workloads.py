@@ -11,14 +11,15 @@ import pytest
 import yaml
 from lora_operator import naming
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.pod_overlay import OWN_FOLDERS, OWN_PREFIXES, OWN_VARIABLES
 from lora_operator.naming import Stage
+from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
-from lora_operator.workloads.pod import StageRequest
 from lora_operator.workloads.settled import config_map, read_config_map, settle
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.run import RunFile
 
-from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, class_spec
+from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, a_settled, class_spec
 
 Body = dict[str, Any]
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -36,6 +37,35 @@ MIRROR = "https://hub.example/hf"
 SLIM = "registry.example/lora-prepare:0.1.0"
 
 SIGNED = {"uri": "s3://team-a/adapters/text-to-sql", "signing": {"keySecretRef": {"name": "signing"}}}
+
+OVERLAY: Body = {
+    "imagePullPolicy": "Always",
+    "prepare": {"tolerations": [{"operator": "Exists"}]},
+    "train": {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "batch",
+    },
+    "pod": {
+        "labels": {"example.com/cost-centre": "ml"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+        "serviceAccountName": "trainer",
+        "imagePullSecrets": [{"name": "registry"}],
+        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+        "volumes": [
+            {"name": "certificates", "mountPath": "/etc/ssl/company", "configMap": {"name": "company-ca"}},
+            {"name": "licence", "mountPath": "/licence", "secret": {"secretName": "licence"}},
+            {
+                "name": "shared",
+                "mountPath": "/shared",
+                "readOnly": False,
+                "persistentVolumeClaim": {"claimName": "shared"},
+            },
+        ],
+    },
+    "defaults": {"model": {"tokenSecretRef": {"name": "hub"}}, "training": {"numTrainEpochs": 3}},
+}
 
 SCENARIOS: dict[str, tuple[Body, Body]] = {
     "minimal": ({}, {}),
@@ -73,6 +103,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
         {},
     ),
     "model-cache": ({}, {"modelCache": {"claimName": "models"}}),
+    "overlaid": ({}, OVERLAY),
     "many-sources": (
         {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
         {"storage": GOOGLE, "hubEndpoint": MIRROR},
@@ -173,7 +204,7 @@ def test_a_pod_holds_no_api_token_and_no_secret_value(pod: Body) -> None:
     for entry in pod["containers"][0]["env"]:
         secret = any(word in entry["name"] for word in ("KEY", "TOKEN", "SECRET", "PASSWORD", "ACCOUNT"))
         assert secret == ("secretKeyRef" in entry.get("valueFrom", {})), entry["name"]
-    assert not any("secret" in volume for volume in pod["volumes"])
+    assert not any("secret" in volume for volume in pod["volumes"] if not volume["name"].startswith("class-"))
 
 
 @pod_cases
@@ -182,7 +213,8 @@ def test_what_is_mounted_exists_and_only_scratch_is_writable(pod: Body) -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
     prepares = container["args"][0] == Stage.PREPARE
-    assert writable <= {"/scratch", "/tmp", "/dev/shm"} | ({"/mnt/models"} if prepares else set())
+    by_class = {"/shared"}
+    assert writable - by_class <= {"/scratch", "/tmp", "/dev/shm"} | ({"/mnt/models"} if prepares else set())
     for volume in pod["volumes"]:
         if "emptyDir" in volume:
             assert volume["emptyDir"]["sizeLimit"], "a pod cannot fill the node's disk"
@@ -316,6 +348,81 @@ def test_prepare_fills_the_model_cache_and_train_reads_it() -> None:
         (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "model-cache"]
         assert mount.get("readOnly", False) == (stage is Stage.TRAIN)
     assert json.loads(children("model-cache")["config-map"]["data"]["run.json"])["modelCache"] is True
+
+
+# --- what a class adds --------------------------------------------------------------------------------------------
+
+
+def test_a_class_says_where_the_pods_of_each_stage_run() -> None:
+    made = pods("overlaid")
+    assert made[Stage.TRAIN]["nodeSelector"] == {"gpu": "h100"}
+    assert made[Stage.TRAIN]["runtimeClassName"] == "nvidia"
+    assert made[Stage.TRAIN]["priorityClassName"] == "batch"
+    assert made[Stage.TRAIN]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert made[Stage.PREPARE]["tolerations"] == [{"operator": "Exists"}]
+    assert not {"nodeSelector", "runtimeClassName", "priorityClassName"} & set(made[Stage.PREPARE])
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_class_adds_to_the_pods_and_changes_nothing_of_them(stage: Stage) -> None:
+    plain, overlaid = pods("minimal")[stage], pods("overlaid")[stage]
+    added = [volume for volume in overlaid["volumes"] if volume["name"].startswith("class-")]
+    assert [volume for volume in overlaid["volumes"] if volume not in added] == plain["volumes"]
+    assert len(added) == len(OVERLAY["pod"]["volumes"])
+    assert overlaid["securityContext"] == plain["securityContext"]
+    assert overlaid["automountServiceAccountToken"] is False
+    (before,), (after,) = plain["containers"], overlaid["containers"]
+    for field in ("args", "image", "resources", "securityContext", "workingDir"):
+        assert after[field] == before[field]
+    names = [entry["name"] for entry in after["env"]]
+    assert len(names) == len(set(names)), "no variable is set twice"
+    assert all(entry in after["env"] for entry in before["env"])
+
+
+@pod_cases
+def test_what_the_operator_sets_is_what_a_class_may_not(pod: Body) -> None:
+    """The schema of the class refuses these names and folders."""
+    container = pod["containers"][0]
+    by_class = {entry["name"] for entry in OVERLAY["pod"]["env"]}
+    assert {entry["name"] for entry in container["env"]} - by_class <= set(OWN_VARIABLES)
+    own = [mount["mountPath"] for mount in container["volumeMounts"] if not mount["name"].startswith("class-")]
+    assert all(any(path == folder or path.startswith(f"{folder}/") for folder in OWN_FOLDERS) for path in own)
+
+
+def test_the_labels_by_which_pods_are_found_are_the_operators() -> None:
+    template = children("overlaid")["train-job"]["spec"]["template"]["metadata"]
+    plain = children("minimal")["train-job"]["spec"]["template"]["metadata"]
+    assert template["labels"] == {"example.com/cost-centre": "ml"} | plain["labels"]
+    assert template["annotations"] == {"sidecar.istio.io/inject": "false"}
+    assert all(key.startswith(OWN_PREFIXES) for key in plain["labels"])
+
+
+# --- defaults of a class ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolved"),
+    [({}, (None, 3)), ({"maxSteps": 10}, (10, None)), ({"numTrainEpochs": 1}, (None, 1))],
+    ids=["unset", "steps", "epochs"],
+)
+def test_a_class_says_how_long_runs_train_that_do_not(asked: Body, resolved: tuple[int | None, int | None]) -> None:
+    run = a_settled(a_run(training=asked), **OVERLAY).run_file
+    assert (run.training.max_steps, run.training.num_train_epochs) == resolved
+
+
+@pytest.mark.parametrize(
+    ("model", "reference"),
+    [
+        ({}, {"name": "hub", "key": "token", "optional": True}),
+        ({"tokenSecretRef": {"name": "mine"}}, {"name": "mine", "key": "token"}),
+    ],
+    ids=["of the class", "of the run"],
+)
+def test_the_token_of_a_class_is_for_runs_that_name_none_and_may_be_missing(model: Body, reference: Body) -> None:
+    run = a_run(model={"name": "meta-llama/Llama-3.2-3B-Instruct"} | model)
+    request = StageRequest(run=run, settled=a_settled(run, **OVERLAY), stage=Stage.TRAIN, attempt=1)
+    env = environment(stage_job(request)["spec"]["template"]["spec"])
+    assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == reference
 
 
 def test_one_claim_for_model_and_rows_is_one_volume() -> None:

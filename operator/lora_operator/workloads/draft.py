@@ -1,0 +1,52 @@
+"""What a pod is made of, before it is rendered: the request that shapes it and the draft that transforms add to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lora_operator.api.lorafinetune import LoraFineTune
+from lora_operator.naming import Stage
+from lora_operator.workloads.settled import Settled
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRequest:
+    """Everything that shapes the pod of one attempt."""
+
+    run: LoraFineTune
+    settled: Settled
+    stage: Stage
+    attempt: int
+    oom_shrinks: int = 0
+    """How often the micro-batch is halved against what prepare chose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodDraft:
+    """What the transforms add to."""
+
+    args: tuple[str, ...] = ()
+    env: tuple[Entry, ...] = ()
+    volumes: tuple[Entry, ...] = ()
+    mounts: tuple[Entry, ...] = ()
+    resources: Mapping[str, str] | None = None
+    service_account: str | None = None
+    grace_seconds: int = 10
+    """A prepare pod has nothing to lose."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the pod's spec that say where it runs."""
+
+    def plus(
+        self, *, env: tuple[Entry, ...] = (), volumes: tuple[Entry, ...] = (), mounts: tuple[Entry, ...] = ()
+    ) -> PodDraft:
+        """The draft with more environment, volumes and mounts."""
+        return replace(self, env=self.env + env, volumes=self.volumes + volumes, mounts=self.mounts + mounts)
+
+
+Transform = Callable[[PodDraft, StageRequest], PodDraft]
