@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from lora_trainer.contract.run import AcceleratorKind
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.model import SecretKeyRef
-from lora_trainer.contract.spec.uris import BUCKET_URI
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
@@ -16,6 +15,7 @@ from lora_operator.api.pod_overlay import PodOverlay, Scheduling
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 IMAGE = r"^[A-Za-z0-9][\w./-]*(:[0-9]+/[\w./-]+)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
+WORK_URI = r"^(s3|gs|az)://([a-z0-9]|\{namespace\})([a-z0-9._-]|\{namespace\})*(/[^\s?#]*)?$"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
 Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
 
@@ -66,9 +66,9 @@ class CredentialsSpec(WireModel):
 class StorageSpec(WireModel):
     """The object store."""
 
-    work_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
+    work_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=WORK_URI)]
     """Folder for prepared rows and checkpoints (s3://, gs:// or az://); {namespace} stands for the namespace of the
-    run."""
+    run, also in the name of the bucket."""
     endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = None
     """URL of an S3-compatible store, for s3:// URIs. Unset: AWS."""
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
