@@ -11,6 +11,8 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import ClassView, PolledProgress
 from lora_operator.planning.turn import Create, Delete
+from lora_operator.workloads.draft import StageRequest
+from lora_operator.workloads.job import stage_job
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import DroppedRows, Outcome, encode_outcome
 from lora_trainer.contract.progress import Progress
@@ -363,13 +365,23 @@ def test_a_run_that_was_done_when_it_was_suspended_is_done() -> None:
 def test_a_class_that_changes_or_goes_does_not_touch_a_run_that_has_begun() -> None:
     world = preparing()
     settled = world.settled
-    spec = LoraFineTuneClassSpec.model_validate(class_spec(image="another:1"))
+    spec = LoraFineTuneClassSpec.model_validate(
+        class_spec(
+            image="another:1",
+            pod={"env": [{"name": "NEW", "value": "1"}]},
+            train={"nodeSelector": {"gpu": "other"}},
+            modelCache={"claimName": "new"},
+            defaults={"training": {"maxSteps": 1}},
+            limits={"r": 1, "maxSteps": 1, "activeDeadlineSeconds": 60},
+            allowed={"models": ["other/*"]},
+        )
+    )
     world.classes = (replace(a_class(), spec=spec),)
     world.end(PREPARE, 0, prepared_text())
     plan = world.turn()
     job = next(action.body for action in plan.actions if isinstance(action, Create))
     assert settled is not None
-    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == settled.class_spec.image
+    assert job == stage_job(StageRequest(run=world.run, settled=settled, stage=Stage.TRAIN, attempt=1))
     world.classes = ()
     world.start(TRAIN)
     world.settle()
