@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .pki import CA_FILE, SERVICE_ACCOUNT_KEY, SERVICE_ACCOUNT_PUBLIC
+from .pki import CA_FILE, FRONT_PROXY, SERVICE_ACCOUNT_KEY, SERVICE_ACCOUNT_PUBLIC
 from .settings import API_PORT, DNS_PORT, NODE_ADDRESS, NODE_NAME, POD_CIDR, SERVICE_CIDR, Paths
 
 
@@ -104,6 +104,14 @@ def _api_server(paths: Paths, program: Path) -> Component:
                 etcd_cafile=pki / CA_FILE,
                 etcd_certfile=pki / "apiserver-etcd.crt",
                 etcd_keyfile=pki / "apiserver-etcd.key",
+                # Aggregated APIs (Kueue's visibility) take the API server's word for who asks.
+                requestheader_client_ca_file=pki / FRONT_PROXY / CA_FILE,
+                requestheader_allowed_names="front-proxy",
+                requestheader_username_headers="X-Remote-User",
+                requestheader_group_headers="X-Remote-Group",
+                requestheader_extra_headers_prefix="X-Remote-Extra-",
+                proxy_client_cert_file=pki / FRONT_PROXY / "front-proxy.crt",
+                proxy_client_key_file=pki / FRONT_PROXY / "front-proxy.key",
                 kubelet_preferred_address_types="InternalIP",
                 kubelet_certificate_authority=pki / CA_FILE,
                 kubelet_client_certificate=pki / "apiserver-kubelet.crt",

@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from .settings import API_SERVICE_ADDRESS, CLUSTER_DOMAIN, NODE_ADDRESS, NODE_NAME
 
 CA_FILE = "ca.crt"
+FRONT_PROXY = "front-proxy"
+"""Folder of the authority for the API server's own requests to aggregated APIs. Whoever it certifies speaks for any
+user there, so it certifies nobody else."""
 SERVICE_ACCOUNT_KEY = "service-account.key"
 SERVICE_ACCOUNT_PUBLIC = "service-account.pub"
 
@@ -54,10 +57,18 @@ CERTIFICATES = (
 
 
 def issue(folder: Path, certificates: Sequence[Certificate] = CERTIFICATES) -> None:
-    """Write the authority, `<name>.crt` and `<name>.key` for each certificate, and the service-account key pair.
+    """Write the authority, `<name>.crt` and `<name>.key` for each certificate, the service-account key pair, and the
+    front proxy's authority and certificate.
 
     Does nothing where a complete set is there; keys are readable by their owner only.
     """
+    _issue_set(folder, certificates)
+    _issue_set(folder / FRONT_PROXY, [Certificate(name=FRONT_PROXY, common_name=FRONT_PROXY)])
+    if not (folder / SERVICE_ACCOUNT_PUBLIC).exists():
+        _issue_service_account_keys(folder)
+
+
+def _issue_set(folder: Path, certificates: Sequence[Certificate]) -> None:
     complete = folder / "complete"
     if complete.exists():
         return
@@ -72,6 +83,10 @@ def issue(folder: Path, certificates: Sequence[Certificate] = CERTIFICATES) -> N
         )
         (folder / f"{certificate.name}.crt").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
         _write_private(folder / f"{certificate.name}.key", leaf.private_key_pem.bytes())
+    complete.touch()
+
+
+def _issue_service_account_keys(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     _write_private(
         folder / SERVICE_ACCOUNT_KEY,
@@ -82,7 +97,6 @@ def issue(folder: Path, certificates: Sequence[Certificate] = CERTIFICATES) -> N
     (folder / SERVICE_ACCOUNT_PUBLIC).write_bytes(
         key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    complete.touch()
 
 
 def _write_private(path: Path, content: bytes) -> None:
