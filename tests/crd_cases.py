@@ -335,6 +335,14 @@ CASES: tuple[CrdCase, ...] = (
     _created("a checkpoint every moment", "spec.training.saveMinutes", spec__training__saveMinutes=0),
     _created("two GPUs", spec__resources__gpus=2),
     _created("no GPU", "spec.resources.gpus", spec__resources__gpus=0),
+    _created("a queue and a priority", spec__queueName="gpus.a-1", spec__workloadPriorityClassName="urgent"),
+    _created("a queue in capitals", "spec.queueName", spec__queueName="GPUs"),
+    _created("a queue without a name", "spec.queueName", spec__queueName=""),
+    _created("the longest queue", spec__queueName="q" * 63),
+    _created("a queue too long for a label", "spec.queueName", spec__queueName="q" * 64),
+    _created(
+        "a priority of two words", "spec.workloadPriorityClassName", spec__workloadPriorityClassName="very urgent"
+    ),
     _created("an evaluation every step", spec__training__evalSteps=1),
     _created("an evaluation every nought steps", "spec.training.evalSteps", spec__training__evalSteps=0),
     _created("early stopping with its defaults", spec__training__earlyStopping={}),
@@ -365,6 +373,9 @@ CASES: tuple[CrdCase, ...] = (
     _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
     _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
     _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),
+    _changed("a queue named later", {"spec.queueName": "x"}, "spec.queueName cannot change"),
+    _changed("another queue", {"spec.queueName": "y"}, "spec.queueName cannot change", spec__queueName="x"),
+    _changed("a priority", {"spec.workloadPriorityClassName": "y"}, "spec.workloadPriorityClassName cannot change"),
     _changed("another class", {"spec.className": "y"}, "spec.className cannot change", spec__className="x"),
     # classes
     _class("the smallest class"),
@@ -381,6 +392,8 @@ CASES: tuple[CrdCase, ...] = (
     _class("work in a bucket of another placeholder", "workUri", spec__storage__workUri="s3://{name}/work"),
     _class("work on a claim", "workUri", spec__storage__workUri="pvc://claim/work"),
     _class("work in Google's cloud", spec__storage__workUri="gs://bucket/runs/{namespace}"),
+    _class("a queue for all its runs", spec__defaults__queueName="gpus"),
+    _class("a queue with a slash", "spec.defaults.queueName", spec__defaults__queueName="a/b"),
     _class("a mirror of the hub", spec__hubEndpoint="https://hub.example"),
     _class("a mirror that is no URL", "spec.hubEndpoint", spec__hubEndpoint="hub.example"),
     *(

@@ -25,6 +25,15 @@ RUN_UID_LABEL = f"{GROUP}/run-uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 
+KUEUE_GROUP = "kueue.x-k8s.io"
+QUEUE_LABEL = f"{KUEUE_GROUP}/queue-name"
+"""On a Job: the LocalQueue of its namespace that it waits in."""
+PRIORITY_CLASS_LABEL = f"{KUEUE_GROUP}/priority-class"
+"""On a Job: its WorkloadPriorityClass."""
+JOB_UID_LABEL = f"{KUEUE_GROUP}/job-uid"
+"""On a Workload: the Job that it stands for."""
+MAX_LABEL_VALUE = 63
+
 MAX_RUN_NAME = 48
 """Leaves room for -prepare-99 and the pod's own suffix within the 63 characters of a label."""
 

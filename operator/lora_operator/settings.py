@@ -22,6 +22,8 @@ class OperatorSettings(BaseModel):
     """Seconds between full LISTs."""
     poll_seconds: float = Field(default=10, ge=0.1, le=3600)
     """Seconds between questions to a train pod how far it is."""
+    queue_poll_seconds: float = Field(default=15, ge=0.1, le=3600)
+    """Seconds between questions to Kueue where the Jobs stand that it holds back."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
     identity: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)

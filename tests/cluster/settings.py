@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 
 KUBERNETES_VERSION = "1.34.4"
 VERSITYGW_VERSION = "1.8.0"
+KUEUE_VERSION = "0.15.0"
 
 NODE_NAME = "node-1"
 # Rarely used private ranges: no collision with Docker, kind, k3s or a cluster that this machine is part of.
@@ -31,6 +32,7 @@ CONTAINERD_NAMESPACE = "k8s.io"
 
 PAUSE_IMAGE = "localhost/lora-operator/pause:1"
 BASE_IMAGE = "localhost/lora-operator/base:bookworm"
+KUEUE_IMAGE = f"localhost/lora-operator/kueue:v{KUEUE_VERSION}"
 OBJECT_STORE_IMAGE = f"localhost/lora-operator/versitygw:v{VERSITYGW_VERSION}"
 
 SYSTEM_PACKAGES = (

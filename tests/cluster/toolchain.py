@@ -65,6 +65,9 @@ CLUSTER = (
 )
 """What a cluster with an object store consists of. Whoever needs more builds it beside this, when it is needed."""
 
+KUEUE = GoModule(name="kueue", folder=HERE / "modules/kueue", programs={"kueue": "sigs.k8s.io/kueue/cmd/kueue"})
+"""The queue that the tests of queues install."""
+
 
 def cache_key(*, sources: Mapping[str, bytes], go_version: str, flags: Sequence[str]) -> str:
     """Sixteen hex digits that change when any input of the build changes. Pure."""

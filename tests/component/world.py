@@ -211,7 +211,7 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(*, default_class: bool = True, crds: Sequence[Path] = CRDS) -> AsyncIterator[World]:
+async def a_world(*, default_class: bool = True, crds: Sequence[Path | Body] = CRDS) -> AsyncIterator[World]:
     """The world without an operator. Leaving it checks every status that was written."""
     clock = Clock()
     async with (

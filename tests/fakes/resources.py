@@ -24,6 +24,8 @@ class Resource:
     kind: str
     namespaced: bool = True
     has_status: bool = False
+    parts: tuple[str, ...] = ()
+    """Subresources that are read as the field of that name of the object."""
     has_generation: bool = False
     short_names: tuple[str, ...] = ()
     schema: Obj | None = None
@@ -153,6 +155,7 @@ def from_crd(crd: Obj) -> Resource:
         kind=names["kind"],
         namespaced=spec["scope"] == "Namespaced",
         has_status="status" in version.get("subresources", {}),
+        parts=tuple(sorted(version.get("subresources", {}).keys() - {"status", "scale"})),
         has_generation=True,
         short_names=tuple(names.get("shortNames", ())),
         schema=version.get("schema", {}).get("openAPIV3Schema"),

@@ -110,7 +110,8 @@ class Routes:
         name = target.name or ""
         match request.verb:
             case "get":
-                return 200, self.store.get(resource, target.namespace, name)
+                found = self.store.get(resource, target.namespace, name)
+                return 200, found[target.subresource] if target.subresource in resource.parts else found
             case "list":
                 return 200, self._list(request, resource, target)
             case "create":
@@ -224,7 +225,7 @@ class Routes:
 
 
 def _subresources(resource: Resource) -> tuple[str, ...]:
-    return ("", "status") if resource.has_status else ("",)
+    return ("", *resource.parts, *(["status"] if resource.has_status else []))
 
 
 async def _record(request: web.Request, target: Target | None) -> RecordedRequest:

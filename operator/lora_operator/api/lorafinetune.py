@@ -21,13 +21,26 @@ from lora_trainer.contract.wire import WireModel
 from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_operator.api.conditions import Condition, ConditionType, in_order, is_true
-from lora_operator.naming import Stage
+from lora_operator.naming import MAX_LABEL_VALUE, Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
 MAX_ATTEMPT_MESSAGE = 512
+KueueName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_VALUE, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+"""Name of an object of Kueue: it is the value of a label."""
 
-IMMUTABLE = ("model", "dataset", "output", "lora", "training", "evaluation", "resources", "className")
-"""Fields of spec that shape the run and so never change."""
+IMMUTABLE = (
+    "model",
+    "dataset",
+    "output",
+    "lora",
+    "training",
+    "evaluation",
+    "resources",
+    "className",
+    "queueName",
+    "workloadPriorityClassName",
+)
+"""Fields of spec that shape the run, or its Jobs, and so never change."""
 
 
 def _unchanged(field: str) -> dict[str, str]:
@@ -175,6 +188,13 @@ class LoraFineTuneSpec(WireModel):
     """How base and adapter are compared."""
     resources: ResourcesSpec = ResourcesSpec()
     """What the run computes on, within what its class allows."""
+    queue_name: KueueName | None = None
+    """LocalQueue of Kueue, in the namespace of the run, that training waits in for its accelerator. Unset: the one
+    that the class gives its runs, if it does. Prepare waits in no queue. Without Kueue it does nothing."""
+    workload_priority_class_name: KueueName | None = None
+    """WorkloadPriorityClass of Kueue: which run comes first in the queue, and for which one a running training gives
+    way after a checkpoint. Unset: the one that the class gives its runs, or else the priority of its pods. Counts only
+    where training waits in a queue."""
     suspend: bool = False
     """True stops the run after a checkpoint and gives the accelerator back; false goes on from that checkpoint."""
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3

@@ -10,7 +10,7 @@ from lora_trainer.contract.spec.model import SecretKeyRef
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
-from lora_operator.api.lorafinetune import LONGEST_DURATION
+from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.pod_overlay import PodOverlay, Scheduling
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
@@ -200,6 +200,10 @@ class DefaultsSpec(WireModel):
     """Of spec.model."""
     training: TrainingDefaults = TrainingDefaults()
     """Of spec.training."""
+    queue_name: KueueName | None = None
+    """Of spec.queueName. Every namespace with runs of the class needs a LocalQueue of that name."""
+    workload_priority_class_name: KueueName | None = None
+    """Of spec.workloadPriorityClassName."""
 
 
 class LoraFineTuneClassSpec(WireModel):

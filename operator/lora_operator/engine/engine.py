@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from lora_operator.engine.cache import Cache
+from lora_operator.engine.kueue import ask_forever
 from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import Asking, asking_by_http, poll_forever
@@ -133,8 +134,16 @@ class Engine:
             seconds=self._settings.poll_seconds,
             asking=self._asking,
         )
+        kueue = ask_forever(
+            gateway=self._gateway,
+            cache=self.cache,
+            observer=self._observer,
+            queue=self.queue,
+            seconds=self._settings.queue_poll_seconds,
+        )
         workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
-        acting = [asyncio.create_task(poller, name="poller"), *workers]
+        pollers = [asyncio.create_task(poller, name="poller"), asyncio.create_task(kueue, name="kueue")]
+        acting = [*pollers, *workers]
         holding = asyncio.create_task(self._leader.hold(), name="lease")
         try:
             ended, _ = await asyncio.wait({holding, *acting}, return_when=asyncio.FIRST_COMPLETED)

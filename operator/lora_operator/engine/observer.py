@@ -15,7 +15,7 @@ from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
-from lora_operator.planning.observed import JobView, Observed, PolledProgress, first_error
+from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
 from lora_operator.planning.troubles import POD_PATIENCE
 from lora_operator.workloads.settled import Settled, read_config_map
 
@@ -43,6 +43,8 @@ class Observer:
     clock: Clock
     polled: dict[str, PolledProgress] = field(default_factory=dict)
     """Newest progress by uid of the run."""
+    places: dict[str, QueuePlace] = field(default_factory=dict)
+    """Places in queues by uid of the Job."""
     _settled: dict[str, Settled] = field(default_factory=dict)
 
     async def look(self, key: Key) -> Observed | None:
@@ -100,12 +102,18 @@ class Observer:
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
-            jobs=tuple([await self._with_refusal(job, run.namespace) for job in jobs]),
+            jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
             strays=self.cache.strays_of(run.uid),
             settled=await self._settled_of(run) if wanted else None,
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
         )
+
+    async def _explained(self, job: JobView, namespace: str) -> JobView:
+        """The Job with what is known about why it has no pod."""
+        if job.suspended:
+            return replace(job, place=self.places.get(job.uid))
+        return await self._with_refusal(job, namespace)
 
     async def _with_refusal(self, job: JobView, namespace: str) -> JobView:
         """The Job controller says only in an Event why there is no pod."""

@@ -31,12 +31,12 @@ class Resource:
     kind: str
     namespaced: bool = True
 
-    def path(self, namespace: str | None, name: str | None = None) -> str:
-        """Path of one object, or of the list of all (of a namespace)."""
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """Path of one object, of a part of it, or of the list of all (of a namespace)."""
         parts = [self.prefix]
         if self.namespaced and namespace is not None:
             parts += ["namespaces", namespace]
-        parts += [self.plural] + ([name] if name is not None else [])
+        parts += [self.plural] + [part for part in (name, subresource) if part is not None]
         return "/" + "/".join(parts)
 
 
@@ -48,6 +48,10 @@ PODS = Resource(prefix="api/v1", plural="pods", kind="Pod")
 CONFIG_MAPS = Resource(prefix="api/v1", plural="configmaps", kind="ConfigMap")
 LEASES = Resource(prefix="apis/coordination.k8s.io/v1", plural="leases", kind="Lease")
 EVENTS = Resource(prefix="api/v1", plural="events", kind="Event")
+WORKLOADS = Resource(prefix=f"apis/{naming.KUEUE_GROUP}/v1beta2", plural="workloads", kind="Workload")
+VISIBLE_QUEUES = Resource(
+    prefix=f"apis/visibility.{naming.KUEUE_GROUP}/v1beta2", plural="localqueues", kind="LocalQueue"
+)
 CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS)}
 
 METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH"}
@@ -70,9 +74,11 @@ class Gateway:
         """The same, with every write refused (NotLeading) while `may_write` says no."""
         return Gateway(self._api, record=self._record, may_write=may_write)
 
-    async def get(self, resource: Resource, namespace: str | None, name: str) -> Body:
-        """One object."""
-        return await self._request("get", resource, resource.path(namespace, name))
+    async def get(
+        self, resource: Resource, namespace: str | None, name: str, *, subresource: str | None = None
+    ) -> Body:
+        """One object, or a part of it."""
+        return await self._request("get", resource, resource.path(namespace, name, subresource))
 
     async def list(
         self, resource: Resource, namespace: str | None = None, *, selector: str = "", fields: str = ""
@@ -114,7 +120,7 @@ class Gateway:
         (else Conflict)."""
         metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": resource_version}
         body = {"apiVersion": naming.API_VERSION, "kind": naming.RUN_KIND, "metadata": metadata, "status": status}
-        path = RUNS.path(namespace, name) + "/status"
+        path = RUNS.path(namespace, name, "status")
         query = {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
         content = "application/apply-patch+yaml"
         return await self._request("patch", RUNS, path, body=body, query=query, content=content)

@@ -74,5 +74,9 @@ class Store(Generic[T]):
         """All objects."""
         return tuple(entry.value for entry in self._entries.values())
 
+    def items(self) -> tuple[tuple[Key, T], ...]:
+        """All objects with their keys."""
+        return tuple((key, entry.value) for key, entry in self._entries.items())
+
     def __len__(self) -> int:
         return len(self._entries)

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
-from lora_operator.naming import ATTEMPT_LABEL, DEFAULT_CLASS_ANNOTATION, RUN_UID_LABEL, STAGE_LABEL, Stage
+from lora_operator.naming import (
+    ATTEMPT_LABEL,
+    DEFAULT_CLASS_ANNOTATION,
+    QUEUE_LABEL,
+    RUN_UID_LABEL,
+    STAGE_LABEL,
+    Stage,
+)
 from lora_operator.workloads.settled import Settled
 
 
@@ -62,6 +69,16 @@ class PodView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class QueuePlace:
+    """Where a Job that Kueue holds back stands, as far as Kueue tells."""
+
+    position: int | None = None
+    """In its LocalQueue, from 1."""
+    because: str = ""
+    """Why it is not admitted, in Kueue's words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobView:
     """One attempt at a stage, with its pods."""
 
@@ -78,6 +95,10 @@ class JobView:
     finish_message: str = ""
     suspended_since: datetime | None = None
     """When the Job controller took note of the suspension."""
+    queue: str | None = None
+    """LocalQueue of Kueue that it waits in."""
+    place: QueuePlace | None = None
+    """Its place in there, while Kueue holds it back and tells."""
     refusal: str | None = None
     """Why the API server refuses its pod, in the Job controller's words."""
     pods: tuple[PodView, ...] = ()
@@ -182,6 +203,7 @@ def job_view(body: dict[str, Any]) -> JobView:
         created=_time(metadata["creationTimestamp"]),
         suspended=bool(body["spec"].get("suspend")),
         suspended_since=_suspended_since(status),
+        queue=metadata["labels"].get(QUEUE_LABEL),
         deleting="deletionTimestamp" in metadata,
         finished=finished,
         finish_message=ends.get(finished or "", ""),

@@ -15,6 +15,7 @@ from lora_operator.planning.failure import GiveUp, Retry, decide
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
+from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
@@ -111,7 +112,7 @@ def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
 def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
     pod = job.newest_pod
-    if pod is not None and pod.last_word is not None:
+    if pod is not None and pod.last_word is not None and not job.suspended:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
     if job.lacks_pod:
@@ -138,8 +139,7 @@ def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
 def _standing_of(job: JobView) -> Standing:
     pod = job.newest_pod
     if job.suspended:
-        message = f"A queue holds Job {job.name} back. It starts when the queue has room."
-        return Standing(mood=Mood.SUSPENDED, reason=Reason.QUEUED, message=message)
+        return queued(job)
     if (trouble := trouble_of(job)) is not None:
         mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
         return Standing(mood=mood, reason=trouble.reason, message=trouble.message)

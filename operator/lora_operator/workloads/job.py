@@ -7,7 +7,14 @@ from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
 
-from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, job_name
+from lora_operator.naming import (
+    ATTEMPT_LABEL,
+    PRIORITY_CLASS_LABEL,
+    QUEUE_LABEL,
+    STAGE_LABEL,
+    Stage,
+    job_name,
+)
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.metadata import child_metadata
 from lora_operator.workloads.pod import CONTAINER, pod_template
@@ -25,6 +32,19 @@ FAILURE_POLICY = {
 }
 
 
+def queue_labels(request: StageRequest) -> dict[str, str]:
+    """What Kueue reads. Prepare waits in no queue: it takes no accelerator, and a run that cannot work ends there
+    before it holds others up."""
+    if request.stage is Stage.PREPARE:
+        return {}
+    spec, defaults = request.run.spec, request.settled.class_spec.defaults
+    labels = {
+        QUEUE_LABEL: spec.queue_name or defaults.queue_name,
+        PRIORITY_CLASS_LABEL: spec.workload_priority_class_name or defaults.workload_priority_class_name,
+    }
+    return {label: value for label, value in labels.items() if value is not None}
+
+
 def stage_job(request: StageRequest) -> dict[str, Any]:
     """The Job. Any failure ends it (backoffLimit 0): what follows is the operator's decision."""
     return {
@@ -33,7 +53,7 @@ def stage_job(request: StageRequest) -> dict[str, Any]:
         "metadata": child_metadata(
             request.run,
             name=job_name(request.run.name, request.stage, request.attempt),
-            labels={STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)},
+            labels={STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)} | queue_labels(request),
         ),
         "spec": {
             "backoffLimit": 0,

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cluster import toolchain
 from tests.cluster.commands import RequirementError, require_root
-from tests.cluster.settings import KUBERNETES_VERSION, VERSITYGW_VERSION, Paths
-from tests.cluster.toolchain import CLUSTER, build_flags, cache_key, output_folder
+from tests.cluster.settings import KUBERNETES_VERSION, KUEUE_VERSION, VERSITYGW_VERSION, Paths
+from tests.cluster.toolchain import CLUSTER, KUEUE, build_flags, cache_key, output_folder
 
 SOURCES = {"go.mod": b"module x", "go.sum": b"a b"}
 
@@ -39,7 +39,7 @@ def test_the_key_does_not_depend_on_the_order_of_files() -> None:
     assert re.fullmatch(r"[0-9a-f]{16}", key())
 
 
-@pytest.mark.parametrize("module", CLUSTER, ids=lambda module: module.name)
+@pytest.mark.parametrize("module", [*CLUSTER, KUEUE], ids=lambda module: module.name)
 def test_each_module_pins_what_it_builds(module: toolchain.GoModule) -> None:
     go_mod = (module.folder / "go.mod").read_text()
     for package in module.programs.values():
@@ -48,9 +48,10 @@ def test_each_module_pins_what_it_builds(module: toolchain.GoModule) -> None:
 
 
 def test_versions_in_the_settings_are_those_of_the_modules() -> None:
-    versions = {module.name: (module.folder / "go.mod").read_text() for module in CLUSTER}
+    versions = {module.name: (module.folder / "go.mod").read_text() for module in (*CLUSTER, KUEUE)}
     assert f"k8s.io/kubernetes v{KUBERNETES_VERSION}" in versions["kubernetes"]
     assert f"github.com/versity/versitygw v{VERSITYGW_VERSION}" in versions["versitygw"]
+    assert f"sigs.k8s.io/kueue v{KUEUE_VERSION}" in versions["kueue"]
 
 
 def test_the_output_folder_is_named_after_module_and_key(tmp_path: Path) -> None:

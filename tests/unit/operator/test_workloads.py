@@ -275,6 +275,26 @@ def test_any_failure_ends_the_job_but_disruption_and_interruption_do_not() -> No
     assert "ttlSecondsAfterFinished" not in spec, "the operator must have read the outcome first"
 
 
+@pytest.mark.parametrize(
+    ("spec", "defaults", "queue"),
+    [
+        ({}, {}, None),
+        ({"queueName": "own", "workloadPriorityClassName": "urgent"}, {}, "own"),
+        ({}, {"queueName": "shared"}, "shared"),
+        ({"queueName": "own"}, {"queueName": "shared"}, "own"),
+    ],
+)
+def test_training_alone_waits_in_a_queue(spec: Body, defaults: Body, queue: str | None) -> None:
+    run = a_run(**spec)
+    settled = a_settled(run, defaults=defaults | {"workloadPriorityClassName": "overnight"})
+    jobs = [stage_job(StageRequest(run=run, settled=settled, stage=stage, attempt=1)) for stage in Stage]
+    prepare, train = (job["metadata"]["labels"] for job in jobs)
+    assert not any("kueue" in label for label in prepare)
+    assert train.get("kueue.x-k8s.io/queue-name") == queue
+    assert train["kueue.x-k8s.io/priority-class"] == spec.get("workloadPriorityClassName", "overnight")
+    assert not any("kueue" in label for label in jobs[1]["spec"]["template"]["metadata"]["labels"])
+
+
 def test_labels_of_pods_are_those_the_operator_watches() -> None:
     labels = children("minimal")["train-job"]["spec"]["template"]["metadata"]["labels"]
     assert labels[naming.MANAGED_BY_LABEL] == naming.MANAGED_BY
