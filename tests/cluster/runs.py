@@ -71,6 +71,13 @@ class Tenant:
         selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
         return self.kubectl.get("-n", self.namespace, "pods", "-l", selector)["items"]
 
+    def evict(self, pod: Body) -> None:
+        """Have a pod evicted by the API, as a drain does."""
+        metadata = {"name": pod["metadata"]["name"], "namespace": self.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{metadata['name']}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
     def told(self, name: str, *, until: str, seconds: float = 10) -> list[str]:
         """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""
         selector = f"involvedObject.name={name},involvedObject.kind=LoraFineTune"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.cluster.runs import Tenant, ready_message, ready_reason
@@ -34,14 +32,7 @@ def test_suspended_from_the_start_makes_no_pod(tenant: Tenant) -> None:
 def test_evicted_pod_is_replaced_at_no_cost(tenant: Tenant) -> None:
     tenant.play("run", "short", retryLimit=0)
     tenant.wait_for_reason("run", "Training")
-    pod = tenant.pods("run", stage="train")[0]["metadata"]["name"]
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": pod, "namespace": tenant.namespace},
-    }
-    path = f"/api/v1/namespaces/{tenant.namespace}/pods/{pod}/eviction"
-    tenant.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    tenant.evict(tenant.pods("run", stage="train")[0])
     run = tenant.wait_for("run", "Complete", seconds=120)
     assert [attempt["stage"] for attempt in run["status"]["attempts"]] == ["prepare", "train"]
     assert len(tenant.jobs("run", stage="train")) == 1

@@ -21,9 +21,9 @@ from tests.faults.scripts import SCRIPTS, Script
 from tests.faults.world import Violation
 
 BY_NAME = {script.name: script for script in SCRIPTS}
-QUICK = ("plain", "hung")
+QUICK = ("plain", "hung", "two-nodes-shrunk")
 """Scripts whose every request is deadly in a quick run."""
-QUICK_WORLD = ("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again")
+QUICK_WORLD = ("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again", "two-nodes-killed")
 """Scripts of a random world in a quick run."""
 T = TypeVar("T")
 MODULE = "tests.faults"

@@ -15,7 +15,7 @@ from tests.faults.world import World
 
 KINDS = (naming.RUN_PLURAL, naming.CLASS_PLURAL, "jobs", "pods")
 REQUESTS = (
-    *(("create", what) for what in ("jobs", "configmaps", "events")),
+    *(("create", what) for what in ("jobs", "configmaps", "services", "events")),
     *(("get", what) for what in (naming.RUN_PLURAL, "configmaps", "leases")),
     *(("list", what) for what in ("jobs", "pods", naming.RUN_PLURAL)),
     ("patch", f"{naming.RUN_PLURAL}/status"),

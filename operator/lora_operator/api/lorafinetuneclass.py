@@ -40,6 +40,8 @@ class AcceleratorSpec(WireModel):
     """Memory of one GPU in GiB; on a CPU class, what all processes of a run share."""
     max_gpus: Annotated[int, Field(ge=1, le=16)] = 1
     """Most GPUs of a node that one run may ask for (spec.resources.gpus). On a CPU class: processes."""
+    max_nodes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Most nodes that one run may ask for (spec.resources.nodes)."""
 
 
 class CredentialsSpec(WireModel):

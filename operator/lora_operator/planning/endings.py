@@ -10,7 +10,7 @@ from lora_trainer.contract.outcome import BAD_ROW, Evaluation, Outcome, PrepareR
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import Attempt, LoraFineTune, Usage
 from lora_operator.api.reasons import Reason
-from lora_operator.naming import Stage, config_map_name
+from lora_operator.naming import Stage, config_map_name, service_name
 from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.observed import JobView, Observed
 from lora_operator.planning.progress import reported
@@ -61,7 +61,7 @@ def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainRes
 
 
 def _accelerator_seconds(turn: Turn, attempts: tuple[Attempt, ...]) -> int:
-    return int(time_spent(attempts).total_seconds()) * turn.run.spec.resources.gpus
+    return int(time_spent(attempts).total_seconds()) * turn.run.spec.resources.processes
 
 
 def found(turn: Turn, state: StageState) -> Turn:
@@ -126,9 +126,11 @@ def housekeeping(observed: Observed, now: datetime) -> Plan:
         return plan
     if now < finished + ttl:
         return replace(plan, requeue_after=finished + ttl - now)
-    # The ConfigMap goes first: as long as a Job is there, a plan that was cut short is made again.
-    config_map = Delete(kind="ConfigMap", name=config_map_name(run.name))
-    return replace(plan, actions=(config_map, *(delete_job(job) for job in observed.jobs if not job.deleting)))
+    # The Jobs go last: as long as one is there, a plan that was cut short is made again.
+    others = [Delete(kind="ConfigMap", name=config_map_name(run.name))]
+    if any(job.nodes > 1 for job in observed.jobs):
+        others.append(Delete(kind="Service", name=service_name(run.name)))
+    return replace(plan, actions=(*others, *(delete_job(job) for job in observed.jobs if not job.deleting)))
 
 
 def delete_job(job: JobView) -> Delete:

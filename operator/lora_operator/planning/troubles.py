@@ -27,10 +27,11 @@ class Trouble:
 
 
 def trouble_of(job: JobView) -> Trouble | None:
-    """What holds the newest pod of a Job back, or None when nothing is known to."""
+    """What holds a pod of the Job back, or None when nothing is known to."""
     if job.refusal is not None and job.lacks_pod:
         return _refused(job.name, job.refusal)
-    return _held_back(job.newest_pod) if job.newest_pod is not None else None
+    troubles = (_held_back(pod) for pod in job.newest_pods)
+    return next((trouble for trouble in troubles if trouble is not None), None)
 
 
 def _refused(job: str, refusal: str) -> Trouble:

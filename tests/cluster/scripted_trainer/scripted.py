@@ -137,6 +137,13 @@ def work_for_seconds(run: RunFile, _: argparse.Namespace) -> int:
     return succeed(run)
 
 
+def run_out_of_memory_beside(run: RunFile, arguments: argparse.Namespace) -> int:
+    """Out of GPU memory on the second node at the first attempt."""
+    if arguments.attempt == 1 and os.environ["JOB_COMPLETION_INDEX"] == "1":
+        return end(ExitCode.OutOfMemory, "Out of GPU memory.", step=4)
+    return wait_for_stop(run, arguments)
+
+
 def hog_memory(_run: RunFile, _: argparse.Namespace) -> int:
     """Use more memory than any limit."""
     hoard = []
@@ -155,6 +162,7 @@ TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "ok": lambda run, _: succeed(run),
     "diverged": lambda _, __: end(ExitCode.Diverged, "The loss is not a number at step 3.", step=3),
     "oom-twice": run_out_of_memory_twice,
+    "oom-beside": run_out_of_memory_beside,
     "oom-always": lambda _, __: end(ExitCode.OutOfMemory, "Out of GPU memory.", step=0),
     "storage-once": fail_storage_once,
     "storage-always": lambda _, __: end(ExitCode.StorageUnavailable, "The object store does not answer.", step=3),
@@ -174,6 +182,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--attempt", type=int, default=1)
     parser.add_argument("--oom-shrinks", type=int, default=0)
+    parser.add_argument("--first-node", default="")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: STOP_REQUESTED.set())
     run = RunFile.model_validate_json(arguments.run.read_text())
