@@ -88,6 +88,7 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("evaluations during training", "GRPO has no held-out loss", {"spec.training.evalSteps": 5}),
     ("early stopping", "GRPO has no held-out loss", {"spec.training.earlyStopping": {}}),
     ("two GPUs", "GRPO trains on one GPU", {"spec.resources.gpus": 2}),
+    ("two nodes", "GRPO trains on one GPU", {"spec.resources.nodes": 2}),
     ("prompt rows", "", {"spec.dataset.format": "prompt"}),
     ("chats for GRPO", "does not suit", {"spec.dataset.format": "messages"}),
     ("no rewards", "rewards", {"spec.training.grpo.rewards": []}),
@@ -343,6 +344,9 @@ CASES: tuple[CrdCase, ...] = (
     _created(
         "a priority of two words", "spec.workloadPriorityClassName", spec__workloadPriorityClassName="very urgent"
     ),
+    _created("two nodes", spec__resources__nodes=2),
+    _created("no node", "spec.resources.nodes", spec__resources__nodes=0),
+    _created("a hundred nodes", "spec.resources.nodes", spec__resources__nodes=100),
     _created("an evaluation every step", spec__training__evalSteps=1),
     _created("an evaluation every nought steps", "spec.training.evalSteps", spec__training__evalSteps=0),
     _created("early stopping with its defaults", spec__training__earlyStopping={}),
@@ -370,6 +374,7 @@ CASES: tuple[CrdCase, ...] = (
     _changed("the rank", {"spec.lora.r": 32}, "spec.lora cannot change"),
     _changed("the rate", {"spec.training.learningRate": 0.001}, "spec.training cannot change"),
     _changed("the GPUs", {"spec.resources.gpus": 2}, "spec.resources cannot change"),
+    _changed("the nodes", {"spec.resources.nodes": 2}, "spec.resources cannot change"),
     _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
     _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
     _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),
@@ -381,6 +386,8 @@ CASES: tuple[CrdCase, ...] = (
     _class("the smallest class"),
     _class("a GPU class without memory", "accelerator.memoryGiB is needed", spec__accelerator={"kind": "GPU"}),
     _class("a CPU class without memory", spec__accelerator={"kind": "CPU"}),
+    _class("a class for several nodes", spec__accelerator={"kind": "CPU", "maxNodes": 2}),
+    _class("a class for no node", "spec.accelerator.maxNodes", spec__accelerator={"kind": "CPU", "maxNodes": 0}),
     _class("no credentials", "exactly one of secretName", spec__storage__credentials={}),
     _class(
         "both credentials",

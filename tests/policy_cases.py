@@ -20,7 +20,7 @@ LIMITS: Body = {
         "outputs": ["s3://{namespace}/*"],
     },
 }
-ACCELERATOR: Body = {"kind": "GPU", "memoryGiB": 80, "maxGpus": 4}
+ACCELERATOR: Body = {"kind": "GPU", "memoryGiB": 80, "maxGpus": 4, "maxNodes": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ CASES: tuple[PolicyCase, ...] = (
     *_pair("training.maxSteps", 501, 500, most=500),
     *_pair("activeDeadlineSeconds", 3601, 3600, most=3600),
     *_pair("resources.gpus", 5, 4, most=4),
+    *_pair("resources.nodes", 3, 2, most=2),
     *_only(
         "model.name",
         refused=("mistralai/Mistral-7B-v0.3", "meta-llama-evil/x", "Qwen/Qwen3-8B-Base", "s3://team-b/models/x"),

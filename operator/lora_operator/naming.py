@@ -24,6 +24,8 @@ RUN_LABEL = f"{GROUP}/run"
 RUN_UID_LABEL = f"{GROUP}/run-uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+"""Number of a pod in a Job of several, from 0; set by the Job controller."""
 
 KUEUE_GROUP = "kueue.x-k8s.io"
 QUEUE_LABEL = f"{KUEUE_GROUP}/queue-name"
@@ -53,6 +55,12 @@ def job_name(run: str, stage: Stage, attempt: int) -> str:
 def config_map_name(run: str) -> str:
     """The ConfigMap that holds the resolved run file."""
     return f"{run}-run"
+
+
+def service_name(run: str) -> str:
+    """The headless Service that gives the pods of a run on several nodes their names. It begins with a letter, as names
+    of Services must and those of runs need not."""
+    return f"nodes-{run}"
 
 
 def run_selector(uid: str) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,6 @@ Body = dict[str, Any]
 
 SCRIPTED_CLASS = "scripted"
 """The class whose trainer plays scenarios."""
-DEMO_CLASS = "cpu-demo"
-"""The class whose trainer trains."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -55,15 +52,6 @@ class Tenant:
         """Apply a run that plays a scenario of the scripted trainer."""
         return self.apply(name, className=class_name, dataset={"uri": f"s3://lora/scripted/{scenario}"}, **spec)
 
-    @contextmanager
-    def own_class(self, *, like: str = SCRIPTED_CLASS, storage: Body | None = None, **spec: Any) -> Iterator[str]:
-        """The name of a class of this tenant's own, which differs from another in these fields."""
-        make_class(self.kubectl, self.namespace, like=like, storage=storage, **spec)
-        try:
-            yield self.namespace
-        finally:
-            self.kubectl("delete", "lorafinetuneclass", self.namespace)
-
     def patch(self, name: str, **spec: Any) -> None:
         """Change fields of the spec."""
         body = {"spec": spec}
@@ -83,9 +71,12 @@ class Tenant:
         selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
         return self.kubectl.get("-n", self.namespace, "pods", "-l", selector)["items"]
 
-    def config_map(self, name: str) -> Body | None:
-        """The run's ConfigMap, where there is one."""
-        return self.kubectl.find("-n", self.namespace, "configmap", f"{name}-run")
+    def evict(self, pod: Body) -> None:
+        """Have a pod evicted by the API, as a drain does."""
+        metadata = {"name": pod["metadata"]["name"], "namespace": self.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{metadata['name']}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
     def told(self, name: str, *, until: str, seconds: float = 10) -> list[str]:
         """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""
@@ -121,14 +112,6 @@ class Tenant:
             time.sleep(0.3)
 
 
-def make_class(kubectl: Kubectl, name: str, *, like: str, storage: Body | None = None, **spec: Any) -> None:
-    """A class that differs from another in these fields of its spec, and of spec.storage."""
-    body = kubectl.get("lorafinetuneclass", like)
-    changed = body["spec"] | spec | {"storage": body["spec"]["storage"] | (storage or {})}
-    metadata = {"name": name}
-    kubectl.apply({"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": changed})
-
-
 def ready_reason(run: Body) -> str | None:
     """Reason of Ready."""
     return (condition(run, "Ready") or {}).get("reason")
@@ -141,15 +124,3 @@ def ready_message(run: Body) -> str:
 
 def _event_order(event: Body) -> tuple[str, int]:
     return event["metadata"]["creationTimestamp"], int(event["metadata"]["resourceVersion"])
-
-
-def small_training(**training: Any) -> Body:
-    """The spec of a real training of a few steps; what is given replaces fields of spec.training."""
-    defaults = {"maxSteps": 6, "perDeviceTrainBatchSize": 1, "gradientAccumulationSteps": 4, "warmupRatio": 0}
-    return {
-        "model": {"name": "s3://lora/models/SmolLM2-135M-Instruct", "maxSeqLength": 512},
-        "dataset": {"uri": "s3://lora/datasets/text-to-sql/train.jsonl"},
-        "lora": {"r": 8, "loraDropout": 0.1},
-        "training": defaults | training,
-        "evaluation": {"datasetUri": "s3://lora/datasets/text-to-sql/eval.jsonl", "maxRows": 8, "samples": 1},
-    }

@@ -20,6 +20,8 @@ MAY = {
     ("delete", "jobs.batch"),
     ("watch", "pods"),
     ("create", "configmaps"),
+    ("create", "services"),
+    ("delete", "services"),
     ("create", "events"),
 }
 MAY_NOT = {
@@ -33,6 +35,7 @@ MAY_NOT = {
     ("create", "pods"),
     ("delete", "pods"),
     ("create", "pods/exec"),
+    ("update", "services"),
     ("get", "nodes"),
     ("create", "clusterroles.rbac.authorization.k8s.io"),
     ("impersonate", "users"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -118,12 +117,3 @@ def delete_folder(store: S3Store, prefix: str) -> None:
 def read_json(store: S3Store, uri: str) -> Any:
     """An object of the bucket, parsed."""
     return json.loads(bytes(store.get(uri.split("/", 3)[3]).bytes()))
-
-
-def whole_adapter(store: S3Store, uri: str) -> Any:
-    """The manifest of the adapter at `uri`, whose files are all read and compared with it."""
-    manifest = read_json(store, f"{uri}/manifest.json")
-    for file in manifest["files"]:
-        data = bytes(store.get(f"{uri.split('/', 3)[3]}/{file['path']}").bytes())
-        assert hashlib.sha256(data).hexdigest() == file["sha256"], file["path"]
-    return manifest

@@ -1,7 +1,7 @@
 """A fake Job controller: what happens to a Job given its pods. One pass at a time over the store; no clock of its own.
 
-It follows batch/v1 in what an operator sees: pods with the Job's labels, tracking finalizers, counts, suspend,
-podFailurePolicy (Ignore, FailJob, Count), backoffLimit, activeDeadlineSeconds, TTL, `FailureTarget` and
+It follows batch/v1 in what an operator sees: pods with the Job's labels, Indexed ones too, tracking finalizers, counts,
+suspend, podFailurePolicy (Ignore, FailJob, Count), backoffLimit, activeDeadlineSeconds, TTL, `FailureTarget` and
 `SuccessCriteriaMet` before `Failed` and `Complete`. It leaves out the back-off between pods and per-index limits.
 """
 
@@ -21,6 +21,7 @@ from .store import Store
 _MANAGER = Manager(name="kube-controller-manager", operation="Update")
 _STATUS = Manager(name="kube-controller-manager", operation="Update", subresource="status")
 _FINISHED = ("Complete", "Failed")
+INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,9 @@ def _count(store: Store, job: Obj, status: Obj) -> None:
         action, verdict = _judge(job, pod) if phase == "Failed" else ("Count", None)
         if phase == "Succeeded":
             status["succeeded"] = status.get("succeeded", 0) + 1
+            if _is_indexed(job):
+                done = filter(None, [status.get("completedIndexes"), pod["metadata"]["annotations"][INDEX]])
+                status["completedIndexes"] = ",".join(done)
         elif action != "Ignore":
             status["failed"] = status.get("failed", 0) + 1
         if verdict is not None:
@@ -161,15 +165,28 @@ def _adjust_pods(store: Store, job: Obj, status: Obj) -> None:
                 _release(store, pod)  # first, so that a pod which was suspended is not counted as failed
             _delete_pod(store, pod)
     else:
-        occupied = len(active) + (len(ending) if job["spec"]["podReplacementPolicy"] == "Failed" else 0)
+        occupying = active + (ending if job["spec"]["podReplacementPolicy"] == "Failed" else [])
         wanted = min(job["spec"]["parallelism"], job["spec"]["completions"] - status.get("succeeded", 0))
-        for _ in range(wanted - occupied):
-            _create_pod(store, job)
+        for index in _free_indexes(job, status, occupying)[: wanted - len(occupying)]:
+            _create_pod(store, job, index)
     remaining = [pod for pod in _pods(store, job) if pod["status"]["phase"] in ("Pending", "Running")]
     status["active"] = sum(not pod["metadata"].get("deletionTimestamp") for pod in remaining)
     status["terminating"] = len(remaining) - status["active"]
     status["ready"] = sum(condition(pod, "Ready") is not None for pod in remaining)
     status["uncountedTerminatedPods"] = {}
+
+
+def _is_indexed(job: Obj) -> bool:
+    return job["spec"]["completionMode"] == "Indexed"
+
+
+def _free_indexes(job: Obj, status: Obj, occupying: list[Obj]) -> list[str]:
+    """Which pods may be created; they have no numbers where the Job is not Indexed."""
+    if not _is_indexed(job):
+        return [""] * job["spec"]["parallelism"]
+    taken = {pod["metadata"]["annotations"][INDEX] for pod in occupying}
+    taken |= set(status.get("completedIndexes", "").split(","))
+    return [str(index) for index in range(job["spec"]["completions"]) if str(index) not in taken]
 
 
 def _finish(store: Store, status: Obj) -> None:
@@ -251,17 +268,14 @@ def _delete_pod(store: Store, pod: Obj) -> None:
     store.delete(store.resources.find("pods"), pod["metadata"]["namespace"], pod["metadata"]["name"])
 
 
-def _create_pod(store: Store, job: Obj) -> None:
+def _create_pod(store: Store, job: Obj, index: str) -> None:
     template, name = job["spec"]["template"], job["metadata"]["name"]
-    indexed = job["spec"]["completionMode"] == "Indexed"
-    annotations = dict(template.get("metadata", {}).get("annotations") or {})
-    if indexed:
-        annotations["batch.kubernetes.io/job-completion-index"] = "0"
+    numbered = {INDEX: index} if index else {}
     metadata = {
-        "generateName": f"{name}-0-" if indexed else f"{name}-",
+        "generateName": f"{name}-{index}-" if index else f"{name}-",
         "namespace": job["metadata"]["namespace"],
-        "labels": dict(template["metadata"]["labels"]),
-        "annotations": annotations,
+        "labels": template["metadata"]["labels"] | numbered,
+        "annotations": (template["metadata"].get("annotations") or {}) | numbered,
         "finalizers": [JOB_TRACKING_FINALIZER],
         "ownerReferences": [
             {
@@ -275,4 +289,5 @@ def _create_pod(store: Store, job: Obj) -> None:
         ],
     }
     with contextlib.suppress(ApiError):  # a terminating namespace takes no pods; the Job goes with it
-        store.create(store.resources.find("pods"), {"metadata": metadata, "spec": template["spec"]}, manager=_MANAGER)
+        spec = template["spec"] | ({"hostname": f"{name}-{index}"} if index else {})
+        store.create(store.resources.find("pods"), {"metadata": metadata, "spec": spec}, manager=_MANAGER)

@@ -72,6 +72,7 @@ _BUILTINS = (
     Resource(group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False, has_status=True),
     Resource(group="", version="v1", plural="pods", kind="Pod", has_status=True, short_names=("po",)),
     Resource(group="", version="v1", plural="configmaps", kind="ConfigMap", short_names=("cm",)),
+    Resource(group="", version="v1", plural="services", kind="Service", short_names=("svc",)),
     Resource(group="", version="v1", plural="events", kind="Event", short_names=("ev",)),
     Resource(group="events.k8s.io", version="v1", plural="events", kind="Event", schema=_EVENT_SCHEMA),
     Resource(group="batch", version="v1", plural="jobs", kind="Job", has_status=True, has_generation=True),

@@ -14,6 +14,7 @@ from .resources import Obj, Resource
 JOB_TRACKING_FINALIZER = "batch.kubernetes.io/job-tracking"
 
 _SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+_SERVICE = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 _LABEL_KEY = re.compile(r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 _LABEL_VALUE = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
 _ANNOTATIONS_LIMIT = 256 * 1024
@@ -29,6 +30,8 @@ def check_metadata(obj: Obj, resource: Resource) -> None:
     annotations = metadata.get("annotations") or {}
     if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT:
         causes.append(("metadata.annotations", "Too long: may not be more than 262144 bytes"))
+    if resource.kind == "Service" and not _SERVICE.match(metadata["name"]):
+        causes.append(("metadata.name", f'Invalid value: "{metadata["name"]}": must be a DNS-1035 label'))
     if resource.kind == "Job":
         template = obj["spec"].get("template", {}).get("metadata", {})
         causes += _label_causes(template.get("labels") or {}, "spec.template.labels")

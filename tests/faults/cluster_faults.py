@@ -55,7 +55,7 @@ def drain(world: World, rng: Random) -> bool:
     """A pod is evicted by API: its node is drained, or it is preempted."""
     work = _work(world, rng)
     if work is not None:
-        _disturb(world, work.pod, "PodLost")
+        _disturb(world, work.pod, "PodLost", "Disrupted")
         world.trainers.kubelet.disrupt(work.pod)
     return work is not None
 
@@ -64,7 +64,7 @@ def pressure(world: World, rng: Random) -> bool:
     """The kubelet evicts a pod."""
     work = _work(world, rng)
     if work is not None:
-        _disturb(world, work.pod, "Killed")
+        _disturb(world, work.pod, "Killed", "Disrupted")
         work.over = True
         world.trainers.kubelet.press(work.pod)
     return work is not None
@@ -95,7 +95,7 @@ def lose_node(world: World, rng: Random) -> bool:
     work = _work(world, rng)
     if work is None:
         return False
-    _disturb(world, work.pod, "PodLost")
+    _disturb(world, work.pod, "PodLost", "Disrupted")
 
     async def pass_by() -> None:
         work.lost = True
@@ -129,7 +129,7 @@ def delete_pod(world: World, rng: Random) -> bool:
     if not pods:
         return False
     pod = rng.choice(pods)
-    _disturb(world, pod, "PodLost")
+    _disturb(world, pod, "PodLost", "Disrupted")
     world.server.delete("pods", pod["metadata"]["name"], NAMESPACE)
     return True
 

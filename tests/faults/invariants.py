@@ -16,8 +16,8 @@ from tests.faults.audit import CLUSTER, Write
 
 Obj = dict[str, Any]
 RUNS = f"{naming.RUN_PLURAL}.{naming.GROUP}"
-JOBS, PODS, CONFIG_MAPS = "jobs.batch", "pods", "configmaps"
-WRITTEN_BY_OPERATORS = (RUNS, JOBS, CONFIG_MAPS, "events", "leases.coordination.k8s.io")
+JOBS, PODS, CONFIG_MAPS, SERVICES = "jobs.batch", "pods", "configmaps", "services"
+WRITTEN_BY_OPERATORS = (RUNS, JOBS, CONFIG_MAPS, SERVICES, "events", "leases.coordination.k8s.io")
 POLL_SECONDS = 15.0
 """What was told may be as old as that."""
 BOOKKEEPING = ("resourceVersion", "managedFields")
@@ -48,7 +48,7 @@ class Checker:
                 pass
             case resource if resource == RUNS:
                 found += self._steps(write) + run_breaches(write.old, write.new)
-            case resource if resource in (JOBS, CONFIG_MAPS):
+            case resource if resource in (JOBS, CONFIG_MAPS, SERVICES):
                 found += self._child(write, write.new) if write.old is None else []
                 found += self._trainings(write.new)
             case resource if resource == PODS:
@@ -58,7 +58,7 @@ class Checker:
     def left_over(self) -> list[str]:
         """In a world at rest: children without their owner, and work that goes on for runs that are over."""
         found = []
-        for resource in (JOBS, CONFIG_MAPS, PODS):
+        for resource in (JOBS, CONFIG_MAPS, SERVICES, PODS):
             for obj in self._of(resource):
                 owners = {entry["uid"] for entry in obj["metadata"].get("ownerReferences", ())}
                 if not any(uid in known for known in self._there.values() for uid in owners):
@@ -73,7 +73,7 @@ class Checker:
         return list(self._there.get(resource, {}).values())
 
     def _child(self, write: Write, child: Obj) -> list[str]:
-        """A Job or ConfigMap was created."""
+        """A Job, ConfigMap or Service was created."""
         metadata = child["metadata"]
         uid = metadata.get("labels", {}).get(naming.RUN_UID_LABEL)
         owners = [entry["uid"] for entry in metadata.get("ownerReferences", ()) if entry.get("controller")]
@@ -99,13 +99,13 @@ class Checker:
         return []
 
     def _trainings(self, child: Obj) -> list[str]:
-        """At most one train Job of the child's run that is not over, and one train pod that runs."""
+        """At most one train Job of the child's run that is not over, and one train pod that runs for each node."""
         uid, found = _run_uid(child), []
         if not _is_train(child):
             return []
         jobs = [job for job in self._of(JOBS) if _run_uid(job) == uid and _is_train(job) and not self._over(job)]
         pods = [pod for pod in self._of(PODS) if _run_uid(pod) == uid and _is_train(pod) and _running(pod)]
-        for what, several in (("train Jobs live", jobs), ("train pods run", pods)):
+        for what, several in (("train Jobs live", jobs), ("train pods run", _beyond_one_set(pods))):
             if len(several) > 1:
                 names = ", ".join(sorted(each["metadata"]["name"] for each in several))
                 found.append(f"{len(several)} {what} at once: {names}")
@@ -117,7 +117,7 @@ class Checker:
         if any(entry["type"] in ("Complete", "Failed") and entry["status"] == "True" for entry in conditions):
             return True
         uid = job["metadata"]["uid"]
-        pods = (pod for pod in self._of(PODS) if uid in {o["uid"] for o in pod["metadata"].get("ownerReferences", ())})
+        pods = (pod for pod in self._of(PODS) if uid in _owners(pod) and _index(pod) == "0")
         return any(pod["status"].get("phase") == "Succeeded" for pod in pods)
 
     def _steps(self, write: Write) -> list[str]:
@@ -211,6 +211,20 @@ def _inverted(status: Obj) -> list[Obj]:
 def _attempt(job: Obj) -> tuple[str, int]:
     labels = job["metadata"]["labels"]
     return labels[naming.STAGE_LABEL], int(labels[naming.ATTEMPT_LABEL])
+
+
+def _owners(child: Obj) -> set[str]:
+    return {owner["uid"] for owner in child["metadata"].get("ownerReferences", ())}
+
+
+def _index(pod: Obj) -> str:
+    return pod["metadata"].get("annotations", {}).get(naming.INDEX_ANNOTATION, "0")
+
+
+def _beyond_one_set(pods: list[Obj]) -> list[Obj]:
+    """The pods where they are more than one Job's, each with a number of its own."""
+    owners = {owner for pod in pods for owner in _owners(pod)}
+    return pods if len(owners) > 1 or len({_index(pod) for pod in pods}) < len(pods) else []
 
 
 def _run_uid(child: Obj) -> str:

@@ -21,6 +21,7 @@ DECIDED = (None, "SuspendedByUser", "DeadlineExceeded", "NoProgress")
 BY_REASON = {
     "SuspendedByUser": ExitClass.INTERRUPTED,
     "NoProgress": ExitClass.STUCK,
+    "Disrupted": ExitClass.INTERRUPTED,
     "PodLost": ExitClass.INFRASTRUCTURE,
     "JobDeleted": ExitClass.INFRASTRUCTURE,
     "OutOfHostMemory": ExitClass.BUG,

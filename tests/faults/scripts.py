@@ -63,11 +63,22 @@ class Script:
     """The reason of Ready at the end; None for a run that is deleted."""
     prepare: tuple[End, ...] = (End(),)
     train: tuple[End, ...] = (End(),)
+    """Of several nodes, those of the first."""
+    beside: tuple[End, ...] = ()
+    """How the pods of further nodes end at the same time; beyond these they take their share and end well."""
     spec: dict[str, Any] = field(default_factory=dict)
     deeds: tuple[tuple[float, Deed], ...] = ()
     """Seconds after the run was applied, and what is done then."""
 
+    def end(self, stage: Stage, number: int, *, index: int) -> End:
+        """How a pod ends of the attempt that follows so many others."""
+        if index > 0:
+            return self.beside[number] if number < len(self.beside) else End()
+        ends = self.prepare if stage is Stage.PREPARE else self.train
+        return ends[min(number, len(ends) - 1)]
 
+
+TWO_NODES = {"resources": {"nodes": 2}}
 STORAGE, BUG, OOM = End(code=50), End(code=1), End(code=30, seconds=8)
 STUCK = End(seconds=None, stuck=True)
 HOST_OOM = End(code=137, bare=True, kubelet_reason="OOMKilled")
@@ -97,6 +108,15 @@ SCRIPTS = (
         deeds=((45, Deed.SUSPEND), (90, Deed.RESUME), (140, Deed.SUSPEND), (141, Deed.RESUME)),
     ),
     Script(name="held", expected="AdapterPublished", spec={"suspend": True}, deeds=((60, Deed.RESUME),)),
+    Script(name="two-nodes", expected="AdapterPublished", spec=TWO_NODES),
+    Script(name="two-nodes-shrunk", expected="AdapterPublished", beside=(OOM, OOM), spec=TWO_NODES),
+    Script(name="two-nodes-bug", expected="InternalError", train=(End(), BUG), beside=(BUG,), spec=TWO_NODES),
+    Script(
+        name="two-nodes-killed",
+        expected="AdapterPublished",
+        beside=(End(code=137, bare=True, seconds=25),),
+        spec=TWO_NODES | {"retryLimit": 6},
+    ),
     Script(name="deleted", expected=None, deeds=((50, Deed.DELETE),)),
     Script(name="again", expected="AdapterPublished", deeds=((40, Deed.DELETE), (42, Deed.APPLY_AGAIN))),
 )

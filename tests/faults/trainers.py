@@ -19,10 +19,11 @@ from lora_operator.naming import Stage
 from lora_operator.planning.observed import PodView
 from lora_trainer.contract import exits
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.outcome import Outcome, encode_outcome
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.progress import Stage as Busy
 
-from tests.builders import failed_text
+from tests.builders import NAMESPACE, failed_text
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.kubelet import Kubelet, Termination
 from tests.fakes.store import Change
@@ -30,6 +31,9 @@ from tests.faults.scripts import SAVE_STEPS, TOTAL_STEPS, End, Script
 
 Obj = dict[str, Any]
 NO_PROGRESS = "NoProgress"
+PATIENCE = 900
+"""Seconds that the pods of an attempt wait for each other."""
+SHARE_TAKEN = encode_outcome(Outcome(reason="Succeeded", message="This node took its share of every step."))
 AttemptKey = tuple[str, str, int]
 """uid of the run, stage, number."""
 
@@ -47,14 +51,26 @@ class Work:
     pod: Obj
     stage: Stage
     end: End
-    from_step: int
-    began: float
+    from_step: int = 0
+    began: float | None = None
+    """When it took up its work: several pods wait for each other."""
+    peers: tuple[Work, ...] = ()
+    """The other pods that it met."""
     over: bool = False
+    done: bool = False
+    """It ended well."""
     lost: bool = False
     """Its node is gone: nothing is heard of it any more."""
 
+    @property
+    def index(self) -> int:
+        """Its number among the pods of its Job."""
+        return int(self.pod["metadata"]["annotations"].get(naming.INDEX_ANNOTATION, 0))
+
     def step(self, now: float) -> int:
         """A step takes a second."""
+        if self.began is None:
+            return 0
         if self.end.stuck:
             return self.from_step + min(int(now - self.began), 3)
         return min(self.from_step + int(now - self.began), TOTAL_STEPS)
@@ -145,30 +161,67 @@ class Trainers:
             return
         uid, stage, _ = attempt_of(pod)
         script = self.script_of(pod["metadata"]["labels"][naming.RUN_LABEL])
-        ends = script.prepare if stage == Stage.PREPARE else script.train
-        loop = asyncio.get_running_loop()
-        work = Work(
-            pod=pod,
-            stage=Stage(stage),
-            end=ends[min(len(self.truth.natural[uid, stage]), len(ends) - 1)],
-            from_step=self.truth.checkpoints.get(uid, 0) if stage == Stage.TRAIN else 0,
-            began=loop.time(),
-        )
+        work = Work(pod=pod, stage=Stage(stage), end=End())
+        work.end = script.end(work.stage, len(self.truth.natural[uid, stage]), index=work.index)
         self.working[pod["metadata"]["name"]] = work
         self.kubelet.start(pod, node=f"node-{self.rng.randint(1, 4)}", pod_ip=f"10.0.0.{len(self.working) % 250 + 1}")
-        await self._work(work)
+        if await self._met(work):
+            work.from_step = self.truth.checkpoints.get(uid, 0) if stage == Stage.TRAIN else 0
+            work.began = asyncio.get_running_loop().time()
+            self._spawn(self._heed_peers(work))
+            await self._work(work)
+
+    async def _met(self, work: Work) -> bool:
+        """Whether all pods of the attempt are there; after a while one does not wait any longer."""
+        nodes = self.nodes_of(work)
+        for _ in range(PATIENCE):
+            others = [other for other in self.working.values() if self._beside(other, work)]
+            if len(others) == nodes - 1:
+                work.peers = tuple(others)
+                return True
+            await asyncio.sleep(1)
+            if work.over or work.lost or self.there(work.pod) is None:
+                return False
+        self._miss(work)
+        return False
+
+    def nodes_of(self, work: Work) -> int:
+        """How many pods its Job has."""
+        job = self.server.find("jobs", work.pod["metadata"]["ownerReferences"][0]["name"], NAMESPACE)
+        return job["spec"]["completions"] if job is not None else 1
+
+    def _beside(self, other: Work, work: Work) -> bool:
+        owner = work.pod["metadata"]["ownerReferences"][0]["uid"]
+        same = other.pod["metadata"]["ownerReferences"][0]["uid"] == owner and other.index != work.index
+        return same and not (other.over or other.lost) and self.there(other.pod) is not None
+
+    async def _heed_peers(self, work: Work) -> None:
+        """One that goes away takes the others with it."""
+        while work.peers and not (work.over or work.lost):
+            await asyncio.sleep(self.rng.uniform(0.1, 3))
+            if not all(other.done or self._beside(other, work) for other in work.peers):
+                self._miss(work)
+
+    def _miss(self, work: Work) -> None:
+        if not (work.over or work.lost) and self.there(work.pod) is not None:
+            text = failed_text(ExitCode.PeerLost, step=work.step(asyncio.get_running_loop().time()))
+            self._terminate(work, code=int(ExitCode.PeerLost), text=text, reason=ExitCode.PeerLost.name)
 
     async def _work(self, work: Work) -> None:
         seconds = work.end.seconds
         if work.end.stuck:
             self.truth.ends[attempt_of(work.pod)].add(NO_PROGRESS)
         if work.stage is Stage.TRAIN and work.end.code == 0 and seconds is not None:
-            seconds = TOTAL_STEPS - work.from_step + 5.0
+            seconds = TOTAL_STEPS - work.from_step + (5.0 if work.index == 0 else 1.0)
         if seconds is None:
             return
         loop = asyncio.get_running_loop()
         await asyncio.sleep(seconds)
         if work.over or work.lost or self.there(work.pod) is None:
+            return
+        if work.index > 0 and work.end.code == 0:
+            work.over = work.done = True
+            self.kubelet.terminate(work.pod, exit_code=0, message=SHARE_TAKEN)
             return
         uid, stage, _ = attempt_of(work.pod)
         step = work.step(loop.time())
@@ -184,7 +237,7 @@ class Trainers:
             self.truth.checkpoints[uid] = max(step, self.truth.checkpoints.get(uid, 0))
 
     def _terminate(self, work: Work, *, code: int, text: str, reason: str, kubelet_reason: str = "") -> None:
-        work.over = True
+        work.over, work.done = True, code == 0
         uid, stage, _ = attempt_of(work.pod)
         if work.end.stuck:
             self.truth.natural[uid, stage].append(NO_PROGRESS)
@@ -207,9 +260,14 @@ class Trainers:
             self._terminate(work, code=143, text="", reason=exits.reason(143))
             return
         step = work.step(loop.time())
+        together = [other for other in work.peers if not other.done]
+        if not all(self._beside(other, work) for other in together):
+            self._miss(work)
+            return
         self._save(work, step)
         text = failed_text(ExitCode.Interrupted, step=step)
-        self._terminate(work, code=int(ExitCode.Interrupted), text=text, reason=ExitCode.Interrupted.name)
+        for each in (work, *together):
+            self._terminate(each, code=int(ExitCode.Interrupted), text=text, reason=ExitCode.Interrupted.name)
 
 
 def _reason(end: End) -> str:

@@ -46,6 +46,12 @@ class SmallRun:
         """Start the trainer."""
         return Attempt(self.run, folder=self.folder / f"attempt-{number}", port=free_port())
 
+    def node(self, node: int, *, attempt: int, rendezvous: int) -> Attempt:
+        """Start the trainer as one of several nodes, which meet on the port `rendezvous` of this machine."""
+        options = ("--attempt", str(attempt), "--node", str(node), "--rendezvous-port", str(rendezvous))
+        folder = self.folder / f"attempt-{attempt}-node-{node}"
+        return Attempt(self.run, folder=folder, port=free_port(), options=options)
+
 
 def small_run(store: ObjectStore, folder: Path, *, name: str, **blocks: Mapping[str, Any]) -> SmallRun:
     """Prepare a run of STEPS steps of 2 rows, with dropout and accumulation. Credentials: see Attempt."""

@@ -10,8 +10,8 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.callbacks import EvaluateHeldOut, SaveAndStop, ShowProgress, StopWhenDiverged
+from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import Checkpoint
-from lora_trainer.training.ranks import Channel
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 VOCABULARY = 49_152

@@ -19,6 +19,7 @@ from lora_trainer.publishing.signing import read_signer
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.loop import Attempt
+from lora_trainer.training.nodes import Nodes
 from lora_trainer.training.stopping import StopRequest
 from obstore.store import MemoryStore
 
@@ -47,6 +48,7 @@ def a_delivery(bucket: Bucket, scratch: Path, *, run: RunFile = RUN) -> Delivery
             bucket=bucket,
             progress=ProgressServer(port=0),
             stop=cast(StopRequest, None),  # is not looked at any more
+            nodes=cast(Nodes, None),  # neither
             scratch=scratch,
         ),
         prepared=prepare_result(),

@@ -24,15 +24,18 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported, Verification
 from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
 from lora_trainer.contract.progress import PORT, Progress
-from lora_trainer.contract.run import RUN_FILE, SCRATCH, RunFile, Storage
+from lora_trainer.contract.run import RENDEZVOUS_PORT, RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
 from lora_trainer.publishing.signing import Verifier, read_verifier
-from lora_trainer.storage import open_bucket
+from lora_trainer.storage import Bucket, open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
+from lora_trainer.training.nodes import Place
 from lora_trainer.training.ranks import end_with_parent
 from lora_trainer.training.stopping import StopRequest
 
 TERMINATION_LOG = Path("/dev/termination-log")
+NODE_VARIABLE = "JOB_COMPLETION_INDEX"
+"""Kubernetes sets it in the pods of an Indexed Job."""
 MAX_NAMED_FIELDS = 5
 
 log = logging.getLogger("lora_trainer")
@@ -59,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     train = stages.add_parser("train", parents=[pod], help="train, evaluate, publish and verify")
     train.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
     train.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
+    train.add_argument("--first-node", default="127.0.0.1", help="of several nodes: where the first one is reached")
+    train.add_argument("--rendezvous-port", type=int, default=RENDEZVOUS_PORT, help="on which it awaits the others")
+    train.add_argument("--node", type=int, default=int(os.environ.get(NODE_VARIABLE, "0")), help="which one this is")
     rank = stages.add_parser("rank", help="one more process of train, which starts it")
     rank.add_argument("--run", type=Path, required=True, help="the run file")
     rank.add_argument("--scratch", type=Path, required=True, help="the folder that all processes share")
@@ -98,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         return leave(ending, arguments.termination_log, server.progress)
 
 
-def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> PrepareResult | TrainResult:
+def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> PrepareResult | TrainResult | None:
     run = read_run(arguments.run)
     bucket = open_bucket(run.storage)
     if arguments.stage == "prepare":
@@ -107,13 +113,26 @@ def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> Prepare
         nothing_lost = TrainerError(ExitCode.Interrupted, "Stopped on request while preparing; nothing was lost.")
         StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log, server))
         return prepare(run, bucket=bucket, progress=server, scratch=arguments.scratch)
-    from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+    return _train(run, arguments, bucket, server)
 
-    return train(
+
+def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: ProgressServer) -> TrainResult | None:
+    """The whole stage, or the share of a further node, which has no result."""
+    from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+    from lora_trainer.training.beside import train_node  # noqa: PLC0415 - the same
+
+    stage = train if arguments.node == 0 else train_node
+    return stage(
         run,
         bucket=bucket,
         progress=server,
         scratch=arguments.scratch,
+        place=Place(
+            node=arguments.node,
+            nodes=run.resources.nodes,
+            host=arguments.first_node,
+            port=arguments.rendezvous_port,
+        ),
         attempt=arguments.attempt,
         oom_shrinks=arguments.oom_shrinks,
         leave=lambda error: leave_at_once(error, arguments.termination_log, server),
@@ -124,7 +143,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     """A process beside the first of train: only a failure leaves a last word, for the first to read."""
     end_with_parent()
     try:
-        from lora_trainer.train import train_rank  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+        from lora_trainer.training.beside import train_rank  # noqa: PLC0415 - torch takes seconds to import
 
         train_rank(
             read_run(arguments.run),
@@ -202,7 +221,7 @@ def read_run(path: Path) -> RunFile:
         ) from None
 
 
-def finish(stage: Callable[[], PrepareResult | TrainResult]) -> Ending:
+def finish(stage: Callable[[], PrepareResult | TrainResult | None]) -> Ending:
     """Run a stage to its ending, whatever that is."""
     try:
         result = stage()
@@ -213,7 +232,9 @@ def finish(stage: Callable[[], PrepareResult | TrainResult]) -> Ending:
     return Ending(code=ExitCode.Succeeded, outcome=outcome)
 
 
-def _done(result: PrepareResult | TrainResult) -> str:
+def _done(result: PrepareResult | TrainResult | None) -> str:
+    if result is None:
+        return "This node took its share of every step; the first node has the result."
     if isinstance(result, TrainResult):
         return f"The adapter is published at {result.artifact.uri} and was proven to load and to change the model."
     if result.artifact:

@@ -59,16 +59,16 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
     packing = sft and run.accelerator.kind is AcceleratorKind.GPU and run.training.packing is not False
     packing_length = packed_row_tokens(run.model.max_seq_length) if packing else None
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
-    group, gpus = _group(run.training), run.resources.gpus
+    group, processes = _group(run.training), run.resources.processes
     effective = group * max(1, EFFECTIVE_BATCH // group)
     if packing_length:
         effective = EFFECTIVE_BATCH * run.model.max_seq_length // packing_length
-    effective = max(1, effective // gpus)  # each GPU's share
+    effective = max(1, effective // processes)  # each GPU's share
 
     def peak(cut: Cut) -> float:
         tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
-        # The processes of a CPU class share its memory, each with a model of its own; a GPU has its own.
-        sharing = gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
+        # The processes of a CPU pod share its memory, each with a model of its own; a GPU has its own.
+        sharing = run.resources.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
         training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers)
         if not generates_itself(run.training):
             return sharing * training
@@ -82,7 +82,7 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
     cut = cut_to_fit(run, needed, layers=shape.layers, row_tokens=row_tokens, effective=effective)
     accumulation = _accumulation(run.training, micro_batch=cut.micro_batch, effective=effective)
     units = ceil(data.tokens / packing_length) if packing_length else data.rows * group
-    max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * gpus)
+    max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
     estimate = Estimate(
         memory_gib=round(peak(cut) / GIB, 2),
         fits=True,

@@ -79,6 +79,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(field="training.maxSteps", place="limits.maxSteps", comparison=AT_MOST),
     Guard(field="activeDeadlineSeconds", place="limits.activeDeadlineSeconds", comparison=AT_MOST),
     Guard(field="resources.gpus", place="accelerator.maxGpus", comparison=AT_MOST),
+    Guard(field="resources.nodes", place="accelerator.maxNodes", comparison=AT_MOST),
 )
 
 

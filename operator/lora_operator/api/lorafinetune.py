@@ -67,8 +67,8 @@ GRPO_RULES = (
         field="training",
     ),
     rule(
-        "self.training.method != 'GRPO' || self.resources.gpus == 1",
-        "GRPO trains on one GPU: set resources.gpus to 1.",
+        "self.training.method != 'GRPO' || (self.resources.gpus == 1 && self.resources.nodes == 1)",
+        "GRPO trains on one GPU: set resources.gpus and resources.nodes to 1.",
         field="resources",
     ),
     rule(
@@ -202,8 +202,8 @@ class LoraFineTuneSpec(WireModel):
     active_deadline_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
     """The run fails when it is not done this long after its first pod started. Time in a queue does not count."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
-    """Jobs, pods and ConfigMap of a finished run are deleted after this time. The LoraFineTune and its status stay.
-    Unset: as the class says."""
+    """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time. The LoraFineTune and its status
+    stay."""
 
 
 class Attempt(WireModel):
@@ -233,7 +233,7 @@ class Attempt(WireModel):
     to_step: int | None = None
     """Last optimizer step it did, as far as is known."""
     node: Annotated[str, Field(max_length=253)] | None = None
-    """Node of its pod."""
+    """Node of its pod; of several pods, that of the first."""
 
 
 class Adjustment(WireModel):
@@ -264,7 +264,8 @@ class Usage(WireModel):
     """What the run took."""
 
     accelerator_seconds: int = 0
-    """Seconds that its train pods held accelerators (or, on a CPU class, ran), times resources.gpus."""
+    """Seconds that its train pods held accelerators (or, on a CPU class, ran), times resources.gpus and
+    resources.nodes."""
     peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
     """Peak accelerator memory; peak resident memory on a CPU class."""
     tokens_per_second: float | None = None

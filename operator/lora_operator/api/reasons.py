@@ -72,6 +72,8 @@ class Reason(StrEnum):
     """The kernel killed the container for using more memory than its limit."""
     POD_LOST = "PodLost"
     """The pod vanished without a last word (node lost, deleted by hand, evicted)."""
+    DISRUPTED = "Disrupted"
+    """One of several pods was drained, preempted, evicted or asked to stop, and all ended with it."""
     JOB_DELETED = "JobDeleted"
     """The Job of the attempt was deleted by someone else."""
     OUTCOME_MISSING = "OutcomeMissing"

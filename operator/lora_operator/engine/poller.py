@@ -67,9 +67,10 @@ async def poll_forever(
 
 
 def training_pods(cache: Cache) -> tuple[PodView, ...]:
-    """Pods that train now."""
+    """Pods that train now; of several nodes, the one that speaks for all."""
     jobs = {job.uid for job in cache.jobs.values() if job.stage is Stage.TRAIN and not job.over}
-    return tuple(pod for pod in cache.pods.values() if pod.job_uid in jobs and pod.phase == "Running" and pod.ip)
+    speaking = (pod for pod in cache.pods.values() if pod.job_uid in jobs and pod.index == 0)
+    return tuple(pod for pod in speaking if pod.phase == "Running" and pod.ip)
 
 
 async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock) -> str:

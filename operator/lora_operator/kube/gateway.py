@@ -46,13 +46,14 @@ CLASSES = Resource(prefix=CUSTOM, plural=naming.CLASS_PLURAL, kind=naming.CLASS_
 JOBS = Resource(prefix="apis/batch/v1", plural="jobs", kind="Job")
 PODS = Resource(prefix="api/v1", plural="pods", kind="Pod")
 CONFIG_MAPS = Resource(prefix="api/v1", plural="configmaps", kind="ConfigMap")
+SERVICES = Resource(prefix="api/v1", plural="services", kind="Service")
 LEASES = Resource(prefix="apis/coordination.k8s.io/v1", plural="leases", kind="Lease")
 EVENTS = Resource(prefix="api/v1", plural="events", kind="Event")
 WORKLOADS = Resource(prefix=f"apis/{naming.KUEUE_GROUP}/v1beta2", plural="workloads", kind="Workload")
 VISIBLE_QUEUES = Resource(
     prefix=f"apis/visibility.{naming.KUEUE_GROUP}/v1beta2", plural="localqueues", kind="LocalQueue"
 )
-CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS)}
+CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS, SERVICES)}
 
 METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH"}
 

@@ -13,12 +13,12 @@ from lora_trainer.contract.outcome import Outcome, clip, decode_outcome
 from lora_operator.api.lorafinetune import MAX_ATTEMPT_MESSAGE, Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
-from lora_operator.planning.failure import attempt_class
+from lora_operator.planning.failure import OOM_KILLED, Blame, attempt_class, blame, culprit
 from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
 from lora_operator.planning.running_time import followed, halted, still_running
 
 MAX_ATTEMPTS = 48
-INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, ExitCode.Interrupted.name)
+INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, Reason.DISRUPTED, ExitCode.Interrupted.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,22 +128,50 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
     if not job.over:
         # Of prepare nothing is recorded before its end: it is short, and a write for it would be waste.
         return record if record.stage is Stage.PREPARE else still_running(record, job)
-    pod = job.success or job.newest_pod
+    pod = job.success or culprit(job.newest_pods)
+    if job.disrupted and job.success is None and not _explains(pod):
+        return _disrupted(record, job, now=now)
     if pod is None or pod.last_word is None:
         sentence = f"The pod of Job {job.name} is gone without a last word. {job.finish_message}".rstrip()
         lost = closed(record, reason=Reason.POD_LOST.value, sentence=sentence, end=now)
         return News(attempt=lost, sentence=sentence)
-    return _ended(record, pod, pod.last_word)
+    return _ended(record, job, pod, pod.last_word)
 
 
-def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
+def _explains(pod: PodView | None) -> bool:
+    """Whether the end of this pod says more than that there was a disruption, as the Job does. What the Job controller
+    asks to stop is gone then: the pods that are left ended before."""
+    return pod is not None and pod.last_word is not None and blame(pod, pod.last_word) < Blame.INTERRUPTED
+
+
+def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> News:
+    """A pod was disrupted that may be gone, with its last word; that of the others tells of the consequence only."""
+    sentence = f"A pod of Job {job.name} was disrupted, and all ended with it. {job.finish_message}".rstrip()
+    ended = closed(_followed(record, job), reason=Reason.DISRUPTED.value, sentence=sentence, end=_end(job, now))
+    return News(attempt=ended, sentence=sentence)
+
+
+def _followed(record: Attempt, job: JobView) -> Attempt:
+    return followed(record, job.newest_pod) if job.newest_pod is not None else record
+
+
+def _end(job: JobView, default: datetime) -> datetime:
+    """When the last of the Job's pods ended."""
+    return max((pod.last_word.finished for pod in job.newest_pods if pod.last_word is not None), default=default)
+
+
+def _ended(record: Attempt, job: JobView, pod: PodView, word: LastWord) -> News:
     outcome = decode_outcome(word.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
+    if job.nodes > 1 and blame(pod, word) is Blame.DISRUPTED:
+        reason, sentence = Reason.DISRUPTED.value, f"Pod {pod.name} on node {pod.node} was disrupted. {sentence}"
+    elif pod.index > 0 and pod.name not in sentence:
+        sentence = f"Pod {pod.name} on node {pod.node}: {sentence}"
     ended = closed(
-        followed(record, pod),
+        _followed(record, job),
         reason=reason,
         sentence=sentence,
-        end=word.finished,
+        end=_end(job, word.finished),
         exit_code=word.exit_code,
         from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
         to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
@@ -152,7 +180,7 @@ def _ended(record: Attempt, pod: PodView, word: LastWord) -> News:
 
 
 def _reason_and_sentence(stage: Stage, pod: PodView, word: LastWord, outcome: Outcome | None) -> tuple[str, str]:
-    if word.kubelet_reason == "OOMKilled":
+    if word.kubelet_reason == OOM_KILLED:
         sentence = (
             f"Pod {pod.name} was killed for using more host memory than its limit. Ask the platform team for a class "
             "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
@@ -169,7 +197,7 @@ def _reason_and_sentence(stage: Stage, pod: PodView, word: LastWord, outcome: Ou
 def _silent_end(pod: PodView, code: int) -> str:
     if code > SIGNALLED:
         return (
-            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a last word: it no "
-            "longer answered the kubelet, the node shut down or failed, or somebody killed the process."
+            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a last word: the node "
+            "shut down or failed, or somebody killed the process."
         )
     return f"Pod {pod.name} ended with exit code {code} and without a last word. See its log."

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import IntEnum, auto
 from typing import assert_never
 
 from lora_trainer.contract.batch import halvings, shrunk_batch
-from lora_trainer.contract.exits import ExitClass, exit_class
+from lora_trainer.contract.exits import SIGNALLED, ExitClass, ExitCode, exit_class
 from lora_trainer.contract.outcome import Chosen
 
 from lora_operator.api.lorafinetune import Adjustment, Attempt
 from lora_operator.api.reasons import Reason
+from lora_operator.planning.observed import LastWord, PodView
 
 FIRST_BACK_OFF = timedelta(seconds=10)
 LONGEST_BACK_OFF = timedelta(minutes=6)
+OOM_KILLED = "OOMKilled"
+"""The kubelet's word for a container that exceeded its memory limit."""
 BUG_RETRIES = 1
 STUCK_RETRIES = 1
 
@@ -38,7 +42,7 @@ def attempt_class(attempt: Attempt) -> ExitClass:
     match attempt.reason:
         case None:
             raise ValueError(f"{attempt.stage} attempt {attempt.number} has not ended")
-        case Reason.SUSPENDED_BY_USER | Reason.DEADLINE_EXCEEDED:
+        case Reason.SUSPENDED_BY_USER | Reason.DEADLINE_EXCEEDED | Reason.DISRUPTED:
             return ExitClass.INTERRUPTED
         case Reason.NO_PROGRESS:
             return ExitClass.STUCK
@@ -48,6 +52,48 @@ def attempt_class(attempt: Attempt) -> ExitClass:
             return ExitClass.BUG
         case _:
             return exit_class(attempt.exit_code if attempt.exit_code is not None else 1)
+
+
+class Blame(IntEnum):
+    """What the end of one of several pods tells of their common end, the most telling first. When one ends, the others
+    follow: they miss it (PeerLost), or the Job controller asks them to stop, and kills those that do not hear."""
+
+    USER_ERROR = auto()
+    OUT_OF_MEMORY = auto()
+    OUT_OF_HOST_MEMORY = auto()
+    DISRUPTED = auto()
+    INFRASTRUCTURE = auto()
+    KILLED = auto()
+    BUG = auto()
+    INTERRUPTED = auto()
+    PEER_LOST = auto()
+
+
+def blame(pod: PodView, word: LastWord) -> Blame:
+    """How much the end of this pod explains."""
+    kind = exit_class(word.exit_code)
+    if kind is ExitClass.USER_ERROR:
+        return Blame.USER_ERROR
+    if kind is ExitClass.OUT_OF_MEMORY:
+        return Blame.OUT_OF_MEMORY
+    if word.kubelet_reason == OOM_KILLED:
+        return Blame.OUT_OF_HOST_MEMORY
+    if pod.disrupted:
+        return Blame.DISRUPTED
+    if word.exit_code == ExitCode.PeerLost:
+        return Blame.PEER_LOST
+    if word.exit_code > SIGNALLED:
+        return Blame.KILLED
+    if kind is ExitClass.INFRASTRUCTURE:
+        return Blame.INFRASTRUCTURE
+    return Blame.INTERRUPTED if kind is ExitClass.INTERRUPTED else Blame.BUG
+
+
+def culprit(pods: tuple[PodView, ...]) -> PodView | None:
+    """The pod whose end explains that of the others, in whatever order they ended and were seen to."""
+    ended = ((pod, pod.last_word) for pod in pods if pod.last_word is not None and pod.last_word.exit_code != 0)
+    blamed = min(ended, key=lambda end: (blame(*end), end[0].index), default=None)
+    return blamed[0] if blamed is not None else None
 
 
 def decide(

@@ -14,12 +14,16 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import (
     ATTEMPT_LABEL,
     DEFAULT_CLASS_ANNOTATION,
+    INDEX_ANNOTATION,
     QUEUE_LABEL,
     RUN_UID_LABEL,
     STAGE_LABEL,
     Stage,
 )
 from lora_operator.workloads.settled import Settled
+
+DISRUPTED_REASON = "PodFailurePolicy"
+"""Of a failed Job: what ends a Job of several pods by a rule is a disruption (workloads/job.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,10 @@ class PodView:
     phase: str
     created: datetime
     deleting: bool
+    index: int = 0
+    """Its number among the pods of a run on several nodes. The first one speaks for all."""
+    disrupted: bool = False
+    """Whether it was drained, preempted or evicted."""
     node: str | None = None
     ip: str | None = None
     started: datetime | None = None
@@ -63,14 +71,13 @@ class PodView:
     last_word: LastWord | None = None
 
     @property
-    def mounting(self) -> bool:
-        """Whether it has a node, and its container has not begun."""
-        return self.node is not None and self.started is None and self.last_word is None and not self.deleting
-
-    @property
     def at_large(self) -> bool:
         """Whether its containers run or may yet run."""
         return self.last_word is None and self.phase in ("Pending", "Running", "Unknown")
+
+
+def _age(pod: PodView) -> tuple[datetime, bool]:
+    return pod.created, pod.last_word is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +105,10 @@ class JobView:
     finished: str | None
     """Complete or Failed once the Job controller said so."""
     finish_message: str = ""
+    nodes: int = 1
+    """Pods that work at the same time."""
+    disrupted: bool = False
+    """Whether the Job ended because one of several pods was drained, preempted, evicted or asked to stop."""
     suspended_since: datetime | None = None
     """When the Job controller took note of the suspension."""
     queue: str | None = None
@@ -109,9 +120,16 @@ class JobView:
     pods: tuple[PodView, ...] = ()
 
     @property
+    def first_pods(self) -> tuple[PodView, ...]:
+        """The pods that speak for the attempt."""
+        return tuple(pod for pod in self.pods if pod.index == 0)
+
+    @property
     def success(self) -> PodView | None:
         """The pod that did the work. Its exit is final before the Job controller says so."""
-        return next((pod for pod in self.pods if pod.last_word is not None and pod.last_word.exit_code == 0), None)
+        return next(
+            (pod for pod in self.first_pods if pod.last_word is not None and pod.last_word.exit_code == 0), None
+        )
 
     @property
     def over(self) -> bool:
@@ -121,12 +139,18 @@ class JobView:
     @property
     def lacks_pod(self) -> bool:
         """Whether the Job controller should have made a pod and has not."""
-        return not (self.pods or self.suspended or self.deleting or self.over)
+        return len(self.newest_pods) < self.nodes and not (self.suspended or self.deleting or self.over)
 
     @property
     def newest_pod(self) -> PodView | None:
         """The pod that counts: replacements come after what they replace."""
-        return max(self.pods, key=lambda pod: (pod.created, pod.last_word is None), default=None)
+        return max(self.first_pods, key=_age, default=None)
+
+    @property
+    def newest_pods(self) -> tuple[PodView, ...]:
+        """The one that counts of each node, in their order."""
+        newest = {pod.index: pod for pod in sorted(self.pods, key=_age)}
+        return tuple(newest[index] for index in sorted(newest))
 
     def with_pods(self, pods: tuple[PodView, ...]) -> JobView:
         """The Job with those of the pods that are its own."""
@@ -156,8 +180,6 @@ class Observed:
     """Pods of the run that may still work although their Job is gone."""
     settled: Settled | None = None
     """What the run was resolved to, once its ConfigMap exists."""
-    lacks_config_map: bool = False
-    """Whether a pod waits for the ConfigMap, and somebody deleted it."""
     polled: PolledProgress | None = None
     output_holder: str | None = None
     """Another unfinished run with the same output, begun or older, as namespace/name."""
@@ -196,11 +218,12 @@ def job_view(body: dict[str, Any]) -> JobView:
     """The view of a Job that carries this operator's labels."""
     metadata, status = body["metadata"], body.get("status", {})
     ends = {
-        condition["type"]: condition.get("message", "")
+        condition["type"]: condition
         for condition in status.get("conditions", ())
         if condition["status"] == "True" and condition["type"] in ("Complete", "Failed")
     }
     finished = next(iter(ends), None)
+    end = ends.get(finished or "", {})
     return JobView(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -213,7 +236,9 @@ def job_view(body: dict[str, Any]) -> JobView:
         queue=metadata["labels"].get(QUEUE_LABEL),
         deleting="deletionTimestamp" in metadata,
         finished=finished,
-        finish_message=ends.get(finished or "", ""),
+        finish_message=end.get("message", ""),
+        nodes=body["spec"].get("completions", 1),
+        disrupted=end.get("reason") == DISRUPTED_REASON,
     )
 
 
@@ -237,6 +262,8 @@ def pod_view(body: dict[str, Any]) -> PodView:
         phase=status.get("phase", "Pending"),
         created=_time(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
+        index=int(metadata.get("annotations", {}).get(INDEX_ANNOTATION, 0)),
+        disrupted=_disrupted(status),
         node=body.get("spec", {}).get("nodeName"),
         ip=status.get("podIP"),
         started=_time(running["startedAt"]) if running.get("startedAt") else None,
@@ -245,6 +272,11 @@ def pod_view(body: dict[str, Any]) -> PodView:
         unschedulable=_unschedulable(status),
         last_word=_last_word(container.get("terminated")),
     )
+
+
+def _disrupted(status: dict[str, Any]) -> bool:
+    conditions = status.get("conditions", ())
+    return any(condition["type"] == "DisruptionTarget" and condition["status"] == "True" for condition in conditions)
 
 
 def _unschedulable(status: dict[str, Any]) -> str | None:

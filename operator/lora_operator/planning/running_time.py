@@ -38,7 +38,7 @@ def halted(record: Attempt, end: datetime) -> Attempt:
 
 def _known_end(record: Attempt, job: JobView) -> datetime | None:
     """When the pod that the clock is on ended; None without a proof that it did: a watch may be behind."""
-    pod = next((pod for pod in job.pods if pod.started == record.start_time), None)
+    pod = next((pod for pod in job.first_pods if pod.started == record.start_time), None)
     if pod is not None:
         return pod.last_word.finished if pod.last_word is not None else None
     newest = job.newest_pod

@@ -10,9 +10,8 @@ from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
 from lora_operator.planning.attempts import StageState, closed, how_it_ended, time_spent
-from lora_operator.planning.endings import fail, found
-from lora_operator.planning.failure import GiveUp, Retry, decide
-from lora_operator.planning.housekeeping import delete_job
+from lora_operator.planning.endings import delete_job, fail, found
+from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
@@ -20,10 +19,11 @@ from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
-from lora_operator.planning.troubles import MOUNT_PATIENCE, MOUNT_RECHECK, POD_PATIENCE, POD_RECHECK, trouble_of
+from lora_operator.planning.troubles import POD_PATIENCE, POD_RECHECK, trouble_of
 from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.service import headless_service
 from lora_operator.workloads.settled import Settled, config_map
 
 STUCK_REMEDY = "Ask the platform team to look at the accelerators of its node, then create another LoraFineTune."
@@ -44,7 +44,7 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
         if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
             return _end_attempt(turn, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
         left = None if deadline is None else deadline - turn.now
-        return _wait(turn, job, settled, left=left)
+        return _wait(turn, job, left=left)
     if not state.attempts:
         return _start(turn, state, settled)
     return _after_failure(turn, state, settled)
@@ -110,18 +110,15 @@ def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
     return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
-def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None) -> Plan:
+def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
     pod = job.newest_pod
-    if pod is not None and pod.last_word is not None and not job.suspended:
+    ended = (pod is not None and pod.last_word is not None) or culprit(job.newest_pods) is not None
+    if ended and not job.suspended:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
     if job.lacks_pod:
         left = min(left or POD_RECHECK, POD_RECHECK if job.refusal else POD_PATIENCE)
-    elif pod is not None and pod.mounting:
-        young = pod.created + MOUNT_PATIENCE - turn.now
-        recheck = young if young > timedelta() else MOUNT_RECHECK
-        left = min(left or recheck, recheck)
     standing = _standing_of(job)
     if standing.reason == Reason.TRAINING:
         turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
@@ -131,7 +128,7 @@ def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None)
         )
     else:
         turn = _stage_tells(turn, job.stage, standing)
-    return turn.end(standing, actions=_missing(turn, settled), requeue_after=left)
+    return turn.end(standing, requeue_after=left)
 
 
 def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
@@ -142,7 +139,6 @@ def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
 
 
 def _standing_of(job: JobView) -> Standing:
-    pod = job.newest_pod
     if job.suspended:
         return queued(job)
     if (trouble := trouble_of(job)) is not None:
@@ -150,15 +146,15 @@ def _standing_of(job: JobView) -> Standing:
         return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
     if job.stage is Stage.PREPARE:
         return _preparing()
-    if not _at_work(pod):
+    if not _at_work(job):
         return _starting(job.name)
-    node = pod.node if pod is not None else None
-    message = f"Attempt {job.attempt} trains on node {node}."
+    nodes = [str(pod.node) for pod in job.newest_pods]
+    message = f"Attempt {job.attempt} trains on node{'s' * (len(nodes) > 1)} {', '.join(nodes)}."
     return Standing(mood=Mood.WORKING, reason=Reason.TRAINING, message=message)
 
 
-def _at_work(pod: PodView | None) -> bool:
-    return pod is not None and pod.started is not None
+def _at_work(job: JobView) -> bool:
+    return bool(job.pods) and all(pod.started is not None for pod in job.newest_pods)
 
 
 def _preparing() -> Standing:
@@ -171,7 +167,7 @@ def _starting(name: str) -> Standing:
 
 
 def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
-    """Create the Job of the next attempt, and the ConfigMap it reads where that is missing."""
+    """Create the Job of the next attempt, and what it needs: the ConfigMap it reads, names for several pods."""
     if turn.observed.strays:
         return _yield_to(turn, state, turn.observed.strays[0])
     number = state.next_number
@@ -182,7 +178,10 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
         attempt=number,
         oom_shrinks=len(turn.status.adjustments),
     )
-    actions = (*_missing(turn, settled), Create(body=stage_job(request)))
+    missing = () if turn.observed.settled is not None else (Create(body=config_map(turn.run, settled)),)
+    if request.nodes > 1:
+        missing += (Create(body=headless_service(turn.run)),)
+    actions = (*missing, Create(body=stage_job(request)))
     if state.stage is Stage.PREPARE and not state.attempts:
         # Told of in the next turn, which comes after the first one of every run that waits: when many are applied at
         # once, each has its Job before any is written about.
@@ -191,12 +190,6 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     name = job_name(turn.run.name, state.stage, number)
     standing = _preparing() if state.stage is Stage.PREPARE else _starting(name)
     return _stage_tells(turn, state.stage, standing).end(standing, actions=actions)
-
-
-def _missing(turn: Turn, settled: Settled) -> tuple[Action, ...]:
-    """The ConfigMap where it is not there yet, or no longer."""
-    there = turn.observed.settled is not None and not turn.observed.lacks_config_map
-    return () if there else (Create(body=config_map(turn.run, settled)),)
 
 
 def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:

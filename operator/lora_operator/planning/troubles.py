@@ -12,9 +12,6 @@ from lora_operator.planning.observed import JobView, PodView
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 POD_PATIENCE = timedelta(seconds=3)
 """How long after its creation a Job may be without a pod before somebody asks why."""
-MOUNT_PATIENCE = timedelta(seconds=10)
-"""How long after its creation a pod with a node may be without its container before somebody asks why."""
-MOUNT_RECHECK = timedelta(seconds=30)
 POD_RECHECK = timedelta(seconds=10)
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
@@ -30,10 +27,11 @@ class Trouble:
 
 
 def trouble_of(job: JobView) -> Trouble | None:
-    """What holds the newest pod of a Job back, or None when nothing is known to."""
+    """What holds a pod of the Job back, or None when nothing is known to."""
     if job.refusal is not None and job.lacks_pod:
         return _refused(job.name, job.refusal)
-    return _held_back(job.newest_pod) if job.newest_pod is not None else None
+    troubles = (_held_back(pod) for pod in job.newest_pods)
+    return next((trouble for trouble in troubles if trouble is not None), None)
 
 
 def _refused(job: str, refusal: str) -> Trouble:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lora_trainer.contract.progress import PORT
+
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import Stage
 from lora_operator.workloads.settled import Settled
@@ -24,6 +26,11 @@ class StageRequest:
     oom_shrinks: int = 0
     """How often the micro-batch is halved against what prepare chose."""
 
+    @property
+    def nodes(self) -> int:
+        """Pods of the attempt; prepare has one."""
+        return self.settled.run_file.resources.nodes if self.stage is Stage.TRAIN else 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class PodDraft:
@@ -33,6 +40,8 @@ class PodDraft:
     env: tuple[Entry, ...] = ()
     volumes: tuple[Entry, ...] = ()
     mounts: tuple[Entry, ...] = ()
+    ports: tuple[Entry, ...] = ({"name": "progress", "containerPort": PORT},)
+    subdomain: str | None = None
     resources: Mapping[str, str] | None = None
     service_account: str | None = None
     grace_seconds: int = 10

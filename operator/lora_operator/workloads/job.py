@@ -19,17 +19,20 @@ from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.metadata import child_metadata
 from lora_operator.workloads.pod import CONTAINER, pod_template
 
-FAILURE_POLICY = {
-    "rules": [
-        # Preemption, drain and eviction are nobody's fault: the Job controller replaces the pod, operator or not.
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        # The same for a pod that was asked to stop and left a checkpoint.
-        {
-            "action": "Ignore",
-            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.Interrupted)]},
-        },
-    ]
-}
+DISRUPTIONS = (
+    # Preemption, drain and eviction are nobody's fault.
+    {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    # Nor is it one of a pod that was asked to stop and left a checkpoint.
+    {"onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.Interrupted)]}},
+)
+
+
+def failure_policy(*, nodes: int) -> dict[str, Any]:
+    """What follows from a disruption. A single pod is replaced by the Job controller, operator or not. One of several
+    could not join the others in the midst of training: it ends the Job, whose status says why when the pods are gone.
+    """
+    action = "Ignore" if nodes == 1 else "FailJob"
+    return {"rules": [{"action": action, **disruption} for disruption in DISRUPTIONS]}
 
 
 def queue_labels(request: StageRequest) -> dict[str, str]:
@@ -57,10 +60,11 @@ def stage_job(request: StageRequest) -> dict[str, Any]:
         ),
         "spec": {
             "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            **({"completionMode": "Indexed"} if request.nodes > 1 else {}),
+            "completions": request.nodes,
+            "parallelism": request.nodes,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": FAILURE_POLICY,
+            "podFailurePolicy": failure_policy(nodes=request.nodes),
             "template": pod_template(request),
         },
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil
 
 from lora_trainer.contract.credentials import (
     HUB_TOKEN_VARIABLE,
@@ -11,18 +10,18 @@ from lora_trainer.contract.credentials import (
     REQUIRED_CREDENTIALS,
     SIGNING_KEY_VARIABLE,
 )
-from lora_trainer.contract.progress import HEALTH_PATH, PORT
 from lora_trainer.contract.run import (
     CONFIG_MAP_MOUNT_ROOT,
     MODEL_CACHE,
     PVC_MOUNT_ROOT,
+    RENDEZVOUS_PORT,
     RUN_FILE,
     SCRATCH,
     AcceleratorKind,
 )
 from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
 
-from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name
+from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name, job_name, service_name
 from lora_operator.workloads.draft import Entry, PodDraft, StageRequest, Transform
 from lora_operator.workloads.metadata import child_labels
 from lora_operator.workloads.overlay import overlay, scheduling
@@ -31,8 +30,6 @@ from lora_operator.workloads.settled import RUN_KEY
 CONTAINER = "trainer"
 USER = 1000
 TEMPORARY = "/tmp"
-PORT_NAME = "progress"
-PROBE_SECONDS = 10
 
 
 def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -41,6 +38,20 @@ def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
     if request.stage is Stage.TRAIN:
         args += ("--attempt", str(request.attempt), "--oom-shrinks", str(request.oom_shrinks))
     return replace(draft, args=args)
+
+
+def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """Several pods meet at the first one, which the Service gives a name."""
+    if request.nodes == 1:
+        return draft
+    service = service_name(request.run.name)
+    first = f"{job_name(request.run.name, request.stage, request.attempt)}-0.{service}"
+    return replace(
+        draft,
+        args=(*draft.args, "--first-node", first),
+        ports=(*draft.ports, {"name": "rendezvous", "containerPort": RENDEZVOUS_PORT}),
+        subdomain=service,
+    )
 
 
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -221,6 +232,7 @@ def _secret_env(name: str, *, secret: str, key: str, optional: bool = False) -> 
 
 TRANSFORMS: tuple[Transform, ...] = (
     trainer_command,
+    rendezvous,
     compute,
     grace,
     run_file,
@@ -271,6 +283,8 @@ def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
     }
     if draft.service_account is not None:
         spec["serviceAccountName"] = draft.service_account
+    if draft.subdomain is not None:
+        spec["subdomain"] = draft.subdomain
     return spec
 
 
@@ -282,8 +296,7 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
         "args": list(draft.args),
         "workingDir": str(SCRATCH),
         "env": list(draft.env),
-        "ports": [{"name": PORT_NAME, "containerPort": PORT}],
-        "livenessProbe": _liveness(request),
+        "ports": list(draft.ports),
         "resources": {"requests": dict(draft.resources or {}), "limits": _limits(draft)},
         "volumeMounts": list(draft.mounts),
         "securityContext": {
@@ -291,20 +304,6 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-    }
-
-
-def _liveness(request: StageRequest) -> Entry:
-    """Ends a trainer that hangs so hard that none of its threads runs: nobody else would notice.
-
-    There is no startup probe: the trainer answers before it imports anything large.
-    """
-    patience = request.settled.class_spec.liveness_timeout_seconds
-    return {
-        "httpGet": {"path": HEALTH_PATH, "port": PORT_NAME},
-        "periodSeconds": PROBE_SECONDS,
-        "timeoutSeconds": PROBE_SECONDS,
-        "failureThreshold": ceil(patience / PROBE_SECONDS),
     }
 
 

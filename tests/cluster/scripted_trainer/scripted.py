@@ -7,7 +7,6 @@ the operator does about them can be shown with this one.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -138,10 +137,11 @@ def work_for_seconds(run: RunFile, _: argparse.Namespace) -> int:
     return succeed(run)
 
 
-def turn_deaf(_run: RunFile, _: argparse.Namespace) -> int:
-    """Work on although asked to stop, for as long as the kubelet lets it."""
-    threading.Event().wait(600)
-    return end(ExitCode.InternalError, "Nobody ended this script.")
+def run_out_of_memory_beside(run: RunFile, arguments: argparse.Namespace) -> int:
+    """Out of GPU memory on the second node at the first attempt."""
+    if arguments.attempt == 1 and os.environ["JOB_COMPLETION_INDEX"] == "1":
+        return end(ExitCode.OutOfMemory, "Out of GPU memory.", step=4)
+    return wait_for_stop(run, arguments)
 
 
 def hog_memory(_run: RunFile, _: argparse.Namespace) -> int:
@@ -158,17 +158,11 @@ def die(_run: RunFile, arguments: argparse.Namespace) -> int:
     return succeed(_run)
 
 
-def hang_once(run: RunFile, arguments: argparse.Namespace) -> int:
-    """At the first attempt: no thread of Python's ever runs again, as in a driver that never returns."""
-    while arguments.attempt == 1:
-        ctypes.PyDLL(None).pause()  # PyDLL keeps the interpreter's lock
-    return succeed(run)
-
-
 TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "ok": lambda run, _: succeed(run),
     "diverged": lambda _, __: end(ExitCode.Diverged, "The loss is not a number at step 3.", step=3),
     "oom-twice": run_out_of_memory_twice,
+    "oom-beside": run_out_of_memory_beside,
     "oom-always": lambda _, __: end(ExitCode.OutOfMemory, "Out of GPU memory.", step=0),
     "storage-once": fail_storage_once,
     "storage-always": lambda _, __: end(ExitCode.StorageUnavailable, "The object store does not answer.", step=3),
@@ -176,10 +170,8 @@ TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "silent": lambda _, __: 0,
     "until-stopped": wait_for_stop,
     "short": work_for_seconds,
-    "deaf": turn_deaf,
     "hog": hog_memory,
     "die-once": die,
-    "hang-once": hang_once,
 }
 
 
@@ -190,10 +182,17 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--attempt", type=int, default=1)
     parser.add_argument("--oom-shrinks", type=int, default=0)
+    parser.add_argument("--first-node", default="")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: STOP_REQUESTED.set())
     run = RunFile.model_validate_json(arguments.run.read_text())
     scenario = (run.dataset.uri or "").rsplit("/", 1)[-1]
+    if arguments.stage == "prepare":
+        if scenario == "dataset-invalid":
+            return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")
+        if scenario == "slow-prepare":
+            STOP_REQUESTED.wait(timeout=60)
+        return end(ExitCode.Succeeded, "Prepared.", result=prepare_result(run))
     serve(
         Progress(
             stage=Stage.TRAINING,
@@ -204,12 +203,6 @@ def main() -> int:
             history=(LossPoint(step=4, loss=1.5),),
         )
     )
-    if arguments.stage == "prepare":
-        if scenario == "dataset-invalid":
-            return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")
-        if scenario == "slow-prepare":
-            STOP_REQUESTED.wait(timeout=60)
-        return end(ExitCode.Succeeded, "Prepared.", result=prepare_result(run))
     return TRAIN_SCENARIOS[scenario](run, arguments)
 
 

@@ -60,6 +60,7 @@ SHAPING = [
     {"training__evalSteps": 5},
     {"training__earlyStopping": {"patience": 2}},
     {"resources__gpus": 2},
+    {"resources__nodes": 2},
     {"dataset__format": "messages"},
     {"dataset__chatTemplate": {"jinja": "{{ messages }}"}},
     {"dataset__chatTemplate": {"name": "chatml"}},

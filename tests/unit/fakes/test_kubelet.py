@@ -218,3 +218,36 @@ async def test_deadline_and_ttl_follow_the_servers_clock() -> None:
         now[0] += timedelta(seconds=301)
         kubelet.sync()
         assert server.objects("jobs") == []
+
+
+async def test_an_indexed_job_has_a_pod_for_each_index(server: FakeApiServer, kubelet: Kubelet) -> None:
+    server.create(job(completionMode="Indexed", completions=2, parallelism=2, backoffLimit=0))
+    await server.wait_for(lambda: len(pods_by_index(server)) == 2)
+    first, second = pods_by_index(server)
+    assert [pod["spec"]["hostname"] for pod in (first, second)] == ["train-0", "train-1"]
+    assert second["metadata"]["labels"][jobs.INDEX] == "1"
+    assert second["metadata"]["name"].startswith("train-1-")
+    kubelet.start(first)
+    kubelet.terminate(second, exit_code=0)
+    await server.wait_for(lambda: status_of(server).get("completedIndexes") == "1")
+    assert len(pods_by_index(server)) == 2, "what is complete is not done again"
+    kubelet.terminate(first, exit_code=0)
+    await server.wait_for(lambda: reason(server, "Complete") == "CompletionsReached")
+
+
+async def test_one_pod_of_several_that_fails_ends_the_others(server: FakeApiServer, kubelet: Kubelet) -> None:
+    server.create(job(completionMode="Indexed", completions=2, parallelism=2, backoffLimit=0))
+    await server.wait_for(lambda: len(pods_by_index(server)) == 2)
+    first, second = pods_by_index(server)
+    for pod in (first, second):
+        kubelet.start(pod)
+    kubelet.on_sigterm = lambda _: Termination(exit_code=40)
+    kubelet.terminate(second, exit_code=30)
+    await server.wait_for(lambda: reason(server, "Failed") == "BackoffLimitExceeded")
+    ended = server.get("pods", second["metadata"]["name"], "default")["status"]
+    assert ended["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 30
+
+
+def pods_by_index(server: FakeApiServer) -> list[dict[str, Any]]:
+    found = server.objects("pods", "default")
+    return sorted(found, key=lambda pod: pod["metadata"]["annotations"][jobs.INDEX])

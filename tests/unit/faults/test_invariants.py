@@ -116,6 +116,17 @@ def test_two_live_train_jobs(history: History) -> None:
     history.objects_to("2 train Jobs live at once")
 
 
+def test_two_train_pods_with_one_number(history: History) -> None:
+    history.write(JOBS, a_job(1), by=OPERATOR)
+    for index in range(2):
+        pod = a_pod(1, name=str(index))
+        pod["metadata"]["annotations"] = {naming.INDEX_ANNOTATION: str(index)}
+        history.write(PODS, pod)
+    assert history.found == [], "a run on two nodes has two"
+    history.write(PODS, a_pod(1, name="0-again"))
+    history.objects_to("3 train pods run at once")
+
+
 def test_a_pod_that_runs_beside_that_of_a_deleted_job(history: History) -> None:
     history.write(JOBS, a_job(1), by=OPERATOR)
     history.write(PODS, a_pod(1))

@@ -34,6 +34,8 @@ class Simulation:
     """Names of all Jobs ever created."""
     events: list[str] = field(default_factory=list)
     """Reasons of all Events."""
+    services: set[str] = field(default_factory=set)
+    """Names of all Services."""
     slow_deletion: bool = False
     """Whether a deleted Job waits for its pod to stop."""
     _pods: int = 0
@@ -68,6 +70,8 @@ class Simulation:
             self._create(action.body)
         elif action.kind == "ConfigMap":
             self.settled = None
+        elif action.kind == "Service":
+            self.services.discard(action.name)
         elif action.name in self.jobs:
             self.delete_job(action.name)
 
@@ -77,6 +81,9 @@ class Simulation:
             self.settled = read_config_map(body)
             return
         labels, name = body["metadata"]["labels"], body["metadata"]["name"]
+        if body["kind"] == "Service":
+            self.services.add(name)
+            return
         if name in self.jobs:
             return  # AlreadyExists, and our own
         known = {(attempt.stage, str(attempt.number)) for attempt in self.run.status.attempts}
@@ -92,8 +99,10 @@ class Simulation:
             suspended=False,
             deleting=False,
             finished=None,
+            nodes=body["spec"]["completions"],
         )
-        self._new_pod(name)
+        for index in range(self.jobs[name].nodes):
+            self._new_pod(name, index)
 
     def _write(self, plan: Plan) -> None:
         if plan.status == self.run.status:
@@ -106,7 +115,7 @@ class Simulation:
 
     # --- what the cluster does ----------------------------------------------------------------------------------
 
-    def _new_pod(self, job: str) -> None:
+    def _new_pod(self, job: str, index: int = 0) -> None:
         self._pods += 1
         view = self.jobs[job]
         pod = PodView(
@@ -116,20 +125,26 @@ class Simulation:
             phase="Pending",
             created=self.now,
             deleting=False,
+            index=index,
         )
         self.jobs[job] = replace(view, pods=(*view.pods, pod))
 
     def change_pod(self, job: str, **fields: Any) -> None:
         """Something happens to the newest pod of a Job."""
+        self.change_pod_of(job, 0, **fields)
+
+    def change_pod_of(self, job: str, number: int, **fields: Any) -> None:
+        """Something happens to the newest one of several pods that has this number."""
         view = self.jobs[job]
-        newest = view.newest_pod
-        assert newest is not None
+        newest = next(pod for pod in view.newest_pods if pod.index == number)
         pods = tuple(replace(pod, **fields) if pod is newest else pod for pod in view.pods)
         self.jobs[job] = replace(view, pods=pods)
 
     def start(self, job: str) -> None:
-        """The newest pod runs."""
-        self.change_pod(job, phase="Running", started=self.now, node="node-1", ip="127.0.0.2")
+        """The newest pods run."""
+        for pod in self.jobs[job].newest_pods:
+            node, ip = f"node-{pod.index + 1}", f"127.0.0.{pod.index + 2}"
+            self.change_pod_of(job, pod.index, phase="Running", started=self.now, node=node, ip=ip)
 
     def end(self, job: str, code: int, text: str = "", *, kubelet_reason: str = "") -> None:
         """The newest pod starts, if it has not yet, and ends; the Job controller draws its conclusion."""

@@ -53,13 +53,14 @@ def test_a_named_class_needs_not_be_the_default() -> None:
     assert world.run.status.class_name == "b"
 
 
-def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class() -> None:
-    world = Simulation(run=a_run(resources={"gpus": 4}), classes=(a_class("small", accelerator=GPUS | {"maxGpus": 2}),))
+@pytest.mark.parametrize(("field", "limit"), [("gpus", "maxGpus"), ("nodes", "maxNodes")])
+def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class(field: str, limit: str) -> None:
+    world = Simulation(run=a_run(resources={field: 4}), classes=(a_class("small", accelerator=GPUS | {limit: 2}),))
     world.settle()
     assert world.condition("Accepted") == ("False", "PolicyViolation")
-    assert "spec.resources.gpus is 4 and LoraFineTuneClass small allows at most 2" in world.message
+    assert f"spec.resources.{field} is 4 and LoraFineTuneClass small allows at most 2" in world.message
     assert not world.created
-    world.classes = (a_class("small", accelerator=GPUS | {"maxGpus": 4}),)
+    world.classes = (a_class("small", accelerator=GPUS | {limit: 4}),)
     world.settle()
     assert world.condition("Accepted") == ("True", "Accepted")
 

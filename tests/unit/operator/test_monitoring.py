@@ -98,11 +98,11 @@ def test_each_end_of_an_attempt_counts_once() -> None:
 def test_accelerators_count_each_for_itself() -> None:
     metrics = the_metrics()
     world = training()
-    world.run = replace(world.run, spec=world.run.spec.model_copy(update={"resources": ResourcesSpec(gpus=2)}))
+    world.run = replace(world.run, spec=world.run.spec.model_copy(update={"resources": ResourcesSpec(gpus=2, nodes=2)}))
     world.pass_time(40)
     world.delete_job(TRAIN)
     written(world, metrics)
-    assert figures(metrics)['lora_operator_accelerator_seconds_total{class="h100",namespace="team-a"}'] == 80
+    assert figures(metrics)['lora_operator_accelerator_seconds_total{class="h100",namespace="team-a"}'] == 160
 
 
 def test_the_first_step_counts_once_per_run() -> None:

@@ -15,6 +15,7 @@ from lora_operator.api.pod_overlay import OWN_FOLDERS, OWN_PREFIXES, OWN_VARIABL
 from lora_operator.naming import Stage
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.service import headless_service
 from lora_operator.workloads.settled import config_map, read_config_map, settle
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.run import RunFile
@@ -104,6 +105,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     ),
     "model-cache": ({}, {"modelCache": {"claimName": "models"}}),
     "overlaid": ({}, OVERLAY),
+    "two-nodes": ({"resources": {"nodes": 2}}, {}),
     "many-sources": (
         {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
         {"storage": GOOGLE, "hubEndpoint": MIRROR},
@@ -141,6 +143,21 @@ def test_the_train_pod_asks_for_as_many_gpus_as_the_run() -> None:
     (container,) = stage_job(request)["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
     assert settled.run_file.resources.gpus == 4
+
+
+def test_several_train_pods_meet_by_name_and_a_prepare_pod_is_alone() -> None:
+    made, service = children("two-nodes", attempt=99), headless_service(a_run(name="7b" + "-x" * 23))
+    train, pod = made["train-job"]["spec"], made["train-job"]["spec"]["template"]
+    assert (train["completionMode"], train["completions"], train["parallelism"]) == ("Indexed", 2, 2)
+    assert pod["spec"]["subdomain"] == f"nodes-{NAME}"
+    (container,) = pod["spec"]["containers"]
+    assert container["args"][-2:] == ["--first-node", f"{NAME}-train-99-0.nodes-{NAME}"]
+    selector = headless_service(a_run())["spec"]["selector"]
+    assert selector.items() <= pod["metadata"]["labels"].items()
+    assert not selector.items() <= made["prepare-job"]["spec"]["template"]["metadata"]["labels"].items()
+    assert made["prepare-job"]["spec"]["completions"] == 1
+    assert len(service["metadata"]["name"]) <= 63, "a DNS label"
+    assert service["metadata"]["name"][0].isalpha(), "which begins with a letter, as the run's name need not"
 
 
 ALL_PODS = {f"{scenario}-{stage}": pod for scenario in SCENARIOS for stage, pod in pods(scenario).items()}

@@ -296,6 +296,13 @@ def test_gpus_share_the_effective_batch(gpus: int, expected: int) -> None:
     assert micro_batch * accumulation * gpus == expected
 
 
+def test_nodes_share_like_gpus() -> None:
+    spread = {"gpus": 2, "nodes": 4}
+    for cpu in ({}, {"accelerator": {"kind": "CPU"}}):
+        one_node = batch(resources={"gpus": 8}, training={"packing": False}, **cpu)
+        assert batch(resources=spread, training={"packing": False}, **cpu) == one_node
+
+
 def test_gpus_share_what_the_user_left_of_the_batch() -> None:
     alone = {"packing": False, "perDeviceTrainBatchSize": 1}
     assert batch(resources={"gpus": 2}, training=alone) == (1, 4)

@@ -38,6 +38,8 @@ class ExitCode(IntEnum):
     GpuUnhealthy = 52
     DiskFull = 53
     ProcessLost = 54
+    PeerLost = 55
+    """Another pod of the same attempt is gone: what ended that one is the cause."""
 
 
 class ExitClass(StrEnum):

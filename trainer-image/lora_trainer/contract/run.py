@@ -27,6 +27,8 @@ CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
 """The key of a ConfigMap named by configmap://name/key is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
 MODEL_CACHE = Path("/mnt/models")
 """The claim of the class's model cache is mounted here: writable in prepare, read-only in train."""
+RENDEZVOUS_PORT = 8081
+"""On which the first pod of a run on several nodes awaits the others."""
 EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
 SCRATCH = Path("/scratch")
 """The pod's only writable folder (an emptyDir): HOME, TMPDIR and the working directory."""
@@ -119,7 +121,8 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         "dataset": run.dataset.wire() | {"digest": data_digest},
         "evaluation": run.evaluation.wire(),
         "accelerator": run.accelerator.kind,
-        "resources": run.resources.wire(),
+        # However they are spread over nodes, as many processes train the same.
+        "resources": {"gpus": run.resources.processes},
     }
     shape["model"].pop("tokenSecretRef", None)
     for field in ("uri", "sources", "maxBadPercent"):

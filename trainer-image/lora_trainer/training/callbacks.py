@@ -20,10 +20,10 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import EarlyStoppingSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.telemetry import ProgressServer
-from lora_trainer.training.checkpoints import Checkpoint
+from lora_trainer.training.channel import Channel
+from lora_trainer.training.checkpoints import Checkpoint, random_state
 from lora_trainer.training.divergence import WINDOW, diverged, highest_sane_loss, in_doubt_since
 from lora_trainer.training.pace import median_step_seconds
-from lora_trainer.training.ranks import Channel
 from lora_trainer.training.selection import best, evaluation_due, exhausted
 from lora_trainer.training.stopping import StopRequest
 
@@ -198,18 +198,24 @@ class SaveAndStop(TrainerCallback):
 class FollowFirst(TrainerCallback):
     """In the processes beside the first: saves and stops when that one does."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, progress: ProgressServer, stop: StopRequest | None) -> None:
+        """`stop` is what a node of its own may be asked; the first process hears of it elsewhere and decides."""
         self._channel = channel
+        self._progress = progress
+        self._stop = stop
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Called before the step is saved."""
-        del args, state
+        del args
+        if self._stop:
+            self._stop.defer()
+        self._progress.update(step=state.global_step)
         control.should_save, control.should_training_stop = self._channel.hear()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """This process's part of the checkpoint is on disk."""
-        del args, state, control
-        self._channel.wait()
+        del control
+        self._channel.hand_over(checkpoint_folder(args, state) / random_state(args.process_index, of=args.world_size))
 
 
 class StopWhenDiverged(TrainerCallback):
@@ -264,9 +270,14 @@ class HandOverCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Called when this process's part of the checkpoint is on disk."""
         del control
-        self._channel.wait()
-        saved = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        saved = checkpoint_folder(args, state)
+        self._channel.collect(saved)
         self._folder.mkdir(parents=True, exist_ok=True)
         taken = saved.rename(self._folder / f"step-{state.global_step}")
         lowest = best(state.log_history)
         self._submit(taken, step=state.global_step, best_step=lowest.step if lowest else None)
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where the loop has just saved."""
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -24,11 +24,14 @@ STEPS_UNTIL_PROVEN = 2
 NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
+def random_state(process: int, *, of: int) -> str:
+    """transformers' name of the file with a process's state of random numbers."""
+    return "rng_state.pth" if of == 1 else f"rng_state_{process}.pth"
+
+
 def needed_to_resume(processes: int) -> tuple[str, ...]:
-    """Files of a complete checkpoint: each process has its own state of random numbers."""
-    if processes == 1:
-        return (*NEEDED_TO_RESUME, "rng_state.pth")
-    return (*NEEDED_TO_RESUME, *(f"rng_state_{index}.pth" for index in range(processes)))
+    """Files of a complete checkpoint."""
+    return (*NEEDED_TO_RESUME, *(random_state(process, of=processes) for process in range(processes)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ def fetch_step(bucket: Bucket, uri: str, *, step: int, folder: Path) -> None:
     if manifest is None:
         raise TrainerError(
             ExitCode.StorageUnavailable,
-            f"The checkpoint {checkpoint_uri}, the best of the run, is gone.",
+            f"The checkpoint {checkpoint_uri}, which the run still needs, is gone.",
             "The work folder of a run must stay until the run is done; apply the fine-tune under a new name.",
         )
     bucket.fetch_files(manifest.files, checkpoint_uri, folder)

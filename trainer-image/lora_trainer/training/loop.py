@@ -25,9 +25,11 @@ from lora_trainer.prepared import TRAIN_ROWS, read_prepared
 from lora_trainer.rewards.panel import Panel
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_step
 from lora_trainer.training.device_errors import explained
-from lora_trainer.training.ranks import Channel, restore_on_numbered_cpus
+from lora_trainer.training.nodes import Nodes
+from lora_trainer.training.ranks import restore_on_numbered_cpus
 from lora_trainer.training.selection import best, by_step, evaluation_due, exhausted, held_out_losses
 from lora_trainer.training.stopping import StopRequest
 
@@ -46,6 +48,7 @@ class Attempt:
     bucket: Bucket
     progress: ProgressServer
     stop: StopRequest
+    nodes: Nodes
     scratch: Path
     """The only writable folder."""
 
@@ -98,7 +101,8 @@ def run_loop(
     seconds, tokens = 0.0, 0
     step = resume.checkpoint.step if resume else 0
     if step < chosen.max_steps and not exhausted(history, attempt.run.training.early_stopping):
-        channel = Channel(count=attempt.run.resources.gpus)
+        attempt.nodes.agree({})
+        channel = Channel(count=attempt.run.resources.processes)
         shown, events = first_process(attempt, chosen, model=model, held_out=held_out, writer=writer, channel=channel)
         trainer = build_loop(
             attempt.run, chosen, model=model, tokenizer=tokenizer, scratch=attempt.scratch, events=events, panel=panel
@@ -161,7 +165,7 @@ def build_loop(
     """The method's trainer over the prepared rows. `events` is what happens at its steps, in this order."""
     from datasets import Dataset  # noqa: PLC0415 - see the module's docstring
 
-    if run.resources.gpus > 1 and run.accelerator.kind is AcceleratorKind.CPU:
+    if run.resources.processes > 1 and run.accelerator.kind is AcceleratorKind.CPU:
         restore_on_numbered_cpus()
     return trainer_builder(run.training.method, panel)(
         run,
@@ -226,30 +230,10 @@ def first_process(
     ]
 
 
-def train_beside(
-    run: RunFile,
-    chosen: Chosen,
-    *,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    scratch: Path,
-    resume: Path | None,
-) -> None:
-    """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
-    from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
-
-    channel = Channel(count=run.resources.gpus)
-    events: list[TrainerCallback] = [callbacks.FollowFirst(channel)]
-    trainer = build_loop(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, events=events)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    channel.require_same(adapter_digest(model))
-    channel.close()
-
-
 def peak_tokens_per_second(attempt: Attempt, chosen: Chosen, *, model: PeftModel) -> float | None:
     """The speed at which the accelerator does nothing but the model's arithmetic; None where that is not known."""
     data = read_prepared(attempt.prepared).result.dataset
     shape = model_shape(model.config.to_dict())
     work = shape.flops_per_token(attempt.run.lora, row_tokens=data.tokens / data.kept)
     peak = peak_flops(attempt.run.accelerator.kind, dtype=chosen.dtype)
-    return attempt.run.resources.gpus * peak / work if peak and work else None
+    return attempt.run.resources.processes * peak / work if peak and work else None

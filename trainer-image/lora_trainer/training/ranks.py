@@ -1,8 +1,8 @@
-"""The processes of one attempt: the pod's own is the first, and starts one more for each further GPU of the node.
+"""The processes of one attempt on one node: the pod's own is the first, and starts one more for each further GPU.
 
 They speak torchrun's environment, which torch, accelerate and Unsloth read. It is not torchrun that starts them: that
 kills its workers 30 seconds after SIGTERM, in the midst of a checkpoint's upload, and turns their exit codes into 1.
-The first process alone shows progress, evaluates, talks to the bucket and writes the last word; the others take steps.
+The first process of all shows progress, evaluates, writes to the bucket and has the last word; the others take steps.
 """
 
 from __future__ import annotations
@@ -14,48 +14,75 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import timedelta
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import decode_outcome
 from lora_trainer.errors import TrainerError
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
 GRACE_SECONDS = 10
 """How long an error of the first process waits for one of the others, which may be its cause."""
-LONGEST_SILENCE = timedelta(days=1)
-"""Between two steps the first process may evaluate, and wait for the bucket."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """All processes of an attempt, where they meet, and which of them this node has."""
+
+    per_node: int
+    nodes: int = 1
+    node: int = 0
+    """This node's number, from 0."""
+    host: str = "127.0.0.1"
+    """Where the first process is reached."""
+    port: int
+    """On which it awaits the others."""
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.nodes * self.per_node
+
+    def rank(self, local: int) -> int:
+        """The number among all processes of one that has the number `local` on this node."""
+        return self.node * self.per_node + local
+
+    def environment(self, local: int) -> dict[str, str]:
+        """What torchrun would set; nothing for a process that is alone."""
+        if self.size == 1:
+            return {}
+        return {
+            "RANK": str(self.rank(local)),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_WORLD_SIZE": str(self.per_node),
+            "MASTER_ADDR": self.host,
+            "MASTER_PORT": str(self.port),
+        }
 
 
 class Ranks:
-    """The further processes, while used as a context manager. None where `count` is 1.
+    """The further processes of this node, while used as a context manager.
 
     One that dies ends this process through `leave`, with its last word. Leaving the block ends those that are left.
     """
 
     def __init__(
-        self, *, count: int, arguments: Sequence[str | Path], scratch: Path, leave: Callable[[TrainerError], NoReturn]
+        self, world: World, *, arguments: Sequence[str | Path], scratch: Path, leave: Callable[[TrainerError], NoReturn]
     ) -> None:
         """`arguments` are those of `lora_trainer rank` that all share."""
-        self._count = count
+        self._world = world
         self._arguments = arguments
         self._scratch = scratch
         self._leave = leave
         self._closing = False
-        self._environment: dict[str, str] = {}
         self._processes: list[subprocess.Popen] = []
         self._watchers: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        if self._count > 1:
-            self._environment = rank_environment(0, count=self._count, port=_free_port())
-            os.environ.update(self._environment)
-        for index in range(1, self._count):
+        os.environ.update(self._world.environment(0))
+        for local in range(1, self._world.per_node):
             process = subprocess.Popen(
                 [
                     sys.executable,
@@ -64,12 +91,12 @@ class Ranks:
                     "rank",
                     *self._arguments,
                     "--termination-log",
-                    self._word(index),
+                    self._word(local),
                 ],
-                env=os.environ | {"RANK": str(index), "LOCAL_RANK": str(index)},
+                env=os.environ | self._world.environment(local),
                 stdin=subprocess.PIPE,  # at whose end it knows that this process is gone
             )
-            watcher = threading.Thread(target=self._watch, args=(index, process), name=f"rank-{index}", daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(local, process), name=f"rank-{local}", daemon=True)
             watcher.start()
             self._processes.append(process)
             self._watchers.append(watcher)
@@ -83,39 +110,27 @@ class Ranks:
         for process in self._processes:
             process.kill()
             process.wait()
-        for name in self._environment:
+        for name in self._world.environment(0):
             os.environ.pop(name, None)
 
-    def _watch(self, index: int, process: subprocess.Popen) -> None:
+    def _watch(self, local: int, process: subprocess.Popen) -> None:
         code = process.wait()
         if code != 0 and not self._closing:
-            self._leave(self._failure(index, code))
+            self._leave(self._failure(local, code))
 
-    def _failure(self, index: int, code: int) -> TrainerError:
-        word = self._word(index)
+    def _failure(self, local: int, code: int) -> TrainerError:
+        word, which = self._word(local), f"{self._world.rank(local)} of {self._world.size}"
         outcome = decode_outcome(word.read_text()) if word.exists() else None
         if outcome is not None and code in set(ExitCode):
-            return TrainerError(ExitCode(code), f"{outcome.message} (process {index} of {self._count})", outcome.remedy)
+            return TrainerError(ExitCode(code), f"{outcome.message} (process {which})", outcome.remedy)
         return TrainerError(
             ExitCode.ProcessLost,
-            f"Process {index} of {self._count} ended with code {code} and no explanation.",
+            f"Process {which} ended with code {code} and no explanation.",
             "Read the pod's log; host memory that runs out is the most frequent cause.",
         )
 
-    def _word(self, index: int) -> Path:
-        return self._scratch / f"rank-{index}.json"
-
-
-def rank_environment(index: int, *, count: int, port: int) -> dict[str, str]:
-    """What torchrun would set."""
-    return {
-        "RANK": str(index),
-        "LOCAL_RANK": str(index),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    def _word(self, local: int) -> Path:
+        return self._scratch / f"rank-{local}.json"
 
 
 def end_with_parent() -> None:
@@ -139,66 +154,8 @@ def restore_on_numbered_cpus() -> None:
     torch.serialization.register_package(0, lambda _: None, restore)
 
 
-class Channel:
-    """What the first process tells the others at the end of each step. Says and waits for nothing in one alone."""
-
-    def __init__(self, *, count: int) -> None:
-        self._count = count
-
-    def tell(self, *, save: bool, stop: bool) -> None:
-        """Say what happens after this step; only the first process does."""
-        if self._count > 1:
-            self._broadcast([save, stop])
-
-    def hear(self) -> tuple[bool, bool]:
-        """What the first process said: (save, stop)."""
-        save, stop = self._broadcast([False, False])
-        return save, stop
-
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        if self._count > 1:
-            import torch  # noqa: PLC0415 - see model.py
-
-            torch.distributed.barrier(self._group)
-
-    def require_same(self, digest: str) -> None:
-        """Raise InternalError, in every process, where they did not all come to the same."""
-        if self._count > 1:
-            import torch  # noqa: PLC0415 - see model.py
-
-            digests = [""] * self._count
-            torch.distributed.all_gather_object(digests, digest, group=self._group)
-            if len(set(digests)) > 1:
-                raise TrainerError(
-                    ExitCode.InternalError,
-                    f"The {self._count} processes of the run trained adapters that differ.",
-                    "Report it with the pod's log; nothing was published.",
-                )
-
-    def close(self) -> None:
-        """Leave the group of processes; what follows is for this one alone."""
-        if self._count > 1:
-            import torch  # noqa: PLC0415 - see model.py
-
-            torch.distributed.destroy_process_group()
-
-    def _broadcast(self, flags: list[bool]) -> list[bool]:
-        import torch  # noqa: PLC0415 - see model.py
-
-        values = torch.tensor(flags, dtype=torch.uint8)
-        torch.distributed.broadcast(values, src=0, group=self._group)
-        return [bool(value) for value in values]
-
-    @cached_property
-    def _group(self) -> ProcessGroup:
-        """A group of its own on the CPU: an accelerator's would time out while the first process evaluates."""
-        import torch  # noqa: PLC0415 - see model.py
-
-        return cast("ProcessGroup", torch.distributed.new_group(backend="gloo", timeout=LONGEST_SILENCE))
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this node that nobody listens on."""
     with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 
 
 class StopRequest:
-    """Calls `leave` on SIGTERM, except after `defer()`, when it is only noted."""
+    """Calls `leave` on SIGTERM or `request()`, except after `defer()`, when that is only noted."""
 
     def __init__(self, *, leave: Callable[[], None]) -> None:
         self._leave = leave
         self._lock = threading.Lock()
         self._deferred = False
         self._requested = threading.Event()
+        self._tell: Callable[[], None] | None = None
         threading.Thread(target=self._wait, name="sigterm", daemon=True).start()
 
     @property
@@ -27,8 +28,21 @@ class StopRequest:
         """Whether the pod was asked to stop."""
         return self._requested.is_set()
 
+    def tell(self, told: Callable[[], None]) -> None:
+        """Have `told` called, too, when the pod is asked to stop."""
+        self._tell = told
+
+    def request(self) -> None:
+        """Ask this pod to stop, as SIGTERM does."""
+        if self._tell:
+            self._tell()
+        with self._lock:
+            self._requested.set()
+            if not self._deferred:
+                self._leave()
+
     def defer(self) -> None:
-        """Only note the signal from here on, to the end of the `deferrable()` block that this is called in."""
+        """Only note the request from here on, to the end of the `deferrable()` block that this is called in."""
         with self._lock:
             self._deferred = True
 
@@ -43,7 +57,4 @@ class StopRequest:
 
     def _wait(self) -> None:
         signal.sigwait({signal.SIGTERM})
-        with self._lock:
-            self._requested.set()
-            if not self._deferred:
-                self._leave()
+        self.request()

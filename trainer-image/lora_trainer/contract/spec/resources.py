@@ -14,4 +14,12 @@ class ResourcesSpec(WireModel):
 
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
     """GPUs of one node that share the work of every step (data parallel). The effective batch is
-    perDeviceTrainBatchSize x gradientAccumulationSteps x gpus. On a CPU class: processes."""
+    perDeviceTrainBatchSize x gradientAccumulationSteps x gpus x nodes. On a CPU class: processes."""
+    nodes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Pods that share the work of every step, each with `gpus` GPUs of its node; SFT and DPO only. They start together
+    and end together: when one is gone all go on from the last checkpoint."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes share each step."""
+        return self.nodes * self.gpus

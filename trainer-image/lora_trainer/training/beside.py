@@ -1,0 +1,144 @@
+"""The processes beside the first: further ones of a node, and the first ones of further nodes. They take the same steps
+on other rows, publish nothing and keep no checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from lora_trainer.base_model.resolve import base_folder
+from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import checkpoints_uri
+from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.run import RunFile
+from lora_trainer.errors import TrainerError
+from lora_trainer.model import adapter_digest, compute_dtype, environment, go_offline, require_accelerator
+from lora_trainer.prepared import read_prepared
+from lora_trainer.sizing import shrink
+from lora_trainer.storage import Bucket
+from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.channel import Channel
+from lora_trainer.training.checkpoints import fetch_step
+from lora_trainer.training.device_errors import explained
+from lora_trainer.training.loop import Attempt, build_loop
+from lora_trainer.training.nodes import Nodes, Place
+from lora_trainer.training.ranks import Ranks, World
+from lora_trainer.training.start import fetch_prepared, load_trainable, rank_arguments
+from lora_trainer.training.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+
+def train_node(
+    run: RunFile,
+    *,
+    bucket: Bucket,
+    progress: ProgressServer,
+    scratch: Path,
+    place: Place,
+    attempt: int,
+    oom_shrinks: int,
+    leave: Callable[[TrainerError], NoReturn],
+) -> None:
+    """The first process of a further node, which fetches for all of that node. Raises TrainerError."""
+    stop = StopRequest(leave=lambda: leave(_asked_to_stop(place)))
+    os.environ.pop(SIGNING_KEY_VARIABLE, None)
+    kind, gpus = run.accelerator.kind, run.resources.gpus
+    nodes = Nodes(place, attempt=f"{run.identity.uid}/{attempt}", stop=stop, leave=leave)
+    this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, nodes=nodes, scratch=scratch)
+    os.environ.update(environment(kind=kind, scratch=scratch, ranks=gpus))
+    require_accelerator(kind, count=gpus)
+    with nodes:
+        progress.update(stage=Stage.DATA)
+        prepared = fetch_prepared(this)
+        result = prepared.result
+        progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
+        base = base_folder(run, revision=result.model.revision, bucket=bucket, scratch=scratch / "base")
+        go_offline()
+        chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
+        plan = nodes.agree() or {}
+        resume = _fetch_resumed(this, step=plan["step"])
+        world = World(per_node=gpus, nodes=place.nodes, node=place.node, host=place.host, port=plan["port"])
+        shared = rank_arguments(this, base=base, resume=resume, oom_shrinks=oom_shrinks)
+        with Ranks(world, arguments=shared, scratch=scratch, leave=nodes.leave), explained(run, chosen, progress):
+            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
+            if nodes.agree() is None:
+                return
+            progress.update(stage=Stage.TRAINING)
+            with stop.deferrable():
+                train_beside(
+                    run,
+                    chosen,
+                    model=model,
+                    tokenizer=tokenizer,
+                    scratch=scratch,
+                    resume=resume,
+                    progress=progress,
+                    stop=stop,
+                )
+    if stop.requested:
+        raise _asked_to_stop(place)
+
+
+def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, rank: int, oom_shrinks: int) -> None:
+    """A further process of a node, whose first one has fetched everything into `scratch`. Raises TrainerError."""
+    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, rank=rank, ranks=run.resources.gpus))
+    prepared = read_prepared(scratch / "prepared")
+    chosen = compute_dtype(run, shrink(prepared.result.chosen, oom_shrinks))
+    silent = ProgressServer(port=0)
+    silent.update(stage=Stage.LOADING, total_steps=chosen.max_steps)
+    with explained(run, chosen, silent):
+        model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
+        silent.update(stage=Stage.TRAINING)
+        train_beside(
+            run,
+            chosen,
+            model=model,
+            tokenizer=tokenizer,
+            scratch=scratch,
+            resume=resume,
+            progress=silent,
+        )
+
+
+def train_beside(
+    run: RunFile,
+    chosen: Chosen,
+    *,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scratch: Path,
+    resume: Path | None,
+    progress: ProgressServer,
+    stop: StopRequest | None = None,
+) -> None:
+    """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
+    from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
+
+    channel = Channel(count=run.resources.processes)
+    events: list[TrainerCallback] = [callbacks.FollowFirst(channel, progress=progress, stop=stop)]
+    trainer = build_loop(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, events=events)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    channel.require_same(adapter_digest(model))
+    channel.close()
+
+
+def _fetch_resumed(this: Attempt, *, step: int | None) -> Path | None:
+    """The checkpoint that the first node goes on from."""
+    if step is None:
+        return None
+    folder = this.scratch / "resumed"
+    fetch_step(this.bucket, checkpoints_uri(this.run), step=step, folder=folder)
+    this.progress.update(step=step, resumed_from_step=step)
+    return folder
+
+
+def _asked_to_stop(place: Place) -> TrainerError:
+    message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes go on together later."
+    return TrainerError(ExitCode.Interrupted, message)

@@ -1,0 +1,248 @@
+"""The pods of a run on several nodes: how they find each other, and how the end of one becomes the end of all.
+
+Each further node holds a line to the first one: a TCP connection with a message of JSON per line. What is trained goes
+another way, through torch.distributed, in which a peer that is gone may show as an error like any other, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self
+
+from lora_trainer.contract.exits import ExitCode
+from lora_trainer.errors import TrainerError
+from lora_trainer.training.ranks import GRACE_SECONDS
+from lora_trainer.training.stopping import StopRequest
+
+ARRIVAL_SECONDS = 15 * 60
+"""How long the pods wait for each other: to pull an image takes minutes, and a node may be without room for a pod."""
+HELLO_SECONDS = 5
+LONGEST_HELLO = 512
+RETRY_SECONDS = 1.0
+SILENCE_SECONDS = 30
+"""A node that the network does not reach for so long is lost."""
+
+log = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which of a run's nodes this is, and where the first one is reached."""
+
+    node: int = 0
+    nodes: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+class Nodes:
+    """The other nodes, while used as a context manager. None where the run has a single one.
+
+    A node that goes away ends this process through `leave`, as PeerLost; leaving the block tells the others that this
+    one needs them no longer.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        attempt: str,
+        stop: StopRequest,
+        leave: Callable[[TrainerError], NoReturn],
+        patience: float = ARRIVAL_SECONDS,
+    ) -> None:
+        """`attempt` is the same in all pods of an attempt and in no others: an address may be another pod's by now."""
+        self._place = place
+        self._attempt = attempt
+        self._stop = stop
+        self._leave = leave
+        self._deadline = time.monotonic() + patience
+        self._patience = patience
+        self._lines: list[_Line] = []
+        self._here: queue.Queue[int] = queue.Queue()
+        self._told: queue.Queue[Message | None] = queue.Queue()
+        self._lost = threading.Event()
+        self._closing = False
+
+    def __enter__(self) -> Self:
+        place = self._place
+        if place.nodes == 1:
+            return self
+        lines = self._accepted() if place.node == 0 else {0: self._connected()}
+        self._lines = [_Line(connection, node) for node, connection in sorted(lines.items())]
+        for line in self._lines:
+            threading.Thread(target=self._listen, args=(line,), name=f"node-{line.node}", daemon=True).start()
+        if place.node > 0:
+            self._stop.tell(lambda: self._send({"stop": True}))
+        log.info("All %d nodes are here", place.nodes)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            self._send({"done": True})
+        elif not isinstance(error, TrainerError):
+            self._await_cause()
+        self._closing = True
+        for line in self._lines:
+            line.hang_up()
+
+    def agree(self, plan: Message | None = None) -> Message | None:
+        """Wait until all nodes are here; the first one's `plan`, None where it is done and needs the others no longer.
+
+        Only the first node has a plan.
+        """
+        if self._place.node == 0:
+            for _ in self._lines:
+                self._here.get()
+            self._send({"plan": plan})
+            return plan
+        self._send({"here": True})
+        return self._told.get()
+
+    def leave(self, error: TrainerError) -> NoReturn:
+        """End this process, in case of a bug after a moment in which another node's end may show as its cause."""
+        if error.code is ExitCode.InternalError:
+            self._await_cause()
+        self._leave(error)
+
+    def _await_cause(self) -> None:
+        """Where another node is lost, the thread that listens to it ends this process meanwhile."""
+        if self._lines and self._lost.wait(GRACE_SECONDS):
+            time.sleep(2 * GRACE_SECONDS)
+
+    def _send(self, message: Message) -> None:
+        for line in self._lines:
+            line.send(message)
+
+    def _listen(self, line: _Line) -> None:
+        for message in line.messages():
+            if "here" in message:
+                self._here.put(line.node)
+            if "plan" in message:
+                self._told.put(message["plan"])
+            if "stop" in message:
+                self._stop.request()
+            if "done" in message:
+                line.done = True
+                self._told.put(None)
+        if not (line.done or self._closing):
+            self._lost.set()
+            # That pod's end is to be known first: then the Job controller deletes this pod, with its last word.
+            time.sleep(GRACE_SECONDS)
+            self._leave(
+                TrainerError(
+                    ExitCode.PeerLost,
+                    f"The pod of node {line.node} of {self._place.nodes} went away, so this one ended too.",
+                    "The next attempt goes on from the last checkpoint.",
+                )
+            )
+
+    def _accepted(self) -> dict[int, socket.socket]:
+        """The lines of all further nodes. Raises PeerLost where one does not come."""
+        lines: dict[int, socket.socket] = {}
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        with socket.create_server(("", self._place.port), family=family, dualstack_ipv6=dual) as server:
+            while missing := set(range(1, self._place.nodes)) - lines.keys():
+                server.settimeout(max(self._deadline - time.monotonic(), 0.001))
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    raise self._alone(*missing) from None
+                node = self._welcomed(connection)
+                if node in missing:
+                    lines[node] = connection
+                else:
+                    connection.close()
+        return lines
+
+    def _welcomed(self, connection: socket.socket) -> int | None:
+        """The number of the node that calls; None for a stranger."""
+        hello: Message = {}
+        with suppress(OSError, ValueError):
+            connection.settimeout(HELLO_SECONDS)
+            hello = _read_line(connection)
+            if hello.get("attempt") == self._attempt:
+                _write_line(connection, {"attempt": self._attempt})
+                return hello["node"]
+        return None
+
+    def _connected(self) -> socket.socket:
+        """The line to the first node. Raises PeerLost where that does not answer."""
+        place, hello = self._place, {"attempt": self._attempt, "node": self._place.node}
+        while time.monotonic() < self._deadline:
+            # Until the first pod has an address its name is unknown, and until it listens it refuses.
+            with suppress(OSError, ValueError):
+                connection = socket.create_connection((place.host, place.port), timeout=HELLO_SECONDS)
+                connection.settimeout(max(self._deadline - time.monotonic(), HELLO_SECONDS))
+                _write_line(connection, hello)
+                if _read_line(connection).get("attempt") == self._attempt:
+                    return connection
+                connection.close()
+            time.sleep(RETRY_SECONDS)
+        raise self._alone(0)
+
+    def _alone(self, *missing: int) -> TrainerError:
+        who = ", ".join(str(node) for node in sorted(missing))
+        return TrainerError(
+            ExitCode.PeerLost,
+            f"The pod of node {who} of {self._place.nodes} did not come within {self._patience / 60:.0f} minutes.",
+            "See what holds that pod back (kubectl describe pod); a queue (spec.queueName) starts all pods together.",
+        )
+
+
+class _Line:
+    """The connection to one node."""
+
+    def __init__(self, connection: socket.socket, node: int) -> None:
+        self.node = node
+        self.done = False
+        """Whether that node has said that it needs this one no longer."""
+        self._socket = connection
+        self._lock = threading.Lock()
+        connection.settimeout(None)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 2)):
+            connection.setsockopt(socket.IPPROTO_TCP, option, seconds)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SILENCE_SECONDS)
+
+    def send(self, message: Message) -> None:
+        """A node that is gone is noticed by whoever listens."""
+        with self._lock, suppress(OSError):
+            _write_line(self._socket, message)
+
+    def messages(self) -> Iterator[Message]:
+        """What the node says, until its end."""
+        with suppress(OSError, ValueError), self._socket.makefile("rb") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    def hang_up(self) -> None:
+        """The other side notices."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _write_line(connection: socket.socket, message: Message) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _read_line(connection: socket.socket) -> Message:
+    """A short message, read byte by byte so that nothing of the next is taken. Raises OSError and ValueError."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < LONGEST_HELLO:
+        byte = connection.recv(1)
+        if not byte:
+            raise ConnectionError("the connection was closed")
+        line += byte
+    return json.loads(line)
