@@ -15,16 +15,19 @@ ONLY_WHILE_TRUE = ("Reconciling", "Stalled")
 
 
 def kstatus(body: Body) -> str:
-    """Current, InProgress, Failed or Terminating, as `kubectl`, Flux and Helm would say."""
+    """Current, InProgress, Failed or Terminating, as Flux and Helm would say.
+
+    `tests/cluster/test_kstatus.py` compares it with the original."""
     metadata, status = body["metadata"], body.get("status", {})
     if "deletionTimestamp" in metadata:
         return "Terminating"
     if status.get("observedGeneration", metadata["generation"]) != metadata["generation"]:
         return "InProgress"
-    true = {kind for kind, entry in _by_type(status).items() if entry["status"] == "True"}
+    by_type = _by_type(status)
+    true = {kind for kind, entry in by_type.items() if entry["status"] == "True"}
     if "Stalled" in true:
         return "Failed"
-    if "Reconciling" in true or "Ready" not in true:
+    if "Reconciling" in true or ("Ready" in by_type and "Ready" not in true):
         return "InProgress"
     return "Current"
 

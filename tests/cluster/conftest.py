@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tests.cluster import images, loading
 from tests.cluster.commands import ClusterError, RequirementError
-from tests.cluster.runs import SCRIPTED_CLASS, Tenant
+from tests.cluster.runs import SCRIPTED_IMAGE, Tenant, scripted_class
 from tests.cluster.settings import HERE, Paths
 from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment, existing_environment
 from tests.demo.kubectl import Kubectl, KubectlError
 from tests.demo.timings import Timings
 
 SCRIPTED_TRAINER = HERE / "scripted_trainer"
-SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -50,13 +48,7 @@ def _ensure_scripted_class(kubectl: Kubectl) -> None:
         report=print,
     )
     loading.load(paths=paths, tag=SCRIPTED_IMAGE, report=print)
-    body: dict[str, Any] = kubectl.get("lorafinetuneclass", "cpu-demo")
-    small = {"cpu": "20m", "memory": "128Mi", "scratch": "1Gi"}
-    changes = {"image": SCRIPTED_IMAGE, "prepare": small, "train": small, "terminationGracePeriodSeconds": 30}
-    metadata = {"name": SCRIPTED_CLASS}
-    kubectl.apply(
-        {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": body["spec"] | changes}
-    )
+    kubectl.apply(scripted_class())
 
 
 @pytest.fixture(scope="session")

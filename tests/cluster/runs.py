@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
+from tests import kstatus
+from tests.demo.environment import MANIFESTS
 from tests.demo.kubectl import Kubectl
 from tests.demo.live import condition, is_true
 from tests.demo.object_store import Account
@@ -16,7 +20,16 @@ Body = dict[str, Any]
 
 SCRIPTED_CLASS = "scripted"
 """The class whose trainer plays scenarios."""
+SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+def scripted_class() -> Body:
+    """The demo's class with the scripted trainer."""
+    body = yaml.safe_load((MANIFESTS / "demo/class.yaml").read_text())
+    small = {"cpu": "20m", "memory": "128Mi", "scratch": "1Gi"}
+    changes = {"image": SCRIPTED_IMAGE, "prepare": small, "train": small, "terminationGracePeriodSeconds": 30}
+    return body | {"metadata": {"name": SCRIPTED_CLASS}, "spec": body["spec"] | changes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +38,8 @@ class Tenant:
 
     kubectl: Kubectl
     namespace: str
+    _seen: dict[str, Body] = field(default_factory=dict, init=False)
+    """The status of each run, by uid, as it was last seen."""
 
     def create(self, account: Account) -> None:
         """Make the namespace, restricted, with the account's Secret."""
@@ -38,6 +53,19 @@ class Tenant:
 
     def apply(self, name: str, **spec: Any) -> Body:
         """Apply a run; what is not given is what the scripted class needs."""
+        self.kubectl.apply(self._body(name, spec))
+        return self.run(name)
+
+    def play(self, name: str, scenario: str, *, class_name: str = SCRIPTED_CLASS, **spec: Any) -> Body:
+        """Apply a run that plays a scenario of the scripted trainer."""
+        self.kubectl.apply(self.body(name, scenario, class_name=class_name, **spec))
+        return self.run(name)
+
+    def body(self, name: str, scenario: str, *, class_name: str = SCRIPTED_CLASS, **spec: Any) -> Body:
+        """What `play` applies."""
+        return self._body(name, {"className": class_name, "dataset": {"uri": f"s3://lora/scripted/{scenario}"}} | spec)
+
+    def _body(self, name: str, spec: Body) -> Body:
         defaults: Body = {
             "model": {"name": "s3://lora/models/SmolLM2-135M-Instruct"},
             "dataset": {"uri": "s3://lora/scripted/ok"},
@@ -45,12 +73,7 @@ class Tenant:
         }
         metadata = {"name": name, "namespace": self.namespace}
         body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTune", "metadata": metadata}
-        self.kubectl.apply(body | {"spec": defaults | spec})
-        return self.run(name)
-
-    def play(self, name: str, scenario: str, *, class_name: str = SCRIPTED_CLASS, **spec: Any) -> Body:
-        """Apply a run that plays a scenario of the scripted trainer."""
-        return self.apply(name, className=class_name, dataset={"uri": f"s3://lora/scripted/{scenario}"}, **spec)
+        return body | {"spec": defaults | spec}
 
     def patch(self, name: str, **spec: Any) -> None:
         """Change fields of the spec."""
@@ -58,8 +81,13 @@ class Tenant:
         self.kubectl("-n", self.namespace, "patch", "lorafinetune", name, "--type=merge", "-p", json.dumps(body))
 
     def run(self, name: str) -> Body:
-        """The run as it stands."""
-        return self.kubectl.get("-n", self.namespace, "lorafinetune", name)
+        """The run as it stands. Raises AssertionError where readers of its status would stumble."""
+        body = self.kubectl.get("-n", self.namespace, "lorafinetune", name)
+        before = self._seen.get(body["metadata"]["uid"], {})
+        now = self._seen[body["metadata"]["uid"]] = body["status"]
+        assert kstatus.breaches(now, generation=body["metadata"]["generation"]) == []
+        assert kstatus.regressions(before, now) == []
+        return body
 
     def jobs(self, name: str, *, stage: str | None = None) -> list[Body]:
         """The run's Jobs."""

@@ -13,7 +13,6 @@ from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_message, ready_reas
 from tests.demo import object_store
 from tests.demo.environment import Environment
 from tests.demo.object_store import Account
-from tests.kstatus import breaches
 
 FOLDER = "bad-input"
 TEXT_ROW = json.dumps({"text": "The quick brown fox jumps over the lazy dog. " * 20})
@@ -122,7 +121,6 @@ def make_class(environment: Environment, name: str, *, storage: dict[str, Any] |
 def test_named_before_an_accelerator_is_taken(bad_runs: Tenant, name: str) -> None:
     case = CASES[name]
     run = bad_runs.wait_for(name, "Failed", seconds=240)
-    assert breaches(run["status"]) == []
     assert ready_reason(run) == case.reason, ready_message(run)
     for word in case.says:
         assert word in ready_message(run)
@@ -135,7 +133,6 @@ def test_missing_secret_is_waited_for_and_heals(environment: Environment, tenant
     try:
         tenant.apply("run", className="late-secret", dataset={"uri": "s3://lora/nothing.jsonl"})
         run = tenant.wait_for_reason("run", "SecretNotFound")
-        assert breaches(run["status"]) == []
         assert '"late"' in ready_message(run)
         secret = environment.account.as_secret(tenant.namespace)
         environment.kubectl.apply(secret | {"metadata": secret["metadata"] | {"name": "late"}})
@@ -150,7 +147,6 @@ def test_image_that_cannot_be_pulled(environment: Environment, tenant: Tenant) -
     try:
         tenant.apply("run", className="no-image")
         run = tenant.wait_for_reason("run", "ImagePullFailed")
-        assert breaches(run["status"]) == []
         assert "localhost/lora-operator/none:1" in ready_message(run)
         assert "spec.image" in ready_message(run)
     finally:
@@ -162,7 +158,6 @@ def test_pod_that_fits_no_node(environment: Environment, tenant: Tenant) -> None
     try:
         tenant.apply("run", className="huge")
         run = tenant.wait_for_reason("run", "Unschedulable")
-        assert breaches(run["status"]) == []
         assert "Insufficient cpu" in ready_message(run)
     finally:
         environment.kubectl("delete", "lorafinetuneclass", "huge")
@@ -186,7 +181,6 @@ def test_namespace_whose_quota_is_used_up(environment: Environment, tenant: Tena
     environment.kubectl.apply(quota)
     tenant.play("run", "ok")
     run = tenant.wait_for_reason("run", "QuotaExceeded")
-    assert breaches(run["status"]) == []
     assert "exceeded quota: full" in ready_message(run)
     environment.kubectl("-n", tenant.namespace, "delete", "resourcequota", "full")
     tenant.wait_for("run", "Complete", seconds=120)
@@ -199,5 +193,4 @@ def test_namespace_that_refuses_the_pod(environment: Environment, tenant: Tenant
     environment.kubectl.apply(body)
     tenant.play("run", "ok")
     run = tenant.wait_for_reason("run", "PodRefused")
-    assert breaches(run["status"]) == []
     assert "maximum memory usage per Container is 1Mi" in ready_message(run)

@@ -8,7 +8,6 @@ from typing import Any
 from tests.cluster.runs import Body, Tenant, ready_reason
 from tests.demo import object_store
 from tests.demo.environment import Environment
-from tests.kstatus import breaches
 
 STEPS = 6
 SPEC: dict[str, Any] = {
@@ -30,7 +29,6 @@ def test_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Envir
     assert 1 <= steps_done(paused) < STEPS
     tenant.patch("paused", suspend=False)
     paused = tenant.wait_for("paused", "Complete", seconds=700)
-    assert breaches(whole["status"]) == breaches(paused["status"]) == []
     assert paused["status"]["resumptions"] == 1
     assert paused["status"]["runDigest"] == whole["status"]["runDigest"]
     with object_store.bucket(environment.kubectl, environment.account) as store:

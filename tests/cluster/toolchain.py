@@ -6,6 +6,7 @@ A build's cache key is everything that decides its bytes: go.mod, go.sum, source
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -67,6 +68,20 @@ CLUSTER = (
 
 KUEUE = GoModule(name="kueue", folder=HERE / "modules/kueue", programs={"kueue": "sigs.k8s.io/kueue/cmd/kueue"})
 """The queue that the tests of queues install."""
+ARGOCD = GoModule(
+    name="argocd", folder=HERE / "modules/argocd", programs={"argocd": "github.com/argoproj/argo-cd/v3/cmd"}
+)
+"""All of Argo CD in one binary: ARGOCD_BINARY_NAME says which part of it runs."""
+KUSTOMIZE = GoModule(
+    name="kustomize", folder=HERE / "modules/kustomize", programs={"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"}
+)
+"""What Argo CD's repo-server calls."""
+KSTATUS = GoModule(
+    name="kstatus", folder=HERE / "kstatus", programs={"kstatus": "lora-operator.io/tests/cluster/kstatus"}
+)
+"""What Flux and Helm think of an object, for the test of our own kstatus."""
+PROMETHEUS_OPERATOR = GoModule(name="prometheus-operator", folder=HERE / "modules/prometheus-operator", programs={})
+"""For its CRDs; nothing of it runs."""
 
 
 def cache_key(*, sources: Mapping[str, bytes], go_version: str, flags: Sequence[str]) -> str:
@@ -123,6 +138,12 @@ def build(*, paths: Paths, report: Callable[[str], None], modules: Sequence[GoMo
         for done in as_completed(builds):
             report(f"built {builds[done].name} in {done.result():.0f} s")
     return programs(paths, modules=modules)
+
+
+def source(module: GoModule, path: str) -> Path:
+    """The folder with the sources of one of the Go modules that `module` requires, manifests and all."""
+    answer = run(["go", "mod", "download", "-json", path], env={"GOWORK": "off"}, cwd=module.folder)
+    return Path(json.loads(answer)["Dir"])
 
 
 def _build_module(module: GoModule, output: Path) -> float:

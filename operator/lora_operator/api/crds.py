@@ -34,6 +34,8 @@ NAME_RULES = [
         "message": "metadata.name may hold lower-case letters, digits and '-' only: Jobs and pods are named after it.",
     },
 ]
+UNSEEN = {"observedGeneration": -1}
+"""Status of a run that no operator has seen yet. Without it kstatus would take the run for done."""
 READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
 READY_MESSAGE = '.status.conditions[?(@.type=="Ready")].message'
 
@@ -63,9 +65,8 @@ CLASS_COLUMNS = [
 
 def run_crd() -> dict[str, Any]:
     """The CRD of LoraFineTune."""
-    schema = _object_schema(
-        RUN_DESCRIPTION, spec=structural_schema(LoraFineTuneSpec), status=structural_schema(LoraFineTuneStatus)
-    )
+    status = structural_schema(LoraFineTuneStatus) | {"default": UNSEEN}
+    schema = _object_schema(RUN_DESCRIPTION, spec=structural_schema(LoraFineTuneSpec), status=status)
     schema["x-kubernetes-validations"] = NAME_RULES
     version = _version(schema, columns=RUN_COLUMNS) | {"subresources": {"status": {}}}
     return _crd(kind=RUN_KIND, plural=RUN_PLURAL, short="lft", scope="Namespaced", version=version)

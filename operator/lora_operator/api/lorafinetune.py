@@ -276,7 +276,7 @@ class LoraFineTuneStatus(WireModel):
     """What is. Ready=True means: an adapter with artifact.digest is in the bucket, it was loaded back, and it works."""
 
     observed_generation: int | None = None
-    """metadata.generation that this status was derived from."""
+    """metadata.generation that this status was derived from; -1 before an operator has seen the run."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
@@ -286,8 +286,7 @@ class LoraFineTuneStatus(WireModel):
         AfterValidator(in_order),
     ] = ()
     """Accepted, Prepared, Running, Published, Suspended, Complete, Failed, and Ready, Reconciling, Stalled as kstatus
-    has
-    them."""
+    has them."""
     class_name: str | None = None
     """The class that the run was resolved against."""
     run_digest: str | None = None
