@@ -46,6 +46,18 @@ class Kubectl:
             "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
         )
 
+    def apply_crds(self, *options: object) -> None:
+        """`kubectl apply` of CRDs, and wait until their kinds are served: `kubectl wait` fails on one that is new."""
+        names = self("apply", "--server-side", "-o", "name", *options).split()
+
+        def served() -> bool:
+            conditions = [entry for name in names for entry in self.get(name).get("status", {}).get("conditions") or ()]
+            return sum(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions) == len(
+                names
+            )
+
+        self.wait_for("the CRDs are established", served, seconds=60)
+
     def wait_for(self, what: str, ready: Callable[[], object], *, seconds: float, every: float = 0.5) -> None:
         """Look again and again until it is so. Raises TimeoutError that says what was waited for."""
         deadline = time.monotonic() + seconds

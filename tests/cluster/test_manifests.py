@@ -1,0 +1,110 @@
+"""The real API server takes every manifest and sample, by server-side dry-run. What is no manifest is named here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import toolchain
+from tests.demo.environment import MANIFESTS, Environment
+from tests.demo.kubectl import Kubectl
+
+KUSTOMIZATIONS = {
+    file.parent: yaml.safe_load(file.read_text()) for file in sorted(MANIFESTS.rglob("kustomization.yaml"))
+}
+SETTINGS = MANIFESTS / "argocd/settings"
+NO_MANIFESTS = {
+    MANIFESTS / "monitoring/rules.yaml",  # Prometheus' own format
+    SETTINGS / "actions.yaml",  # Argo CD's own format
+    *SETTINGS.rglob("health_test.yaml"),  # Argo CD's own format
+}
+FOREIGN_CRDS = (
+    (
+        toolchain.ARGOCD,
+        "github.com/argoproj/argo-cd/v3",
+        "manifests/crds/{}-crd.yaml",
+        ("application", "applicationset", "appproject"),
+    ),
+    (
+        toolchain.PROMETHEUS_OPERATOR,
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml",
+        ("podmonitors", "prometheusrules"),
+    ),
+)
+"""Kinds of others that our manifests use: module, its path, the file of a CRD in it, CRDs."""
+
+
+def of_kustomizations() -> set[Path]:
+    """Files that a kustomization brings or patches with."""
+    return {
+        folder / name
+        for folder, content in KUSTOMIZATIONS.items()
+        for name in (
+            *content.get("resources", ()),
+            *(patch["path"] for patch in content.get("patches", ()) if "path" in patch),
+            "kustomization.yaml",
+        )
+    }
+
+
+def loose_files() -> list[Path]:
+    """Files that are applied by themselves."""
+    return sorted(set(MANIFESTS.rglob("*.yaml")) - of_kustomizations() - NO_MANIFESTS)
+
+
+def name(path: Path) -> str:
+    """How a case is called."""
+    return str(path.relative_to(MANIFESTS))
+
+
+@pytest.fixture(scope="module")
+def kubectl(environment: Environment) -> Iterator[Kubectl]:
+    """kubectl for a cluster that has the foreign kinds and the namespace argocd."""
+    kubectl = environment.kubectl
+    files = [
+        toolchain.source(module, path) / file.format(crd) for module, path, file, crds in FOREIGN_CRDS for crd in crds
+    ]
+    options = [option for file in files for option in ("-f", file)]
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argocd"}}
+    try:
+        kubectl.apply_crds(*options)
+        kubectl.apply(namespace)
+        yield kubectl
+    finally:
+        kubectl("delete", "namespace", "argocd", "--ignore-not-found")
+        kubectl("delete", *options, "--ignore-not-found")
+
+
+def assert_accepted(kubectl: Kubectl, manifests: str) -> None:
+    said = kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--validate=strict",
+        "-f",
+        "-",
+        stdin=manifests,
+    )
+    objects = [body for body in yaml.safe_load_all(manifests) if body]
+    assert len(said.splitlines()) == len(objects) > 0
+
+
+@pytest.mark.parametrize("folder", KUSTOMIZATIONS, ids=name)
+def test_kustomization_is_accepted(folder: Path, kubectl: Kubectl, tmp_path: Path) -> None:
+    """A component is tried on top of what it is a component for."""
+    if KUSTOMIZATIONS[folder]["kind"] == "Component":
+        base, component = (os.path.relpath(path, tmp_path.resolve()) for path in (MANIFESTS / "install", folder))
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], "components": [component]}))
+        folder = tmp_path
+    assert_accepted(kubectl, kubectl("kustomize", folder))
+
+
+@pytest.mark.parametrize("file", loose_files(), ids=name)
+def test_file_is_accepted(file: Path, kubectl: Kubectl) -> None:
+    assert_accepted(kubectl, file.read_text())
