@@ -1,7 +1,4 @@
-"""The test data of Argo CD's health scripts are runs as the operator leaves them, and no two tools disagree on them.
-
-That Argo CD says of them what is written there is shown by tests/install/test_health.py.
-"""
+"""The test data of Argo CD's health scripts are runs as the operator leaves them, and no two tools disagree on them."""
 
 from __future__ import annotations
 
