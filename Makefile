@@ -91,6 +91,7 @@ test-trainer: venv venv-trainer ## The trainer with real weights, rows and a rea
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
 	$(PYTEST) -n 5 --dist loadfile tests/cluster
 	$(PYTEST) tests/outages
+	$(PYTEST) tests/install
 
 test: ## All checks and tests, with a table of where the time went
 	@$(PYTHON) tests/timed.py check test-unit test-component system-packages test-trainer test-cluster

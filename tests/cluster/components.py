@@ -14,8 +14,8 @@ from .settings import API_PORT, DNS_PORT, NODE_ADDRESS, NODE_NAME, POD_CIDR, SER
 class Component:
     """One process.
 
-    `health` is an http(s) address that answers 200, or `unix:<path>` of a socket that accepts. `ports` must be free
-    before it starts. `configuration` are the files whose change asks for a restart.
+    `health` is an http(s) address that answers 200, or `unix:<path>` or `tcp:<host>:<port>` of a socket that accepts.
+    `ports` must be free before it starts. `configuration` are the files whose change asks for a restart.
     """
 
     name: str

@@ -14,12 +14,16 @@ _TIMEOUT = 3.0
 
 
 def healthy(address: str, *, ca_file: Path) -> bool:
-    """Whether an http(s) address answers 200, or a `unix:<path>` socket accepts."""
+    """Whether an http(s) address answers 200, or a `unix:<path>` or `tcp:<host>:<port>` accepts."""
     try:
         if address.startswith("unix:"):
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(_TIMEOUT)
                 client.connect(address.removeprefix("unix:"))
+            return True
+        if address.startswith("tcp:"):
+            _, host, port = address.split(":")
+            socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
             return True
         context = ssl.create_default_context(cafile=str(ca_file)) if address.startswith("https") else None
         opener = urllib.request.build_opener(

@@ -42,10 +42,12 @@ SYSTEM_PACKAGES = (
     "containerd",
     "containernetworking-plugins",
     "debootstrap",
+    "git",
     "iproute2",
     "iptables",
     "mount",
     "nftables",
+    "redis-server",
     "runc",
 )
 

@@ -169,3 +169,4 @@ def test_a_changed_component_has_another_fingerprint(changed: str, tmp_path: Pat
 def test_an_address_where_nobody_listens_is_not_healthy(tmp_path: Path) -> None:
     assert not health.healthy(f"unix:{tmp_path / 'none.sock'}", ca_file=tmp_path)
     assert not health.healthy("http://127.0.0.1:1/", ca_file=tmp_path)
+    assert not health.healthy("tcp:127.0.0.1:1", ca_file=tmp_path)

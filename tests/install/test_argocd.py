@@ -1,0 +1,145 @@
+"""The real Argo CD brings operator, class and runs from git, and starts nothing twice.
+
+The samples of manifests/argocd are applied as they are, with this machine's repository and images put in.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant
+from tests.cluster.settings import Paths
+from tests.demo.environment import MANIFESTS, Environment
+from tests.demo.kubectl import Kubectl
+from tests.install import argocd
+from tests.install.argocd import ArgoCD, standing
+from tests.install.repository import PLATFORM, SAMPLE, TEAMS, Repository
+
+CLUSTERS = "clusters.git"
+
+Body = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def programs() -> dict[str, Path]:
+    return argocd.programs(Paths.from_environment())
+
+
+@pytest.fixture
+def argo(bare: Kubectl, programs: dict[str, Path], tmp_path: Path) -> Iterator[ArgoCD]:
+    with argocd.running(bare, folder=tmp_path, programs=programs) as argo:
+        yield argo
+
+
+@pytest.fixture
+def repository(argo: ArgoCD) -> Repository:
+    repository = Repository(folder=argo.repositories / CLUSTERS)
+    repository.create()
+    return repository
+
+
+@pytest.fixture
+def team(argo: ArgoCD, environment: Environment) -> Iterator[Tenant]:
+    """A tenant whose namespace has a name that the sample's AppProject allows."""
+    team = Tenant(kubectl=argo.kubectl, namespace=f"team-{uuid.uuid4().hex[:8]}")
+    team.create(environment.account)
+    yield team
+    team.delete()
+
+
+def sample(argo: ArgoCD, name: str) -> Body:
+    """A sample of manifests/argocd that reads the test's repository."""
+    text = (MANIFESTS / "argocd" / name).read_text()
+    assert SAMPLE in text
+    return yaml.safe_load(text.replace(SAMPLE, argo.url(CLUSTERS)))
+
+
+def trainings(tenant: Tenant, name: str) -> Any:
+    """What would change if anything were trained again."""
+    run = tenant.run(name)
+    kept = ("attempts", "artifact", "completionTime", "runDigest")
+    return run["metadata"]["uid"], run["metadata"]["generation"], [run["status"][field] for field in kept]
+
+
+def wait_until(argo: ArgoCD, name: str, *, health: str, what: str) -> Body:
+    """Wait until the Application is synced and of that health."""
+    return argo.wait(name, lambda app: standing(app) == ("Synced", health), what, seconds=120)
+
+
+def operation_start(app: Body | None) -> str:
+    """When the newest sync began."""
+    assert app is not None
+    return app["status"]["operationState"]["startedAt"]
+
+
+def assert_nothing_healed(argo: ArgoCD, name: str) -> Body:
+    """From its first step to its end nothing that operator or API server write of a run is taken for a difference."""
+    training = wait_until(argo, name, health="Progressing", what="a run that trains")
+    done = wait_until(argo, name, health="Healthy", what="the end of the run")
+    assert operation_start(training) == operation_start(done)
+    assert {resource["status"] for resource in done["status"]["resources"]} == {"Synced"}
+    return done
+
+
+def test_an_application_brings_operator_class_and_run(argo: ArgoCD, repository: Repository, tenant: Tenant) -> None:
+    run = PLATFORM / "run.yaml"
+    repository.write(run, tenant.body("run", "short"))
+    repository.offer_with_platform("run.yaml")
+    revision = repository.commit("Bring operator, class and run")
+    argo.kubectl.apply(sample(argo, "application.yaml"))
+
+    app = assert_nothing_healed(argo, "lora-operator")
+    assert app["status"]["sync"]["revision"] == revision
+    before = trainings(tenant, "run")
+
+    for _ in range(3):
+        argo.refresh("lora-operator")
+        argo.sync("lora-operator")
+    synced = operation_start(argo.application("lora-operator"))
+    argo.stop(argocd.CONTROLLER)
+    argo.start(argocd.CONTROLLER)
+    tenant.kubectl("-n", tenant.namespace, "delete", "job", "run-train-1")
+    argo.refresh("lora-operator")
+    tenant.play("next", "ok")  # nobody's but the tenant's: Argo CD leaves it alone
+    tenant.wait_for("next", "Complete")  # the operator has had its turn with both
+    app = wait_until(argo, "lora-operator", health="Healthy", what="peace")
+    assert operation_start(app) == synced, "something was healed"
+    assert trainings(tenant, "run") == before
+    assert tenant.jobs("run", stage="train") == []
+
+    repository.remove(run)
+    repository.offer_with_platform()
+    revision = repository.commit("End the run")
+    argo.refresh("lora-operator")
+    argo.wait("lora-operator", lambda app: app["status"]["sync"].get("revision") == revision, "the commit", seconds=60)
+    gone = ("wait", "--for=delete", "--timeout=60s")
+    tenant.kubectl("-n", tenant.namespace, *gone, "lorafinetune/run", "job/run-prepare-1", "configmap/run-run")
+    assert tenant.run("next")["metadata"]["name"] == "next"
+    assert argo.kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)
+
+
+def test_an_application_set_brings_the_runs_of_every_team(argo: ArgoCD, repository: Repository, team: Tenant) -> None:
+    run = team.body("run", "short")
+    del run["metadata"]["namespace"]  # that of the team's folder
+    repository.write(TEAMS / team.namespace / "run.yaml", run)
+    repository.commit("Bring operator, class, and a team's run")
+    argo.kubectl.apply(sample(argo, "application.yaml"))
+    wait_until(argo, "lora-operator", health="Healthy", what="operator and class")
+    argo.kubectl.apply(sample(argo, "project.yaml"))
+    argo.kubectl.apply(sample(argo, "applicationset.yaml"))
+    app = f"lora-{team.namespace}"
+    assert_nothing_healed(argo, app)
+
+    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "not-a-run"}}
+    repository.write(TEAMS / team.namespace / "foreign.yaml", foreign)
+    repository.commit("Try to bring something else")
+    argo.refresh(app)
+    refused = argo.wait(app, lambda app: "not permitted" in str(app["status"]), "a refusal", seconds=60)
+    assert "ConfigMap" in str(refused["status"]["operationState"])
+    assert argo.kubectl.find("-n", team.namespace, "configmap", "not-a-run") is None
