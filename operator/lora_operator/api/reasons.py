@@ -33,30 +33,78 @@ class Reason(StrEnum):
     """An adapter of this very run was already published; nothing was trained."""
 
     SPEC_INVALID = "SpecInvalid"
-    """The spec, or what it was resolved to, does not fit this operator's version."""
+    """The spec, or what it was resolved to, does not fit this operator's version.
+
+    Cause: A newer CRD or an operator that was rolled back.
+    Remedy: Change the field that the message names, or have the operator upgraded.
+    """
     CLASS_NOT_FOUND = "ClassNotFound"
-    """The LoraFineTuneClass does not exist, or there is no default one."""
+    """The LoraFineTuneClass does not exist, or there is no default one.
+
+    Cause: A typing error in spec.className, or no default class.
+    Remedy: Set spec.className to a class that the message lists. The run goes on by itself once the class is there.
+    """
     CLASS_INVALID = "ClassInvalid"
-    """The LoraFineTuneClass does not fit the operator's schema."""
+    """The LoraFineTuneClass does not fit the operator's schema.
+
+    Cause: A class that was written for another version.
+    Remedy: Ask the platform team to mend the class.
+    """
     POLICY_VIOLATION = "PolicyViolation"
-    """The run names or asks for something that its class does not allow."""
+    """The run names or asks for something that its class does not allow.
+
+    Cause: The class allows less than the run asks for.
+    Remedy: Change the field that the message names, or choose another class.
+    """
     OUTPUT_IN_USE = "OutputInUse"
-    """Another unfinished LoraFineTune publishes to the same output."""
+    """Another unfinished LoraFineTune publishes to the same output.
+
+    Cause: Two runs publish to one place.
+    Remedy: Wait, or give this run another spec.output.uri.
+    """
     NAME_TAKEN = "NameTaken"
-    """A child's name is held by an object of another owner."""
+    """A child's name is held by an object of another owner.
+
+    Cause: Something else has the name, or a deleted run's children still go.
+    Remedy: Wait, delete that object, or choose another name.
+    """
 
     IMAGE_PULL_FAILED = "ImagePullFailed"
-    """The kubelet cannot pull the trainer image."""
+    """The kubelet cannot pull the trainer image.
+
+    Cause: The image of the class is not there, or nodes may not read it.
+    Remedy: Ask the platform team to mend the class's image or pull secret.
+    """
     SECRET_NOT_FOUND = "SecretNotFound"
-    """A Secret or one of its keys that the pod needs does not exist."""
+    """A Secret or one of its keys that the pod needs does not exist.
+
+    Cause: The Secret is missing in the run's namespace.
+    Remedy: Create it with the keys that the message names; the pod starts by itself.
+    """
     POD_CONFIG_INVALID = "PodConfigInvalid"
-    """The kubelet cannot create the container."""
+    """The kubelet cannot create the container.
+
+    Cause: A ConfigMap, claim or setting of the pod does not exist.
+    Remedy: Create what the message names.
+    """
     POD_REFUSED = "PodRefused"
-    """The API server refuses the pod (pod security, an admission policy or webhook)."""
+    """The API server refuses the pod (pod security, an admission policy or webhook).
+
+    Cause: Pod Security, an admission policy or a webhook forbids the pod.
+    Remedy: Ask the platform team to allow it or to mend the class.
+    """
     QUOTA_EXCEEDED = "QuotaExceeded"
-    """The namespace's quota has no room for the pod."""
+    """The namespace's quota has no room for the pod.
+
+    Cause: The namespace's ResourceQuota is used up.
+    Remedy: Wait for other runs to end, or ask for more quota; the run goes on by itself.
+    """
     UNSCHEDULABLE = "Unschedulable"
-    """No node has room for the pod."""
+    """No node has room for the pod.
+
+    Cause: All accelerators are taken, or no node fits the class.
+    Remedy: Wait; if no node could ever hold the pod, ask the platform team to mend the class.
+    """
     QUEUED = "Queued"
     """A queue holds the Job back."""
 
@@ -65,18 +113,42 @@ class Reason(StrEnum):
     NOT_SUSPENDED = "NotSuspended"
     """spec.suspend is false."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    """The run's pods have run for spec.activeDeadlineSeconds."""
+    """The run's pods have run for spec.activeDeadlineSeconds.
+
+    Cause: The run took longer than spec.activeDeadlineSeconds, or the class's limit.
+    Remedy: Create another LoraFineTune with a longer deadline or fewer steps.
+    """
     NO_PROGRESS = "NoProgress"
-    """The train pod answers and makes no more steps; it is ended."""
+    """The train pod answers and makes no more steps; it is ended.
+
+    Cause: A hung accelerator, or a peer that waits for ever.
+    Remedy: It is restarted once; after that ask the platform team to look at the accelerators of its node.
+    """
     OUT_OF_HOST_MEMORY = "OutOfHostMemory"
-    """The kernel killed the container for using more memory than its limit."""
+    """The kernel killed the container for using more memory than its limit.
+
+    Cause: The stage takes more host memory than the class gives it.
+    Remedy: Ask for a class with more memory for this stage.
+    """
     POD_LOST = "PodLost"
-    """The pod vanished without a last word (node lost, deleted by hand, evicted)."""
+    """The pod vanished without a last word (node lost, deleted by hand, evicted).
+
+    Cause: A lost node, an eviction, or kubectl delete pod.
+    Remedy: None: it is retried.
+    """
     DISRUPTED = "Disrupted"
     """One of several pods was drained, preempted, evicted or asked to stop, and all ended with it."""
     JOB_DELETED = "JobDeleted"
-    """The Job of the attempt was deleted by someone else."""
+    """The Job of the attempt was deleted by someone else.
+
+    Cause: Somebody deleted the Job.
+    Remedy: None: it is retried. To stop a run set spec.suspend.
+    """
     OUTCOME_MISSING = "OutcomeMissing"
-    """The pod ended well and left no readable result."""
+    """The pod ended well and left no readable result.
+
+    Cause: The trainer image does not speak this contract.
+    Remedy: Ask the platform team to mend the class's image.
+    """
     FAILED = "Failed"
     """The run ended without an adapter."""

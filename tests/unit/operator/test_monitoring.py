@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import re
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from tests.builders import a_run, after
 from tests.promql import Selector, groupings, selectors
+from tests.unit.docs.member_texts import member_texts
 from tests.unit.operator.simulation import Simulation
 from tests.unit.operator.test_plan_attempts import silent_for
 from tests.unit.operator.test_plan_walk import TRAIN, complete, training
@@ -174,14 +172,7 @@ def trainer_table() -> str:
 
 def reasons_table() -> str:
     """One row per reason, with the docstring that stands below it in the source."""
-    listed = ast.parse(Path(inspect.getfile(Reason)).read_text()).body[-1]
-    assert isinstance(listed, ast.ClassDef)
-    rows = [
-        f"| `{ast.literal_eval(member.value)}` | {' '.join(ast.literal_eval(text.value).split())} |"
-        for member, text in pairwise(listed.body)
-        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr)
-    ]
-    assert len(rows) == len(Reason)
+    rows = [f"| `{Reason[name].value}` | {text.meaning} |" for name, text in member_texts(Reason).items()]
     return "\n".join(["| reason | what it means |", "|---|---|", *rows, ""])
 
 
