@@ -11,19 +11,16 @@ from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
 from lora_operator.engine.cache import Cache, RunRecord, key_of
+from lora_operator.engine.refusals import Refusals
 from lora_operator.kube.errors import NotFound
-from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, PODS, RUNS, Gateway
+from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
-from lora_operator.planning.troubles import POD_PATIENCE
 from lora_operator.workloads.settled import Settled, read_config_map
 
 Body = dict[str, Any]
 Clock = Callable[[], datetime]
-
-POD_NOT_CREATED = "FailedCreate"
-"""Reason of the Job controller's Event."""
 
 
 class Unreadable(Exception):
@@ -46,6 +43,10 @@ class Observer:
     places: dict[str, QueuePlace] = field(default_factory=dict)
     """Places in queues by uid of the Job."""
     _settled: dict[str, Settled] = field(default_factory=dict)
+    _refusals: Refusals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._refusals = Refusals(gateway=self.gateway)
 
     async def look(self, key: Key) -> Observed | None:
         """The run as the cache has it, or None when it is gone. Raises Unreadable, and pydantic.ValidationError for
@@ -113,16 +114,7 @@ class Observer:
         """The Job with what is known about why it has no pod."""
         if job.suspended:
             return replace(job, place=self.places.get(job.uid))
-        return await self._with_refusal(job, namespace)
-
-    async def _with_refusal(self, job: JobView, namespace: str) -> JobView:
-        """The Job controller says only in an Event why there is no pod."""
-        if not job.lacks_pod or self.clock() < job.created + POD_PATIENCE:
-            return job
-        fields = f"involvedObject.uid={job.uid},reason={POD_NOT_CREATED}"
-        events = [event async for event in self.gateway.list(EVENTS, namespace, fields=fields)]
-        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default=None)
-        return job if newest is None else replace(job, refusal=newest["message"])
+        return replace(job, refusal=await self._refusals.of(job, namespace, self.clock()))
 
     async def _settled_of(self, run: LoraFineTune) -> Settled | None:
         if run.uid not in self._settled:

@@ -19,7 +19,7 @@ from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
-from lora_operator.planning.troubles import POD_PATIENCE, POD_RECHECK, trouble_of
+from lora_operator.planning.troubles import POD_RECHECK, next_look, trouble_of
 from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
@@ -118,7 +118,8 @@ def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
     if job.lacks_pod:
-        left = min(left or POD_RECHECK, POD_RECHECK if job.refusal else POD_PATIENCE)
+        look = next_look(turn.now - job.created, refused=job.refusal is not None)
+        left = look if left is None else min(left, look)
     standing = _standing_of(job)
     if standing.reason == Reason.TRAINING:
         turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)

@@ -13,7 +13,14 @@ IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName
 POD_PATIENCE = timedelta(seconds=3)
 """How long after its creation a Job may be without a pod before somebody asks why."""
 POD_RECHECK = timedelta(seconds=10)
+LONGEST_LOOK = timedelta(minutes=1)
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+def next_look(age: timedelta, *, refused: bool) -> timedelta:
+    """When to ask again about a Job of this age that has no pod. A Job controller with much to do takes its time, and a
+    thousand Jobs that wait for it are not asked about every few seconds."""
+    return POD_RECHECK if refused else min(max(age, POD_PATIENCE), LONGEST_LOOK)
 
 
 @dataclass(frozen=True, kw_only=True)
