@@ -67,7 +67,7 @@ check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
-	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/bare_trainer.py benchmarks/gpus.py benchmarks/trainer.py benchmarks/vram.py
+	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/bare_trainer.py benchmarks/gpu.py benchmarks/gpu_peers.py benchmarks/gpu_watch.py benchmarks/gpus.py benchmarks/trainer.py benchmarks/vram.py
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
 	$(VENV)/bin/python -m lora_operator.api.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy

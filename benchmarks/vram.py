@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.memory import GIB, memory_bytes, weight_bytes
 from lora_trainer.model_shape import ModelShape, model_shape
@@ -65,6 +65,7 @@ class Point:
     r: int = 16
     kept_layers: int = 0
     load_in_4bit: bool = True
+    loader: Loader = Loader.FAST_LANGUAGE_MODEL
 
     @property
     def tokens(self) -> int:
@@ -80,7 +81,7 @@ class Point:
                 "identity": {"namespace": "benchmarks", "name": self.shape, "uid": "0"},
                 "model": {"name": self.shape, "maxSeqLength": self.row_tokens, "loadIn4bit": self.load_in_4bit},
                 "lora": {"r": self.r},
-                "training": {"maxSteps": 2, "learningRate": 1e-4},
+                "training": {"maxSteps": 2, "learningRate": 1e-4, "optim": "adamw_8bit"},
                 "dataset": placeholder,
                 "evaluation": {},
                 "output": placeholder,
@@ -91,7 +92,7 @@ class Point:
 
     def predicted_gib(self, shape: ModelShape) -> float:
         """What sizing.py says."""
-        return memory_bytes(shape, self.run, tokens=self.tokens, kept_layers=self.kept_layers) / GIB
+        return memory_bytes(shape, self.run, tokens=self.tokens, kept_layers=self.kept_layers, loader=self.loader) / GIB
 
 
 def points() -> list[Point]:
@@ -109,6 +110,9 @@ def points() -> list[Point]:
             Point(shape=shape, micro_batch=2, kept_layers=layers // 2),
             Point(shape=shape, row_tokens=8192, micro_batch=1, kept_layers=layers // 4),
             Point(shape=shape, micro_batch=4, load_in_4bit=False),
+            Point(shape=shape, micro_batch=8, loader=Loader.FAST_MODEL),
+            Point(shape=shape, micro_batch=4, kept_layers=layers, loader=Loader.FAST_MODEL),
+            Point(shape=shape, micro_batch=2, kept_layers=layers // 2, loader=Loader.FAST_MODEL),
         ]
     return found
 
@@ -122,12 +126,12 @@ def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - as in measure_point
 
     folder.mkdir(parents=True)
-    for file in tokenizer.glob("*token*.json"):
+    for file in (*tokenizer.glob("*token*.json"), *tokenizer.glob("chat_template*")):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "config.json").write_text(json.dumps(SHAPES[shape] | {"max_position_embeddings": 16384}))
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="5GB")
 
 
 def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
 
     os.environ.update(environment(kind=AcceleratorKind.GPU, scratch=scratch))
     run = point.run
-    model, tokenizer = load(run, folder=base, dtype="bfloat16")
+    model, tokenizer = load(run, folder=base, dtype="bfloat16", loader=point.loader)
     import torch  # noqa: PLC0415 - after Unsloth
     from datasets import Dataset  # noqa: PLC0415 - after Unsloth
     from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
@@ -206,17 +210,18 @@ def child(*arguments: str, log: Path) -> subprocess.CompletedProcess[str]:
         )
 
 
-def measure(tokenizer: Path, out: Path, gib: float) -> None:
-    """All points that the file of results lacks; it is written anew after each."""
+def measure(tokenizer: Path, out: Path, gib: float, shapes: Sequence[str]) -> None:
+    """All points of these shapes that the file of results lacks; it is written anew after each."""
     began, budget, lock = time.monotonic(), Budget(gib), threading.Lock()
     done = read(out)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        models = {shape: work / shape for shape in SHAPES}
+        models = {shape: work / shape for shape in shapes}
         for shape, folder in models.items():
             child("make-model", shape, str(folder), str(tokenizer), log=work / f"{shape}.log").check_returncode()
             print(f"{time.monotonic() - began:5.0f} s  weights of {shape}", flush=True)
-        left = [point for point in points() if not any(entry.items() >= asdict(point).items() for entry in done)]
+        wanted = [point for point in points() if point.shape in shapes]
+        left = [point for point in wanted if not any(entry.items() >= asdict(point).items() for entry in done)]
 
         def one(numbered: tuple[int, Point]) -> None:
             number, point = numbered
@@ -264,6 +269,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["points"] if path.exists() else []
 
 
+def read_point(entry: dict[str, Any]) -> Point:
+    """The configuration of a measured point."""
+    return Point(**{field.name: entry[field.name] for field in fields(Point)} | {"loader": Loader(entry["loader"])})
+
+
 def write(out: Path, done: list[dict[str, Any]]) -> None:
     """The results so far."""
     import torch  # noqa: PLC0415 - the other commands do without
@@ -275,16 +285,27 @@ def write(out: Path, done: list[dict[str, Any]]) -> None:
 
 # --- fitting ------------------------------------------------------------------------------------------------------
 
-TERMS = ("LoRA parameters", "I x T x (K + 1)", "(H + Q) x T x (K + 1)", "H x T", "1")
+TERMS = (
+    "LoRA parameters",
+    "I x T x (K + 1)",
+    "(H + Q) x T x (K + 1)",
+    "H x T x (K + 1) with FastModel",
+    "T x T with FastModel",
+    "H x T",
+    "1",
+)
 
 
 def terms(point: Point) -> tuple[float, list[float]]:
     """Bytes of the weights, which are known, and the values of TERMS."""
     shape, tokens, kept = model_shape(SHAPES[point.shape]), point.tokens, point.kept_layers
-    weights = weight_bytes(shape, load_in_4bit=point.load_in_4bit)
+    weights, fast_model = weight_bytes(shape, load_in_4bit=point.load_in_4bit), point.loader is Loader.FAST_MODEL
     wide, narrow = shape.intermediate * tokens, (shape.hidden + shape.heads * shape.head_size) * tokens
     layers = kept + 1
-    return weights, [shape.lora_parameters(point.run.lora), wide * layers, narrow * layers, shape.hidden * tokens, 1]
+    more = shape.hidden * tokens * layers if fast_model else 0
+    adapter = shape.lora_parameters(point.run.lora)
+    mask = tokens**2 if fast_model else 0
+    return weights, [adapter, wide * layers, narrow * layers, more, mask, shape.hidden * tokens, 1]
 
 
 def measured_bytes(entry: dict[str, Any], point: Point) -> float:
@@ -317,8 +338,7 @@ def predicted(point: Point, fitted: Sequence[float]) -> float:
 def fit(path: Path) -> None:
     """Print the coefficients, and each point's error when it is left out of the fit."""
     entries = read(path)
-    names = [field.name for field in fields(Point)]
-    found = [Point(**{name: entry[name] for name in names}) for entry in entries]
+    found = [read_point(entry) for entry in entries]
     measured = [measured_bytes(entry, point) for entry, point in zip(entries, found, strict=True)]
     for name, value in zip(TERMS, coefficients(found, measured), strict=True):
         print(f"{value:14.2f}  bytes per {name}")
@@ -340,6 +360,7 @@ def main() -> None:
     measuring.add_argument("--tokenizer", type=Path, required=True, help="folder with any tokenizer")
     measuring.add_argument("--out", type=Path, default=RESULTS)
     measuring.add_argument("--memory", type=float, default=120, help="GiB of the card to use at once")
+    measuring.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     alone = commands.add_parser("context", help="measure what a process holds beside torch's memory")
     alone.add_argument("--tokenizer", type=Path, required=True, help="folder with any tokenizer")
     fitting = commands.add_parser("fit", help="fit the memory model to the results")
@@ -353,7 +374,7 @@ def main() -> None:
     arguments = parser.parse_args()
     match arguments.command:
         case "measure":
-            measure(arguments.tokenizer, arguments.out, arguments.memory)
+            measure(arguments.tokenizer, arguments.out, arguments.memory, arguments.shapes)
         case "context":
             context(arguments.tokenizer)
         case "fit":
@@ -362,7 +383,7 @@ def main() -> None:
             make_model(arguments.shape, Path(arguments.folder), Path(arguments.tokenizer))
         case "point":
             with tempfile.TemporaryDirectory() as scratch:
-                point = Point(**json.loads(arguments.point))
+                point = read_point(json.loads(arguments.point))
                 print(json.dumps(measure_point(point, arguments.base, Path(scratch))))
 
 

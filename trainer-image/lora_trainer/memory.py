@@ -1,12 +1,13 @@
 """Peak accelerator memory of a training step, predicted from shapes alone. Pure.
 
-    bytes = weights + 12.3 x LoRA parameters + (3.0 x I + 9.1 x (H + Q)) x T x (K + 1) + 13.3 x H x T + 0.2 GiB
+    bytes = weights + 12.3 x LoRA parameters + (3.1 x I + 8.9 x (H + Q)) x T x (K + 1) + 13.5 x H x T + 0.2 GiB
+    with FastModel (see packing.py), whose attention has a mask:  + 6.4 x H x T x (K + 1) + 2.7 x T x T
 
 for T tokens per forward pass, I the width of the MLP, H of the hidden state, Q of all queries, and K layers whose
 activations are kept; one more is being recomputed. Gradients and the loss give the fourth term.
-Fitted by `python -m benchmarks.vram fit` to the 45 points of benchmarks/results/vram.json (five Llama shapes of 135M to
-8B parameters on one H200, torch 2.11.0): leave-one-out error 1.5 % in the median, never more than 6.6 % too low, and up
-to 18 % too high for the smallest shape, which takes less than a gibibyte.
+Fitted by `python -m benchmarks.vram fit` to the 51 points of benchmarks/results/vram.json (five Llama shapes of 135M to
+8B parameters on one H200, torch 2.11.0; six of the points with FastModel): leave-one-out error 1.7 % in the median,
+never more than 6.4 % too low, and up to 18 % too high for the smallest shape, which takes less than a gibibyte.
 It predicts what torch's allocator reserves; the process holds a CUDA context beside it.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from lora_trainer.contract.outcome import Loader
 from lora_trainer.contract.run import EIGHT_BIT_OPTIMIZERS, AcceleratorKind, RunFile
 from lora_trainer.model_shape import ModelShape
 
@@ -23,9 +25,11 @@ BYTES_PER_4BIT_PARAMETER = 0.5 + 1 / 64
 BYTES_PER_LORA_PARAMETER = 12.3
 """Weight and gradient in 32 bits, and two Adam moments in 8."""
 MORE_BYTES_OF_32_BIT_MOMENTS = 6
-LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH = 3.0
-LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES = 9.1
-STEP_BYTES_PER_TOKEN_OF_HIDDEN = 13.3
+LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH = 3.1
+LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES = 8.9
+FAST_MODEL_LAYER_BYTES_PER_TOKEN_OF_HIDDEN = 6.4
+FAST_MODEL_BYTES_PER_PAIR_OF_TOKENS = 2.7
+STEP_BYTES_PER_TOKEN_OF_HIDDEN = 13.5
 CONSTANT_BYTES = 0.2 * GIB
 CPU_PROCESS_BYTES = 2.1 * GIB
 """What a CPU process holds beside that: libraries and their caches. One point: the demo's run."""
@@ -35,12 +39,18 @@ MARGIN = 1.07
 """A prediction may be as much too low."""
 
 
-def memory_bytes(shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: int) -> float:
+def memory_bytes(
+    shape: ModelShape, run: RunFile, *, tokens: int, kept_layers: int, loader: Loader = Loader.FAST_LANGUAGE_MODEL
+) -> float:
     """Predicted peak with `tokens` tokens per forward pass and the activations of `kept_layers` layers kept."""
     narrow = shape.hidden + shape.heads * shape.head_size
     layer = LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate
     layer += LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES * narrow
-    step = (layer * (kept_layers + 1) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden) * tokens
+    mask = 0.0
+    if loader is Loader.FAST_MODEL:
+        layer += FAST_MODEL_LAYER_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden
+        mask = FAST_MODEL_BYTES_PER_PAIR_OF_TOKENS * tokens**2
+    step = (layer * (kept_layers + 1) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden) * tokens + mask
     # PyTorch's own recomputation leaves each layer's input on the accelerator; Unsloth's takes it to the host.
     inputs = 2 * shape.hidden * tokens * shape.layers if run.gradient_checkpointing == "enabled" else 0
     return standing_bytes(shape, run) + step + inputs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB
@@ -108,7 +108,7 @@ def go_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(run: RunFile, *, folder: Path, dtype: str, loader: Loader) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model in `folder`, in 4-bit where the spec says so, and its tokenizer.
 
     The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
@@ -125,7 +125,7 @@ def load(run: RunFile, *, folder: Path, dtype: str) -> tuple[PreTrainedModel, Pr
             "Choose a class whose image is the variant with vLLM, or remove training.grpo.fastInference.",
         )
     logging.disable_progress_bar()
-    return unsloth.FastLanguageModel.from_pretrained(
+    return getattr(unsloth, loader).from_pretrained(
         model_name=str(folder), dtype=getattr(torch, dtype), **load_arguments(run)
     )
 
@@ -169,6 +169,7 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
         loftq = {"init_lora_weights": "loftq", "loftq_config": spec.loftq_config.model_dump()}
     # Unsloth's CPU backend does not know the argument, and has nothing to skip.
     kept = {"checkpoint_skip_layers": kept_layers} if run.gradient_checkpointing == "unsloth" else {}
+    # It takes the models of FastModel too.
     return unsloth.FastLanguageModel.get_peft_model(
         model,
         r=spec.r,

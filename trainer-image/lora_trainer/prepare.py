@@ -37,11 +37,12 @@ from lora_trainer.data.summary import Data, DataReport, data_report, dataset_fig
 from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.model_shape import model_shape
+from lora_trainer.packing import DataSize
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.publishing.reuse import reuse
 from lora_trainer.publishing.signing import read_signer
 from lora_trainer.rewards.intake import take_rewards
-from lora_trainer.sizing import DataSize, size_run
+from lora_trainer.sizing import size_run
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 

@@ -9,11 +9,18 @@ from math import ceil, lcm
 from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Estimate
-from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.run import EIGHT_BIT_OPTIMIZERS, FASTEST_OPTIMIZER, AcceleratorKind, RunFile
 from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.errors import TrainerError
-from lora_trainer.memory import GIB, generation_bytes, memory_bytes, needed_bytes
+from lora_trainer.memory import (
+    GIB,
+    MORE_BYTES_OF_32_BIT_MOMENTS,
+    generation_bytes,
+    memory_bytes,
+    needed_bytes,
+)
 from lora_trainer.model_shape import ModelShape
+from lora_trainer.packing import DataSize, choose_packing
 
 EFFECTIVE_BATCH = 8
 """Rows of model.maxSeqLength tokens per optimizer step where the user names none."""
@@ -22,23 +29,12 @@ CPU_MICRO_BATCH = 1
 more processor time per step and 3.5 GiB instead of 2.8."""
 TOKENS_THAT_FILL_A_GPU = 8192
 """Beyond so many per forward pass, memory is better spent on activations that need not be recomputed."""
-SHORTEST_PACKED_ROW = 2048
+DATALOADER_WORKERS = 2
+"""Beside a GPU, which waits 6 ms a step for a batch of 16k tokens where the training process makes it."""
 SEQUENCES_PER_ROW = {Method.SFT: 1, Method.DPO: 2, Method.GRPO: 1}
 """Sequences that go through the model for one row: of a pair, both answers."""
 CHECKPOINTS_PER_RUN = 20
 EVALUATIONS_PER_RUN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSize:
-    """The numbers of the data set that decide the run's size."""
-
-    rows: int
-    """Rows trained on."""
-    tokens: int
-    """Their tokens."""
-    longest: int
-    """Tokens of the longest one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +51,8 @@ Predict = Callable[[Cut], float]
 
 def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate, Chosen]:
     """Fill in every number that the user left unset, so that the run fits the class's memory. Raises DoesNotFit."""
-    sft = run.training.method is Method.SFT
-    packing = sft and run.accelerator.kind is AcceleratorKind.GPU and run.training.packing is not False
-    packing_length = packed_row_tokens(run.model.max_seq_length) if packing else None
+    packed = choose_packing(run, data)
+    packing_length = packed.length
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
     group, processes = _group(run.training), run.resources.processes
     effective = group * max(1, EFFECTIVE_BATCH // group)
@@ -69,7 +64,7 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
         # The processes of a CPU pod share its memory, each with a model of its own; a GPU has its own.
         sharing = run.resources.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
-        training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers)
+        training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers, loader=packed.loader)
         if not generates_itself(run.training):
             return sharing * training
         named = run.training.gradient_accumulation_steps
@@ -83,8 +78,10 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
     accumulation = _accumulation(run.training, micro_batch=cut.micro_batch, effective=effective)
     units = ceil(data.tokens / packing_length) if packing_length else data.rows * group
     max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
+    optim, moments = _optim(run, shape, peak(cut))
+    predicted = peak(cut) + moments
     estimate = Estimate(
-        memory_gib=round(peak(cut) / GIB, 2),
+        memory_gib=round(predicted / GIB, 2),
         fits=True,
         micro_batch=cut.micro_batch,
         accumulation=accumulation,
@@ -98,10 +95,13 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         learning_rate=run.training.peak_learning_rate,
         save_steps=run.training.save_steps or max(1, max_steps // CHECKPOINTS_PER_RUN),
         eval_steps=_eval_steps(run.training, max_steps=max_steps),
-        packing=packing,
+        packing=packing_length is not None,
         packing_length=packing_length,
-        optim=run.optim,
+        optim=optim,
         dtype=_dtype(run),
+        loader=packed.loader,
+        dataloader_workers=_dataloader_workers(run),
+        reasons=(*packed.reasons, _cut_reason(run, cut, predicted, layers=shape.layers, row_tokens=row_tokens)),
     )
     return estimate, chosen
 
@@ -110,11 +110,6 @@ def generates_itself(training: TrainingSpec) -> bool:
     """Whether the model writes the answers of a whole step at once: GRPO, where vLLM does not do it in a share of its
     own."""
     return training.grpo is not None and not training.grpo.fast_inference
-
-
-def packed_row_tokens(max_seq_length: int) -> int:
-    """Length that rows are packed to: short ones are packed longer, so that fewer launches fill the accelerator."""
-    return max_seq_length * max(1, ceil(SHORTEST_PACKED_ROW / max_seq_length))
 
 
 def cut_to_fit(run: RunFile, needed: Predict, *, layers: int, row_tokens: int, effective: int) -> Cut:
@@ -238,6 +233,32 @@ def _eval_steps(training: TrainingSpec, *, max_steps: int) -> int | None:
     if training.eval_steps or not training.early_stopping:
         return training.eval_steps
     return max(1, max_steps // EVALUATIONS_PER_RUN)
+
+
+def _dataloader_workers(run: RunFile) -> int:
+    # GRPO's batches are prompts, and its answers come from the model.
+    on_gpu = run.accelerator.kind is AcceleratorKind.GPU
+    return DATALOADER_WORKERS if on_gpu and run.training.method is not Method.GRPO else 0
+
+
+def _optim(run: RunFile, shape: ModelShape, peak: float) -> tuple[str, float]:
+    """The optimizer, and what its moments take beside a predicted peak: the fastest where it is open and memory is
+    left."""
+    more = MORE_BYTES_OF_32_BIT_MOMENTS * shape.lora_parameters(run.lora)
+    offered = _offered_gib(run)
+    if run.training.optim is not None or run.optim not in EIGHT_BIT_OPTIMIZERS or offered is None:
+        return run.optim, 0
+    fits = needed_bytes(peak + more, run.accelerator.kind) <= offered * GIB
+    return (FASTEST_OPTIMIZER, more) if fits else (run.optim, 0)
+
+
+def _cut_reason(run: RunFile, cut: Cut, peak: float, *, layers: int, row_tokens: int) -> str:
+    offered = run.accelerator.memory_gib
+    room = f"of the class's {offered:g} GiB" if offered is not None else "and the class names no memory"
+    return (
+        f"micro-batch {cut.micro_batch} x {row_tokens} tokens, {cut.kept_layers} of {layers} layers kept: that needs"
+        f" {needed_bytes(peak, run.accelerator.kind) / GIB:.1f} GiB {room}."
+    )
 
 
 def _dtype(run: RunFile) -> str:

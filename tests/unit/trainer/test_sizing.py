@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from statistics import median
 from typing import Any
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB, MARGIN, memory_bytes
 from lora_trainer.model_shape import model_shape
-from lora_trainer.sizing import DataSize, shrink, size_run
+from lora_trainer.packing import DataSize
+from lora_trainer.sizing import shrink, size_run
 
-from benchmarks.vram import RESULTS, SHAPES, Point, measured_bytes, read
+from benchmarks.vram import RESULTS, SHAPES, measured_bytes, read, read_point
 from tests.support.runs import run_file
 
 LLAMA_8B = {
@@ -72,9 +72,9 @@ def test_memory_agrees_with_what_was_measured() -> None:
     errors = [
         point.predicted_gib(model_shape(SHAPES[point.shape])) * GIB / measured_bytes(entry, point) - 1
         for entry in read(RESULTS)
-        for point in [Point(**{field.name: entry[field.name] for field in fields(Point)})]
+        for point in [read_point(entry)]
     ]
-    assert len(errors) == 45
+    assert len(errors) == 51
     assert median(abs(error) for error in errors) < 0.02
     assert min(errors) > 1 / MARGIN - 1, "a run that is said to fit fits"
     assert sorted(errors)[-4] < 0.07, "but for three points of less than a gibibyte"
@@ -180,12 +180,13 @@ def test_a_pair_is_two_sequences() -> None:
         # Little memory: fewer tokens, then few layers, then more.
         (7.7, 2048, (1, 8, 0)),
         (8.2, 2048, (2, 4, 0)),
-        (12, 2048, (4, 2, 3)),
-        (24, 2048, (4, 2, 15)),
+        (12, 2048, (4, 2, 2)),
+        (24, 2048, (4, 2, 12)),
+        (40, 2048, (4, 2, 26)),
+        (80, 2048, (4, 2, 32)),
+        (80, 8192, (1, 8, 32)),
         # Every layer kept: more tokens cost nothing but memory.
-        (80, 2048, (8, 1, 32)),
-        (40, 2048, (4, 2, 32)),
-        (80, 8192, (2, 4, 32)),
+        (139, 2048, (8, 1, 32)),
         # Short rows are packed longer, with as many tokens per optimizer step.
         (80, 512, (2, 1, 32)),
     ],
@@ -217,7 +218,7 @@ def test_short_rows_are_packed_longer(length: int, packed: int) -> None:
 
 
 def test_shrinking_keeps_the_effective_batch() -> None:
-    numbers = chosen(model={"maxSeqLength": 2048})
+    numbers = chosen(model={"maxSeqLength": 2048}, accelerator=offering(139))
     cuts = [shrink(numbers, times) for times in range(4)]
     sizes = [(cut.per_device_train_batch_size, cut.gradient_accumulation_steps) for cut in cuts]
     assert sizes == [(8, 1), (4, 2), (2, 4), (1, 8)]
@@ -251,7 +252,8 @@ def test_the_estimate_shows_what_was_chosen() -> None:
     assert estimate.fits
     assert estimate.micro_batch == numbers.per_device_train_batch_size
     tokens = 2048 * estimate.micro_batch
-    assert estimate.memory_gib == round(memory_bytes(SHAPE, run, tokens=tokens, kept_layers=32) / GIB, 2)
+    with_8_bit_moments = memory_bytes(SHAPE, run, tokens=tokens, kept_layers=32, loader=numbers.loader)
+    assert estimate.memory_gib == round((with_8_bit_moments + 6 * 41_943_040) / GIB, 2)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +290,57 @@ def test_what_a_cpu_cannot_do_is_replaced() -> None:
 def test_what_the_user_names_stays() -> None:
     numbers = chosen(training={"packing": False, "optim": "adamw_torch"}, model={"dtype": "float16"})
     assert (numbers.packing, numbers.optim, numbers.dtype) == (False, "adamw_torch", "float16")
+
+
+FULL = DataSize(rows=1000, tokens=1_900_000, longest=2048)
+
+
+@pytest.mark.parametrize(
+    ("data", "blocks", "packing", "loader"),
+    [
+        (DATA, {}, True, Loader.FAST_MODEL),
+        (DATA, {"resources": {"gpus": 2}}, True, Loader.FAST_LANGUAGE_MODEL),
+        (DATA, {"training": {"packing": False}}, False, Loader.FAST_LANGUAGE_MODEL),
+        (DATA, {"training": {"method": "DPO"}}, False, Loader.FAST_LANGUAGE_MODEL),
+        (DATA, {"accelerator": {"kind": "CPU"}}, False, Loader.FAST_LANGUAGE_MODEL),
+        (FULL, {}, False, Loader.FAST_LANGUAGE_MODEL),
+        (FULL, {"training": {"packing": True}}, True, Loader.FAST_MODEL),
+    ],
+)
+def test_short_rows_are_packed_and_loaded_for_it(
+    data: DataSize, blocks: dict[str, Any], packing: bool, loader: Loader
+) -> None:
+    numbers = chosen(data=data, model={"maxSeqLength": 2048}, **blocks)
+    assert (numbers.packing, numbers.loader) == (packing, loader)
+    assert numbers.reasons[0].startswith(f"packing {'on' if packing else 'off'}: ")
+    assert any(loader in reason for reason in numbers.reasons) == packing
+
+
+def test_every_choice_says_what_it_needs() -> None:
+    assert chosen(accelerator=offering(24), model={"maxSeqLength": 2048}).reasons == (
+        "packing on: rows have 300 tokens in the mean, sequences 2048.",
+        "loader FastModel: it is the fastest for packed rows.",
+        "micro-batch 4 x 2048 tokens, 12 of 32 layers kept: that needs 23.4 GiB of the class's 24 GiB.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("gib", "named", "optim"),
+    [
+        (80, None, "adamw_torch_fused"),
+        (80, "adamw_8bit", "adamw_8bit"),
+        (7.7, None, "adamw_8bit"),
+        (None, None, "adamw_8bit"),
+    ],
+)
+def test_the_fastest_optimizer_where_there_is_room(gib: float | None, named: str | None, optim: str) -> None:
+    assert chosen(accelerator=offering(gib), training={"maxSteps": None, "optim": named}).optim == optim
+
+
+@pytest.mark.parametrize(("method", "workers"), [("SFT", 2), ("DPO", 2)])
+def test_batches_are_made_ready_beside_a_gpu(method: str, workers: int) -> None:
+    assert chosen(training={"method": method}).dataloader_workers == workers
+    assert chosen(training={"method": method}, accelerator={"kind": "CPU"}).dataloader_workers == 0
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(1, 8), (2, 8), (3, 6), (4, 8), (16, 16)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -17,6 +18,7 @@ MAX_SAMPLES = 3
 MAX_SAMPLE = 240
 MAX_SHORT_SAMPLE = 80
 MAX_BUCKETS = 16
+MAX_REASONS = 8
 
 
 BAD_ROW = "BadRow"
@@ -115,6 +117,15 @@ class Estimate(WireModel):
     """Decoder layers whose activations are kept instead of recomputed."""
 
 
+class Loader(StrEnum):
+    """Unsloth's classes that load a model."""
+
+    FAST_LANGUAGE_MODEL = "FastLanguageModel"
+    """Its own code for the model's layers."""
+    FAST_MODEL = "FastModel"
+    """transformers' code for them, compiled."""
+
+
 class Chosen(WireModel):
     """What the trainer chose for the numbers that the user left unset."""
 
@@ -140,6 +151,14 @@ class Chosen(WireModel):
     """Optimizer."""
     dtype: str
     """Compute type."""
+    loader: Loader = Loader.FAST_LANGUAGE_MODEL
+    """Unsloth's class that loads and trains the model."""
+    dataloader_workers: int = 0
+    """Processes that make batches ready while the accelerator computes."""
+    reasons: Annotated[
+        tuple[Annotated[str, Field(max_length=MAX_SHORT_SENTENCE)], ...], Field(max_length=MAX_REASONS)
+    ] = ()
+    """Why: a sentence for each choice that the data, the memory or a measurement decided."""
 
 
 class Artifact(WireModel):
@@ -268,6 +287,7 @@ def _smaller(outcome: Outcome) -> Iterator[Outcome]:
     yield (outcome := _with_dataset(outcome, lambda data: {"samples": clip_samples(data.samples, MAX_SHORT_SAMPLE)}))
     yield (outcome := _with_dataset(outcome, lambda _: {"samples": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE))
+    yield (outcome := _without_reasons(outcome))
     yield (outcome := _with_dataset(outcome, lambda _: {"histogram": (), "report": None, "revisions": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE // 4))
     yield outcome.model_copy(update={"result": None, "checkpoint": None})
@@ -284,6 +304,14 @@ def _with_dataset(outcome: Outcome, change: Callable[[DatasetFigures], dict]) ->
         return outcome
     dataset = result.dataset.model_copy(update=change(result.dataset))
     return outcome.model_copy(update={"result": result.model_copy(update={"dataset": dataset})})
+
+
+def _without_reasons(outcome: Outcome) -> Outcome:
+    result = outcome.result
+    if not isinstance(result, PrepareResult):
+        return outcome
+    chosen = result.chosen.model_copy(update={"reasons": ()})
+    return outcome.model_copy(update={"result": result.model_copy(update={"chosen": chosen})})
 
 
 def clip_samples(samples: tuple[str, ...], limit: int) -> tuple[str, ...]:

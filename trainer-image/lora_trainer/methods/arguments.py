@@ -32,6 +32,8 @@ def loop_arguments(run: RunFile, *, chosen: Chosen, folder: Path) -> dict[str, A
         "gradient_checkpointing": run.gradient_checkpointing != "disabled",
         "bf16": chosen.dtype == "bfloat16",
         "fp16": chosen.dtype == "float16",
+        "dataloader_num_workers": chosen.dataloader_workers,
+        "dataloader_persistent_workers": chosen.dataloader_workers > 0,
         "use_cpu": run.accelerator.kind is AcceleratorKind.CPU,
         "seed": training.seed,
         "data_seed": training.seed,

@@ -38,7 +38,7 @@ def load_trainable(
     run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base model with a fresh adapter, and the tokenizer that batches are padded with."""
-    model, tokenizer = load(run, folder=base, dtype=chosen.dtype)
+    model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader)
     tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
     return add_adapter(model, run, kept_layers=chosen.kept_layers), tokenizer
 
