@@ -118,7 +118,7 @@ class TrainingSpec(WireModel):
     which saves 6 bytes per parameter of the adapter. On a CPU class adamw_torch_fused replaces the 8-bit ones."""
     packing: bool | None = None
     """Pack several rows into one sequence without attention between them; SFT only. Unset: on where the accelerator
-    supports it."""
+    supports it and rows do not fill a sequence by themselves."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
     """Seed of data order and dropout."""
     eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
