@@ -16,6 +16,7 @@ from lora_operator.naming import Stage, job_name
 from lora_operator.planning.observed import ClassView, JobView, LastWord, Observed, PodView
 from lora_operator.workloads.settled import Settled, settle
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
 from lora_trainer.contract.outcome import (
     Artifact,
     Chosen,
@@ -253,6 +254,22 @@ def train_result() -> TrainResult:
     """What a successful train reports."""
     usage = Usage(train_seconds=840.0, tokens_per_second=15_200.0, peak_memory_gib=11.2)
     return TrainResult(artifact=an_artifact(), evaluation=an_evaluation(), usage=usage)
+
+
+def an_artifact_manifest(files: tuple[FileEntry, ...]) -> ArtifactManifest:
+    """The manifest of a published adapter of these files."""
+    result = prepare_result()
+    return ArtifactManifest(
+        run_digest=DIGEST,
+        base_model="s3://team-a/models/smollm2",
+        model=result.model,
+        data_digest=result.dataset.digest,
+        steps=600,
+        evaluation=an_evaluation(),
+        verification=Verification(files=len(files), max_logit_difference=1.0, generated_tokens=8),
+        versions={},
+        files=files,
+    )
 
 
 def prepared_text(**result: Any) -> str:

@@ -165,6 +165,12 @@ def stop(name: str, *, paths: Paths) -> None:
     processes.stop(part.name, records=paths.state / "processes")
 
 
+def lose_node(*, paths: Paths, report: Report) -> None:
+    """Stop the kubelet and end every container, as if the machine were gone; `up` brings it back, empty."""
+    stop("kubelet", paths=paths)
+    _remove_containers(paths, report=report)
+
+
 def start(name: str, *, paths: Paths, report: Report) -> None:
     """Start one component if it does not run, and wait until it is healthy."""
     _ensure(component(name, paths=paths), paths=paths, report=report)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ Body = dict[str, Any]
 
 SCRIPTED_CLASS = "scripted"
 """The class whose trainer plays scenarios."""
+DEMO_CLASS = "cpu-demo"
+"""The class whose trainer trains."""
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -75,6 +78,15 @@ class Tenant:
         body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTune", "metadata": metadata}
         return body | {"spec": defaults | spec}
 
+    @contextmanager
+    def own_class(self, *, like: str = SCRIPTED_CLASS, storage: Body | None = None, **spec: Any) -> Iterator[str]:
+        """The name of a class of this tenant's own, which differs from another in these fields."""
+        make_class(self.kubectl, self.namespace, like=like, storage=storage, **spec)
+        try:
+            yield self.namespace
+        finally:
+            self.kubectl("delete", "lorafinetuneclass", self.namespace)
+
     def patch(self, name: str, **spec: Any) -> None:
         """Change fields of the spec."""
         body = {"spec": spec}
@@ -105,6 +117,10 @@ class Tenant:
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
         path = f"/api/v1/namespaces/{self.namespace}/pods/{metadata['name']}/eviction"
         self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+    def config_map(self, name: str) -> Body | None:
+        """The run's ConfigMap, where there is one."""
+        return self.kubectl.find("-n", self.namespace, "configmap", f"{name}-run")
 
     def told(self, name: str, *, until: str, seconds: float = 10) -> list[str]:
         """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""
@@ -140,6 +156,14 @@ class Tenant:
             time.sleep(0.3)
 
 
+def make_class(kubectl: Kubectl, name: str, *, like: str, storage: Body | None = None, **spec: Any) -> None:
+    """A class that differs from another in these fields of its spec, and of spec.storage."""
+    body = kubectl.get("lorafinetuneclass", like)
+    changed = body["spec"] | spec | {"storage": body["spec"]["storage"] | (storage or {})}
+    metadata = {"name": name}
+    kubectl.apply({"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": changed})
+
+
 def ready_reason(run: Body) -> str | None:
     """Reason of Ready."""
     return (condition(run, "Ready") or {}).get("reason")
@@ -152,3 +176,15 @@ def ready_message(run: Body) -> str:
 
 def _event_order(event: Body) -> tuple[str, int]:
     return event["metadata"]["creationTimestamp"], int(event["metadata"]["resourceVersion"])
+
+
+def small_training(**training: Any) -> Body:
+    """The spec of a real training of a few steps; what is given replaces fields of spec.training."""
+    defaults = {"maxSteps": 6, "perDeviceTrainBatchSize": 1, "gradientAccumulationSteps": 4, "warmupRatio": 0}
+    return {
+        "model": {"name": "s3://lora/models/SmolLM2-135M-Instruct", "maxSeqLength": 512},
+        "dataset": {"uri": "s3://lora/datasets/text-to-sql/train.jsonl"},
+        "lora": {"r": 8, "loraDropout": 0.1},
+        "training": defaults | training,
+        "evaluation": {"datasetUri": "s3://lora/datasets/text-to-sql/eval.jsonl", "maxRows": 8, "samples": 1},
+    }

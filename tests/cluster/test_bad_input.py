@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_message, ready_reason
+from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message, ready_reason
 from tests.demo import object_store
 from tests.demo.environment import Environment
 from tests.demo.object_store import Account
@@ -41,7 +41,7 @@ class Case:
     says: tuple[str, ...]
     rows: str = "chat.jsonl"
     spec: dict[str, Any] = field(default_factory=dict)
-    class_name: str = "cpu-demo"
+    class_name: str = DEMO_CLASS
 
     def apply(self, tenant: Tenant, name: str) -> None:
         """Apply the run."""
@@ -93,10 +93,9 @@ def bad_runs(environment: Environment) -> Iterator[Tenant]:
     for name, account in (("wrong-keys", wrong), ("reader", reader)):
         secret = account.as_secret(tenant.namespace)
         kubectl.apply(secret | {"metadata": secret["metadata"] | {"name": name}})
-    make_class(environment, "wrong-keys", storage={"credentials": {"secretName": "wrong-keys"}})
-    make_class(
-        environment, "reader", storage={"credentials": {"secretName": "reader"}, "workUri": "s3://read-only/work"}
-    )
+    make_class(kubectl, "wrong-keys", like=DEMO_CLASS, storage={"credentials": {"secretName": "wrong-keys"}})
+    read_only = {"credentials": {"secretName": "reader"}, "workUri": "s3://read-only/work"}
+    make_class(kubectl, "reader", like=DEMO_CLASS, storage=read_only)
     with object_store.bucket(kubectl, environment.account) as store:
         for path, text in FILES.items():
             store.put(f"{FOLDER}/{path}", text.encode())
@@ -105,16 +104,6 @@ def bad_runs(environment: Environment) -> Iterator[Tenant]:
     yield tenant
     tenant.delete()
     kubectl("delete", "lorafinetuneclass", "wrong-keys", "reader")
-
-
-def make_class(environment: Environment, name: str, *, storage: dict[str, Any] | None = None, **spec: Any) -> None:
-    """The demo's class with changes."""
-    body = environment.kubectl.get("lorafinetuneclass", "cpu-demo")
-    changed = body["spec"] | spec | {"storage": body["spec"]["storage"] | (storage or {})}
-    metadata = {"name": name}
-    environment.kubectl.apply(
-        {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": changed}
-    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -129,50 +118,36 @@ def test_named_before_an_accelerator_is_taken(bad_runs: Tenant, name: str) -> No
 
 
 def test_missing_secret_is_waited_for_and_heals(environment: Environment, tenant: Tenant) -> None:
-    make_class(environment, "late-secret", storage={"credentials": {"secretName": "late"}})
-    try:
-        tenant.apply("run", className="late-secret", dataset={"uri": "s3://lora/nothing.jsonl"})
+    with tenant.own_class(like=DEMO_CLASS, storage={"credentials": {"secretName": "late"}}) as late:
+        tenant.apply("run", className=late, dataset={"uri": "s3://lora/nothing.jsonl"})
         run = tenant.wait_for_reason("run", "SecretNotFound")
         assert '"late"' in ready_message(run)
         secret = environment.account.as_secret(tenant.namespace)
         environment.kubectl.apply(secret | {"metadata": secret["metadata"] | {"name": "late"}})
         tenant.wait_for_reason("run", "DatasetNotFound", seconds=120)  # the pod started by itself and looked
-    finally:
-        environment.kubectl("delete", "lorafinetuneclass", "late-secret")
 
 
-def test_image_that_cannot_be_pulled(environment: Environment, tenant: Tenant) -> None:
-    small = {"cpu": "20m", "memory": "128Mi", "scratch": "1Gi"}
-    make_class(environment, "no-image", image="localhost/lora-operator/none:1", prepare=small)
-    try:
-        tenant.apply("run", className="no-image")
+def test_image_that_cannot_be_pulled(tenant: Tenant) -> None:
+    with tenant.own_class(image="localhost/lora-operator/none:1") as no_image:
+        tenant.apply("run", className=no_image)
         run = tenant.wait_for_reason("run", "ImagePullFailed")
         assert "localhost/lora-operator/none:1" in ready_message(run)
         assert "spec.image" in ready_message(run)
-    finally:
-        environment.kubectl("delete", "lorafinetuneclass", "no-image")
 
 
-def test_pod_that_fits_no_node(environment: Environment, tenant: Tenant) -> None:
-    make_class(environment, "huge", prepare={"cpu": "1000", "memory": "1Gi", "scratch": "1Gi"})
-    try:
-        tenant.apply("run", className="huge")
+def test_pod_that_fits_no_node(tenant: Tenant) -> None:
+    with tenant.own_class(prepare={"cpu": "1000", "memory": "1Gi", "scratch": "1Gi"}) as huge:
+        tenant.apply("run", className=huge)
         run = tenant.wait_for_reason("run", "Unschedulable")
         assert "Insufficient cpu" in ready_message(run)
-    finally:
-        environment.kubectl("delete", "lorafinetuneclass", "huge")
 
 
-def test_gpu_class_without_a_gpu_waits_and_says_so(environment: Environment, tenant: Tenant) -> None:
-    scripted = environment.kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)["spec"]
-    make_class(environment, "no-gpu", **scripted | {"accelerator": {"kind": "GPU", "memoryGiB": 24}})
-    try:
-        tenant.play("run", "ok", class_name="no-gpu")
+def test_gpu_class_without_a_gpu_waits_and_says_so(tenant: Tenant) -> None:
+    with tenant.own_class(accelerator={"kind": "GPU", "memoryGiB": 24}) as no_gpu:
+        tenant.play("run", "ok", class_name=no_gpu)
         run = tenant.wait_for_reason("run", "Unschedulable")
         assert "nvidia.com/gpu" in ready_message(run)
         assert run["status"]["runDigest"]
-    finally:
-        environment.kubectl("delete", "lorafinetuneclass", "no-gpu")
 
 
 def test_namespace_whose_quota_is_used_up(environment: Environment, tenant: Tenant) -> None:

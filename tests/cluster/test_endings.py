@@ -76,6 +76,15 @@ def test_death_without_a_last_word_is_infrastructure(tenant: Tenant) -> None:
     assert [a["reason"] for a in run["status"]["attempts"] if a["stage"] == "train"] == ["Killed", "Succeeded"]
 
 
+def test_a_trainer_that_hangs_is_ended_by_the_kubelet(tenant: Tenant) -> None:
+    with tenant.own_class(livenessTimeoutSeconds=30) as hasty:
+        tenant.play("run", "hang-once", class_name=hasty)
+        run = tenant.wait_for("run", "Complete", seconds=240)
+    hung, _ = (attempt for attempt in run["status"]["attempts"] if attempt["stage"] == "train")
+    assert (hung["reason"], hung["exitClass"], hung["exitCode"]) == ("Killed", "Infrastructure", 137)
+    assert "no longer answered the kubelet" in hung["message"]
+
+
 def test_host_memory_is_named(tenant: Tenant) -> None:
     tenant.play("run", "hog")
     run = tenant.wait_for("run", "Failed", seconds=120)

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
 import pytest
 
-from tests.cluster.runs import Tenant, ready_message, ready_reason
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_message, ready_reason
 from tests.demo.environment import OPERATOR_NAMESPACE
 from tests.demo.kubectl import KubectlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A state of a run, and how it gets there."""
+
+    scenario: str = "ok"
+    class_name: str = SCRIPTED_CLASS
+    spec: dict[str, Any] = field(default_factory=dict)
+    reason: str = "Training"
+    """Of Ready, that is waited for."""
+    then: tuple[Callable[[Tenant], None], str] | None = None
+    """What is done then, and the reason that is waited for after it."""
+
+    def reach(self, tenant: Tenant) -> None:
+        """Have the run `run` in this state."""
+        tenant.play("run", self.scenario, class_name=self.class_name, **self.spec)
+        tenant.wait_for_reason("run", self.reason)
+        if self.then:
+            act, reason = self.then
+            act(tenant)
+            tenant.wait_for_reason("run", reason)
 
 
 def test_suspend_stops_after_a_checkpoint_and_resume_goes_on(tenant: Tenant) -> None:
@@ -36,6 +64,20 @@ def test_evicted_pod_is_replaced_at_no_cost(tenant: Tenant) -> None:
     assert len(tenant.jobs("run", stage="train")) == 1
 
 
+def test_the_config_map_deleted_by_hand_is_made_again_for_the_next_pod(tenant: Tenant) -> None:
+    tenant.play("run", "short", retryLimit=0)
+    tenant.wait_for_reason("run", "Training")
+    before = tenant.config_map("run")
+    tenant.kubectl("-n", tenant.namespace, "delete", "configmap", "run-run")
+    tenant.evict(tenant.pods("run", stage="train")[0])
+    tenant.wait_for("run", "Complete", seconds=240)
+    after = tenant.config_map("run")
+    assert before
+    assert after
+    assert after["data"] == before["data"]
+    assert len(tenant.jobs("run", stage="train")) == 1
+
+
 def test_job_deleted_by_hand_is_started_again(tenant: Tenant) -> None:
     tenant.play("run", "until-stopped")
     tenant.wait_for_reason("run", "Training")
@@ -57,15 +99,15 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
     tenant.play("next", "ok")
     tenant.wait_for("next", "Complete")  # the operator has had its turn with both
     assert tenant.jobs("run") == []
-    for field in ("attempts", "artifact", "completionTime", "runDigest"):
-        assert tenant.run("run")["status"][field] == before["status"][field]
+    for name in ("attempts", "artifact", "completionTime", "runDigest"):
+        assert tenant.run("run")["status"][name] == before["status"][name]
 
 
 def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
     tenant.play("run", "ok", ttlSecondsAfterFinished=3)
     tenant.wait_for("run", "Complete")
     tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"), seconds=30)
-    assert tenant.kubectl.find("-n", tenant.namespace, "configmap", "run-run") is None
+    assert tenant.config_map("run") is None
     assert ready_reason(tenant.run("run")) == "AdapterPublished"
 
 
@@ -108,21 +150,36 @@ def _leader(tenant: Tenant) -> str:
     return tenant.kubectl.get("-n", OPERATOR_NAMESPACE, "lease", "lora-operator")["spec"].get("holderIdentity", "")
 
 
-@pytest.mark.parametrize(
-    ("scenario", "reason"),
-    [
-        ("slow-prepare", "Preparing"),
-        ("until-stopped", "Training"),
-        ("ok", "AdapterPublished"),
-        ("diverged", "Diverged"),
-    ],
-)
-def test_deletion_in_every_state(tenant: Tenant, scenario: str, reason: str) -> None:
-    tenant.play("run", scenario)
-    tenant.wait_for_reason("run", reason)
+def suspend(tenant: Tenant) -> None:
+    """The user suspends the run."""
+    tenant.patch("run", suspend=True)
+
+
+def hold(tenant: Tenant) -> None:
+    """A queue takes the Job back."""
+    patch = ("patch", "job", "run-train-1", "--type=merge", "-p", json.dumps({"spec": {"suspend": True}}))
+    tenant.kubectl("-n", tenant.namespace, *patch)
+
+
+STATES: dict[str, State] = {
+    "before it is accepted": State(class_name="nobody-has-it", reason="ClassNotFound"),
+    "preparing": State(scenario="slow-prepare", reason="Preparing"),
+    "suspended before it began": State(spec={"suspend": True}, reason="SuspendedByUser"),
+    "suspended": State(scenario="until-stopped", then=(suspend, "SuspendedByUser")),
+    "stopping": State(scenario="deaf", then=(suspend, "Stopping")),
+    "queued": State(scenario="deaf", then=(hold, "Queued")),
+    "training": State(scenario="until-stopped"),
+    "between attempts": State(scenario="storage-always", reason="BackingOff"),
+    "complete": State(reason="AdapterPublished"),
+    "failed": State(scenario="diverged", reason="Diverged"),
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+def test_deletion_in_every_state(tenant: Tenant, state: State) -> None:
+    state.reach(tenant)
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run", "--timeout=60s")
-    tenant.kubectl.wait_for("children are gone", lambda: not (tenant.jobs("run") or tenant.pods("run")), seconds=60)
-    assert tenant.kubectl.find("-n", tenant.namespace, "configmap", "run-run") is None
+    assert_nothing_is_left(tenant)
 
 
 def test_deletion_needs_no_operator(tenant: Tenant) -> None:
@@ -132,10 +189,21 @@ def test_deletion_needs_no_operator(tenant: Tenant) -> None:
     tenant.kubectl(*scale, "--replicas=0")
     try:
         tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run", "--timeout=60s")
-        tenant.kubectl.wait_for("pods are gone", lambda: not tenant.pods("run"), seconds=60)
+        assert_nothing_is_left(tenant)
     finally:
         tenant.kubectl(*scale, "--replicas=1")
         tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", "deployment/lora-operator", "--timeout=60s")
+
+
+def assert_nothing_is_left(tenant: Tenant) -> None:
+    """No child of the run is there any more, or will come back."""
+
+    def left() -> bool:
+        return bool(tenant.jobs("run") or tenant.pods("run") or tenant.config_map("run"))
+
+    tenant.kubectl.wait_for("children are gone", lambda: not left(), seconds=90)
+    time.sleep(1)
+    assert not left()
 
 
 def test_a_started_run_cannot_be_edited(tenant: Tenant) -> None:
@@ -158,13 +226,8 @@ def test_second_run_with_the_same_output_waits_for_the_first(tenant: Tenant) -> 
 
 
 def test_class_that_comes_late_is_found(tenant: Tenant) -> None:
-    tenant.play("run", "ok", class_name=f"late-{tenant.namespace}")
+    tenant.play("run", "ok", class_name=tenant.namespace)
     run = tenant.wait_for_reason("run", "ClassNotFound")
     assert "Classes offered:" in ready_message(run)
-    body = tenant.kubectl.get("lorafinetuneclass", "scripted")
-    late = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": {"name": f"late-{tenant.namespace}"}}
-    tenant.kubectl.apply(late | {"spec": body["spec"]})
-    try:
+    with tenant.own_class():
         tenant.wait_for("run", "Complete")
-    finally:
-        tenant.kubectl("delete", "lorafinetuneclass", f"late-{tenant.namespace}")

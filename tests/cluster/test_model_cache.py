@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.runs import Body, Tenant, ready_reason
+from tests.cluster.runs import DEMO_CLASS, Body, Tenant, make_class, ready_reason, small_training
 from tests.cluster.settings import Paths
-from tests.cluster.test_bad_input import make_class
-from tests.cluster.test_training import SPEC
 from tests.demo import object_store
 from tests.demo.environment import MODEL_PREFIX, Environment
 from tests.demo.live import is_true
@@ -50,7 +48,7 @@ def cached(environment: Environment, tenant: Tenant) -> Iterator[Tenant]:
         folder.mkdir()
         kubectl.apply(volume(name, folder))
     kubectl.apply(claim(name, local=environment.own_cluster))
-    make_class(environment, name, modelCache={"claimName": CLAIM})
+    make_class(environment.kubectl, name, like=DEMO_CLASS, modelCache={"claimName": CLAIM})
     yield tenant
     kubectl("delete", "lorafinetuneclass", name)
     tenant.delete()
@@ -67,9 +65,9 @@ def test_a_model_that_is_gone_from_its_bucket_after_prepare_is_trained_all_the_s
         for page in store.list(f"{MODEL_PREFIX}/"):
             for entry in page:
                 store.copy(entry["path"], f"{copied}/{entry['path'].rpartition('/')[2]}")
-    model = SPEC["model"] | {"name": f"s3://lora/{copied}"}
-    training = SPEC["training"] | {"maxSteps": 1}
-    cached.apply("run", **SPEC | {"className": cached.namespace, "model": model, "training": training})
+    spec = small_training(maxSteps=1)
+    model = spec["model"] | {"name": f"s3://lora/{copied}"}
+    cached.apply("run", **spec | {"className": cached.namespace, "model": model})
     cached.wait("run", lambda run: is_true(run, "Prepared"), "Prepared", seconds=400)
     with object_store.bucket(environment.kubectl, environment.account) as store:
         object_store.delete_folder(store, copied)

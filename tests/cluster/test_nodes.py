@@ -10,9 +10,9 @@ import pytest
 from lora_trainer.contract.outcome import decode_outcome
 
 from tests.cluster.containerd import ctr
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_reason
+from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training
 from tests.cluster.settings import Paths
-from tests.cluster.test_training import SPEC, path_of, steps_done
+from tests.cluster.test_training import steps_done
 from tests.demo import object_store
 from tests.demo.environment import Environment
 from tests.kstatus import breaches
@@ -83,8 +83,8 @@ def test_two_nodes_train_one_adapter_whatever_befalls_one_of_them(
     environment: Environment, tenant: Tenant, two_nodes: MakeClass
 ) -> None:
     small = {"cpu": "300m", "memory": "4Gi", "scratch": "8Gi"}
-    training = SPEC["training"] | {"maxSteps": STEPS, "gradientAccumulationSteps": 1, "saveSteps": 1}
-    spec = SPEC | {"training": training, "evaluation": SPEC["evaluation"] | {"maxRows": 2}}
+    spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1)
+    spec["evaluation"]["maxRows"] = 2
     tenant.apply("run", className=two_nodes("cpu-demo", train=small), retryLimit=1, **spec, **TWO_NODES)
 
     tenant.wait("run", lambda run: steps_done(run) >= 1, "a first step", seconds=600)
@@ -112,13 +112,13 @@ def test_two_nodes_train_one_adapter_whatever_befalls_one_of_them(
     assert word is not None
     assert word.step == STEPS
     with object_store.bucket(environment.kubectl, environment.account) as store:
-        folder = path_of(f"s3://lora/{tenant.namespace}/run")
+        folder = object_store.path_of(f"s3://lora/{tenant.namespace}/run")
         files = [entry["path"] for page in store.list(f"{folder}/") for entry in page]
         config = object_store.read_json(store, f"{run['status']['artifact']['uri']}/adapter_config.json")
     assert [file for file in files if file.endswith("/manifest.json")] == [
-        f"{path_of(run['status']['artifact']['uri'])}/manifest.json"
+        f"{object_store.path_of(run['status']['artifact']['uri'])}/manifest.json"
     ]
-    assert config["r"] == SPEC["lora"]["r"]
+    assert config["r"] == spec["lora"]["r"]
 
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run", "--timeout=60s")
     service = ("-n", tenant.namespace, "service", "nodes-run")

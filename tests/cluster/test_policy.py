@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.builders import class_body
-from tests.cluster.runs import Tenant, ready_message
-from tests.cluster.test_bad_input import make_class
+from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message
 from tests.demo.environment import Environment
 from tests.demo.kubectl import KubectlError
 from tests.policy_cases import ACCELERATOR, CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
@@ -63,10 +62,10 @@ def test_the_api_server_allows_the_edge_and_no_more(guarded: Tenant, case: Polic
 
 def test_a_class_that_became_stricter_keeps_nobody_from_editing_a_run(environment: Environment, tenant: Tenant) -> None:
     name = f"{tenant.namespace}-stricter"
-    make_class(environment, name)
+    make_class(environment.kubectl, name, like=DEMO_CLASS)
     try:
         tenant.apply("run", className=name, lora={"r": 64}, suspend=True, activeDeadlineSeconds=7200)
-        make_class(environment, name, limits={"r": 8, "activeDeadlineSeconds": 3600})
+        make_class(environment.kubectl, name, like=DEMO_CLASS, limits={"r": 8, "activeDeadlineSeconds": 3600})
         later = itertools.count(7201)
         said = first_refusal(lambda: refusal_of(lambda: tenant.patch("run", activeDeadlineSeconds=next(later))))
         assert "spec.activeDeadlineSeconds is" in said
@@ -83,7 +82,7 @@ def test_the_operator_refuses_what_the_policy_let_pass(environment: Environment,
     name = f"{tenant.namespace}-late"
     tenant.apply("run", className=name, lora={"r": 64})
     tenant.wait_for_reason("run", "ClassNotFound")
-    make_class(environment, name, limits={"r": 8}, allowed={"outputs": ["s3://{namespace}/*"]})
+    make_class(environment.kubectl, name, like=DEMO_CLASS, limits={"r": 8}, allowed={"outputs": ["s3://{namespace}/*"]})
     try:
         run = tenant.wait_for_reason("run", "PolicyViolation")
         assert f"spec.lora.r is 64 and LoraFineTuneClass {name} allows at most 8" in ready_message(run)

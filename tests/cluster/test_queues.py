@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from tests.cluster import kueue
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message
+from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message, small_training
 from tests.cluster.settings import NODE_NAME, Paths
-from tests.cluster.test_training import SPEC, steps_done
+from tests.cluster.test_training import steps_done
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, Environment
 from tests.demo.kubectl import Kubectl
@@ -117,9 +117,9 @@ def test_three_runs_share_one_gpu_one_at_a_time(queued_tenant: Tenant) -> None:
 
 def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environment, queued_tenant: Tenant) -> None:
     tenant = queued_tenant
-    training = SPEC["training"] | {"maxSteps": STEPS, "gradientAccumulationSteps": 1, "saveSteps": 1000}
+    spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1000)
     queue = {"queueName": QUEUE, "workloadPriorityClassName": "overnight"}
-    tenant.apply("run", className="cpu-demo", **SPEC | queue | {"training": training, "retryLimit": 0})
+    tenant.apply("run", className="cpu-demo", **spec | queue | {"retryLimit": 0})
     # It is prepared and held back until the other one is in the middle of its steps.
     local_queue(tenant, "held", stopPolicy="Hold")
     tenant.play("urgent", "short", class_name=GPU_CLASS, queueName="held", workloadPriorityClassName="urgent")

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import Body, Tenant, ready_reason
-from tests.cluster.test_bad_input import make_class
-from tests.cluster.test_training import SPEC
+from tests.cluster.runs import DEMO_CLASS, Body, Tenant, make_class, ready_reason, small_training
 from tests.demo import object_store
 from tests.demo.environment import OPERATOR_NAMESPACE, Environment
 from tests.demo.object_store import Account
@@ -23,7 +21,8 @@ from tests.support.keys import private_pem
 KINDS = ("lorafinetunes", "configmaps", "events", "jobs", "pods", "events.events.k8s.io")
 SHORTEST_PIECE = 16
 MODEL = {"tokenSecretRef": {"name": "hub"}}
-SHORT = SPEC | {"model": SPEC["model"] | MODEL, "training": SPEC["training"] | {"maxSteps": 1}}
+SPEC = small_training(maxSteps=1)
+SHORT = SPEC | {"model": SPEC["model"] | MODEL}
 
 
 def signed(secret: str) -> Body:
@@ -104,9 +103,15 @@ def planted(environment: Environment) -> Iterator[Planted]:
     planted = plant(environment)
     pod = {"imagePullSecrets": [{"name": "registry"}]}
     scripted = environment.kubectl.get("lorafinetuneclass", "scripted")["spec"]
-    make_class(environment, "canaries", pod=pod)
-    make_class(environment, "canaries-wrong", pod=pod, storage={"credentials": {"secretName": "wrong"}})
-    make_class(environment, "canaries-bug", **scripted | {"pod": pod})
+    make_class(environment.kubectl, "canaries", like=DEMO_CLASS, pod=pod)
+    make_class(
+        environment.kubectl,
+        "canaries-wrong",
+        like=DEMO_CLASS,
+        pod=pod,
+        storage={"credentials": {"secretName": "wrong"}},
+    )
+    make_class(environment.kubectl, "canaries-bug", like=DEMO_CLASS, **scripted | {"pod": pod})
     tenant = planted.tenant
     for name, play in PLAYS.items():
         output = {"uri": f"s3://lora/{tenant.namespace}/{name}"} | play.output

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import Tenant, ready_message, ready_reason
-from tests.cluster.test_bad_input import make_class
+from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message, ready_reason
 from tests.cluster.test_policy import first_refusal, refusal_of
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE, Environment
@@ -84,8 +83,8 @@ def make_team(environment: Environment, folder: Path) -> Team:
 def teams(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Team, Team]]:
     """Two teams and their classes."""
     own_work = {"workUri": "s3://{namespace}/work"}
-    make_class(environment, STRICT, storage=own_work, **OWN_PREFIXES)
-    make_class(environment, OPEN, storage=own_work)
+    make_class(environment.kubectl, STRICT, like=DEMO_CLASS, storage=own_work, **OWN_PREFIXES)
+    make_class(environment.kubectl, OPEN, like=DEMO_CLASS, storage=own_work)
     folder = tmp_path_factory.mktemp("models")
     first, second = make_team(environment, folder), make_team(environment, folder)
     first_refusal(lambda: refusal_of(lambda: first.apply("probe", output={"uri": "s3://elsewhere/x"}, suspend=True)))
@@ -143,7 +142,7 @@ def test_a_run_has_no_field_to_reach_out_with(teams: tuple[Team, Team], spec: di
 
 def test_not_even_a_class_mounts_folders_of_the_node(environment: Environment) -> None:
     volume = {"name": "root", "mountPath": "/host", "hostPath": {"path": "/"}}
-    said = refusal_of(lambda: make_class(environment, "host-path", pod={"volumes": [volume]}))
+    said = refusal_of(lambda: make_class(environment.kubectl, "host-path", like=DEMO_CLASS, pod={"volumes": [volume]}))
     assert "unknown field" in said
     assert "hostPath" in said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -114,6 +115,20 @@ def delete_folder(store: S3Store, prefix: str) -> None:
         store.delete([entry["path"] for entry in page])
 
 
+def path_of(uri: str) -> str:
+    """Path inside the bucket."""
+    return uri.split("/", 3)[3]
+
+
 def read_json(store: S3Store, uri: str) -> Any:
     """An object of the bucket, parsed."""
-    return json.loads(bytes(store.get(uri.split("/", 3)[3]).bytes()))
+    return json.loads(bytes(store.get(path_of(uri)).bytes()))
+
+
+def whole_adapter(store: S3Store, uri: str) -> Any:
+    """The manifest of the adapter at `uri`, whose files are all read and compared with it."""
+    manifest = read_json(store, f"{uri}/manifest.json")
+    for file in manifest["files"]:
+        data = bytes(store.get(f"{path_of(uri)}/{file['path']}").bytes())
+        assert hashlib.sha256(data).hexdigest() == file["sha256"], file["path"]
+    return manifest

@@ -16,13 +16,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import count
 from typing import TypeVar
 
-from tests.faults.episodes import Tally, deadly_episode, random_episode, requests_of
+from tests.faults.episodes import Tally, deadly_episode, gap_episode, random_episode, refused_episode, requests_of
 from tests.faults.scripts import SCRIPTS, Script
 from tests.faults.world import Violation
 
 BY_NAME = {script.name: script for script in SCRIPTS}
 QUICK = ("plain", "hung", "two-nodes-shrunk")
 """Scripts whose every request is deadly in a quick run."""
+REFUSED = "plain"
+"""The script of which each request is refused once."""
 QUICK_WORLD = ("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again", "two-nodes-killed")
 """Scripts of a random world in a quick run."""
 T = TypeVar("T")
@@ -69,6 +71,10 @@ def _scripts(options: argparse.Namespace) -> tuple[Script, ...]:
 
 def _again(episode: str, scripts: tuple[Script, ...]) -> Tally:
     name, _, request = episode.partition("/")
+    if request == "gap":
+        return gap_episode(BY_NAME[name])
+    if request.startswith("refused-"):
+        return refused_episode(BY_NAME[name], int(request.removeprefix("refused-")))
     if name in BY_NAME:
         return deadly_episode(BY_NAME[name], int(request))
     tally, digest = random_episode(episode, scripts)
@@ -82,6 +88,11 @@ def _all(pool: ProcessPoolExecutor, options: argparse.Namespace, total: Tally) -
     deadly = [pool.submit(deadly_episode, BY_NAME[name], n) for name in names for n in range(lengths[name])]
     _gather(deadly, total.add)
     print(f"{len(deadly)} deaths, one after each request of {len(names)} scripts", flush=True)
+    refused = [pool.submit(refused_episode, BY_NAME[REFUSED], n) for n in range(requests_of(BY_NAME[REFUSED]))]
+    _gather([*refused, pool.submit(gap_episode, BY_NAME[REFUSED])], total.add)
+    print(
+        f"{len(refused)} refusals, one of each request of a script, and a deletion that no watch tells of", flush=True
+    )
     faults = 0
 
     def add(result: tuple[Tally, str]) -> None:

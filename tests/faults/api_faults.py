@@ -9,7 +9,7 @@ from typing import Any
 from lora_operator import naming
 
 from tests.fakes.faults import Fault, RecordedRequest
-from tests.faults.cluster_faults import delete_something
+from tests.faults.cluster_faults import delete_job, delete_something
 from tests.faults.operator_faults import an_operator
 from tests.faults.world import World
 
@@ -41,15 +41,16 @@ EFFECTS: dict[str, dict[str, Any]] = {
 # --- the way to the API server --------------------------------------------------------------------------------------
 
 
+def is_an_operators(request: RecordedRequest) -> bool:
+    """Whether an operator asks, and none of its watches."""
+    return request.user_agent == naming.FIELD_MANAGER
+
+
 def refuse(world: World, rng: Random) -> bool:
     """The next requests of a kind go wrong in some way."""
     verb, resource = rng.choice(REQUESTS)
     effect = rng.choice(sorted(EFFECTS))
-
-    def by_an_operator(request: RecordedRequest) -> bool:
-        return request.user_agent == naming.FIELD_MANAGER
-
-    fault = Fault(verb=verb, resource=resource, when=by_an_operator, count=rng.randint(1, 3), **EFFECTS[effect])
+    fault = Fault(verb=verb, resource=resource, when=is_an_operators, count=rng.randint(1, 3), **EFFECTS[effect])
     world.armed.append((f"{verb} answered with {effect}", world.server.faults.add(fault)))
     return True
 
@@ -107,6 +108,17 @@ def watch_gap(world: World, rng: Random) -> bool:
 
     world.spawn(pass_by())
     return True
+
+
+async def unheard_deletion(world: World, *, after: float) -> None:
+    """A Job is deleted by hand while watches are away and history is compacted: no watch ever tells of it."""
+    await asyncio.sleep(after)
+    with world.server.watches_down("jobs"), world.server.watches_down("pods"):
+        await asyncio.sleep(1)
+        if not delete_job(world, world.rng("gap")):
+            raise AssertionError("there is no Job to delete: the script does not last long enough")
+        await asyncio.sleep(5)
+        world.server.compact()
 
 
 def late_events(world: World, rng: Random) -> bool:

@@ -7,16 +7,21 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
+from tests.fakes.faults import Fault
+from tests.faults.api_faults import is_an_operators, unheard_deletion
 from tests.faults.invariants import terminal
 from tests.faults.mischief import CATALOGUE, COUNTED_WHEN_THEY_HIT
 from tests.faults.scripts import Script
 from tests.faults.virtual_time import run
-from tests.faults.world import World, a_world
+from tests.faults.world import Violation, World, a_world
 
 MEAN_PAUSE = 3.0
 """Seconds between two faults."""
 RUN_PAUSE = 12.0
 """Seconds between two runs that are applied."""
+PROMPT_SECONDS = 180.0
+"""In which a run of a minute is over, also where requests are refused."""
+RESYNC_SECONDS = 600.0
 
 
 @dataclass
@@ -95,6 +100,43 @@ def deadly_episode(script: Script, request: int) -> Tally:
     """One run and one operator, which is killed as soon as its nth request took effect, and started again: dying
     before a request is dying after the one before. Raises Violation."""
     return run(_alone(script, request))[0]
+
+
+def refused_episode(script: Script, request: int) -> Tally:
+    """One run and one operator, whose nth request the API server answers with 500: the turn is made again soon, and
+    not by the next resync. Raises Violation."""
+    return run(_refused(script, request))
+
+
+async def _refused(script: Script, refused: int) -> Tally:
+    async with a_world(f"{script.name}/refused-{refused}", operators=1) as world:
+        fault = Fault(status=500, when=is_an_operators, after=refused)
+        world.armed.append(("refused once", world.server.faults.add(fault)))
+        return await _one_run(world, script, within=PROMPT_SECONDS)
+
+
+def gap_episode(script: Script) -> Tally:
+    """One run and one operator, which no watch tells that the Job was deleted: the next resync does. Raises
+    Violation."""
+    return run(_gap(script))
+
+
+async def _gap(script: Script) -> Tally:
+    async with a_world(f"{script.name}/gap", operators=1) as world:
+        world.spawn(unheard_deletion(world, after=28))
+        return await _one_run(world, script, within=RESYNC_SECONDS + PROMPT_SECONDS)
+
+
+async def _one_run(world: World, script: Script, *, within: float) -> Tally:
+    """Have the only run of a world come to its right end, and soon."""
+    tally = Tally(runs=1)
+    world.spawn(world.use(script.name, script, after=2))
+    await asyncio.sleep(within)
+    if not all(map(terminal, world.runs())):
+        history = world.audit.history(script.name)
+        raise Violation(f"seed {world.seed}: {script.name} was not over after {within:.0f} s\n{history}")
+    await _calm(world, tally)
+    return tally
 
 
 async def _alone(script: Script, deadly: int | None) -> tuple[Tally, int]:

@@ -24,6 +24,7 @@ from tests.fakes.resources import Target, parse_path
 from tests.fakes.routes import record
 from tests.faults.audit import Audit
 
+JOBS = "jobs.batch"
 LEASES = "leases.coordination.k8s.io"
 OPERATOR_NAMESPACE = "lora-operator-system"
 
@@ -87,7 +88,7 @@ class Wire:
     requests: int = 0
     """Of this operator so far, elections aside."""
     usurpations: list[str] = field(default_factory=list)
-    """Writes that were sent while another one held the Lease."""
+    """Writes that were sent while another one held the Lease, and deletions of Jobs that name no uid."""
 
     async def param_serialize(
         self, *, method: str, resource_path: str, header_params: dict[str, str], body: Any, auth_settings: list[str]
@@ -148,6 +149,9 @@ class Wire:
         holder = lease.get("spec", {}).get("holderIdentity", "")
         if request.is_write and request.resource != LEASES and holder not in ("", self.identity):
             self.usurpations.append(f"{self.identity} sent {request.verb} {request.path} while {holder} led")
+        if (request.verb, request.resource) == ("delete", JOBS) and "uid" not in _preconditions(request):
+            # Between plan and deletion the run may have been deleted and applied again, with a Job of the same name.
+            self.usurpations.append(f"{self.identity} deleted {request.path}, whichever Job that is by now")
 
     async def _exchange(self, request: RecordedRequest, target: Target) -> Answer | None:
         """None where the answer never comes."""
@@ -178,3 +182,7 @@ class Wire:
         with self.network.audit.by(self.identity):
             code, body = self.network.server.routes.call(request, target)
         return Answer(status=code, body=json.dumps(body).encode())
+
+
+def _preconditions(request: RecordedRequest) -> dict[str, Any]:
+    return (request.body or {}).get("preconditions", {})

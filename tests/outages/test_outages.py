@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.cluster import lifecycle
 from tests.cluster.runs import Tenant
 from tests.cluster.settings import NODE_NAME, Paths
-from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE
+from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE, ensure_environment
+from tests.demo.timings import Timings
 
 OPERATOR = ("-n", OPERATOR_NAMESPACE, "deployment/lora-operator")
 CRD = "lorafinetunes.lora-operator.io"
@@ -23,6 +25,13 @@ def whole_again() -> Iterator[None]:
     """Whatever a test broke is mended after it."""
     yield
     lifecycle.up(paths=Paths.from_environment(), report=print)
+
+
+@pytest.fixture
+def refilled() -> Iterator[None]:
+    """What the object store held goes with its pod, and is put back for the tests that follow."""
+    yield
+    ensure_environment(Timings(console=Console(width=120)))
 
 
 def start(tenant: Tenant, scenario: str = "short") -> None:
@@ -53,14 +62,34 @@ def test_a_part_of_the_cluster_is_away_while_the_pod_ends(tenant: Tenant, compon
 
 def test_a_drained_node_costs_nothing(tenant: Tenant) -> None:
     start(tenant)
-    first = tenant.pods("run", stage="train")[0]["metadata"]["name"]
+    [first] = names(tenant)
     try:
         drain = ("--pod-selector=lora-operator.io/run=run", "--delete-emptydir-data", "--timeout=60s")
         tenant.kubectl("drain", NODE_NAME, *drain)
     finally:
         tenant.kubectl("uncordon", NODE_NAME)
     assert_trained_once(tenant)
-    assert [pod["metadata"]["name"] for pod in tenant.pods("run", stage="train")] != [first]
+    assert names(tenant) != [first]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("refilled")
+def test_a_lost_node_costs_nothing(tenant: Tenant) -> None:
+    """The operator and the object store were on it as well."""
+    paths = Paths.from_environment()
+    start(tenant)
+    [first] = names(tenant)
+    lifecycle.lose_node(paths=paths, report=print)
+    tenant.kubectl("delete", "node", NODE_NAME)  # as a cloud's controller does; nobody else removes pods before long
+    tenant.kubectl.wait_for("the pod is given up", lambda: first not in names(tenant), seconds=150)
+    lifecycle.up(paths=paths, report=print)
+    assert_trained_once(tenant, seconds=240)
+    assert first not in names(tenant)
+
+
+def names(tenant: Tenant) -> list[str]:
+    """Names of the run's train pods."""
+    return [pod["metadata"]["name"] for pod in tenant.pods("run", stage="train")]
 
 
 def test_the_operator_is_uninstalled_and_installed_again(tenant: Tenant) -> None:

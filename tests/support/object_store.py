@@ -49,7 +49,7 @@ def object_store(folder: Path, *, buckets: tuple[str, ...]) -> Iterator[ObjectSt
     environment = {"ROOT_ACCESS_KEY": store.access_key, "ROOT_SECRET_KEY": store.secret_key}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_until_open(port, server)
+        wait_until_open(f"127.0.0.1:{port}", server)
         yield store
     finally:
         server.terminate()
@@ -63,21 +63,24 @@ def _binary() -> Path:
     return path
 
 
-def free_port() -> int:
-    """A port on 127.0.0.1 that was free a moment ago."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of one of this machine's addresses that was free a moment ago."""
     with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return probe.getsockname()[1]
 
 
-def _wait_until_open(port: int, server: subprocess.Popen) -> None:
+def wait_until_open(address: str, server: subprocess.Popen) -> None:
+    """Wait until the program that was started listens at host:port; raises RuntimeError where it does not."""
+    program = Path(str(server.args[0])).name
+    host, _, port = address.rpartition(":")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise RuntimeError(f"versitygw ended at once with exit code {server.returncode}")
+            raise RuntimeError(f"{program} ended at once with exit code {server.returncode}")
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, int(port)), timeout=1).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"versitygw did not listen within {START_SECONDS} s")
+    raise RuntimeError(f"{program} did not listen within {START_SECONDS} s")

@@ -181,6 +181,7 @@ CASES: dict[str, tuple[Change, ExitCode, str]] = {
     "no-gpu": (block("accelerator", kind="GPU", memoryGiB=24), ExitCode.GpuUnhealthy, "asked for a GPU but torch"),
     "run-file-empty": (run_file_text(""), ExitCode.ConfigInvalid, "run file is not valid"),
     "run-file-of-another-version": (run_file_text('{"version": 9}'), ExitCode.ConfigInvalid, "version"),
+    "run-file-of-another-run": (block("lora", r=8), ExitCode.ConfigInvalid, "is not the one that the run was prepared"),
     "run-file-with-unknown-field": (block("lora", rank=8), ExitCode.ConfigInvalid, "lora.rank"),
     "scratch-full": (no_room, ExitCode.DiskFull, "scratch volume"),
 }

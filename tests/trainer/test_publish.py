@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST, SIGNATURE, latest_uri
-from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
-from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
+from lora_trainer.contract.manifest import ArtifactManifest, FileEntry
+from lora_trainer.contract.outcome import Artifact
 from lora_trainer.errors import TrainerError
 from lora_trainer.publishing.folder import commit, point_latest
 from lora_trainer.publishing.signing import Signer, read_signer
 from lora_trainer.storage import Bucket
 from obstore.store import MemoryStore
 
+from tests.builders import DIGEST, an_artifact_manifest
 from tests.support.keys import private_pem
 from tests.support.runs import run_file
 
 RUN = run_file()
-DIGEST = "d" * 64
 URI = f"s3://team-a/adapters/{DIGEST}"
 
 
@@ -37,20 +37,6 @@ def adapter(folder: Path, weights: bytes) -> Path:
     return folder
 
 
-def manifest(files: tuple[FileEntry, ...]) -> ArtifactManifest:
-    return ArtifactManifest(
-        run_digest=DIGEST,
-        base_model=RUN.model.name,
-        model=ModelFigures(revision="r", parameters=1, architecture="LlamaForCausalLM"),
-        data_digest="x",
-        steps=1,
-        evaluation=Evaluation(rows=1, base_loss=2, loss=1, base_token_accuracy=0, token_accuracy=1),
-        verification=Verification(files=len(files), max_logit_difference=1, generated_tokens=1),
-        versions={},
-        files=files,
-    )
-
-
 def assert_whole(bucket: Bucket, folder: Path) -> ArtifactManifest:
     """The manifest in the bucket describes the files in the bucket."""
     found = bucket.read_manifest(URI, ArtifactManifest)
@@ -63,7 +49,7 @@ def test_the_manifest_comes_last_and_latest_points_to_it(bucket: Bucket, tmp_pat
     def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
         assert {file.path for file in files} == {file.path for file in bucket.list(URI)}
         assert not bucket.exists(f"{URI}/{MANIFEST}")
-        return manifest(files)
+        return an_artifact_manifest(files)
 
     artifact, _ = commit(bucket, adapter(tmp_path / "a", b"a"), uri=URI, manifest=prove)
     assert assert_whole(bucket, tmp_path / "fetched").verification.files == 2
@@ -95,8 +81,8 @@ def signer() -> Signer:
 def test_a_signature_is_over_the_manifest_that_stays(bucket: Bucket, tmp_path: Path, theirs: bytes | None) -> None:
     def slow(files: tuple[FileEntry, ...]) -> ArtifactManifest:
         if theirs:
-            commit(bucket, adapter(tmp_path / "b", theirs), uri=URI, manifest=manifest)
-        return manifest(files).model_copy(update={"signing_key": signer().verifier.key_id})
+            commit(bucket, adapter(tmp_path / "b", theirs), uri=URI, manifest=an_artifact_manifest)
+        return an_artifact_manifest(files).model_copy(update={"signing_key": signer().verifier.key_id})
 
     commit(bucket, adapter(tmp_path / "a", b"ours"), uri=URI, manifest=slow, signer=signer())
     data = bucket.read(f"{URI}/{MANIFEST}")
@@ -107,8 +93,8 @@ def test_a_signature_is_over_the_manifest_that_stays(bucket: Bucket, tmp_path: P
 @pytest.mark.parametrize("theirs", [b"ours", b"theirs"])
 def test_two_publishers_leave_one_whole_adapter(bucket: Bucket, tmp_path: Path, theirs: bytes) -> None:
     def slow(files: tuple[FileEntry, ...]) -> ArtifactManifest:
-        commit(bucket, adapter(tmp_path / "b", theirs), uri=URI, manifest=manifest)
-        return manifest(files)
+        commit(bucket, adapter(tmp_path / "b", theirs), uri=URI, manifest=an_artifact_manifest)
+        return an_artifact_manifest(files)
 
     artifact, _ = commit(bucket, adapter(tmp_path / "a", b"ours"), uri=URI, manifest=slow)
     assert_whole(bucket, tmp_path / "fetched")

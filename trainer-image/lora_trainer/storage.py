@@ -5,14 +5,16 @@ A set is a folder whose manifest is written after all of its files: what has no 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=WireModel)
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 CREDENTIAL_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
@@ -41,14 +44,20 @@ CREDENTIAL_VARIABLES = (
 )
 """Where the store finds credentials: in a Secret's variables, or in those of a cloud's workload identity."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
-READ_TIMEOUT = timedelta(seconds=60)
+READ_TIMEOUT = timedelta(seconds=120)
+"""For the next bytes of an answer, and for sending a part: the slowest link over which PARALLEL_FILES with
+PARALLEL_PARTS each arrive in time has 1.1 MB/s."""
 REQUEST_TIMEOUT = timedelta(hours=6)
 """For a whole request. The store's default of 30 s breaks on any large file behind a slow link."""
 RETRY_TIMEOUT = timedelta(seconds=60)
-MAX_RETRIES = 8
+MAX_RETRIES = 10_000
+"""Only time counts: the client's pauses are random, and eight of them may be over within a second."""
 MAX_BACKOFF = timedelta(seconds=10)
-PART_BYTES = 16 * 1024 * 1024
-"""Size of a multipart upload's parts: 10 000 of them, S3's limit, hold a file of 156 GiB."""
+REPEAT_PAUSE = timedelta(seconds=1)
+PART_BYTES = 8 * 1024 * 1024
+"""Size of a multipart upload's parts, of which S3 takes MAX_PARTS; those of larger files are larger."""
+MAX_PARTS = 10_000
+PARALLEL_PARTS = 4
 LARGEST_COPY_BYTES = 5 * 2**30
 """What S3 copies by itself; more goes through this process."""
 PARALLEL_FILES = 4
@@ -67,6 +76,27 @@ class StoredFile:
     """Bytes."""
     etag: str | None
     """The store's own version mark of the contents."""
+
+
+def repeated(request: Callable[P, R]) -> Callable[P, R]:
+    """Have a request that may be made twice made again where its answer is lost.
+
+    The client itself repeats only what HTTP calls idempotent: not S3's deletion, which is a POST, nor a conditional
+    write.
+    """
+
+    @functools.wraps(request)
+    def until_answered(*args: P.args, **kwargs: P.kwargs) -> R:
+        last_repetition = time.monotonic() + (RETRY_TIMEOUT - REPEAT_PAUSE).total_seconds()
+        while True:
+            try:
+                return request(*args, **kwargs)
+            except TrainerError as error:
+                if error.code is not ExitCode.StorageUnavailable or time.monotonic() > last_repetition:
+                    raise
+            time.sleep(REPEAT_PAUSE.total_seconds())
+
+    return until_answered
 
 
 class Bucket:
@@ -97,8 +127,10 @@ class Bucket:
         except FileNotFoundError:
             return None
 
+    @repeated
     def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Write one file whole or not at all. With `if_absent`: False, and nothing written, where one is there."""
+        """Write one file whole or not at all. With `if_absent`: False, and nothing written, where one is there; it may
+        be our own, where only the answer was lost."""
         store, path = self._locate(uri)
         with explained(uri, "write"):
             try:
@@ -147,12 +179,15 @@ class Bucket:
                 for chunk in chunks:
                     sink.write(chunk)
 
+    @repeated
     def upload(self, path: Path, uri: str) -> None:
         """Write a local file to `uri`, in parts where it is large."""
         store, key = self._locate(uri)
         with explained(uri, "write"):
-            obstore.put(store, key, path, chunk_size=PART_BYTES)
+            part = _part_bytes(path.stat().st_size)
+            obstore.put(store, key, path, chunk_size=part, max_concurrency=PARALLEL_PARTS)
 
+    @repeated
     def copy(self, source: str, target: str) -> None:
         """Copy one file inside a bucket, without storing it here. Raises FileNotFoundError."""
         store, path = self._locate(source)
@@ -163,10 +198,12 @@ class Bucket:
             if size <= LARGEST_COPY_BYTES:
                 obstore.copy(store, path, copied)
             else:
-                with obstore.open_writer(store, copied, buffer_size=PART_BYTES) as sink:
-                    for chunk in obstore.get(store, path).stream(min_chunk_size=PART_BYTES):
+                part = _part_bytes(size)
+                with obstore.open_writer(store, copied, buffer_size=part) as sink:
+                    for chunk in obstore.get(store, path).stream(min_chunk_size=part):
                         sink.write(chunk)
 
+    @repeated
     def delete(self, uri: str) -> None:
         """Delete one file; none there is fine."""
         store, path = self._locate(uri)
@@ -176,6 +213,7 @@ class Bucket:
         except FileNotFoundError:
             return
 
+    @repeated
     def delete_prefix(self, uri: str) -> int:
         """Delete every file below a folder and return how many. The manifest goes first: the rest is then garbage."""
         store, prefix = self._locate(uri)
@@ -306,6 +344,11 @@ def _client(endpoint: str | None) -> ClientConfig:
 
 def _retries() -> RetryConfig:
     return {"max_retries": MAX_RETRIES, "retry_timeout": RETRY_TIMEOUT, "backoff": {"max_backoff": MAX_BACKOFF}}
+
+
+def _part_bytes(size: int) -> int:
+    """Bytes of each part of a file of `size` bytes."""
+    return max(PART_BYTES, -(-size // MAX_PARTS))
 
 
 def _local_store(folder: Path) -> LocalStore:

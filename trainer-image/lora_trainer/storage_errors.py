@@ -35,6 +35,8 @@ BAD_CREDENTIALS = (
     "XAdminUserNotFound",  # versitygw's word for an unknown access key, sent with status 404
     "AuthenticationFailed",  # Azure's
 )
+LOST_UPLOAD = "NoSuchUpload"
+"""A multipart upload that is asked to be completed once more, as the answer was lost: it is to be made anew."""
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 NO_FILE = (None, "NoSuchKey", "BlobNotFound")
 
@@ -87,7 +89,7 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
             f"The bucket {bucket!r} refused to {action} {uri}{detail}.",
             _denied_remedy(code, action=action, bucket=bucket, keys=credential_keys(uri)),
         )
-    if status is not None and 300 <= status < 500 and status not in (408, 409, 412, 429):
+    if status is not None and 300 <= status < 500 and status not in (408, 409, 412, 429) and code != LOST_UPLOAD:
         return TrainerError(
             ExitCode.StorageDenied,
             f"The bucket {bucket!r} did not accept the request to {action} {uri}{detail}.",

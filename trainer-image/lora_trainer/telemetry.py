@@ -15,7 +15,7 @@ from typing import Any, Self, TextIO
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from lora_trainer.contract.credentials import SECRET_VARIABLES
-from lora_trainer.contract.progress import MAX_HISTORY, PATH, LossPoint, Progress, Stage
+from lora_trainer.contract.progress import HEALTH_PATH, MAX_HISTORY, PATH, LossPoint, Progress, Stage
 
 GAUGES = {
     "step": "Optimizer steps done",
@@ -117,7 +117,7 @@ def _server(port: int, source: ProgressServer) -> ThreadingHTTPServer:
                 self._answer(200, "application/json", body)
             elif path == "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, source.metrics())
-            elif path == "/healthz":
+            elif path == HEALTH_PATH:
                 self._answer(200, "text/plain", b"ok\n")
             else:
                 self._answer(404, "text/plain", b"not found\n")

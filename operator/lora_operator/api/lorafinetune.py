@@ -203,7 +203,7 @@ class LoraFineTuneSpec(WireModel):
     """The run fails when it is not done this long after its first pod started. Time in a queue does not count."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
     """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time. The LoraFineTune and its status
-    stay."""
+    stay. Unset: as the class says."""
 
 
 class Attempt(WireModel):

@@ -17,6 +17,8 @@ QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 IMAGE = r"^[A-Za-z0-9][\w./-]*(:[0-9]+/[\w./-]+)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
 WORK_URI = r"^(s3|gs|az)://([a-z0-9]|\{namespace\})([a-z0-9._-]|\{namespace\})*(/[^\s?#]*)?$"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
+DEFAULT_TTL_SECONDS = 7 * 24 * 3600
+DEFAULT_HISTORY_LIMIT = 3
 Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
 
 
@@ -248,3 +250,12 @@ class LoraFineTuneClassSpec(WireModel):
     """What runs get that leave it unset."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
     """How long a train pod may take to write its checkpoint when it is asked to stop."""
+    liveness_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = 600
+    """A pod that has not answered the kubelet for so long is ended, and its attempt retried. Loading weights and
+    compiling kernels may keep a healthy one silent for minutes."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] = DEFAULT_TTL_SECONDS
+    """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time, unless the run itself says
+    when. The LoraFineTune and its status stay. A change holds for finished runs too."""
+    failed_jobs_history_limit: Annotated[int, Field(ge=0, le=20)] = DEFAULT_HISTORY_LIMIT
+    """Failed attempts of an unfinished run whose Jobs are kept, with pods and logs. Older ones are deleted; status
+    remembers all of them."""

@@ -17,6 +17,7 @@ from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
+from lora_operator.planning.troubles import MOUNT_PATIENCE
 from lora_operator.workloads.settled import Settled, read_config_map
 
 Body = dict[str, Any]
@@ -106,6 +107,7 @@ class Observer:
             jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
             strays=self.cache.strays_of(run.uid),
             settled=await self._settled_of(run) if wanted else None,
+            lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
         )
@@ -126,6 +128,17 @@ class Observer:
                 return None
             return self.found_settled(run, body)
         return self._settled[run.uid]
+
+    async def _lacks_config_map(self, run: LoraFineTune, jobs: tuple[JobView, ...]) -> bool:
+        """The kubelet says only in an Event what a pod waits for, and goes on waiting."""
+        pods = [pod for job in jobs if not job.over for pod in job.pods]
+        if not any(pod.mounting and self.clock() >= pod.created + MOUNT_PATIENCE for pod in pods):
+            return False
+        try:
+            await self.gateway.get(CONFIG_MAPS, run.namespace, config_map_name(run.name))
+        except NotFound:
+            return True
+        return False
 
     def _output_holder(self, run: LoraFineTune) -> str | None:
         """Another unfinished run with the same output that has begun or is older. Creation times are whole seconds, so

@@ -1,21 +1,18 @@
-"""How a run ends: prepared, complete, failed; and what is left to do for one that has ended."""
+"""How a run ends: prepared, complete, failed."""
 
 from __future__ import annotations
-
-from dataclasses import replace
-from datetime import datetime, timedelta
 
 from lora_trainer.contract.outcome import BAD_ROW, Evaluation, Outcome, PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
-from lora_operator.api.lorafinetune import Attempt, LoraFineTune, Usage
+from lora_operator.api.lorafinetune import Attempt, Usage
 from lora_operator.api.reasons import Reason
-from lora_operator.naming import Stage, config_map_name, service_name
+from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, time_spent
-from lora_operator.planning.observed import JobView, Observed
+from lora_operator.planning.housekeeping import lifetime, stop_live
 from lora_operator.planning.progress import reported
-from lora_operator.planning.status import Mood, Standing, seen
-from lora_operator.planning.turn import Action, Delete, Plan, Turn
+from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.turn import Plan, Turn
 
 HOW = {
     Reason.ADAPTER_PUBLISHED: "was published, downloaded again, loaded, and changes the model",
@@ -87,7 +84,7 @@ def complete(turn: Turn, reason: Reason) -> Plan:
     message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}"
     turn = turn.set(ConditionType.PUBLISHED, True, reason=reason, message=message)
     turn = turn.not_running(reason, "The run is complete.")
-    return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=_ttl(turn.run))
+    return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=lifetime(turn.observed))
 
 
 def _improvement(evaluation: Evaluation | None) -> str:
@@ -114,34 +111,4 @@ def fail(turn: Turn, *, reason: str, message: str) -> Plan:
         turn = turn.update(usage=Usage(accelerator_seconds=_accelerator_seconds(turn, attempts)))
     turn = turn.not_running(reason, "The run has failed.")
     standing = Standing(mood=Mood.FAILED, reason=reason, message=message)
-    return turn.end(standing, actions=_stop_live(turn.observed.jobs), requeue_after=_ttl(turn.run))
-
-
-def housekeeping(observed: Observed, now: datetime) -> Plan:
-    """Terminal is terminal: nothing is started any more. What still runs is stopped; after the TTL the children go."""
-    run = observed.run
-    ttl, finished = _ttl(run), run.status.completion_time
-    plan = Plan(status=seen(run.status, generation=run.generation), actions=_stop_live(observed.jobs))
-    if ttl is None or finished is None or not observed.jobs:
-        return plan
-    if now < finished + ttl:
-        return replace(plan, requeue_after=finished + ttl - now)
-    # The Jobs go last: as long as one is there, a plan that was cut short is made again.
-    others = [Delete(kind="ConfigMap", name=config_map_name(run.name))]
-    if any(job.nodes > 1 for job in observed.jobs):
-        others.append(Delete(kind="Service", name=service_name(run.name)))
-    return replace(plan, actions=(*others, *(delete_job(job) for job in observed.jobs if not job.deleting)))
-
-
-def delete_job(job: JobView) -> Delete:
-    """Delete this very Job, not another of its name."""
-    return Delete(kind="Job", name=job.name, uid=job.uid)
-
-
-def _stop_live(jobs: tuple[JobView, ...]) -> tuple[Action, ...]:
-    return tuple(delete_job(job) for job in jobs if not job.over and not job.deleting)
-
-
-def _ttl(run: LoraFineTune) -> timedelta | None:
-    seconds = run.spec.ttl_seconds_after_finished
-    return None if seconds is None else timedelta(seconds=seconds)
+    return turn.end(standing, actions=stop_live(turn.observed.jobs), requeue_after=lifetime(turn.observed))

@@ -71,6 +71,11 @@ class PodView:
     last_word: LastWord | None = None
 
     @property
+    def mounting(self) -> bool:
+        """Whether it has a node, and its container has not begun."""
+        return self.node is not None and self.started is None and self.last_word is None and not self.deleting
+
+    @property
     def at_large(self) -> bool:
         """Whether its containers run or may yet run."""
         return self.last_word is None and self.phase in ("Pending", "Running", "Unknown")
@@ -180,6 +185,8 @@ class Observed:
     """Pods of the run that may still work although their Job is gone."""
     settled: Settled | None = None
     """What the run was resolved to, once its ConfigMap exists."""
+    lacks_config_map: bool = False
+    """Whether a pod waits for the ConfigMap, and somebody deleted it."""
     polled: PolledProgress | None = None
     output_holder: str | None = None
     """Another unfinished run with the same output, begun or older, as namespace/name."""

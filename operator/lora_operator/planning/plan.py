@@ -6,6 +6,7 @@ nothing but time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from lora_trainer.contract.outcome import PrepareResult, TrainResult
@@ -15,9 +16,10 @@ from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, records, stage_state
-from lora_operator.planning.endings import complete, fail, housekeeping, prepared, trained
+from lora_operator.planning.endings import complete, fail, prepared, trained
 from lora_operator.planning.failure import adjustments
 from lora_operator.planning.gates import Block, accept, too_many_steps
+from lora_operator.planning.housekeeping import after_the_end, surplus
 from lora_operator.planning.observed import Observed
 from lora_operator.planning.stages import advance_stage
 from lora_operator.planning.status import Mood, Standing, StatusDraft
@@ -30,13 +32,14 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     if run.deleting:
         return Plan(status=run.status)
     if run.status.terminal:
-        return housekeeping(observed, now)
+        return after_the_end(observed, now)
     prepare = stage_state(observed, Stage.PREPARE, now=now)
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     turn = Turn(observed=observed, draft=draft, news=(*prepare.news, *train.news))
     turn = turn.update(attempts=records(prepare, train), resumptions=_resumptions(run.status, train))
-    return _advance(turn, prepare, train)
+    plan = _advance(turn, prepare, train)
+    return replace(plan, actions=(*plan.actions, *surplus(observed)))
 
 
 def _resumptions(status: LoraFineTuneStatus, train: StageState) -> int:

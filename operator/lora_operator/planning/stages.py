@@ -10,8 +10,9 @@ from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
 from lora_operator.planning.attempts import StageState, closed, how_it_ended, time_spent
-from lora_operator.planning.endings import delete_job, fail, found
+from lora_operator.planning.endings import fail, found
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
+from lora_operator.planning.housekeeping import delete_job
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView
 from lora_operator.planning.progress import fold_progress
@@ -19,7 +20,7 @@ from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
-from lora_operator.planning.troubles import POD_RECHECK, next_look, trouble_of
+from lora_operator.planning.troubles import MOUNT_PATIENCE, MOUNT_RECHECK, POD_RECHECK, next_look, trouble_of
 from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
@@ -44,7 +45,7 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
         if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
             return _end_attempt(turn, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
         left = None if deadline is None else deadline - turn.now
-        return _wait(turn, job, left=left)
+        return _wait(turn, job, settled, left=left)
     if not state.attempts:
         return _start(turn, state, settled)
     return _after_failure(turn, state, settled)
@@ -110,7 +111,7 @@ def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
     return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
-def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
+def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
     pod = job.newest_pod
     ended = (pod is not None and pod.last_word is not None) or culprit(job.newest_pods) is not None
@@ -119,6 +120,10 @@ def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
         return Plan(status=turn.run.status, requeue_after=left)
     if job.lacks_pod:
         look = next_look(turn.now - job.created, refused=job.refusal is not None)
+        left = look if left is None else min(left, look)
+    elif mounting := [pod.created for pod in job.pods if pod.mounting]:
+        young = max(mounting) + MOUNT_PATIENCE - turn.now
+        look = young if young > timedelta() else MOUNT_RECHECK
         left = look if left is None else min(left, look)
     standing = _standing_of(job)
     if standing.reason == Reason.TRAINING:
@@ -129,7 +134,7 @@ def _wait(turn: Turn, job: JobView, *, left: timedelta | None) -> Plan:
         )
     else:
         turn = _stage_tells(turn, job.stage, standing)
-    return turn.end(standing, requeue_after=left)
+    return turn.end(standing, actions=_missing(turn, settled), requeue_after=left)
 
 
 def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
@@ -179,10 +184,10 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
         attempt=number,
         oom_shrinks=len(turn.status.adjustments),
     )
-    missing = () if turn.observed.settled is not None else (Create(body=config_map(turn.run, settled)),)
+    children = _missing(turn, settled)
     if request.nodes > 1:
-        missing += (Create(body=headless_service(turn.run)),)
-    actions = (*missing, Create(body=stage_job(request)))
+        children += (Create(body=headless_service(turn.run)),)
+    actions = (*children, Create(body=stage_job(request)))
     if state.stage is Stage.PREPARE and not state.attempts:
         # Told of in the next turn, which comes after the first one of every run that waits: when many are applied at
         # once, each has its Job before any is written about.
@@ -191,6 +196,12 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     name = job_name(turn.run.name, state.stage, number)
     standing = _preparing() if state.stage is Stage.PREPARE else _starting(name)
     return _stage_tells(turn, state.stage, standing).end(standing, actions=actions)
+
+
+def _missing(turn: Turn, settled: Settled) -> tuple[Action, ...]:
+    """The ConfigMap where it is not there yet, or no longer."""
+    there = turn.observed.settled is not None and not turn.observed.lacks_config_map
+    return () if there else (Create(body=config_map(turn.run, settled)),)
 
 
 def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:

@@ -1,7 +1,8 @@
 """When a train pod that answers counts as stuck: it makes no more steps, although one is due.
 
-A pod that does not answer is not judged: it may be the network. Nor is one that loads, evaluates, publishes, verifies
-or exports: only between two steps does a trainer say how long a step takes.
+A pod that does not answer is not judged here: it may be the network. The kubelet, which is near, ends one that hangs
+whole (livenessProbe). Nor is one judged that loads, evaluates, publishes, verifies or exports: only between two steps
+does a trainer say how long a step takes.
 """
 
 from __future__ import annotations

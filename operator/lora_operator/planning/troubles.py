@@ -12,6 +12,9 @@ from lora_operator.planning.observed import JobView, PodView
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 POD_PATIENCE = timedelta(seconds=3)
 """How long after its creation a Job may be without a pod before somebody asks why."""
+MOUNT_PATIENCE = timedelta(seconds=10)
+"""How long after its creation a pod with a node may be without its container before somebody asks why."""
+MOUNT_RECHECK = timedelta(seconds=30)
 POD_RECHECK = timedelta(seconds=10)
 LONGEST_LOOK = timedelta(minutes=1)
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})

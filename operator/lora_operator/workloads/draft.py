@@ -12,6 +12,7 @@ from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import Stage
 from lora_operator.workloads.settled import Settled
 
+PORT_NAME = "progress"
 Entry = dict[str, Any]
 
 
@@ -40,7 +41,7 @@ class PodDraft:
     env: tuple[Entry, ...] = ()
     volumes: tuple[Entry, ...] = ()
     mounts: tuple[Entry, ...] = ()
-    ports: tuple[Entry, ...] = ({"name": "progress", "containerPort": PORT},)
+    ports: tuple[Entry, ...] = ({"name": PORT_NAME, "containerPort": PORT},)
     subdomain: str | None = None
     resources: Mapping[str, str] | None = None
     service_account: str | None = None

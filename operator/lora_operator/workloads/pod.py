@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 from lora_trainer.contract.credentials import (
     HUB_TOKEN_VARIABLE,
@@ -10,6 +11,7 @@ from lora_trainer.contract.credentials import (
     REQUIRED_CREDENTIALS,
     SIGNING_KEY_VARIABLE,
 )
+from lora_trainer.contract.progress import HEALTH_PATH
 from lora_trainer.contract.run import (
     CONFIG_MAP_MOUNT_ROOT,
     MODEL_CACHE,
@@ -22,7 +24,7 @@ from lora_trainer.contract.run import (
 from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
 
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name, job_name, service_name
-from lora_operator.workloads.draft import Entry, PodDraft, StageRequest, Transform
+from lora_operator.workloads.draft import PORT_NAME, Entry, PodDraft, StageRequest, Transform
 from lora_operator.workloads.metadata import child_labels
 from lora_operator.workloads.overlay import overlay, scheduling
 from lora_operator.workloads.settled import RUN_KEY
@@ -30,6 +32,7 @@ from lora_operator.workloads.settled import RUN_KEY
 CONTAINER = "trainer"
 USER = 1000
 TEMPORARY = "/tmp"
+PROBE_SECONDS = 10
 
 
 def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -297,6 +300,7 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
         "workingDir": str(SCRATCH),
         "env": list(draft.env),
         "ports": list(draft.ports),
+        "livenessProbe": _liveness(request),
         "resources": {"requests": dict(draft.resources or {}), "limits": _limits(draft)},
         "volumeMounts": list(draft.mounts),
         "securityContext": {
@@ -304,6 +308,20 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+    }
+
+
+def _liveness(request: StageRequest) -> Entry:
+    """Ends a trainer that hangs so hard that none of its threads runs: nobody else would notice.
+
+    There is no startup probe: the trainer answers before it imports anything large.
+    """
+    patience = request.settled.class_spec.liveness_timeout_seconds
+    return {
+        "httpGet": {"path": HEALTH_PATH, "port": PORT_NAME},
+        "periodSeconds": PROBE_SECONDS,
+        "timeoutSeconds": PROBE_SECONDS,
+        "failureThreshold": ceil(patience / PROBE_SECONDS),
     }
 
 

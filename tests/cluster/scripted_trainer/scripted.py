@@ -7,6 +7,7 @@ the operator does about them can be shown with this one.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -144,6 +145,12 @@ def run_out_of_memory_beside(run: RunFile, arguments: argparse.Namespace) -> int
     return wait_for_stop(run, arguments)
 
 
+def turn_deaf(_run: RunFile, _: argparse.Namespace) -> int:
+    """Work on although asked to stop, for as long as the kubelet lets it."""
+    threading.Event().wait(600)
+    return end(ExitCode.InternalError, "Nobody ended this script.")
+
+
 def hog_memory(_run: RunFile, _: argparse.Namespace) -> int:
     """Use more memory than any limit."""
     hoard = []
@@ -158,6 +165,13 @@ def die(_run: RunFile, arguments: argparse.Namespace) -> int:
     return succeed(_run)
 
 
+def hang_once(run: RunFile, arguments: argparse.Namespace) -> int:
+    """At the first attempt: no thread of Python's ever runs again, as in a driver that never returns."""
+    while arguments.attempt == 1:
+        ctypes.PyDLL(None).pause()  # PyDLL keeps the interpreter's lock
+    return succeed(run)
+
+
 TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "ok": lambda run, _: succeed(run),
     "diverged": lambda _, __: end(ExitCode.Diverged, "The loss is not a number at step 3.", step=3),
@@ -170,8 +184,10 @@ TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "silent": lambda _, __: 0,
     "until-stopped": wait_for_stop,
     "short": work_for_seconds,
+    "deaf": turn_deaf,
     "hog": hog_memory,
     "die-once": die,
+    "hang-once": hang_once,
 }
 
 
@@ -187,12 +203,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: STOP_REQUESTED.set())
     run = RunFile.model_validate_json(arguments.run.read_text())
     scenario = (run.dataset.uri or "").rsplit("/", 1)[-1]
-    if arguments.stage == "prepare":
-        if scenario == "dataset-invalid":
-            return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")
-        if scenario == "slow-prepare":
-            STOP_REQUESTED.wait(timeout=60)
-        return end(ExitCode.Succeeded, "Prepared.", result=prepare_result(run))
     serve(
         Progress(
             stage=Stage.TRAINING,
@@ -203,6 +213,12 @@ def main() -> int:
             history=(LossPoint(step=4, loss=1.5),),
         )
     )
+    if arguments.stage == "prepare":
+        if scenario == "dataset-invalid":
+            return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")
+        if scenario == "slow-prepare":
+            STOP_REQUESTED.wait(timeout=60)
+        return end(ExitCode.Succeeded, "Prepared.", result=prepare_result(run))
     return TRAIN_SCENARIOS[scenario](run, arguments)
 
 

@@ -534,3 +534,29 @@ def test_why_a_job_has_no_pod_is_said_and_heals(
     world.start(job)
     world.settle()
     assert world.reason == ("Preparing" if stage is Stage.PREPARE else "Training")
+
+
+# --- what stays of failed attempts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(0, []), (1, [4]), (3, [2, 3, 4])], ids=["none", "the last", "the default"]
+)
+def test_jobs_of_failed_attempts_are_kept_up_to_a_limit(limit: int, kept: list[int]) -> None:
+    world = training(classes=(a_class(failedJobsHistoryLimit=limit),), retryLimit=10)
+    for attempt in range(1, 5):
+        fail_train(world, ExitCode.StorageUnavailable, attempt=attempt)
+        world.now += timedelta(minutes=10)
+        world.settle()
+    assert sorted(world.jobs) == sorted([PREPARE, *map(train_job, [*kept, 5])])
+    assert [attempt.number for attempt in world.run.status.of(Stage.TRAIN)] == [1, 2, 3, 4, 5]
+
+
+def test_a_job_whose_end_is_not_in_status_is_kept() -> None:
+    world = training(classes=(a_class(failedJobsHistoryLimit=0),))
+    world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable))
+    world.turn(lose_status=True)
+    assert TRAIN in world.jobs
+    world.settle()
+    assert world.run.status.attempts[-1].reason == "StorageUnavailable"
+    assert sorted(world.jobs) == [PREPARE]

@@ -32,6 +32,7 @@ from tests.builders import (
 )
 from tests.unit.operator.simulation import Simulation
 
+Body = dict[str, Any]
 PREPARE = f"{NAME}-prepare-1"
 TRAIN = f"{NAME}-train-1"
 TRAIN_2 = f"{NAME}-train-2"
@@ -254,12 +255,27 @@ def test_a_job_that_still_runs_after_the_end_is_stopped() -> None:
     assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN_2]
 
 
-def test_children_go_after_the_ttl_and_not_before() -> None:
-    world = training(ttlSecondsAfterFinished=3600)
+WEEK = 7 * 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "seconds"),
+    [
+        ({"ttlSecondsAfterFinished": 3600}, (a_class(ttlSecondsAfterFinished=60),), 3600),
+        ({}, (a_class(ttlSecondsAfterFinished=60),), 60),
+        ({}, (a_class(),), WEEK),
+        ({}, (), WEEK),
+        ({}, (a_class(invalid="no"),), WEEK),
+    ],
+    ids=["the run's", "the class's", "the class's default", "the class is gone", "the class is invalid"],
+)
+def test_children_go_after_the_ttl_and_not_before(spec: Body, classes: tuple[ClassView, ...], seconds: int) -> None:
+    world = training(**spec)
+    world.classes = classes
     world.end(TRAIN, 0, trained_text())
     plan = world.turn()
-    assert plan.requeue_after == timedelta(seconds=3600)
-    world.pass_time(3599)
+    assert plan.requeue_after == timedelta(seconds=seconds)
+    world.pass_time(seconds - 1)
     plan = world.turn()
     assert (plan.actions, plan.requeue_after) == ((), timedelta(seconds=1))
     world.pass_time(1)

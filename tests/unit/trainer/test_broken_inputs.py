@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(storage, "MAX_RETRIES", 1)
+    monkeypatch.setattr(storage, "RETRY_TIMEOUT", timedelta(seconds=0.3))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with a_world(tmp_path, monkeypatch) as made:
         yield made

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -509,7 +510,7 @@ def test_a_bucket_that_may_not_be_written_is_found_first(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
-    monkeypatch.setattr(storage, "MAX_RETRIES", 1)
+    monkeypatch.setattr(storage, "RETRY_TIMEOUT", timedelta(seconds=0.3))
     seen: list[Request] = []
 
     def read_only(request: Request) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def s3_error(code: str) -> bytes:
 def remote(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bucket]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setattr(storage, "MAX_RETRIES", 1)
+    monkeypatch.setattr(storage, "RETRY_TIMEOUT", timedelta(seconds=0.3))
     return lambda endpoint: open_bucket(Storage(work_uri=WORK, endpoint=endpoint))
 
 
@@ -323,3 +324,31 @@ def test_a_key_of_a_config_map_is_read_through_the_links_of_its_mount(tmp_path: 
     assert bucket.exists("configmap://rows/train.jsonl")
     assert not bucket.exists("configmap://rows/other")
     assert not bucket.exists("configmap://none/train.jsonl")
+
+
+def test_an_upload_whose_completion_was_not_heard_of_is_made_anew(
+    remote: Callable[[str], Bucket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that asks for the completion again is told by some stores that there is no such upload."""
+    monkeypatch.setattr(storage, "RETRY_TIMEOUT", timedelta(seconds=5))
+    monkeypatch.setattr(storage, "PART_BYTES", 4)
+    completions = []
+
+    def answer(request: Request) -> Answer:
+        if "?uploads" in request.path:
+            return Answer(status=200, body=b"<R><UploadId>one</UploadId></R>")
+        if request.method == "DELETE":
+            return Answer(status=204)
+        if request.method == "PUT":
+            return Answer(status=200, headers={"ETag": '"part"'})
+        completions.append(request)
+        if len(completions) == 1:
+            return Answer(status=404, body=s3_error("NoSuchUpload"))
+        return Answer(
+            status=200, body=b'<CompleteMultipartUploadResult><ETag>"x"</ETag></CompleteMultipartUploadResult>'
+        )
+
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with stub_server(answer) as endpoint:
+        remote(endpoint).upload(tmp_path / "file", f"{WORK}/file")
+    assert len(completions) == 2

@@ -1,4 +1,4 @@
-"""What GET :8080/progress answers while a pod works."""
+"""What a working pod answers over HTTP: where it stands, and that it is alive."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from lora_trainer.contract.wire import WireModel
 
 PORT = 8080
 PATH = "/progress"
+HEALTH_PATH = "/healthz"
+"""Answers for as long as the process is alive; the kubelet asks."""
 MAX_HISTORY = 64
 
 

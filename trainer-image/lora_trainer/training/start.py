@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import prepared_uri
 from lora_trainer.contract.manifest import SetManifest
-from lora_trainer.contract.outcome import Chosen
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.outcome import Chosen, PrepareResult
+from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.errors import TrainerError
 from lora_trainer.model import add_adapter, load
 from lora_trainer.prepared import Prepared, read_prepared
@@ -31,7 +31,25 @@ def fetch_prepared(this: Attempt) -> Prepared:
     prepared = read_prepared(this.prepared)
     if prepared.result.run_digest != found.fingerprint:
         raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} is of two runs.", remedy)
+    require_same_run(this.run, prepared.result)
     return prepared
+
+
+def require_same_run(run: RunFile, prepared: PrepareResult) -> None:
+    """Raise ConfigInvalid where the run file is not the one that prepare read: somebody changed it since."""
+    digest = run_digest(
+        run,
+        data_digest=prepared.dataset.digest,
+        model_revision=prepared.model.revision,
+        code_digest=prepared.code_digest,
+    )
+    if digest != prepared.run_digest:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"The run file (digest {digest[:12]}) is not the one that the run was prepared with (digest "
+            f"{prepared.run_digest[:12]}): its ConfigMap or the trainer image was replaced.",
+            "Apply the fine-tune under a new name.",
+        )
 
 
 def load_trainable(

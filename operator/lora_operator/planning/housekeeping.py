@@ -1,0 +1,65 @@
+"""Which children of a run have had their time: Jobs of attempts long over, and everything once the run is. The run
+itself and its status stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lora_trainer.contract.exits import ExitCode
+
+from lora_operator.api.lorafinetuneclass import DEFAULT_HISTORY_LIMIT, DEFAULT_TTL_SECONDS
+from lora_operator.naming import config_map_name, service_name
+from lora_operator.planning.observed import JobView, Observed
+from lora_operator.planning.status import seen
+from lora_operator.planning.turn import Action, Delete, Plan
+
+
+def after_the_end(observed: Observed, now: datetime) -> Plan:
+    """Terminal is terminal: nothing is started any more. What still runs is stopped; in the end the children go."""
+    run = observed.run
+    plan = Plan(status=seen(run.status, generation=run.generation), actions=stop_live(observed.jobs))
+    if run.status.completion_time is None or not observed.jobs:
+        return plan
+    left = run.status.completion_time + lifetime(observed) - now
+    if left > timedelta():
+        return replace(plan, requeue_after=left)
+    # The Jobs go last: as long as one is there, a plan that was cut short is made again.
+    others = [Delete(kind="ConfigMap", name=config_map_name(run.name))]
+    if any(job.nodes > 1 for job in observed.jobs):
+        others.append(Delete(kind="Service", name=service_name(run.name)))
+    return replace(plan, actions=(*others, *(delete_job(job) for job in observed.jobs if not job.deleting)))
+
+
+def lifetime(observed: Observed) -> timedelta:
+    """How long the children outlive the run: as the run says, or else its class as that is now."""
+    run = observed.run
+    if (asked := run.spec.ttl_seconds_after_finished) is not None:
+        return timedelta(seconds=asked)
+    named = (view.spec for view in observed.classes if view.name == run.status.class_name)
+    spec = next(named, None)
+    return timedelta(seconds=spec.ttl_seconds_after_finished if spec is not None else DEFAULT_TTL_SECONDS)
+
+
+def surplus(observed: Observed) -> tuple[Action, ...]:
+    """Jobs of failed attempts beyond those that are kept: status remembers what became of them."""
+    settled = observed.settled
+    limit = settled.class_spec.failed_jobs_history_limit if settled is not None else DEFAULT_HISTORY_LIMIT
+    failed = {
+        (attempt.stage, attempt.number)
+        for attempt in observed.run.status.attempts
+        if attempt.reason not in (None, ExitCode.Succeeded.name)
+    }
+    ended = [job for job in observed.jobs if job.over and (job.stage, job.attempt) in failed]
+    newest_first = sorted(ended, key=lambda job: (job.created, job.attempt), reverse=True)
+    return tuple(delete_job(job) for job in newest_first[limit:] if not job.deleting)
+
+
+def stop_live(jobs: tuple[JobView, ...]) -> tuple[Action, ...]:
+    """Delete the Jobs of which a pod works or may yet work."""
+    return tuple(delete_job(job) for job in jobs if not job.over and not job.deleting)
+
+
+def delete_job(job: JobView) -> Delete:
+    """Delete this very Job, not another of its name."""
+    return Delete(kind="Job", name=job.name, uid=job.uid)

@@ -1,0 +1,84 @@
+"""The object store is away while a real training goes on in the cluster: it ends with a whole adapter all the same."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.runs import DEMO_CLASS, Body, Tenant, ready_reason, small_training
+from tests.cluster.settings import NODE_ADDRESS
+from tests.demo import object_store
+from tests.demo.environment import Environment
+from tests.support.toxiproxy import Proxy, proxied
+
+STEPS = 4
+
+
+@pytest.fixture
+def proxy(environment: Environment, tmp_path: Path) -> Iterator[Proxy]:
+    """A proxy on the node before the demo's object store."""
+    service = environment.kubectl.get("-n", object_store.NAMESPACE, "service", "object-store")["spec"]
+    upstream = f"{service['clusterIP']}:{service['ports'][0]['port']}"
+    with proxied(upstream, folder=tmp_path, host=NODE_ADDRESS) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def class_name(tenant: Tenant, proxy: Proxy) -> Iterator[str]:
+    """The demo's class, with the proxy as its object store."""
+    with tenant.own_class(like=DEMO_CLASS, storage={"endpoint": f"http://{proxy.address}"}) as name:
+        yield name
+
+
+@pytest.mark.timeout(900)
+def test_training_survives_outages_of_its_object_store(
+    environment: Environment, tenant: Tenant, proxy: Proxy, class_name: str
+) -> None:
+    tenant.apply(
+        "run", className=class_name, **small_training(maxSteps=STEPS, saveSteps=1, gradientAccumulationSteps=1)
+    )
+    tenant.wait_for_reason("run", "Training", seconds=300)
+
+    first = wait_for_progress(tenant, attempt=1, reached=lambda progress: progress.get("checkpointStep", 0) >= 1)
+    with proxy.away():  # for longer than requests are retried
+        tenant.wait("run", lambda run: reasons(run) == ["Succeeded", "StorageUnavailable"], "an end", seconds=240)
+
+    last = wait_for_progress(tenant, attempt=2, reached=lambda progress: progress["stage"] == "Evaluating")
+    with proxy.away():  # for as long as requests are retried
+        time.sleep(10)
+
+    run = tenant.wait_for("run", "Complete", seconds=240)
+    assert reasons(run) == ["Succeeded", "StorageUnavailable", "Succeeded"]
+    assert ready_reason(run) == "AdapterPublished"
+    assert last["resumedFromStep"] >= first["checkpointStep"]
+    with object_store.bucket(environment.kubectl, environment.account) as store:
+        manifest = object_store.whole_adapter(store, run["status"]["artifact"]["uri"])
+    assert manifest["steps"] == STEPS
+
+
+def reasons(run: Body) -> list[str]:
+    """How each attempt ended."""
+    return [attempt["reason"] for attempt in run["status"].get("attempts", []) if "reason" in attempt]
+
+
+def wait_for_progress(tenant: Tenant, *, attempt: int, reached: Callable[[Body], bool], seconds: float = 300) -> Body:
+    """What the train pod of an attempt says, once it is so: status follows only every ten seconds."""
+    deadline = time.monotonic() + seconds
+    progress: Body = {}
+    while time.monotonic() < deadline:
+        for pod in tenant.pods("run", stage="train"):
+            if pod["metadata"]["labels"]["lora-operator.io/attempt"] == str(attempt) and "podIP" in pod["status"]:
+                try:
+                    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/progress", timeout=5) as answer:
+                        progress = json.load(answer)
+                except OSError:
+                    continue
+                if reached(progress):
+                    return progress
+        time.sleep(0.3)
+    raise AssertionError(f"not reached within {seconds:.0f} s: {progress}")
