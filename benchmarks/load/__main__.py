@@ -1,0 +1,208 @@
+"""`make bench-operator`: the operator under load, beside its rival, on the test cluster of this machine (root).
+
+    python -m benchmarks.load [burst|steady|scale ...]
+
+Prints a table and writes benchmarks/results/operator.json; parts that are not named stay as they are in that file. The
+bursts are run twice each, the contestants in turns. Neither the cluster nor the machine should have other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+from lora_operator.api.reasons import Reason
+from rich.console import Console
+
+from benchmarks.figures import Figure, at_least, at_most, table_of
+from tests.cluster import lifecycle
+from tests.cluster.settings import Paths
+from tests.demo.kubectl import Kubectl
+
+from . import ours, rival
+from .api import Api, connect
+from .burst import Burst, burst, metrics, prepare_namespaces, until_told
+from .restart import restart
+from .steady import fake_node, steady
+from .usage import usage
+
+RESULTS = Path(__file__).parents[1] / "results/operator.json"
+OBJECTS = 1000
+ROUNDS = 1
+SCALES = (100, 1000, 10_000)
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every part needs."""
+
+    kubectl: Kubectl
+    paths: Paths
+    api: Api
+    session: aiohttp.ClientSession
+    report: Callable[[str], None]
+    """Takes a line of progress."""
+
+
+@asynccontextmanager
+async def fresh_cluster(console: Console) -> AsyncIterator[Bench]:
+    """A cluster without anything from before: to delete thousands of objects would take longer than to begin anew."""
+
+    def report(line: str) -> None:
+        console.print(f"  {line}", style="dim", markup=False, highlight=False)
+
+    paths = Paths.from_environment()
+    await asyncio.to_thread(lifecycle.down, paths=paths, report=report)
+    await asyncio.to_thread(lifecycle.up, paths=paths, report=report)
+    kubectl = Kubectl(program=paths.state / "bin/kubectl", kubeconfig=paths.kubeconfig)
+    prepare_namespaces(kubectl)
+    async with connect(paths) as api, aiohttp.ClientSession() as session:
+        yield Bench(kubectl=kubectl, paths=paths, api=api, session=session, report=report)
+
+
+async def bursts(console: Console) -> Body:
+    """Operator and rival in turns."""
+    mine: list[Burst] = []
+    theirs: list[Burst] = []
+    for number in range(1, ROUNDS + 1):
+        async with fresh_cluster(console) as bench:
+            rival.install(bench.kubectl, paths=bench.paths, report=bench.report)
+            theirs.append(await burst(bench.api, rival.job, objects=OBJECTS, pids=rival.pids(bench.kubectl)))
+            bench.report(f"round {number}, {rival.NAME}: {theirs[-1].per_second:.1f}/s")
+        async with fresh_cluster(console) as bench:
+            ours.install(bench.kubectl, paths=bench.paths, report=bench.report)
+            ours.start(bench.kubectl)
+            mine.append(await burst(bench.api, ours.run, objects=OBJECTS, pids=[ours.pid(bench.kubectl)]))
+            bench.report(f"round {number}, lora-operator: {mine[-1].per_second:.1f}/s")
+    rates = [median(one.per_second for one in rounds) for rounds in (mine, theirs)]
+    return {
+        "operator": [asdict(one) for one in mine],
+        "rival": [asdict(one) for one in theirs],
+        "perSecond": rates[0],
+        "rivalPerSecond": rates[1],
+        "ratio": rates[0] / rates[1],
+        "peakMib": max(one.peak_mib for one in mine),
+    }
+
+
+async def steady_state(console: Console) -> Body:
+    """A thousand runs that train."""
+    async with fresh_cluster(console) as bench:
+        kubectl = bench.kubectl
+        ours.install(kubectl, paths=bench.paths, report=bench.report)
+        ours.start(kubectl)
+        with (
+            tempfile.TemporaryDirectory(prefix="lora-operator-load-") as logs,
+            fake_node(kubectl, paths=bench.paths, report=bench.report, logs=Path(logs)),
+        ):
+            return asdict(await steady(bench.api, kubectl, runs=OBJECTS, session=bench.session))
+
+
+async def scales(console: Console) -> Body:
+    """What one run costs the operator beside how many others, until status tells that it is preparing; then a restart
+    beside all of them. No pods: the controller manager is stopped."""
+    costs: list[Body] = []
+    for objects in SCALES:
+        async with fresh_cluster(console) as bench:
+            ours.install(bench.kubectl, paths=bench.paths, report=bench.report)
+            ours.start(bench.kubectl)
+            lifecycle.stop("kube-controller-manager", paths=bench.paths)
+            costs.append(await _cost(bench, objects))
+            if objects == SCALES[-1]:
+                again = await restart(bench.kubectl, runs=objects, session=bench.session)
+                return {"costs": costs, "restart": asdict(again)}
+    raise AssertionError("there is no last scale")
+
+
+async def _cost(bench: Bench, objects: int) -> Body:
+    """A fresh operator brings so many runs to where they wait for their pods."""
+    pid, address = ours.pid(bench.kubectl), ours.address(bench.kubectl)
+    idle, before = usage(pid), await metrics(bench.session, address)
+    found = await burst(bench.api, ours.run, objects=objects, pids=[pid])
+    after = await until_told(bench.session, address, runs=objects, reason=Reason.PREPARING)
+    done = usage(pid)
+    requests = after.requests - before.requests
+    cost = {
+        "runs": objects,
+        "cpuMsPerRun": 1000 * (done.cpu_seconds - idle.cpu_seconds) / objects,
+        "requestsPerRun": sum(requests.values()) / objects,
+        "requests": {f"{verb} {resource}": count / objects for (verb, resource), count in sorted(requests.items())},
+        "memoryMib": done.memory_mib,
+        "perSecond": found.per_second,
+    }
+    bench.report(f"{objects} runs: {cost['cpuMsPerRun']:.1f} ms and {cost['requestsPerRun']:.1f} requests each")
+    return cost
+
+
+# --- what is asked of it ------------------------------------------------------------------------------------------
+
+
+def figures(result: Body) -> list[Figure]:
+    """The figures of the parts that were run."""
+    found: list[Figure] = []
+    if many := result.get("burst"):
+        found += [
+            at_least(f"first Jobs of {OBJECTS} runs", many["perSecond"], "/s", 100),
+            at_least(f"the same, times {rival.NAME} ({many['rivalPerSecond']:.1f}/s)", many["ratio"], "", 2.5),
+            at_most("operator memory, peak", many["peakMib"], "MiB", 200),
+        ]
+    if calm := result.get("steady"):
+        found.append(at_most(f"{calm['runs']} runs that train", calm["cores"], "cores", 0.3))
+    if scale := result.get("scale"):
+        first, *_, last = scale["costs"]
+        again = scale["restart"]
+        found += [
+            at_most(f"restart beside {again['runs']} runs until ready", again["ready_seconds"], "s", 20),
+            at_most("memory after it, peak", again["peak_mib"], "MiB", 300),
+            at_most("writes after it", again["writes"], "", 0),
+            at_most(
+                f"CPU per run at {last['runs']}, times that at {first['runs']}",
+                last["cpuMsPerRun"] / first["cpuMsPerRun"],
+                "",
+                1.25,
+            ),
+        ]
+    return found
+
+
+PARTS = {"burst": bursts, "steady": steady_state, "scale": scales}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=PARTS, help="all, unless some are named")
+    parts = parser.parse_args().parts or list(PARTS)
+    console = Console(width=120)
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    measured = {name: asyncio.run(PARTS[name](console)) for name in parts}
+    result = known | measured
+    console.print(table_of(figures(result)))
+    for cost in result.get("scale", {}).get("costs", ()):
+        console.print(
+            f"{cost['runs']:>6} runs: {cost['cpuMsPerRun']:.1f} ms of CPU, {cost['requestsPerRun']:.1f} requests each"
+        )
+    result |= {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "figures": [asdict(figure) for figure in figures(result)],
+    }
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    console.print(f"Written to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

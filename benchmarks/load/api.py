@@ -1,0 +1,77 @@
+"""The API server as the benchmark's client sees it: many creates at once, counts, and nothing cached."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from tests.cluster.pki import CA_FILE
+from tests.cluster.settings import API_URL, Paths
+
+Body = dict[str, Any]
+CONCURRENT_CREATES = 20
+COUNT_EVERY = 0.1
+
+
+class Refused(Exception):
+    """The API server did not do what was asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """Requests as the cluster's admin."""
+
+    session: aiohttp.ClientSession
+
+    async def request(self, method: str, path: str, body: Body | None = None) -> Body:
+        """One request; `path` begins with a slash. Raises Refused."""
+        async with self.session.request(method, API_URL + path, json=body) as response:
+            text = await response.text()
+            if response.status >= 300:
+                raise Refused(f"{method} {path}: {response.status} {text[:300]}")
+            return json.loads(text)
+
+    async def create_all(self, objects: Iterable[tuple[str, Body]]) -> None:
+        """Create each body at its path, twenty at a time."""
+        gate = asyncio.Semaphore(CONCURRENT_CREATES)
+
+        async def create(path: str, body: Body) -> None:
+            async with gate:
+                await self.request("POST", path, body)
+
+        async with asyncio.TaskGroup() as tasks:
+            for path, body in objects:
+                tasks.create_task(create(path, body))
+
+    async def count(self, path: str) -> int:
+        """How many objects there are at a path, of which one is read."""
+        joint = "&" if "?" in path else "?"
+        page = await self.request("GET", f"{path}{joint}limit=1")
+        return len(page["items"]) + page["metadata"].get("remainingItemCount", 0)
+
+    async def until_count(self, path: str, wanted: int, *, seconds: float) -> float:
+        """Wait until there are so many; the seconds it took, by `time.monotonic`. Raises TimeoutError."""
+        began = time.monotonic()
+        while (found := await self.count(path)) != wanted:
+            if time.monotonic() - began > seconds:
+                raise TimeoutError(f"{path}: {found} instead of {wanted} after {seconds:.0f} s")
+            await asyncio.sleep(COUNT_EVERY)
+        return time.monotonic() - began
+
+
+@asynccontextmanager
+async def connect(paths: Paths) -> AsyncIterator[Api]:
+    """A client with the admin's certificate."""
+    context = ssl.create_default_context(cafile=str(paths.pki / CA_FILE))
+    context.load_cert_chain(paths.pki / "admin.crt", paths.pki / "admin.key")
+    connector = aiohttp.TCPConnector(ssl=context, limit=CONCURRENT_CREATES + 5)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Api(session=session)
