@@ -89,7 +89,8 @@ test-trainer: venv venv-trainer ## The trainer with real weights, rows and a rea
 	$(VENV_TRAINER)/bin/python -m pytest -q tests/trainer
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
-	$(PYTEST) -n 5 --dist loadfile tests/cluster
+	$(PYTEST) -n 5 --dist loadfile --ignore tests/cluster/test_queues.py tests/cluster
+	$(PYTEST) tests/cluster/test_queues.py
 	$(PYTEST) tests/outages
 	$(PYTEST) tests/install
 
