@@ -100,7 +100,8 @@ def test_three_runs_share_one_gpu_one_at_a_time(queued_tenant: Tenant) -> None:
         tenant.wait_for_reason(name, "Queued")
     second = told(tenant, "second", f"second-train-1 waits in LocalQueue {QUEUE} at position 1.")
     third = told(tenant, "third", f"third-train-1 waits in LocalQueue {QUEUE} at position 2.")
-    for run in (second, third):
+    for waiting in (second, third):
+        run = told(tenant, waiting["metadata"]["name"], GPU)  # Kueue says why a moment after it took the Job up
         suspended = condition(run, "Suspended") or {}
         assert (suspended["status"], suspended["reason"]) == ("True", "Queued")
         assert GPU in ready_message(run), "the queue's own words say what is missing"
