@@ -61,13 +61,16 @@ demo-down: venv ## End the demo's cluster and remove its traces (root)
 	$(VENV)/bin/python -m tests.demo down
 
 # --- checks and tests --------------------------------------------------------------------------------------------
+SOURCES = $(shell git ls-files --cached --others --exclude-standard "*.py")
+# What imports torch and its kin is checked in the environment that has them.
+TORCH_CODE := trainer-image/% tests/trainer/% tests/support/% $(addprefix benchmarks/,bare_trainer.py gpu.py gpu_peers.py gpus.py trainer.py vram.py)
 PYTEST := $(VENV)/bin/python -m pytest -q
 .PHONY: check test-unit test-component test-trainer test-cluster test bench-trainer bench-operator bench-demo
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
-	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python trainer-image tests/trainer tests/support tests/unit/trainer benchmarks/bare_trainer.py benchmarks/gpu.py benchmarks/gpu_peers.py benchmarks/gpu_watch.py benchmarks/gpus.py benchmarks/trainer.py benchmarks/vram.py
+	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python $(filter-out $(TORCH_CODE),$(SOURCES))
+	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python $(filter $(TORCH_CODE),$(SOURCES))
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
 	$(VENV)/bin/python -m lora_operator.api.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy

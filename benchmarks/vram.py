@@ -271,7 +271,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def read_point(entry: dict[str, Any]) -> Point:
     """The configuration of a measured point."""
-    return Point(**{field.name: entry[field.name] for field in fields(Point)} | {"loader": Loader(entry["loader"])})
+    known: dict[str, Any] = {field.name: entry[field.name] for field in fields(Point)}
+    known["loader"] = Loader(entry["loader"])
+    return Point(**known)
 
 
 def write(out: Path, done: list[dict[str, Any]]) -> None:

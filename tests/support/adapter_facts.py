@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_trainer.contract.outcome import Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.model import add_adapter, environment, load, load_arguments
 
@@ -40,7 +41,10 @@ def main(runs: Path, model: Path, facts: Path) -> None:
         for names in groups.values():
             run = parsed[names[0]]
             base, tokenizer = load(
-                run, folder=folders[names[0].startswith(WITH_BIAS)], dtype=run.model.dtype or "float32"
+                run,
+                folder=folders[names[0].startswith(WITH_BIAS)],
+                dtype=run.model.dtype or "float32",
+                loader=Loader.FAST_LANGUAGE_MODEL,
             )
             for name in names:
                 adapted = add_adapter(base, parsed[name])
@@ -63,7 +67,8 @@ def with_bias(model: Path, folder: Path) -> Path:
 
 def look(adapted: PeftModel, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What can be seen of the settings."""
-    layer = adapted.base_model.model.model.layers[0]
+    inner: Any = adapted.get_base_model()
+    layer = inner.model.layers[0]
     named = {name: module for name, module in layer.named_modules() if hasattr(module, "lora_A")}
     (path, first) = next(iter(named.items()))
     trained = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
@@ -82,7 +87,7 @@ def look(adapted: PeftModel, base: PreTrainedModel, tokenizer: PreTrainedTokeniz
         "linear": type(first.base_layer).__name__,
         "weight_dtype": str(first.base_layer.weight.dtype),
         "compute_dtype": str(base.dtype),
-        "head": type(adapted.base_model.model.lm_head).__name__,
+        "head": type(inner.lm_head).__name__,
         "checkpointing": base.is_gradient_checkpointing,
         "max_seq_length": adapted.max_seq_length,
         "tokenizer_length": tokenizer.model_max_length,

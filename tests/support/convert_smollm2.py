@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
@@ -16,7 +17,7 @@ def convert(source: Path, target: Path) -> None:
     # The conversion guesses these two wrong: with <|im_start|> as end token no answer would ever end.
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
-    config = loaded.config
+    config: Any = loaded.config
     # A model that came out of a GGUF file calls itself quantised and refuses to be saved.
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -70,17 +70,16 @@ def free_port(host: str = "127.0.0.1") -> int:
         return probe.getsockname()[1]
 
 
-def wait_until_open(address: str, server: subprocess.Popen) -> None:
+def wait_until_open(address: str, server: subprocess.Popen[bytes]) -> None:
     """Wait until the program that was started listens at host:port; raises RuntimeError where it does not."""
-    program = Path(str(server.args[0])).name
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise RuntimeError(f"{program} ended at once with exit code {server.returncode}")
+            raise RuntimeError(f"The server for {address} ended at once with exit code {server.returncode}")
         try:
             socket.create_connection((host, int(port)), timeout=1).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"{program} did not listen within {START_SECONDS} s")
+    raise RuntimeError(f"The server for {address} did not listen within {START_SECONDS} s")

@@ -15,7 +15,7 @@ from lora_trainer.training.checkpoints import Checkpoint
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 VOCABULARY = 49_152
-GOOD = Checkpoint(step=4, uri="s3://team-a/work/checkpoints/step-4")
+GOOD = Checkpoint(step=4, uri="s3://team-a/runs/checkpoints/step-4")
 
 
 class Stop:

@@ -15,7 +15,7 @@ from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, comm
 from obstore.store import MemoryStore
 
 NEEDED_TO_RESUME = needed_to_resume(1)
-URI = "s3://team-a/work/checkpoints"
+URI = "s3://team-a/runs/checkpoints"
 
 
 @pytest.fixture

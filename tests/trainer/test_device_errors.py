@@ -54,4 +54,4 @@ def test_other_errors_stay_what_they_are() -> None:
     run = run_file()
     _, chosen = size_run(run, model_shape(CONFIG), DataSize(rows=10, tokens=1000, longest=100))
     with pytest.raises(RuntimeError, match="mat1 and mat2"), explained(run, chosen, ProgressServer(port=0)):
-        torch.ones(2, 3) @ torch.ones(2, 3)
+        torch.mm(torch.ones(2, 3), torch.ones(2, 3))

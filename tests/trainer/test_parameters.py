@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
 def settled(edits: Mapping[str, Mapping[str, Any]], *, kind: str = "CPU") -> RunFile:
     """The run file that the operator makes of a LoraFineTune with these fields."""
     model = {"name": "s3://team-a/models/smollm2"} | dict(edits.get("model", {}))
-    others = {block: dict(values) for block, values in edits.items() if block != "model"}
+    others: dict[str, Any] = {block: dict(values) for block, values in edits.items() if block != "model"}
     parsed = LoraFineTuneClassSpec.model_validate(class_spec(accelerator={"kind": kind, "memoryGiB": 80}))
     return settle(a_run(model=model, **others), class_name=CLASS_NAME, class_spec=parsed).run_file
 

@@ -27,7 +27,7 @@ from tests.support.object_store import object_store
 from tests.support.runs import BUCKET
 from tests.support.toxiproxy import Proxy, proxied
 
-CHECKPOINTS = f"s3://{BUCKET}/work/checkpoints"
+CHECKPOINTS = f"s3://{BUCKET}/runs/checkpoints"
 ADAPTERS = f"s3://{BUCKET}/adapters"
 LARGE = 12 * 2**20
 """Bytes of a file that is sent in parts."""

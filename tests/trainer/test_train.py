@@ -44,6 +44,7 @@ def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
     assert {file.path: file.size for file in manifest.files} == {
         path: size for path, size in stored.items() if path not in (MANIFEST, SIGNATURE)
     }
+    assert manifest.signing_key is not None
     assert manifest.signing_key in small.bucket.read(f"{small.artifact}/{MODEL_CARD}").decode()
     assert Artifact.model_validate_json(small.bucket.read(latest_uri(small.run))) == result.artifact
     assert manifest.evaluation == result.evaluation
@@ -55,7 +56,11 @@ def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
 def test_training_lowers_the_held_out_loss(trained: Trained) -> None:
     evaluation = trained.ended.result.evaluation
     assert evaluation.rows == 4
+    assert evaluation.loss is not None
+    assert evaluation.base_loss is not None
     assert evaluation.loss < evaluation.base_loss - 0.1
+    assert evaluation.token_accuracy is not None
+    assert evaluation.base_token_accuracy is not None
     assert 0 < evaluation.base_token_accuracy <= evaluation.token_accuracy <= 1
 
 
@@ -110,7 +115,7 @@ def test_samples_show_question_reference_and_two_answers(trained: Trained) -> No
     file = EvaluationFile.model_validate_json(small.bucket.read(f"{small.artifact}/{EVALUATION}"))
     (sample,) = file.samples
     assert sample.prompt
-    assert sample.reference.upper().startswith("SELECT")
+    assert (sample.reference or "").upper().startswith("SELECT")
     assert sample.base
     assert sample.adapter
     assert sample.base != sample.adapter

@@ -522,5 +522,5 @@ def test_a_bucket_that_may_not_be_written_is_found_first(
         with pytest.raises(TrainerError) as caught:
             prepare(run, bucket=open_bucket(run.storage), progress=world.progress, scratch=tmp_path)
     assert caught.value.code is ExitCode.StorageDenied
-    assert "refused to write s3://team-a/work/" in caught.value.message
+    assert "refused to write s3://team-a/work" in caught.value.message
     assert [request.method for request in seen] == ["PUT"]
