@@ -69,8 +69,8 @@ PYTEST := $(VENV)/bin/python -m pytest -q
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python $(filter-out $(TORCH_CODE),$(SOURCES))
-	$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python $(filter $(TORCH_CODE),$(SOURCES))
+	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python $(filter-out $(TORCH_CODE),$(SOURCES))
+	@$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python $(filter $(TORCH_CODE),$(SOURCES))
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
 	$(VENV)/bin/python -m lora_operator.api.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy
