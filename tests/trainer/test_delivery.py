@@ -50,6 +50,8 @@ def a_delivery(bucket: Bucket, scratch: Path, *, run: RunFile = RUN) -> Delivery
             stop=cast(StopRequest, None),  # is not looked at any more
             nodes=cast(Nodes, None),  # neither
             scratch=scratch,
+            number=1,
+            oom_shrinks=0,
         ),
         prepared=prepare_result(),
         base=scratch / "base",

@@ -120,9 +120,9 @@ def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: 
     """The whole stage, or the share of a further node, which has no result."""
     from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
     from lora_trainer.training.beside import train_node  # noqa: PLC0415 - the same
+    from lora_trainer.training.start import begin  # noqa: PLC0415 - the same
 
-    stage = train if arguments.node == 0 else train_node
-    return stage(
+    this = begin(
         run,
         bucket=bucket,
         progress=server,
@@ -133,10 +133,11 @@ def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: 
             host=arguments.first_node,
             port=arguments.rendezvous_port,
         ),
-        attempt=arguments.attempt,
+        number=arguments.attempt,
         oom_shrinks=arguments.oom_shrinks,
         leave=lambda error: leave_at_once(error, arguments.termination_log, server),
     )
+    return train(this) if arguments.node == 0 else train_node(this)
 
 
 def _rank(arguments: argparse.Namespace) -> int:

@@ -8,48 +8,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from lora_trainer.base_model.resolve import base_folder
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
-from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import TrainResult, Usage
 from lora_trainer.contract.progress import Stage
-from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.held_out import held_out_rows
 from lora_trainer.evaluation.pairs import evaluate_pairs, read_pairs
 from lora_trainer.evaluation.rewards import evaluate_rewards, read_prompts
 from lora_trainer.evaluation.rows import evaluate, read_rows
-from lora_trainer.model import (
-    compute_dtype,
-    environment,
-    go_offline,
-    peak_memory_gib,
-    release_memory,
-    require_accelerator,
-)
+from lora_trainer.model import peak_memory_gib, release_memory
 from lora_trainer.prepared import EVAL_ROWS, Prompt
 from lora_trainer.publishing.delivery import Delivery, deliver
 from lora_trainer.publishing.folder import write_folder
 from lora_trainer.publishing.signing import read_signer
 from lora_trainer.rewards.panel import Panel, open_panel
-from lora_trainer.sizing import shrink
-from lora_trainer.storage import Bucket
-from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt, LoopResult, Resume, run_loop
-from lora_trainer.training.nodes import Nodes, Place
-from lora_trainer.training.ranks import Ranks, World, free_port
-from lora_trainer.training.start import fetch_prepared, load_trainable, rank_arguments
-from lora_trainer.training.stopping import StopRequest
+from lora_trainer.training.ranks import free_port
+from lora_trainer.training.start import fetch_base, fetch_prepared, further_ranks, interrupted, load_trainable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,30 +41,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def train(
-    run: RunFile,
-    *,
-    bucket: Bucket,
-    progress: ProgressServer,
-    scratch: Path,
-    place: Place,
-    attempt: int,
-    oom_shrinks: int,
-    leave: Callable[[TrainerError], NoReturn],
-) -> TrainResult:
+def train(this: Attempt) -> TrainResult:
     """Train, evaluate, publish and verify. Raises TrainerError, with a result where the adapter is in the bucket all
     the same.
-
-    `leave` ends the process at once, and is called from another thread.
     """
-    stop = StopRequest(leave=lambda: leave(interrupted(progress)))
-    nodes = Nodes(place, attempt=f"{run.identity.uid}/{attempt}", stop=stop, leave=leave)
-    this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, nodes=nodes, scratch=scratch)
+    run, progress, nodes, stop = this.run, this.progress, this.nodes, this.stop
     # Taken out of the environment: no other process needs it.
     signer = read_signer(run, os.environ.pop(SIGNING_KEY_VARIABLE, ""))
-    gpus = run.resources.gpus
-    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, ranks=gpus))
-    require_accelerator(run.accelerator.kind, count=gpus)
 
     with nodes:
         progress.update(stage=Stage.DATA)
@@ -91,18 +57,12 @@ def train(
             panel.load()
         resume = fetch_checkpoint(this, digest=result.run_digest)
 
-        progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
-        base = base_folder(run, revision=result.model.revision, bucket=bucket, scratch=scratch / "base")
-        go_offline()
-        chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
-        log.info("Attempt %d", attempt, extra={"fields": chosen.wire()})
-        world = World(per_node=gpus, nodes=place.nodes, host=place.host, port=free_port())
-        nodes.agree({"step": resume.checkpoint.step if resume else None, "port": world.port})
-        shared = rank_arguments(this, base=base, resume=resume.folder if resume else None, oom_shrinks=oom_shrinks)
-        with Ranks(world, arguments=shared, scratch=scratch, leave=nodes.leave):
-            with explained(run, chosen, progress):
-                model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
-
+        base, chosen = fetch_base(this, result)
+        log.info("Attempt %d", this.number, extra={"fields": chosen.wire()})
+        port = free_port()
+        nodes.agree({"step": resume.checkpoint.step if resume else None, "port": port})
+        with further_ranks(this, base=base, resume=resume.folder if resume else None, port=port):
+            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=progress)
             progress.update(stage=Stage.TRAINING)
             held_out = held_out_rows(this.prepared, run, dtype=chosen.dtype, interrupted=lambda: stop.requested)
             writer = checkpoint_writer(this, digest=result.run_digest)
@@ -118,14 +78,14 @@ def train(
                     writer=writer,
                 )
     if stop.requested:
-        raise interrupted(progress)
+        raise interrupted(nodes.place, progress)
 
     progress.update(stage=Stage.EVALUATING)
     with explained(run, chosen, progress):
         evaluation = compare(this, model, tokenizer, prompts=prepared.prompts, dtype=chosen.dtype)
 
     progress.update(stage=Stage.PUBLISHING)
-    folder = scratch / "adapter"
+    folder = this.scratch / "adapter"
     write_folder(
         folder,
         run=run,
@@ -188,14 +148,6 @@ def judges(this: Attempt) -> AbstractContextManager[Panel]:
     """The rewards of method GRPO, with the code that prepare took; none for other methods."""
     grpo = this.run.training.grpo
     return open_panel(grpo.rewards if grpo else (), this.prepared)
-
-
-def interrupted(progress: ProgressServer) -> TrainerError:
-    """The ending of an attempt that was asked to stop."""
-    now = progress.progress
-    kept = f"; the next attempt goes on from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
-    message = f"Stopped on request while {now.stage} at step {now.step}{kept}."
-    return TrainerError(ExitCode.Interrupted, message)
 
 
 def fetch_checkpoint(this: Attempt, *, digest: str) -> Resume | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -122,6 +123,10 @@ class Cache:
         """A pod is gone."""
         self.pods.drop(key_of(body), version=_version(body))
         return run_of(body)
+
+    def keys_of(self, uids: Set[str]) -> frozenset[Key]:
+        """The keys of the runs that have these uids."""
+        return frozenset(record.key for record in self.runs.values() if record.uid in uids) if uids else frozenset()
 
     def runs_by_reason(self) -> Counter[tuple[str, str | None]]:
         """How many runs there are, by namespace and reason of Ready."""

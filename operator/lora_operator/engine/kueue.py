@@ -39,9 +39,8 @@ async def ask_forever(*, gateway: Gateway, cache: Cache, observer: Observer, que
         before, observer.places = observer.places, places
         jobs = (job for group in held.values() for job in group)
         news = {job.run_uid for job in jobs if places[job.uid] != before.get(job.uid)}
-        for record in cache.runs.values() if news else ():
-            if record.uid in news:
-                queue.add(record.key)
+        for key in cache.keys_of(news):
+            queue.add(key)
 
 
 def held_back(cache: Cache) -> dict[str, list[JobView]]:

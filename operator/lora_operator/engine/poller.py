@@ -58,12 +58,12 @@ async def poll_forever(
     async with asking() as ask:
         while True:
             await asyncio.sleep(seconds)
-            polls = (_poll(ask, gate, pod, observer, clock) for pod in training_pods(cache))
-            for result in await asyncio.gather(*polls):
-                metrics.polls.labels(result).inc()
-            for record in cache.runs.values():
-                if record.uid in observer.polled:
-                    queue.add(record.key)
+            pods = training_pods(cache)
+            answers = await asyncio.gather(*(_poll(ask, gate, pod, observer, clock) for pod in pods))
+            for there in answers:
+                metrics.polls.labels("answered" if there else "failed").inc()
+            for key in cache.keys_of({pod.run_uid for pod, there in zip(pods, answers, strict=True) if there}):
+                queue.add(key)
 
 
 def training_pods(cache: Cache) -> tuple[PodView, ...]:
@@ -73,8 +73,8 @@ def training_pods(cache: Cache) -> tuple[PodView, ...]:
     return tuple(pod for pod in speaking if pod.phase == "Running" and pod.ip)
 
 
-async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock) -> str:
-    """What came of it, as a label."""
+async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock) -> bool:
+    """Whether the pod answered."""
     try:
         async with gate:
             answer = await ask(pod)
@@ -84,5 +84,5 @@ async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Obser
     except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:
         # A pod that loads or stops does not answer: its state is in the pod's status, not here.
         log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})
-        return "failed"
-    return "answered"
+        return False
+    return True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
-from lora_operator.planning.attempts import StageState, closed, how_it_ended, time_spent
+from lora_operator.planning.attempts import StageState, closed, how_it_ended
+from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
 from lora_operator.planning.endings import fail, found
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.housekeeping import delete_job
@@ -20,7 +21,7 @@ from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
-from lora_operator.planning.troubles import MOUNT_PATIENCE, MOUNT_RECHECK, POD_RECHECK, next_look, trouble_of
+from lora_operator.planning.troubles import POD_RECHECK, next_look, trouble_of
 from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
@@ -35,17 +36,16 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
     job = state.job
     if turn.run.spec.suspend:
         return _suspend(turn, state)
-    limit = _time_limit(turn, settled)
-    deadline = _deadline(turn, state, limit) if limit is not None else None
-    if limit is not None and deadline is not None and turn.now >= deadline:
+    limit = time_limit(turn, settled)
+    end = deadline(turn, state, limit) if limit is not None else None
+    if limit is not None and end is not None and turn.now >= end:
         return _overdue(turn, state, limit)
     if job is not None and state.live:
         if job.deleting or state.attempts[-1].reason is not None:
             return _stopping(turn, state, job)
         if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
             return _end_attempt(turn, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
-        left = None if deadline is None else deadline - turn.now
-        return _wait(turn, job, settled, left=left)
+        return _wait(turn, job, settled, left=None if end is None else end - turn.now)
     if not state.attempts:
         return _start(turn, state, settled)
     return _after_failure(turn, state, settled)
@@ -118,13 +118,7 @@ def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None)
     if ended and not job.suspended:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
-    if job.lacks_pod:
-        look = next_look(turn.now - job.created, refused=job.refusal is not None)
-        left = look if left is None else min(left, look)
-    elif mounting := [pod.created for pod in job.pods if pod.mounting]:
-        young = max(mounting) + MOUNT_PATIENCE - turn.now
-        look = young if young > timedelta() else MOUNT_RECHECK
-        left = look if left is None else min(left, look)
+    looks = [look for look in (left, next_look(job, now=turn.now)) if look is not None]
     standing = _standing_of(job)
     if standing.reason == Reason.TRAINING:
         turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
@@ -134,7 +128,7 @@ def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None)
         )
     else:
         turn = _stage_tells(turn, job.stage, standing)
-    return turn.end(standing, actions=_missing(turn, settled), requeue_after=left)
+    return turn.end(standing, actions=_missing(turn, settled), requeue_after=min(looks, default=None))
 
 
 def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
@@ -243,36 +237,3 @@ def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
     )
     standing = Standing(mood=Mood.WORKING, reason=Reason.BACKING_OFF, message=message)
     return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=decision.at - turn.now)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeLimit:
-    """How long the run's pods may run, who says so, and what to do about it."""
-
-    seconds: int
-    place: str
-    remedy: str
-
-
-def _time_limit(turn: Turn, settled: Settled) -> TimeLimit | None:
-    """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
-    own, of_class = turn.run.spec.active_deadline_seconds, settled.class_spec.limits.active_deadline_seconds
-    if of_class is not None and (own is None or of_class < own):
-        place = f"limits.activeDeadlineSeconds of LoraFineTuneClass {settled.class_name}"
-        remedy = "Create another LoraFineTune with fewer steps, or with another spec.className."
-        return TimeLimit(seconds=of_class, place=place, remedy=remedy)
-    if own is None:
-        return None
-    remedy = "Create another LoraFineTune with a longer deadline or fewer steps."
-    return TimeLimit(seconds=own, place="spec.activeDeadlineSeconds", remedy=remedy)
-
-
-def _deadline(turn: Turn, state: StageState, limit: TimeLimit) -> datetime | None:
-    """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
-    left = timedelta(seconds=limit.seconds) - time_spent(turn.status.attempts)
-    # The time of an attempt that is closed already is spent, whether its pod still stops or not.
-    job = state.job if state.live and state.attempts[-1].reason is None else None
-    pod = job.newest_pod if job is not None else None
-    if pod is not None and pod.started is not None and pod.last_word is None:
-        return pod.started + left
-    return turn.now if left <= timedelta() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import JobView, PodView
@@ -20,10 +20,17 @@ LONGEST_LOOK = timedelta(minutes=1)
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
-def next_look(age: timedelta, *, refused: bool) -> timedelta:
-    """When to ask again about a Job of this age that has no pod. A Job controller with much to do takes its time, and a
-    thousand Jobs that wait for it are not asked about every few seconds."""
-    return POD_RECHECK if refused else min(max(age, POD_PATIENCE), LONGEST_LOOK)
+def next_look(job: JobView, *, now: datetime) -> timedelta | None:
+    """When to ask what holds the Job's pod back; None where the watches tell."""
+    if job.lacks_pod:
+        # A Job controller with much to do takes its time, and a thousand Jobs that wait for it are not asked about
+        # every few seconds.
+        patience = min(max(now - job.created, POD_PATIENCE), LONGEST_LOOK)
+        return patience if job.refusal is None else POD_RECHECK
+    if mounting := [pod.created for pod in job.pods if pod.mounting]:
+        left = max(mounting) + MOUNT_PATIENCE - now
+        return left if left > timedelta() else MOUNT_RECHECK
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,30 +4,23 @@ on other rows, publish nothing and keep no checkpoints."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from lora_trainer.base_model.resolve import base_folder
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
-from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile
-from lora_trainer.errors import TrainerError
-from lora_trainer.model import adapter_digest, compute_dtype, environment, go_offline, require_accelerator
+from lora_trainer.model import adapter_digest, compute_dtype, environment
 from lora_trainer.prepared import read_prepared
 from lora_trainer.sizing import shrink
-from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import fetch_step
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt, build_loop
-from lora_trainer.training.nodes import Nodes, Place
-from lora_trainer.training.ranks import Ranks, World
-from lora_trainer.training.start import fetch_prepared, load_trainable, rank_arguments
+from lora_trainer.training.start import fetch_base, fetch_prepared, further_ranks, interrupted, load_trainable
 from lora_trainer.training.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -35,55 +28,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 
-def train_node(
-    run: RunFile,
-    *,
-    bucket: Bucket,
-    progress: ProgressServer,
-    scratch: Path,
-    place: Place,
-    attempt: int,
-    oom_shrinks: int,
-    leave: Callable[[TrainerError], NoReturn],
-) -> None:
+def train_node(this: Attempt) -> None:
     """The first process of a further node, which fetches for all of that node. Raises TrainerError."""
-    stop = StopRequest(leave=lambda: leave(_asked_to_stop(place)))
     os.environ.pop(SIGNING_KEY_VARIABLE, None)
-    kind, gpus = run.accelerator.kind, run.resources.gpus
-    nodes = Nodes(place, attempt=f"{run.identity.uid}/{attempt}", stop=stop, leave=leave)
-    this = Attempt(run=run, bucket=bucket, progress=progress, stop=stop, nodes=nodes, scratch=scratch)
-    os.environ.update(environment(kind=kind, scratch=scratch, ranks=gpus))
-    require_accelerator(kind, count=gpus)
+    run, progress, nodes, stop = this.run, this.progress, this.nodes, this.stop
     with nodes:
         progress.update(stage=Stage.DATA)
         prepared = fetch_prepared(this)
-        result = prepared.result
-        progress.update(stage=Stage.LOADING, total_steps=result.chosen.max_steps)
-        base = base_folder(run, revision=result.model.revision, bucket=bucket, scratch=scratch / "base")
-        go_offline()
-        chosen = compute_dtype(run, shrink(result.chosen, oom_shrinks))
+        base, chosen = fetch_base(this, prepared.result)
         plan = nodes.agree() or {}
         resume = _fetch_resumed(this, step=plan["step"])
-        world = World(per_node=gpus, nodes=place.nodes, node=place.node, host=place.host, port=plan["port"])
-        shared = rank_arguments(this, base=base, resume=resume, oom_shrinks=oom_shrinks)
-        with Ranks(world, arguments=shared, scratch=scratch, leave=nodes.leave), explained(run, chosen, progress):
-            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
+        with further_ranks(this, base=base, resume=resume, port=plan["port"]):
+            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=progress)
             if nodes.agree() is None:
                 return
-            progress.update(stage=Stage.TRAINING)
             with stop.deferrable():
                 train_beside(
                     run,
                     chosen,
                     model=model,
                     tokenizer=tokenizer,
-                    scratch=scratch,
+                    scratch=this.scratch,
                     resume=resume,
                     progress=progress,
                     stop=stop,
                 )
     if stop.requested:
-        raise _asked_to_stop(place)
+        raise interrupted(nodes.place, progress)
 
 
 def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, rank: int, oom_shrinks: int) -> None:
@@ -93,18 +64,8 @@ def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, 
     chosen = compute_dtype(run, shrink(prepared.result.chosen, oom_shrinks))
     silent = ProgressServer(port=0)
     silent.update(stage=Stage.LOADING, total_steps=chosen.max_steps)
-    with explained(run, chosen, silent):
-        model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared)
-        silent.update(stage=Stage.TRAINING)
-        train_beside(
-            run,
-            chosen,
-            model=model,
-            tokenizer=tokenizer,
-            scratch=scratch,
-            resume=resume,
-            progress=silent,
-        )
+    model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=silent)
+    train_beside(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, resume=resume, progress=silent)
 
 
 def train_beside(
@@ -121,10 +82,12 @@ def train_beside(
     """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
     from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
 
+    progress.update(stage=Stage.TRAINING)
     channel = Channel(count=run.resources.processes)
     events: list[TrainerCallback] = [callbacks.FollowFirst(channel, progress=progress, stop=stop)]
-    trainer = build_loop(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, events=events)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with explained(run, chosen, progress):
+        trainer = build_loop(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, events=events)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     channel.require_same(adapter_digest(model))
     channel.close()
 
@@ -137,8 +100,3 @@ def _fetch_resumed(this: Attempt, *, step: int | None) -> Path | None:
     fetch_step(this.bucket, checkpoints_uri(this.run), step=step, folder=folder)
     this.progress.update(step=step, resumed_from_step=step)
     return folder
-
-
-def _asked_to_stop(place: Place) -> TrainerError:
-    message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes go on together later."
-    return TrainerError(ExitCode.Interrupted, message)

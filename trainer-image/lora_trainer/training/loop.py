@@ -51,6 +51,10 @@ class Attempt:
     nodes: Nodes
     scratch: Path
     """The only writable folder."""
+    number: int
+    """From 1."""
+    oom_shrinks: int
+    """How often the micro-batch is halved."""
 
     @property
     def prepared(self) -> Path:

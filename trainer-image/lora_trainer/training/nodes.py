@@ -62,7 +62,7 @@ class Nodes:
         patience: float = ARRIVAL_SECONDS,
     ) -> None:
         """`attempt` is the same in all pods of an attempt and in no others: an address may be another pod's by now."""
-        self._place = place
+        self.place = place
         self._attempt = attempt
         self._stop = stop
         self._leave = leave
@@ -75,7 +75,7 @@ class Nodes:
         self._closing = False
 
     def __enter__(self) -> Self:
-        place = self._place
+        place = self.place
         if place.nodes == 1:
             return self
         lines = self._accepted() if place.node == 0 else {0: self._connected()}
@@ -101,7 +101,7 @@ class Nodes:
 
         Only the first node has a plan.
         """
-        if self._place.node == 0:
+        if self.place.node == 0:
             for _ in self._lines:
                 self._here.get()
             self._send({"plan": plan})
@@ -142,7 +142,7 @@ class Nodes:
             self._leave(
                 TrainerError(
                     ExitCode.PeerLost,
-                    f"The pod of node {line.node} of {self._place.nodes} went away, so this one ended too.",
+                    f"The pod of node {line.node} of {self.place.nodes} went away, so this one ended too.",
                     "The next attempt goes on from the last checkpoint.",
                 )
             )
@@ -152,8 +152,8 @@ class Nodes:
         lines: dict[int, socket.socket] = {}
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
-        with socket.create_server(("", self._place.port), family=family, dualstack_ipv6=dual) as server:
-            while missing := set(range(1, self._place.nodes)) - lines.keys():
+        with socket.create_server(("", self.place.port), family=family, dualstack_ipv6=dual) as server:
+            while missing := set(range(1, self.place.nodes)) - lines.keys():
                 server.settimeout(max(self._deadline - time.monotonic(), 0.001))
                 try:
                     connection, _ = server.accept()
@@ -179,7 +179,7 @@ class Nodes:
 
     def _connected(self) -> socket.socket:
         """The line to the first node. Raises PeerLost where that does not answer."""
-        place, hello = self._place, {"attempt": self._attempt, "node": self._place.node}
+        place, hello = self.place, {"attempt": self._attempt, "node": self.place.node}
         while time.monotonic() < self._deadline:
             # Until the first pod has an address its name is unknown, and until it listens it refuses.
             with suppress(OSError, ValueError):
@@ -196,7 +196,7 @@ class Nodes:
         who = ", ".join(str(node) for node in sorted(missing))
         return TrainerError(
             ExitCode.PeerLost,
-            f"The pod of node {who} of {self._place.nodes} did not come within {self._patience / 60:.0f} minutes.",
+            f"The pod of node {who} of {self.place.nodes} did not come within {self._patience / 60:.0f} minutes.",
             "See what holds that pod back (kubectl describe pod); a queue (spec.queueName) starts all pods together.",
         )
 

@@ -1,23 +1,65 @@
-"""What every node of an attempt does before its first step: fetch, load, and hand on to its further processes."""
+"""What every node of an attempt does before its first step: fetch, load, and start its further processes."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from lora_trainer.base_model.resolve import base_folder
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import prepared_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen, PrepareResult
+from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.errors import TrainerError
-from lora_trainer.model import add_adapter, load
+from lora_trainer.model import add_adapter, compute_dtype, environment, go_offline, load, require_accelerator
 from lora_trainer.prepared import Prepared, read_prepared
+from lora_trainer.sizing import shrink
+from lora_trainer.storage import Bucket
+from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt
+from lora_trainer.training.nodes import Nodes, Place
+from lora_trainer.training.ranks import Ranks, World
+from lora_trainer.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+
+def begin(
+    run: RunFile,
+    *,
+    bucket: Bucket,
+    progress: ProgressServer,
+    scratch: Path,
+    place: Place,
+    number: int,
+    oom_shrinks: int,
+    leave: Callable[[TrainerError], NoReturn],
+) -> Attempt:
+    """Make this process fit for an attempt. Raises GpuUnhealthy.
+
+    `leave` ends the process at once, and is called from another thread.
+    """
+    stop = StopRequest(leave=lambda: leave(interrupted(place, progress)))
+    nodes = Nodes(place, attempt=f"{run.identity.uid}/{number}", stop=stop, leave=leave)
+    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, ranks=run.resources.gpus))
+    require_accelerator(run.accelerator.kind, count=run.resources.gpus)
+    return Attempt(
+        run=run,
+        bucket=bucket,
+        progress=progress,
+        stop=stop,
+        nodes=nodes,
+        scratch=scratch,
+        number=number,
+        oom_shrinks=oom_shrinks,
+    )
 
 
 def fetch_prepared(this: Attempt) -> Prepared:
@@ -52,19 +94,51 @@ def require_same_run(run: RunFile, prepared: PrepareResult) -> None:
         )
 
 
+def fetch_base(this: Attempt, prepared: PrepareResult) -> tuple[Path, Chosen]:
+    """The base model's folder, and what was chosen, as this attempt and this machine have it. Raises TrainerError.
+
+    From here on the process is offline.
+    """
+    this.progress.update(stage=Stage.LOADING, total_steps=prepared.chosen.max_steps)
+    base = base_folder(this.run, revision=prepared.model.revision, bucket=this.bucket, scratch=this.scratch / "base")
+    go_offline()
+    return base, compute_dtype(this.run, shrink(prepared.chosen, this.oom_shrinks))
+
+
 def load_trainable(
-    run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared
+    run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared, progress: ProgressServer
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """The base model with a fresh adapter, and the tokenizer that batches are padded with."""
-    model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader)
-    tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
-    return add_adapter(model, run, kept_layers=chosen.kept_layers), tokenizer
+    """The base model with a fresh adapter, and the tokenizer that batches are padded with. Raises TrainerError."""
+    with explained(run, chosen, progress):
+        model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader)
+        tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
+        return add_adapter(model, run, kept_layers=chosen.kept_layers), tokenizer
 
 
-def rank_arguments(this: Attempt, *, base: Path, resume: Path | None, oom_shrinks: int) -> list[str | Path]:
-    """Options of `lora_trainer rank` for the processes beside this one; `resume` is the checkpoint to go on from."""
+def further_ranks(this: Attempt, *, base: Path, resume: Path | None, port: int) -> Ranks:
+    """The processes beside this one on its node; all of the attempt meet at the first node's `port`.
+
+    `resume` is the checkpoint to go on from.
+    """
     run_file = this.scratch / "run.json"
     run_file.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
     arguments: list[str | Path] = ["--run", run_file, "--scratch", this.scratch, "--base", base]
-    arguments += ["--oom-shrinks", str(oom_shrinks)]
-    return [*arguments, "--resume", resume] if resume else arguments
+    arguments += ["--oom-shrinks", str(this.oom_shrinks)]
+    place = this.nodes.place
+    return Ranks(
+        World(per_node=this.run.resources.gpus, nodes=place.nodes, node=place.node, host=place.host, port=port),
+        arguments=[*arguments, "--resume", resume] if resume else arguments,
+        scratch=this.scratch,
+        leave=this.nodes.leave,
+    )
+
+
+def interrupted(place: Place, progress: ProgressServer) -> TrainerError:
+    """The ending of a pod that was asked to stop."""
+    now = progress.progress
+    if place.node:
+        message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes go on together later."
+    else:
+        kept = f"; the next attempt goes on from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
+        message = f"Stopped on request while {now.stage} at step {now.step}{kept}."
+    return TrainerError(ExitCode.Interrupted, message)

@@ -1,0 +1,43 @@
+"""How long the pods of a run may run, and when that time is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lora_operator.planning.attempts import StageState, time_spent
+from lora_operator.planning.turn import Turn
+from lora_operator.workloads.settled import Settled
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """How long the run's pods may run, who says so, and what to do about it."""
+
+    seconds: int
+    place: str
+    remedy: str
+
+
+def time_limit(turn: Turn, settled: Settled) -> TimeLimit | None:
+    """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
+    own, of_class = turn.run.spec.active_deadline_seconds, settled.class_spec.limits.active_deadline_seconds
+    if of_class is not None and (own is None or of_class < own):
+        place = f"limits.activeDeadlineSeconds of LoraFineTuneClass {settled.class_name}"
+        remedy = "Create another LoraFineTune with fewer steps, or with another spec.className."
+        return TimeLimit(seconds=of_class, place=place, remedy=remedy)
+    if own is None:
+        return None
+    remedy = "Create another LoraFineTune with a longer deadline or fewer steps."
+    return TimeLimit(seconds=own, place="spec.activeDeadlineSeconds", remedy=remedy)
+
+
+def deadline(turn: Turn, state: StageState, limit: TimeLimit) -> datetime | None:
+    """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
+    left = timedelta(seconds=limit.seconds) - time_spent(turn.status.attempts)
+    # The time of an attempt that is closed already is spent, whether its pod still stops or not.
+    job = state.job if state.live and state.attempts[-1].reason is None else None
+    pod = job.newest_pod if job is not None else None
+    if pod is not None and pod.started is not None and pod.last_word is None:
+        return pod.started + left
+    return turn.now if left <= timedelta() else None
