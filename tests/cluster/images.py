@@ -104,6 +104,16 @@ def build(
     return image
 
 
+def read_file(tag: str, path: str, *, paths: Paths) -> str:
+    """A file of an image in buildah's store. Raises FileNotFoundError, or ClusterError without such an image."""
+    container = run(command(paths, "from", "--pull-never", tag), env=_ENVIRONMENT).strip()
+    try:
+        root = run(command(paths, "mount", container), env=_ENVIRONMENT).strip()
+        return (Path(root) / path.lstrip("/")).read_text()
+    finally:
+        run(command(paths, "rm", container), env=_ENVIRONMENT)
+
+
 def _run_build(argv: list[str], *, tag: str, paths: Paths) -> None:
     """Run buildah, keep its log, and remove the steps of the tag's former build that no tag's build uses any more."""
     log = _build_log(tag, paths=paths)
