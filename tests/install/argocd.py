@@ -149,6 +149,11 @@ class ArgoCD:
         self.kubectl("-n", NAMESPACE, "annotate", "application", name, f"{annotation}=hard", "--overwrite")
         self.wait(name, lambda app: annotation not in app["metadata"].get("annotations", {}), "a refresh", seconds=60)
 
+    def regenerate(self, name: str) -> None:
+        """Have the ApplicationSet read git anew; it would by itself every three minutes."""
+        annotation = "argocd.argoproj.io/application-set-refresh=true"
+        self.kubectl("-n", NAMESPACE, "annotate", "applicationset", name, annotation, "--overwrite")
+
     def sync(self, name: str) -> None:
         """Sync it as `argocd app sync` does, and wait until that has succeeded."""
         operation = '{"operation": {"initiatedBy": {"username": "test"}, "sync": {"prune": true}}}'

@@ -136,10 +136,19 @@ def test_an_application_set_brings_the_runs_of_every_team(argo: ArgoCD, reposito
     app = f"lora-{team.namespace}"
     assert_nothing_healed(argo, app)
 
+    repository.remove(TEAMS / team.namespace)
+    repository.commit("Let the team go")
+    argo.regenerate("lora-teams")
+    gone = ("wait", "--for=delete", "--timeout=90s")
+    argo.kubectl("-n", argocd.NAMESPACE, *gone, f"application/{app}")
+    children = ("job/run-prepare-1", "job/run-train-1", "configmap/run-run")
+    argo.kubectl("-n", team.namespace, *gone, "lorafinetune/run", *children)
+    assert argo.kubectl.get("namespace", team.namespace)["status"]["phase"] == "Active"
+
     foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "not-a-run"}}
     repository.write(TEAMS / team.namespace / "foreign.yaml", foreign)
     repository.commit("Try to bring something else")
-    argo.refresh(app)
-    refused = argo.wait(app, lambda app: "not permitted" in str(app["status"]), "a refusal", seconds=60)
+    argo.regenerate("lora-teams")
+    refused = argo.wait(app, lambda app: "not permitted" in str(app.get("status")), "a refusal", seconds=60)
     assert "ConfigMap" in str(refused["status"]["operationState"])
     assert argo.kubectl.find("-n", team.namespace, "configmap", "not-a-run") is None
