@@ -1,0 +1,186 @@
+"""The commands of docs/install.md and docs/operations.md, as they stand there, on the real cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_reason, scripted_class
+from tests.cluster.settings import NODE_NAME
+from tests.demo.environment import MANIFESTS, OPERATOR_IMAGE, OPERATOR_NAMESPACE, REPOSITORY, Environment
+from tests.demo.kubectl import Kubectl
+from tests.documents import commands, execute
+
+INSTALL = commands((REPOSITORY / "docs/install.md").read_text())
+OPERATIONS = commands((REPOSITORY / "docs/operations.md").read_text())
+MEMBERS = "people-of-documents"
+"""The group whose members work in the team's namespace, and can do nothing else."""
+TRANSIENT = {"events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpointslices.discovery.k8s.io", "pods"}
+"""What comes and goes in a cluster that nobody touches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Somebody who does what the documents say, in a folder that has the manifests."""
+
+    folder: Path
+    environment: dict[str, str]
+    done: set[str] = field(default_factory=set)
+    """Headings."""
+
+    def follow(self, document: dict[str, str], title: str, **environment: str) -> str:
+        """Run the commands below a heading and return what they print."""
+        self.done.add(title)
+        return execute(document[title], folder=self.folder, environment=self.environment | environment)
+
+    def annotate_operator(self, name: str) -> None:
+        """Have the kustomization set an annotation, which makes new pods as every upgrade does."""
+        file = self.folder / "lora-operator/kustomization.yaml"
+        patch = [{"op": "add", "path": f"/spec/template/metadata/annotations/{name}", "value": "yes"}]
+        patches = [{"target": {"kind": "Deployment"}, "patch": yaml.safe_dump(patch)}]
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"patches": patches}))
+
+    def change_class(self, **spec: object) -> None:
+        """Change fields of the class in its file."""
+        file = self.folder / "class.yaml"
+        body = yaml.safe_load(file.read_text())
+        file.write_text(yaml.safe_dump(body | {"spec": body["spec"] | spec}))
+
+
+@pytest.fixture
+def team(bare: Kubectl) -> Iterator[Tenant]:
+    """A tenant that is yet to be let in."""
+    team = Tenant(kubectl=bare, namespace="team-of-documents")
+    yield team
+    bare("delete", "namespace", team.namespace, "--ignore-not-found")
+
+
+@pytest.fixture
+def reader(bare: Kubectl, environment: Environment, team: Tenant, tmp_path: Path) -> Reader:
+    """The folder has what the documents have people write: a class and a run that trains until it is stopped."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    (tmp_path / "class.yaml").write_text(yaml.safe_dump(scripted_class()))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(team.body("run", "until-stopped")))
+    variables = {
+        "FAILED": "failed",
+        "GROUP": MEMBERS,
+        "KEY": environment.account.secret,
+        "KEY_ID": environment.account.access,
+        "KUBECONFIG": str(bare.kubeconfig),
+        "NODE": NODE_NAME,
+        "OPERATOR_IMAGE": OPERATOR_IMAGE,
+        "PATH": f"{Path(bare.program).parent}:{os.environ['PATH']}",
+        "RUN": "run",
+        "TEAM": team.namespace,
+    }
+    return Reader(folder=tmp_path, environment=variables)
+
+
+@pytest.fixture
+def member(bare: Kubectl, tmp_path: Path) -> str:
+    """A kubeconfig of a member of the team."""
+    config = yaml.safe_load(bare.kubeconfig.read_text())
+    for user in config["users"]:
+        user["user"] |= {"as": "member", "as-groups": [MEMBERS]}
+    file = tmp_path / "member.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return str(file)
+
+
+def everything(kubectl: Kubectl) -> set[str]:
+    """Kind, namespace and name of all objects of the cluster."""
+    kinds = set(kubectl("api-resources", "--verbs=list", "-o", "name").split()) - TRANSIENT
+    columns = "custom-columns=:.kind,:.metadata.namespace,:.metadata.name"
+    listing = kubectl("get", ",".join(sorted(kinds)), "--all-namespaces", "-o", columns)
+    return {" ".join(line.split()) for line in listing.splitlines() if line.strip()}
+
+
+def attempts(team: Tenant) -> list[tuple[str, str | None]]:
+    return [(attempt["stage"], attempt.get("reason")) for attempt in team.run("run")["status"]["attempts"]]
+
+
+def train_pod(team: Tenant) -> str:
+    """The uid of the run's one train pod, which is alive."""
+    (pod,) = team.pods("run", stage="train")
+    assert pod["status"]["phase"] == "Running"
+    return pod["metadata"]["uid"]
+
+
+def let_in(reader: Reader, member: str, team: Tenant) -> None:
+    """From a bare cluster to a team that trains."""
+    reader.follow(INSTALL, "Install")
+    assert SCRIPTED_CLASS in reader.follow(INSTALL, "Offer a class")
+    reader.follow(INSTALL, "Let a team in")
+    assert "lorafinetune.lora-operator.io/run created" in reader.follow(INSTALL, "The first run", KUBECONFIG=member)
+    team.wait_for_reason("run", "Training", seconds=120)
+
+
+def look(reader: Reader, team: Tenant) -> None:
+    """The state of things, and of a run that fails."""
+    team.play("failed", "diverged")
+    seen = reader.follow(OPERATIONS, "Look around")
+    assert f'lora_operator_runs{{namespace="{team.namespace}",reason="Training"}} 1.0' in seen
+    team.kubectl("-n", team.namespace, "wait", "--for=condition=Failed", "lft/failed", "--timeout=60s")
+    team.told("failed", until="Diverged")
+    read = reader.follow(OPERATIONS, "Read a failed run")
+    assert read.count("The loss is not a number at step 3.") >= 3, "in the message, the attempts and the Events"
+
+
+def change_what_runs_do_not_notice(reader: Reader, team: Tenant) -> None:
+    """Class, pod template and processes of the operator change while a pod trains."""
+    reader.change_class(terminationGracePeriodSeconds=31)
+    assert '"terminationGracePeriodSeconds":30' in reader.follow(OPERATIONS, "Change a class").replace(" ", "")
+    assert team.kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)["spec"]["terminationGracePeriodSeconds"] == 31
+    reader.annotate_operator("newer")
+    assert "newer" in reader.follow(INSTALL, "Upgrade")
+    operators = team.kubectl.get("-n", OPERATOR_NAMESPACE, "pods")["items"]
+    living = [operator["metadata"] for operator in operators if "deletionTimestamp" not in operator["metadata"]]
+    assert [metadata["annotations"].get("newer") for metadata in living] == ["yes", "yes"]
+    reader.follow(OPERATIONS, "Restart the operator")
+
+
+def leave_and_come_back(reader: Reader, team: Tenant) -> None:
+    """The operator goes and comes, and finds the run as it was."""
+    reader.follow(INSTALL, "Uninstall, and leave the runs")
+    assert team.kubectl.find("namespace", OPERATOR_NAMESPACE) is None
+    assert ready_reason(team.run("run")) == "Training"
+    reader.follow(INSTALL, "Install")
+
+
+def test_self_service_takes_five_commands() -> None:
+    assert len(INSTALL["Let a team in"].splitlines()) <= 5
+
+
+def test_from_installation_to_removal(bare: Kubectl, reader: Reader, member: str, team: Tenant) -> None:
+    before = everything(bare)
+    let_in(reader, member, team)
+    pod = train_pod(team)
+    look(reader, team)
+    change_what_runs_do_not_notice(reader, team)
+    leave_and_come_back(reader, team)
+    assert train_pod(team) == pod
+
+    reader.follow(OPERATIONS, "Drain a node")
+    team.wait_for_reason("run", "Training")
+    reader.follow(OPERATIONS, "Pause a run")
+    team.wait_for("run", "Complete")
+    assert attempts(team) == [("prepare", "Succeeded"), ("train", "SuspendedByUser"), ("train", "Succeeded")]
+
+    reader.follow(OPERATIONS, "Back up")
+    bare("delete", "lorafinetunes,lorafinetuneclasses", "--all", "--all-namespaces")
+    reader.follow(OPERATIONS, "Restore")
+    team.wait_for_reason("run", "Preparing", "Training")
+
+    reader.follow(INSTALL, "Uninstall, with all runs")
+    assert reader.done == {*INSTALL, *OPERATIONS}
+    assert {line for line in everything(bare) - before if team.namespace not in line} == set()
+    yours = {"Namespace", "Secret", "ServiceAccount", "ConfigMap", "RoleBinding", "NetworkPolicy"}
+    bare.wait_for(
+        "only yours is left", lambda: {line.split()[0] for line in everything(bare) - before} == yours, seconds=60
+    )
