@@ -1,8 +1,7 @@
-"""Measures the peak GPU memory of training steps, and fits the model of lora_trainer/memory.py to it.
+"""Measures the peak GPU memory of training steps, to which vram_fit.py fits the model of lora_trainer/memory.py.
 
     python -m benchmarks.vram measure --tokenizer FOLDER    on a machine with a GPU: writes results/vram.json
     python -m benchmarks.vram context --tokenizer FOLDER    on an idle GPU: what a process holds beside torch's memory
-    python -m benchmarks.vram fit                           anywhere: prints coefficients and leave-one-out errors
 
 Every point is a process of its own that goes through the trainer's own modules: random weights of a real model's shape,
 rows of exactly the stated length, two optimizer steps of two micro-batches. Points run side by side where their
@@ -15,7 +14,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -276,6 +274,15 @@ def read_point(entry: dict[str, Any]) -> Point:
     return Point(**known)
 
 
+def measured_bytes(entry: dict[str, Any], point: Point) -> float:
+    """The peak that a measurement would have had with the weights of its shape.
+
+    Unsloth gives the embedding a row for every token of the tokenizer, which is another model's here.
+    """
+    weights = weight_bytes(model_shape(SHAPES[point.shape]), load_in_4bit=point.load_in_4bit)
+    return entry["reserved_bytes"] - entry["loaded_bytes"] + weights
+
+
 def write(out: Path, done: list[dict[str, Any]]) -> None:
     """The results so far."""
     import torch  # noqa: PLC0415 - the other commands do without
@@ -283,75 +290,6 @@ def write(out: Path, done: list[dict[str, Any]]) -> None:
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     document = {"gpu": torch.cuda.get_device_name(), "versions": versions, "points": done}
     out.write_text(json.dumps(document, indent=1) + "\n")
-
-
-# --- fitting ------------------------------------------------------------------------------------------------------
-
-TERMS = (
-    "LoRA parameters",
-    "I x T x (K + 1)",
-    "(H + Q) x T x (K + 1)",
-    "H x T x (K + 1) with FastModel",
-    "T x T with FastModel",
-    "H x T",
-    "1",
-)
-
-
-def terms(point: Point) -> tuple[float, list[float]]:
-    """Bytes of the weights, which are known, and the values of TERMS."""
-    shape, tokens, kept = model_shape(SHAPES[point.shape]), point.tokens, point.kept_layers
-    weights, fast_model = weight_bytes(shape, load_in_4bit=point.load_in_4bit), point.loader is Loader.FAST_MODEL
-    wide, narrow = shape.intermediate * tokens, (shape.hidden + shape.heads * shape.head_size) * tokens
-    layers = kept + 1
-    more = shape.hidden * tokens * layers if fast_model else 0
-    adapter = shape.lora_parameters(point.run.lora)
-    mask = tokens**2 if fast_model else 0
-    return weights, [adapter, wide * layers, narrow * layers, more, mask, shape.hidden * tokens, 1]
-
-
-def measured_bytes(entry: dict[str, Any], point: Point) -> float:
-    """The peak that a measurement would have had with the weights of its shape.
-
-    Unsloth gives the embedding a row for every token of the tokenizer, which is another model's here.
-    """
-    weights, _ = terms(point)
-    return entry["reserved_bytes"] - entry["loaded_bytes"] + weights
-
-
-def coefficients(points: Sequence[Point], measured: Sequence[float]) -> list[float]:
-    """Least squares of the relative errors."""
-    import numpy as np  # noqa: PLC0415 - the other commands do without
-
-    weights, rows = zip(*(terms(point) for point in points), strict=True)
-    share = 1 / np.array(measured)
-    matrix = np.array(rows) * share[:, None]
-    scale = np.abs(matrix).max(axis=0)
-    solution, *_ = np.linalg.lstsq(matrix / scale, (np.array(measured) - np.array(weights)) * share, rcond=None)
-    return list(solution / scale)
-
-
-def predicted(point: Point, fitted: Sequence[float]) -> float:
-    """Bytes by the fitted model."""
-    weights, values = terms(point)
-    return weights + sum(value * coefficient for value, coefficient in zip(values, fitted, strict=True))
-
-
-def fit(path: Path) -> None:
-    """Print the coefficients, and each point's error when it is left out of the fit."""
-    entries = read(path)
-    found = [read_point(entry) for entry in entries]
-    measured = [measured_bytes(entry, point) for entry, point in zip(entries, found, strict=True)]
-    for name, value in zip(TERMS, coefficients(found, measured), strict=True):
-        print(f"{value:14.2f}  bytes per {name}")
-    errors = []
-    for index, point in enumerate(found):
-        others = [number for number in range(len(found)) if number != index]
-        fitted = coefficients([found[number] for number in others], [measured[number] for number in others])
-        errors.append(predicted(point, fitted) / measured[index] - 1)
-        print(f"{errors[-1]:+7.1%}  {measured[index] / GIB:6.2f} GiB  {point}")
-    sizes = [abs(error) for error in errors]
-    print(f"left out: median {statistics.median(sizes):.1%}, worst {max(sizes):.1%}, most under {-min(errors):.1%}")
 
 
 def main() -> None:
@@ -365,8 +303,6 @@ def main() -> None:
     measuring.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     alone = commands.add_parser("context", help="measure what a process holds beside torch's memory")
     alone.add_argument("--tokenizer", type=Path, required=True, help="folder with any tokenizer")
-    fitting = commands.add_parser("fit", help="fit the memory model to the results")
-    fitting.add_argument("--results", type=Path, default=RESULTS)
     making = commands.add_parser("make-model")
     for name in ("shape", "folder", "tokenizer"):
         making.add_argument(name)
@@ -379,8 +315,6 @@ def main() -> None:
             measure(arguments.tokenizer, arguments.out, arguments.memory, arguments.shapes)
         case "context":
             context(arguments.tokenizer)
-        case "fit":
-            fit(arguments.results)
         case "make-model":
             make_model(arguments.shape, Path(arguments.folder), Path(arguments.tokenizer))
         case "point":

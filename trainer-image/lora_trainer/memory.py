@@ -1,13 +1,16 @@
 """Peak accelerator memory of a training step, predicted from shapes alone. Pure.
 
-    bytes = weights + 12.3 x LoRA parameters + (3.1 x I + 8.9 x (H + Q)) x T x (K + 1) + 13.5 x H x T + 0.2 GiB
-    with FastModel (see packing.py), whose attention has a mask:  + 6.4 x H x T x (K + 1) + 2.7 x T x T
+    bytes = weights + 10.6 x LoRA parameters + 19.4 x H x T + the larger of
+        K x layer x T + 0.17 GiB + 33.7 KB x min(T, 4096)    the loss, over the activations of K kept layers
+        layer x T + 0.05 GiB                                 the gradient of a layer, recomputed
+    layer = 3.6 x I + 8.4 x (H + Q)
+    with FastModel (see packing.py), whose attention has a mask:  layer + 1.8 x I, bytes + 2 x T x T
 
-for T tokens per forward pass, I the width of the MLP, H of the hidden state, Q of all queries, and K layers whose
-activations are kept; one more is being recomputed. Gradients and the loss give the fourth term.
-Fitted by `python -m benchmarks.vram fit` to the 51 points of benchmarks/results/vram.json (five Llama shapes of 135M to
-8B parameters on one H200, torch 2.11.0; six of the points with FastModel): leave-one-out error 1.7 % in the median,
-never more than 6.4 % too low, and up to 18 % too high for the smallest shape, which takes less than a gibibyte.
+for T tokens per forward pass, I the width of the MLP, H of the hidden state and Q of all queries. What is held of 4-bit
+weights is joined by the two matrices of an MLP that are in 16 bits for a moment.
+Fitted by `python -m benchmarks.vram_fit` to the 51 points of benchmarks/results/vram.json (five Llama shapes of 135M to
+8B parameters on one H200, torch 2.11.0; six of the points with FastModel): leave-one-out error 0.4 % in the median, at
+most 2.3 % too low and 3.7 % too high.
 It predicts what torch's allocator reserves; the process holds a CUDA context beside it.
 """
 
@@ -22,21 +25,26 @@ from lora_trainer.model_shape import ModelShape
 GIB = 2**30
 BYTES_PER_4BIT_PARAMETER = 0.5 + 1 / 64
 """NF4 and the scale of each block of 64."""
-BYTES_PER_LORA_PARAMETER = 12.3
+BYTES_PER_LORA_PARAMETER = 10.55
 """Weight and gradient in 32 bits, and two Adam moments in 8."""
 MORE_BYTES_OF_32_BIT_MOMENTS = 6
-LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH = 3.1
-LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES = 8.9
-FAST_MODEL_LAYER_BYTES_PER_TOKEN_OF_HIDDEN = 6.4
-FAST_MODEL_BYTES_PER_PAIR_OF_TOKENS = 2.7
-STEP_BYTES_PER_TOKEN_OF_HIDDEN = 13.5
-CONSTANT_BYTES = 0.2 * GIB
-CPU_PROCESS_BYTES = 2.1 * GIB
+LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH = 3.57
+LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES = 8.41
+FAST_MODEL_LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH = 1.79
+FAST_MODEL_BYTES_PER_PAIR_OF_TOKENS = 2.01
+STEP_BYTES_PER_TOKEN_OF_HIDDEN = 19.35
+LOSS_BYTES = 0.167 * GIB
+LOSS_BYTES_PER_TOKEN = 33_700
+MOST_TOKENS_OF_A_LOSS = 4096
+"""Unsloth cuts the loss of longer batches into parts."""
+RECOMPUTATION_BYTES = 0.047 * GIB
+CPU_PROCESS_BYTES = 2.18 * GIB
 """What a CPU process holds beside that: libraries and their caches. One point: the demo's run."""
 CONTEXT_BYTES = 0.85 * GIB
 """`python -m benchmarks.vram context` measured 0.82 on an H200."""
-MARGIN = 1.07
-"""A prediction may be as much too low."""
+MARGIN = 1.05
+"""A prediction may be as much too low. Four whole runs of packed and full rows (benchmarks/results/gpu.json), which are
+not among the points of the fit, took 3.9 % more to 4.2 % less than was predicted."""
 
 
 def memory_bytes(
@@ -48,12 +56,13 @@ def memory_bytes(
     layer += LAYER_BYTES_PER_TOKEN_OF_HIDDEN_AND_QUERIES * narrow
     mask = 0.0
     if loader is Loader.FAST_MODEL:
-        layer += FAST_MODEL_LAYER_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden
+        layer += FAST_MODEL_LAYER_BYTES_PER_TOKEN_OF_MLP_WIDTH * shape.intermediate
         mask = FAST_MODEL_BYTES_PER_PAIR_OF_TOKENS * tokens**2
-    step = (layer * (kept_layers + 1) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden) * tokens + mask
+    loss = LOSS_BYTES + LOSS_BYTES_PER_TOKEN * min(tokens, MOST_TOKENS_OF_A_LOSS)
+    moment = max(kept_layers * layer * tokens + loss, layer * tokens + RECOMPUTATION_BYTES)
     # PyTorch's own recomputation leaves each layer's input on the accelerator; Unsloth's takes it to the host.
     inputs = 2 * shape.hidden * tokens * shape.layers if run.gradient_checkpointing == "enabled" else 0
-    return standing_bytes(shape, run) + step + inputs
+    return standing_bytes(shape, run) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden * tokens + mask + moment + inputs
 
 
 def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens: int) -> float:
@@ -64,15 +73,21 @@ def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens:
 
 def standing_bytes(shape: ModelShape, run: RunFile) -> float:
     """What is held all the time: weights, the adapter with its optimizer, and what comes with any process."""
-    weights = weight_bytes(shape, load_in_4bit=run.model.load_in_4bit)
+    in_4bit = run.model.load_in_4bit
+    weights = weight_bytes(shape, load_in_4bit=in_4bit) + unpacked_bytes(shape, load_in_4bit=in_4bit)
     adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
-    return weights + adapter + CONSTANT_BYTES + beside_bytes(run.accelerator.kind)
+    return weights + adapter + beside_bytes(run.accelerator.kind)
 
 
 def weight_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
     """The base model's weights; the embedding stays in 16 bits."""
     per_linear = BYTES_PER_4BIT_PARAMETER if load_in_4bit else 2
     return per_linear * shape.linear_parameters + 2 * shape.embedding_parameters
+
+
+def unpacked_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
+    """The two matrices of an MLP that are in 16 bits while 4-bit weights are computed with."""
+    return 2 * 2 * shape.intermediate * shape.hidden if load_in_4bit else 0
 
 
 def needed_bytes(predicted: float, kind: AcceleratorKind) -> float:
