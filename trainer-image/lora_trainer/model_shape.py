@@ -26,6 +26,8 @@ class ModelShape:
     head_size: int
     experts: int
     tied_embeddings: bool
+    quantized: bool
+    """Whether its weights come quantised."""
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
@@ -95,4 +97,5 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         head_size=text.get("head_dim") or hidden // heads,
         experts=text.get("num_experts") or text.get("num_local_experts") or 1,
         tied_embeddings=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+        quantized="quantization_config" in config,
     )

@@ -26,7 +26,6 @@ from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import MODEL_CACHE, RunFile, run_digest
 from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.cpu_limits import require_possible
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
 from lora_trainer.data.prompts import tokenise_prompts
@@ -38,6 +37,7 @@ from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.model_shape import model_shape
 from lora_trainer.packing import DataSize
+from lora_trainer.possible import require_possible
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.publishing.reuse import reuse
 from lora_trainer.publishing.signing import read_signer
@@ -78,6 +78,7 @@ def prepare(
     longest = max(compress(split.train.lengths, split.trained_on))
     size = DataSize(rows=figures.kept, tokens=figures.tokens, longest=longest)
     estimate, chosen = size_run(run, model_shape(model.config), size)
+    run = run.loaded_in_4bit(chosen.load_in_4bit)
 
     prompts = tokenise_prompts(run.evaluation.prompts, data.tokenizer, max_length=run.model.max_seq_length)
 

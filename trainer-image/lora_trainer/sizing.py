@@ -47,10 +47,41 @@ class Cut:
 
 Predict = Callable[[Cut], float]
 """Bytes that a class must offer for a cut."""
+Sized = tuple[Estimate, Chosen]
 
 
-def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate, Chosen]:
+def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     """Fill in every number that the user left unset, so that the run fits the class's memory. Raises DoesNotFit."""
+    if run.model.load_in_4bit != "auto":
+        return _size(run, shape, data)
+    four = _size(run.loaded_in_4bit(True), shape, data)
+    try:
+        sixteen = _size(run.loaded_in_4bit(False), shape, data)
+    except TrainerError:
+        sixteen = None
+    why, (estimate, chosen) = _precision(four, sixteen, run, shape)
+    return estimate, chosen.model_copy(update={"reasons": (why, *chosen.reasons)})
+
+
+def _precision(four: Sized, sixteen: Sized | None, run: RunFile, shape: ModelShape) -> tuple[str, Sized]:
+    """16 bits where they cost nothing but memory, and why. They are no faster: on an H200 Llama 8B's shape trained at
+    15 973 tokens per second in 16 bits, at 15 958 in 4 (torch 2.11)."""
+    if shape.quantized:
+        return "loadIn4bit true: the model's weights come quantised.", four
+    if _offered_gib(run) is None:
+        return "loadIn4bit true: the class names no memory.", four
+    if sixteen is None or _cut(sixteen) != _cut(four):
+        return f"loadIn4bit true: 16-bit weights leave too little of {run.accelerator.memory_gib:g} GiB.", four
+    return "loadIn4bit false: the class's memory has room for 16-bit weights beside all else.", sixteen
+
+
+def _cut(sized: Sized) -> tuple[int, int, str]:
+    """What less memory takes away."""
+    chosen = sized[1]
+    return chosen.per_device_train_batch_size, chosen.kept_layers, chosen.optim
+
+
+def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     packed = choose_packing(run, data)
     packing_length = packed.length
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
@@ -99,6 +130,7 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> tuple[Estimate,
         packing_length=packing_length,
         optim=optim,
         dtype=_dtype(run),
+        load_in_4bit=bool(run.model.load_in_4bit),
         loader=packed.loader,
         dataloader_workers=_dataloader_workers(run),
         reasons=(*packed.reasons, _cut_reason(run, cut, predicted, layers=shape.layers, row_tokens=row_tokens)),

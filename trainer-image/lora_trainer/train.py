@@ -51,8 +51,8 @@ def train(this: Attempt) -> TrainResult:
 
     with nodes:
         progress.update(stage=Stage.DATA)
-        prepared = fetch_prepared(this)
-        result = prepared.result
+        this, prepared = fetch_prepared(this)
+        run, result = this.run, prepared.result
         with judges(this) as panel:
             panel.load()
         resume = fetch_checkpoint(this, digest=result.run_digest)

@@ -125,11 +125,6 @@ GRPO_RULES = (
 SPEC_RULES = rules(
     *(_unchanged(field) for field in IMMUTABLE),
     rule(
-        "!has(self.lora.loftqConfig) || !self.model.loadIn4bit",
-        "lora.loftqConfig needs a 16-bit base: set model.loadIn4bit to false or remove lora.loftqConfig.",
-        field="lora",
-    ),
-    rule(
         "!has(self.model.revision) || !self.model.name.contains('://')",
         "model.revision is for Hugging Face models; a folder has no revisions: remove it.",
         field="model",

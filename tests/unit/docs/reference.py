@@ -56,7 +56,7 @@ def _fields(schema: Schema, *, prefix: str) -> Iterator[tuple[str, Schema, bool]
 
 def _type(field: Schema) -> str:
     if "enum" in field:
-        return " \\| ".join(f"`{value}`" for value in field["enum"])
+        return " \\| ".join(f"`{_written(value)}`" for value in field["enum"])
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if field["type"] == "object" and "additionalProperties" in field:
@@ -68,7 +68,11 @@ def _default(field: Schema) -> str:
     value = field.get("default")
     if value is None or isinstance(value, dict):
         return ""
-    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return f"`{_written(value)}`"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _limits(field: Schema) -> str:

@@ -213,6 +213,37 @@ def test_memory_decides_micro_batch_and_kept_layers(
     assert (*batch(accelerator=offering(gib), model={"maxSeqLength": length}), numbers.kept_layers) == expected
 
 
+@pytest.mark.parametrize(
+    ("gib", "asked", "in_4bit", "why"),
+    [
+        (139, "auto", False, "loadIn4bit false: the class's memory has room for 16-bit weights beside all else."),
+        (40, "auto", True, "loadIn4bit true: 16-bit weights leave too little of 40 GiB."),
+        (12, "auto", True, "loadIn4bit true: 16-bit weights leave too little of 12 GiB."),  # or do not fit at all
+        (None, "auto", True, "loadIn4bit true: the class names no memory."),
+        (139, True, True, None),
+        (139, False, False, None),
+    ],
+)
+def test_base_in_16_bits_where_it_costs_nothing_but_memory(
+    gib: float | None, asked: bool | str, in_4bit: bool, why: str | None
+) -> None:
+    model = {"maxSeqLength": 2048}
+    numbers = chosen(accelerator=offering(gib), model=model | {"loadIn4bit": asked})
+    assert numbers.load_in_4bit is in_4bit
+    assert numbers.reasons[0] == why or why is None
+    packed = 0 if why is None else 1
+    assert numbers.reasons[packed].startswith("packing on")
+    in_either = chosen(accelerator=offering(gib), model=model | {"loadIn4bit": in_4bit})
+    assert numbers.model_copy(update={"reasons": ()}) == in_either.model_copy(update={"reasons": ()})
+
+
+def test_weights_that_come_quantised_stay_so() -> None:
+    shape = model_shape(LLAMA_8B | {"quantization_config": {"quant_method": "bitsandbytes"}})
+    run = run_file(accelerator=offering(139), model={"loadIn4bit": "auto"}, training={"maxSteps": None})
+    numbers = size_run(run, shape, DATA)[1]
+    assert (numbers.load_in_4bit, numbers.reasons[0]) == (True, "loadIn4bit true: the model's weights come quantised.")
+
+
 @pytest.mark.parametrize(("mode", "kept"), [("unsloth", 32), ("enabled", 0), ("disabled", 32)])
 def test_layers_are_kept_where_the_user_leaves_it_open(mode: str, kept: int) -> None:
     numbers = chosen(lora={"useGradientCheckpointing": mode}, model={"maxSeqLength": 2048})

@@ -151,6 +151,8 @@ class Chosen(WireModel):
     """Optimizer."""
     dtype: str
     """Compute type."""
+    load_in_4bit: Annotated[bool, Field(alias="loadIn4bit")] = True
+    """Whether the base model is loaded in 4-bit."""
     loader: Loader = Loader.FAST_LANGUAGE_MODEL
     """Unsloth's class that loads and trains the model."""
     dataloader_workers: int = 0

@@ -84,6 +84,10 @@ class RunFile(WireModel):
     model_cache: bool = False
     """Whether base models are kept at MODEL_CACHE."""
 
+    def loaded_in_4bit(self, in_4bit: bool) -> RunFile:
+        """The run with model.loadIn4bit as it was decided."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"load_in_4bit": in_4bit})})
+
     @property
     def gradient_checkpointing(self) -> GradientCheckpointing:
         """lora.useGradientCheckpointing as it takes effect: offloading to host memory frees none where there is no

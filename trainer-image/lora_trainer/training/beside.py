@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 def train_node(this: Attempt) -> None:
     """The first process of a further node, which fetches for all of that node. Raises TrainerError."""
     os.environ.pop(SIGNING_KEY_VARIABLE, None)
-    run, progress, nodes, stop = this.run, this.progress, this.nodes, this.stop
+    progress, nodes, stop = this.progress, this.nodes, this.stop
     with nodes:
         progress.update(stage=Stage.DATA)
-        prepared = fetch_prepared(this)
+        this, prepared = fetch_prepared(this)
+        run = this.run
         base, chosen = fetch_base(this, prepared.result)
         plan = nodes.agree() or {}
         resume = _fetch_resumed(this, step=plan["step"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -62,8 +63,9 @@ def begin(
     )
 
 
-def fetch_prepared(this: Attempt) -> Prepared:
-    """Fetch the prepared set and compare it with its manifest. Raises TrainerError."""
+def fetch_prepared(this: Attempt) -> tuple[Attempt, Prepared]:
+    """Fetch the prepared set and compare it with its manifest. Returns the attempt at the run as it was prepared, too.
+    Raises TrainerError."""
     uri = prepared_uri(this.run)
     found = this.bucket.read_manifest(uri, SetManifest)
     remedy = "The work folder of a run must stay until the run is done; apply the fine-tune under a new name."
@@ -73,12 +75,14 @@ def fetch_prepared(this: Attempt) -> Prepared:
     prepared = read_prepared(this.prepared)
     if prepared.result.run_digest != found.fingerprint:
         raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} is of two runs.", remedy)
-    require_same_run(this.run, prepared.result)
-    return prepared
+    return replace(this, run=as_prepared(this.run, prepared.result)), prepared
 
 
-def require_same_run(run: RunFile, prepared: PrepareResult) -> None:
-    """Raise ConfigInvalid where the run file is not the one that prepare read: somebody changed it since."""
+def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
+    """The run with what prepare decided. Raises ConfigInvalid where the run file is not the one that prepare read:
+    somebody changed it since."""
+    if run.model.load_in_4bit == "auto":
+        run = run.loaded_in_4bit(prepared.chosen.load_in_4bit)
     digest = run_digest(
         run,
         data_digest=prepared.dataset.digest,
@@ -92,6 +96,7 @@ def require_same_run(run: RunFile, prepared: PrepareResult) -> None:
             f"{prepared.run_digest[:12]}): its ConfigMap or the trainer image was replaced.",
             "Apply the fine-tune under a new name.",
         )
+    return run
 
 
 def fetch_base(this: Attempt, prepared: PrepareResult) -> tuple[Path, Chosen]:

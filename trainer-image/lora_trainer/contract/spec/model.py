@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from lora_trainer.contract.spec.uris import MODEL_NAME
 from lora_trainer.contract.wire import WireModel
+
+OF_TWO_TYPES: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
+"""What stands in a schema for a type where the values are of two: the API server compares with them all the same, only
+its rules (CEL) do not see the field."""
 
 
 class SecretKeyRef(WireModel):
@@ -32,7 +37,10 @@ class ModelSpec(WireModel):
     """Longest row in tokens. Longer rows are treated as dataset.overlength says."""
     dtype: Literal["bfloat16", "float16"] | None = None
     """Compute type. Unset: bfloat16 where the accelerator has it, else float16."""
-    load_in_4bit: Annotated[bool, Field(alias="loadIn4bit")] = True
-    """Load the base model in 4-bit NF4 (QLoRA). False: 16-bit LoRA."""
+    load_in_4bit: Annotated[Literal[True, False, "auto"], Field(alias="loadIn4bit", json_schema_extra=OF_TWO_TYPES)] = (
+        True
+    )
+    """Load the base model in 4-bit NF4 (QLoRA). False: 16-bit LoRA. auto: 16-bit where the class's memory has room for
+    it beside all that the run would take in 4-bit."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret key with the Hugging Face token for a private or gated model."""

@@ -1,6 +1,7 @@
-"""Settings that a CPU class cannot honour, refused before anything is fetched. Pure.
+"""Settings that cannot be honoured, refused before anything is fetched. Pure.
 
-The API server cannot: whether a class has a GPU stands in another object.
+The API server cannot refuse them: whether a class has a GPU stands in another object, and its rules do not see
+model.loadIn4bit, which is of two types.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from lora_trainer.errors import TrainerError
 
 
 def require_possible(run: RunFile) -> None:
-    """Raise ConfigInvalid that names the first setting which needs a GPU, where the class has none."""
+    """Raise ConfigInvalid that names the first setting which does not go with another, or with the run's class."""
+    if run.lora.loftq_config is not None and run.model.load_in_4bit is not False:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            "lora.loftqConfig needs a 16-bit base.",
+            "Set model.loadIn4bit to false or remove lora.loftqConfig.",
+        )
     if run.accelerator.kind is AcceleratorKind.GPU:
         return
     grpo = run.training.grpo
