@@ -75,6 +75,11 @@ class Attempt:
         """Its process."""
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def wait_until(self, reached: Callable[[Progress], bool]) -> Progress:
         """Poll /progress until `reached`; fails where the process ends before."""
         deadline = time.monotonic() + END_SECONDS
