@@ -13,6 +13,7 @@ from lora_trainer.contract.exits import ExitCode
 from tests import kstatus
 from tests.builders import NAME, NAMESPACE, OUTPUT, class_body, failed_text
 from tests.component.world import CRDS, World, a_world, an_operator
+from tests.fakes.faults import Fault
 from tests.fakes.kubelet import Termination
 
 PREPARE = f"{NAME}-prepare-1"
@@ -256,6 +257,17 @@ async def test_a_name_that_something_else_holds_is_said_and_heals(world: World) 
     assert f"ConfigMap {NAME}-run" in world.condition("Stalled")["message"]
     assert world.created_jobs() == []
     world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
+    await world.until("Preparing", within=12)
+
+
+@pytest.mark.parametrize(("status", "reason"), [(403, "ChildRefused"), (422, "ChildRefused")])
+async def test_a_job_that_the_api_server_refuses_is_said_and_heals(world: World, status: int, reason: str) -> None:
+    refusal = world.server.faults.add(Fault(verb="create", resource="jobs", status=status, count=None))
+    world.apply()
+    await world.until(reason)
+    assert f"Job {PREPARE}" in world.condition("Stalled")["message"]
+    assert world.created_jobs() == []
+    world.server.faults.remove(refusal)
     await world.until("Preparing", within=12)
 
 

@@ -69,6 +69,14 @@ class Reason(StrEnum):
     Remedy: Wait, delete that object, or choose another name.
     """
 
+    CHILD_REFUSED = "ChildRefused"
+    """The API server refuses a Job, ConfigMap or Service of the run.
+
+    Cause: An admission policy or webhook, or a value of the class that no pod can have.
+    Remedy: Ask the platform team to allow it, and the run goes on by itself; or to mend the class, and create the run
+    anew.
+    """
+
     IMAGE_PULL_FAILED = "ImagePullFailed"
     """The kubelet cannot pull the trainer image.
 
@@ -94,7 +102,7 @@ class Reason(StrEnum):
     Remedy: Ask the platform team to allow it or to mend the class.
     """
     QUOTA_EXCEEDED = "QuotaExceeded"
-    """The namespace's quota has no room for the pod.
+    """The namespace's quota has no room for the pod or its Job.
 
     Cause: The namespace's ResourceQuota is used up.
     Remedy: Wait for other runs to end, or ask for more quota; the run goes on by itself.

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock, Observer, Unreadable, owned_by
-from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, Refused
 from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
 from lora_operator.planning.events import PlannedEvent
-from lora_operator.planning.observed import Observed
+from lora_operator.planning.observed import Observed, Refusal
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.turn import Create, Delete, Plan
@@ -33,6 +33,14 @@ log = logging.getLogger(__name__)
 
 class NameTaken(Exception):
     """A child's name is held by an object of another owner."""
+
+
+class ChildRefused(Exception):
+    """The API server would not take a child."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.why)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,8 @@ class Reconciler:
         except NameTaken as taken:
             plan = make_plan(replace(observed, taken_name=str(taken)), self.clock())
             plan = replace(plan, requeue_after=TAKEN_NAME_RECHECK)
+        except ChildRefused as refused:
+            plan = make_plan(replace(observed, refused=refused.refusal), self.clock())
         return await self._write(observed.run, plan)
 
     async def _write(self, run: StoredRun, plan: Plan) -> Reconciled:
@@ -124,6 +134,8 @@ class Reconciler:
         name = body["metadata"]["name"]
         try:
             created = await self.gateway.create(resource, body)
+        except Refused as refused:
+            raise ChildRefused(Refusal(child=f"{body['kind']} {name}", why=refused.said)) from None
         except AlreadyExists:
             created = await self.gateway.get(resource, observed.run.namespace, name)
             if not owned_by(created, observed.run.uid):

@@ -163,9 +163,10 @@ def _answer(what: str, response: Any, data: bytes) -> Body:
         return answer
     retry_after = (response.getheaders() or {}).get("Retry-After")
     raise error_of(
+        what=what,
         status=response.status,
         reason=answer.get("reason", ""),
-        message=f"{what}: {answer.get('message', response.status)}",
+        said=str(answer.get("message", response.status)),
         retry_after=float(retry_after) if retry_after else None,
     )
 

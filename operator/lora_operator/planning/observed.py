@@ -175,6 +175,16 @@ class PolledProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A child that the API server would not take."""
+
+    child: str
+    """Kind and name."""
+    why: str
+    """In the API server's words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """Everything that the plan for one run depends on, besides the time."""
 
@@ -192,6 +202,8 @@ class Observed:
     """Another unfinished run with the same output, begun or older, as namespace/name."""
     taken_name: str | None = None
     """A child's name that an object of another owner holds, as Kind name."""
+    refused: Refusal | None = None
+    """What the API server has just refused to create."""
 
     def of(self, stage: Stage) -> tuple[JobView, ...]:
         """The Jobs of one stage, oldest attempt first."""

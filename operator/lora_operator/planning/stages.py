@@ -15,13 +15,13 @@ from lora_operator.planning.endings import fail, found
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.housekeeping import delete_job
 from lora_operator.planning.larger_class import larger_class
-from lora_operator.planning.observed import JobView, PodView
+from lora_operator.planning.observed import JobView, PodView, Refusal
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import Mood, Standing
 from lora_operator.planning.stuck import stuck_sentence
-from lora_operator.planning.troubles import POD_RECHECK, next_look, trouble_of
+from lora_operator.planning.troubles import POD_RECHECK, Trouble, less_often, next_look, trouble_of, trouble_of_child
 from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
@@ -142,8 +142,7 @@ def _standing_of(job: JobView) -> Standing:
     if job.suspended:
         return queued(job)
     if (trouble := trouble_of(job)) is not None:
-        mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
-        return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
+        return _standing(trouble)
     if job.stage is Stage.PREPARE:
         return _preparing()
     if not _at_work(job):
@@ -170,6 +169,8 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     """Create the Job of the next attempt, and what it needs: the ConfigMap it reads, names for several pods."""
     if turn.observed.strays:
         return _yield_to(turn, state, turn.observed.strays[0])
+    if turn.observed.refused is not None:
+        return _refused(turn, state, turn.observed.refused)
     number = state.next_number
     request = StageRequest(
         run=turn.run,
@@ -190,6 +191,18 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     name = job_name(turn.run.name, state.stage, number)
     standing = _preparing() if state.stage is Stage.PREPARE else _starting(name)
     return _stage_tells(turn, state.stage, standing).end(standing, actions=actions)
+
+
+def _refused(turn: Turn, state: StageState, refusal: Refusal) -> Plan:
+    """Nothing can be started now; it is tried again, less often with time."""
+    standing = _standing(trouble_of_child(refusal))
+    look = less_often(turn.run.created, now=turn.now)
+    return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=look)
+
+
+def _standing(trouble: Trouble) -> Standing:
+    mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
+    return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
 
 
 def _missing(turn: Turn, settled: Settled) -> tuple[Action, ...]:

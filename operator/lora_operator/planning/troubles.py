@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lora_operator.api.reasons import Reason
-from lora_operator.planning.observed import JobView, PodView
+from lora_operator.planning.observed import JobView, PodView, Refusal
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 POD_PATIENCE = timedelta(seconds=3)
@@ -20,13 +20,16 @@ LONGEST_LOOK = timedelta(minutes=1)
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
+def less_often(since: datetime, *, now: datetime) -> timedelta:
+    """When to look again at what has stood still for so long. A Job controller with much to do takes its time, and a
+    thousand Jobs that wait for it, or for a quota, are not asked about every few seconds."""
+    return min(max(now - since, POD_PATIENCE), LONGEST_LOOK)
+
+
 def next_look(job: JobView, *, now: datetime) -> timedelta | None:
     """When to ask what holds the Job's pod back; None where the watches tell."""
     if job.lacks_pod:
-        # A Job controller with much to do takes its time, and a thousand Jobs that wait for it are not asked about
-        # every few seconds.
-        patience = min(max(now - job.created, POD_PATIENCE), LONGEST_LOOK)
-        return patience if job.refusal is None else POD_RECHECK
+        return less_often(job.created, now=now) if job.refusal is None else POD_RECHECK
     if mounting := [pod.created for pod in job.pods if pod.mounting]:
         left = max(mounting) + MOUNT_PATIENCE - now
         return left if left > timedelta() else MOUNT_RECHECK
@@ -46,22 +49,27 @@ class Trouble:
 def trouble_of(job: JobView) -> Trouble | None:
     """What holds a pod of the Job back, or None when nothing is known to."""
     if job.refusal is not None and job.lacks_pod:
-        return _refused(job.name, job.refusal)
+        # The pod's name is another one each time that the Job controller tries.
+        why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", job.refusal)
+        return _refused(f"the pod of Job {job.name}", why, Reason.POD_REFUSED)
     troubles = (_held_back(pod) for pod in job.newest_pods)
     return next((trouble for trouble in troubles if trouble is not None), None)
 
 
-def _refused(job: str, refusal: str) -> Trouble:
-    # The pod's name is another one each time that the Job controller tries.
-    why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", refusal)
+def trouble_of_child(refusal: Refusal) -> Trouble:
+    """What holds a run back whose child the API server would not take."""
+    return _refused(refusal.child, refusal.why, Reason.CHILD_REFUSED)
+
+
+def _refused(what: str, why: str, reason: Reason) -> Trouble:
     if "exceeded quota" in why:
-        message = f"The namespace's quota has no room for the pod of Job {job}: {why}. It starts when there is room."
+        message = f"The namespace's quota has no room for {what}: {why}. It starts when there is room."
         return Trouble(reason=Reason.QUOTA_EXCEEDED, message=message, needs_person=False)
     message = (
-        f"The API server refuses the pod of Job {job}: {why}. Ask the platform team to mend the LoraFineTuneClass or "
-        "the policy; the pod then starts by itself."
+        f"The API server refuses {what}: {why}. Ask the platform team to mend the policy, and the run goes on by "
+        "itself, or the LoraFineTuneClass, and create the run anew: it keeps the class that it began with."
     )
-    return Trouble(reason=Reason.POD_REFUSED, message=message, needs_person=True)
+    return Trouble(reason=reason, message=message, needs_person=True)
 
 
 def _held_back(pod: PodView) -> Trouble | None:

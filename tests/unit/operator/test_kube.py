@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from lora_operator import naming
-from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, Throttled, Unavailable, error_of
+from lora_operator.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    KubeError,
+    NotFound,
+    Refused,
+    Throttled,
+    Unavailable,
+    error_of,
+)
 from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, RUNS, Gateway, Resource, connect
 
 from tests.builders import NAME, NAMESPACE, class_body, run_body
@@ -23,14 +32,17 @@ ERRORS = [
     (429, "TooManyRequests", Throttled),
     (500, "InternalError", Unavailable),
     (503, "", Unavailable),
-    (403, "Forbidden", KubeError),
-    (422, "Invalid", KubeError),
+    (400, "BadRequest", Refused),
+    (403, "Forbidden", Refused),
+    (413, "RequestEntityTooLarge", Refused),
+    (422, "Invalid", Refused),
+    (405, "MethodNotAllowed", KubeError),
 ]
 
 
 @pytest.mark.parametrize(("status", "reason", "kind"), ERRORS)
 def test_every_answer_has_its_error(status: int, reason: str, kind: type[KubeError]) -> None:
-    error = error_of(status=status, reason=reason, message="m", retry_after=2.0)
+    error = error_of(status=status, reason=reason, what="get /x", said="m", retry_after=2.0)
     assert type(error) is kind
     assert (error.status, error.retry_after) == (status, 2.0)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from lora_operator.naming import Stage
+from lora_operator.planning.observed import Refusal
 from lora_operator.planning.turn import Create
 from lora_trainer.contract.exits import ExitCode
 
@@ -534,6 +535,37 @@ def test_why_a_job_has_no_pod_is_said_and_heals(
     world.start(job)
     world.settle()
     assert world.reason == ("Preparing" if stage is Stage.PREPARE else "Training")
+
+
+@pytest.mark.parametrize(
+    ("why", "reason", "companion"),
+    [
+        (
+            'jobs.batch "x" is forbidden: exceeded quota: team, requested: count/jobs.batch=1',
+            "QuotaExceeded",
+            "Reconciling",
+        ),
+        ('Job.batch "x" is invalid: spec.template: not so', "ChildRefused", "Stalled"),
+    ],
+)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_child_that_the_api_server_refuses_is_told_of_and_tried_again(
+    stage: Stage, why: str, reason: str, companion: str
+) -> None:
+    world = Simulation() if stage is Stage.PREPARE else preparing()
+    if stage is Stage.TRAIN:
+        world.end(PREPARE, ExitCode.Succeeded, prepared_text())
+    before = list(world.created)
+    refused = Refusal(child="Job x", why=why)
+    plan = world.turn(refused=refused)
+    assert plan.requeue_after is not None
+    assert plan.requeue_after >= timedelta(seconds=3)
+    assert world.created == before
+    assert world.condition("Ready") == ("False", reason)
+    assert world.condition(companion) == ("True", reason)
+    assert f"Job x: {why}." in world.message
+    world.settle()
+    assert len(world.created) == len(before) + 1
 
 
 # --- what stays of failed attempts --------------------------------------------------------------------------------
