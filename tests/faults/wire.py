@@ -110,8 +110,8 @@ class Wire:
             path=path,
             query=dict(parse_qsl(query)),
             user_agent=naming.FIELD_MANAGER,
-            content_type=headers["Content-Type"],
-            body=json.loads(json.dumps(payload)),
+            content_type=headers["Content-Type"].partition(";")[0],
+            body=json.loads(payload if isinstance(payload, str) else json.dumps(payload)),
         )
         if self._dies(request):
             await self._die(request, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ VISIBLE_QUEUES = Resource(
 )
 CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS, SERVICES)}
 
+# The client would write plain JSON for the bare content type.
+APPLY = "application/apply-patch+yaml; charset=utf-8"
 METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH"}
 
 Recorder = Callable[[str, Resource, int], None]
@@ -123,8 +126,7 @@ class Gateway:
         body = {"apiVersion": naming.API_VERSION, "kind": naming.RUN_KIND, "metadata": metadata, "status": status}
         path = RUNS.path(namespace, name, "status")
         query = {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
-        content = "application/apply-patch+yaml"
-        return await self._request("patch", RUNS, path, body=body, query=query, content=content)
+        return await self._request("patch", RUNS, path, body=as_yaml(body), query=query, content=APPLY)
 
     async def _request(
         self,
@@ -133,7 +135,7 @@ class Gateway:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        body: Body | None = None,
+        body: Body | str | None = None,
         content: str = "application/json",
     ) -> Body:
         method = METHODS[verb]
@@ -152,6 +154,13 @@ class Gateway:
             raise Unavailable(f"{verb} {path}: {type(problem).__name__}: {problem}", status=0) from problem
         self._record(verb, resource, response.status)
         return _answer(f"{verb} {path}", response, data)
+
+
+def as_yaml(body: Body) -> str:
+    """JSON that a YAML parser reads as well: it takes no surrogates, by which JSON escapes characters of more than 16
+    bits, nor bare control characters."""
+    text = json.dumps(body, ensure_ascii=False)
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _answer(what: str, response: Any, data: bytes) -> Body:

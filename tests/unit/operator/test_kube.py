@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lora_operator import naming
 from lora_operator.kube.errors import (
     AlreadyExists,
@@ -18,7 +19,7 @@ from lora_operator.kube.errors import (
     Unavailable,
     error_of,
 )
-from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, RUNS, Gateway, Resource, connect
+from lora_operator.kube.gateway import CONFIG_MAPS, EVENTS, JOBS, RUNS, Gateway, Resource, as_yaml, connect
 
 from tests.builders import NAME, NAMESPACE, class_body, run_body
 from tests.component.world import CRDS
@@ -133,6 +134,11 @@ async def test_status_is_applied_to_the_version_that_was_read(server: FakeApiSer
     request = server.writes()[-1]
     assert request.is_apply
     assert request.query == {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
+
+
+def test_a_status_is_yaml_whatever_people_have_typed() -> None:
+    status = {"message": 'sloth 🦥, 名, é, \x00 \x1f \x7f \x85 \x97 \xa0 \u2028 \ufeff \uffff, \\ud83e and "'}
+    assert yaml.safe_load(as_yaml(status)) == status
 
 
 async def test_what_status_no_longer_says_goes(server: FakeApiServer, gateway: Gateway) -> None:
