@@ -14,6 +14,7 @@ from lora_trainer.contract.spec.dataset import DatasetSpec
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.contract.spec.lora import LoraSpec
 from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.names import ObjectName
 from lora_trainer.contract.spec.output import OutputSpec
 from lora_trainer.contract.spec.resources import ResourcesSpec
 from lora_trainer.contract.spec.training import Method, TrainingSpec
@@ -167,7 +168,7 @@ class LoraFineTuneSpec(WireModel):
 
     model_config = ConfigDict(json_schema_extra=SPEC_RULES)
 
-    class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    class_name: ObjectName | None = None
     """LoraFineTuneClass that says where and on what the run trains. Unset: the default class."""
     model: ModelSpec
     """The base model and how it is loaded."""

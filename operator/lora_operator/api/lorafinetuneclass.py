@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from lora_trainer.contract.run import AcceleratorKind
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.model import SecretKeyRef
+from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
+from lora_trainer.contract.spec.uris import BLANK
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
@@ -14,8 +16,10 @@ from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.pod_overlay import PodOverlay, Scheduling
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
-IMAGE = r"^[A-Za-z0-9][\w./-]*(:[0-9]+/[\w./-]+)?(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
-WORK_URI = r"^(s3|gs|az)://([a-z0-9]|\{namespace\})([a-z0-9._-]|\{namespace\})*(/[^\s?#]*)?$"
+IMAGE = r"^[A-Za-z0-9][A-Za-z0-9_./-]*(:[0-9]+/[A-Za-z0-9_./-]+)?(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$"
+WORK_URI = rf"^(s3|gs|az)://([a-z0-9]|\{{namespace\}})([a-z0-9._-]|\{{namespace\}})*(/[^{BLANK}?#]*)?$"
+URL = rf"^https?://[^{BLANK}]+$"
+RESOURCE_NAME = rf"^{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
 DEFAULT_TTL_SECONDS = 7 * 24 * 3600
 DEFAULT_HISTORY_LIMIT = 3
@@ -36,7 +40,7 @@ class AcceleratorSpec(WireModel):
 
     kind: AcceleratorKind = AcceleratorKind.GPU
     """GPU, or CPU for small models and trials. A GPU class never falls back to the CPU."""
-    resource_name: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = "nvidia.com/gpu"
     """Extended resource that a GPU pod asks for, one per GPU."""
     memory_gib: Annotated[float | None, Field(alias="memoryGiB", gt=0, le=1024)] = None
     """Memory of one GPU in GiB; on a CPU class, what all processes of a run share."""
@@ -58,12 +62,12 @@ class CredentialsSpec(WireModel):
         )
     )
 
-    secret_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    secret_name: ObjectName | None = None
     """Secret in the namespace of the run with the keys of the store of workUri, and of the stores that data sets and
     outputs are in: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN for s3://,
     GOOGLE_SERVICE_ACCOUNT_KEY for gs://, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or
     AZURE_STORAGE_SAS_KEY for az://."""
-    service_account_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    service_account_name: ObjectName | None = None
     """ServiceAccount in the namespace of the run that carries a workload identity."""
 
 
@@ -73,7 +77,7 @@ class StorageSpec(WireModel):
     work_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=WORK_URI)]
     """Folder for prepared rows and checkpoints (s3://, gs:// or az://); {namespace} stands for the namespace of the
     run, also in the name of the bucket."""
-    endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = None
+    endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=URL)] | None = None
     """URL of an S3-compatible store, for s3:// URIs. Unset: AWS."""
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Region of the s3:// buckets."""
@@ -111,13 +115,14 @@ class TrainResources(PodResources):
     """Disk for model weights, rows and compiled kernels."""
 
 
-_FOLDERS = r"(/|/[^*\s]*[^*\s}])\*|/[^*\s]*"
+_REST = rf"[^*{BLANK}]*"
+_FOLDERS = rf"(/|/{_REST}[^*{BLANK}}}])\*|/{_REST}"
 """Below a bucket. A * stands at the end and neither next to the bucket's name nor next to a placeholder: team-a* would
 mean team-ab too."""
-_BUCKET_ENTRY = rf"(s3|gs|az)://[^*/\s]+({_FOLDERS})?"
-_LOCAL_ENTRY = r"(pvc|configmap)://[^*\s]*\*?"
-MODEL_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|[\w./-]*\*|[\w./-]+)$"
-DATA_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|hf://datasets/[^*\s]*\*?)$"
+_BUCKET_ENTRY = rf"(s3|gs|az)://[^*/{BLANK}]+({_FOLDERS})?"
+_LOCAL_ENTRY = rf"(pvc|configmap)://{_REST}\*?"
+MODEL_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|[A-Za-z0-9_./-]*\*|[A-Za-z0-9_./-]+)$"
+DATA_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|hf://datasets/{_REST}\*?)$"
 OUTPUT_ENTRY = rf"^{_BUCKET_ENTRY}$"
 
 
@@ -139,7 +144,7 @@ class ModelCacheSpec(WireModel):
     """A volume on which base models stay: prepare downloads a model once, and train pods read it from there without
     asking the hub or the bucket."""
 
-    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    claim_name: ObjectName
     """PersistentVolumeClaim in the namespace of the run, ReadWriteMany unless all of its pods run on one node.
     Namespaces share nothing."""
 
@@ -232,7 +237,7 @@ class LoraFineTuneClassSpec(WireModel):
     """What one train pod computes on."""
     storage: StorageSpec
     """The object store."""
-    hub_endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = None
+    hub_endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=URL)] | None = None
     """URL of a mirror of the Hugging Face Hub that models and data sets are read from (HF_ENDPOINT). Unset: the hub."""
     prepare: PrepareResources = PrepareResources()
     """Resources and image of prepare pods."""

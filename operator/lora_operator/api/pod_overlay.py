@@ -13,6 +13,7 @@ from lora_trainer.contract.credentials import (
 )
 from lora_trainer.contract.run import CONFIG_MAP_MOUNT_ROOT, MODEL_CACHE, PVC_MOUNT_ROOT, RUN_FILE, SCRATCH
 from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
@@ -47,10 +48,9 @@ OWN_PREFIXES = (f"{GROUP}/", MANAGED_BY_LABEL, "batch.kubernetes.io/", "controll
 """Beginnings of labels and annotations that mean something to the operator and the Job controller."""
 
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
-LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+LABEL_KEY = rf"^({SUBDOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+LONGEST_PREFIX = r"^([^/]{1,253}/)?[^/]+$"
 
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=OBJECT_NAME)]
 Labels = Annotated[dict[str, Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]], Field(max_length=32)]
 Annotations = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 
@@ -61,8 +61,9 @@ def _listed(texts: tuple[str, ...]) -> str:
 
 def _keys(field: str) -> dict[str, str]:
     return rule(
-        f"!has(self.{field}) || self.{field}.all(key, key.matches('{LABEL_KEY}'))",
-        f"The keys of {field} look like name or example.com/name, of letters, digits, '-', '_' and '.'.",
+        f"!has(self.{field}) || self.{field}.all(key, key.matches('{LABEL_KEY}') && key.matches('{LONGEST_PREFIX}'))",
+        f"The keys of {field} look like name or example.com/name, of letters, digits, '-', '_' and '.', the name of at "
+        "most 63 characters.",
         field=field,
     )
 
@@ -89,11 +90,11 @@ class Toleration(WireModel):
         )
     )
 
-    key: Annotated[str, Field(max_length=316)] | None = None
+    key: Annotated[str, Field(min_length=1, max_length=316, pattern=LABEL_KEY)] | None = None
     """Key of the taint. Unset, with operator Exists: every taint."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """Exists matches every value, Equal the one in value."""
-    value: Annotated[str, Field(max_length=63)] | None = None
+    value: Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)] | None = None
     """Value of the taint, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint. Unset: every effect."""

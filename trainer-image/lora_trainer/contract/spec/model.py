@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.config import JsonDict
 
+from lora_trainer.contract.spec.names import KeyName, ObjectName
 from lora_trainer.contract.spec.uris import MODEL_NAME
 from lora_trainer.contract.wire import WireModel
 
@@ -18,9 +19,9 @@ its rules (CEL) do not see the field."""
 class SecretKeyRef(WireModel):
     """One key of a Secret in the namespace of the fine-tune."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: ObjectName
     """Name of the Secret."""
-    key: Annotated[str, Field(min_length=1, max_length=253)] = "token"
+    key: KeyName = "token"
     """Key inside the Secret."""
 
 

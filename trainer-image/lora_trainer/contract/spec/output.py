@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lora_trainer.contract.spec.names import KeyName, ObjectName
 from lora_trainer.contract.spec.uris import BUCKET_URI
 from lora_trainer.contract.wire import WireModel
 
@@ -13,9 +14,9 @@ from lora_trainer.contract.wire import WireModel
 class SigningKeyRef(WireModel):
     """A private key in a Secret in the namespace of the fine-tune."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: ObjectName
     """Name of the Secret."""
-    key: Annotated[str, Field(min_length=1, max_length=253)] = "private.pem"
+    key: KeyName = "private.pem"
     """Key inside the Secret, with an unencrypted Ed25519 private key in PEM form."""
 
 

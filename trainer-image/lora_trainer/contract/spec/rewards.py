@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.names import KeyName, ObjectName
 from lora_trainer.contract.wire import WireModel
 
 
@@ -55,9 +56,9 @@ class LengthReward(WireModel):
 class ConfigMapKeyRef(WireModel):
     """One key of a ConfigMap in the namespace of the fine-tune."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+    name: ObjectName
     """Name of the ConfigMap."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._A-Za-z0-9]+$")]
+    key: KeyName
     """Key inside the ConfigMap."""
 
 
