@@ -1,7 +1,11 @@
-"""The real API server takes every manifest and sample, by server-side dry-run. What is not tried is named."""
+"""The real API server takes every manifest and sample, by server-side dry-run. What is not tried is named.
+
+The classes that samples name are there, so that the admission policy judges every sample by its class.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +14,8 @@ import pytest
 import yaml
 
 from tests.cluster import toolchain
+from tests.cluster.test_policy import first_refusal, refusal_of
+from tests.crd_cases import edited
 from tests.demo.environment import MANIFESTS, Environment
 from tests.demo.kubectl import Kubectl
 
@@ -17,6 +23,12 @@ KUSTOMIZATIONS = {
     file.parent: yaml.safe_load(file.read_text()) for file in sorted(MANIFESTS.rglob("kustomization.yaml"))
 }
 SETTINGS = MANIFESTS / "argocd/settings"
+SAMPLES = sorted((MANIFESTS / "samples").rglob("*.yaml"))
+CLASSES = sorted((MANIFESTS / "classes").glob("*.yaml"))
+UNSET = "gpu-24g"
+"""The class by which a sample that names none is judged when it asks for too much."""
+LONGEST = 3600
+"""Seconds that the classes allow."""
 NOT_HERE = {
     MANIFESTS / "kueue/queues.yaml",  # test_queues.py applies it, with Kueue
     MANIFESTS / "monitoring/rules.yaml",  # Prometheus' own format
@@ -63,9 +75,28 @@ def name(path: Path) -> str:
     return str(path.relative_to(MANIFESTS))
 
 
+def classes() -> list[dict]:
+    """The classes of our manifests, with a limit."""
+    limits = {"spec.limits.activeDeadlineSeconds": LONGEST}
+    return [edited(yaml.safe_load(file.read_text()), limits) for file in CLASSES]
+
+
+def greedy(sample: Path) -> dict:
+    """The sample, asking for more than its class allows."""
+    body = yaml.safe_load(sample.read_text())
+    named = body["spec"].get("className", UNSET)
+    return edited(body, {"spec.className": named, "spec.activeDeadlineSeconds": LONGEST + 1})
+
+
+def refusal(kubectl: Kubectl, body: dict) -> str:
+    """What the API server says to the object, without keeping it; empty where it accepts it."""
+    return refusal_of(lambda: kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body)))
+
+
 @pytest.fixture(scope="module")
 def kubectl(environment: Environment) -> Iterator[Kubectl]:
-    """kubectl for a cluster that has the foreign kinds and the namespace argocd."""
+    """kubectl for a cluster that has the foreign kinds, the namespace argocd, and the classes that samples name, once
+    its API server judges by them."""
     kubectl = environment.kubectl
     files = [
         toolchain.source(module, path) / file.format(crd) for module, path, file, crds in FOREIGN_CRDS for crd in crds
@@ -74,9 +105,13 @@ def kubectl(environment: Environment) -> Iterator[Kubectl]:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argocd"}}
     try:
         kubectl.apply_crds(*options)
-        kubectl.apply(namespace)
+        kubectl.apply(namespace, *classes())
+        for sample in SAMPLES:
+            body = greedy(sample)
+            first_refusal(lambda body=body: refusal(kubectl, body))
         yield kubectl
     finally:
+        kubectl("delete", "lorafinetuneclass", "--ignore-not-found", *(body["metadata"]["name"] for body in classes()))
         kubectl("delete", "namespace", "argocd", "--ignore-not-found")
         kubectl("delete", *options, "--ignore-not-found")
 
@@ -109,3 +144,11 @@ def test_kustomization_is_accepted(folder: Path, kubectl: Kubectl, tmp_path: Pat
 @pytest.mark.parametrize("file", loose_files(), ids=name)
 def test_file_is_accepted(file: Path, kubectl: Kubectl) -> None:
     assert_accepted(kubectl, file.read_text())
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=name)
+def test_a_sample_that_asks_for_too_much_is_refused_by_its_class(sample: Path, kubectl: Kubectl) -> None:
+    body = greedy(sample)
+    said = refusal(kubectl, body)
+    assert f"spec.activeDeadlineSeconds is {LONGEST + 1}" in said
+    assert f"LoraFineTuneClass {body['spec']['className']} allows at most {LONGEST}" in said
