@@ -88,6 +88,11 @@ FAULTS ?= 1000
 test-faults: venv ## Operators among faults in simulated time, at length: SEED=text FAULTS=number ONLY=episode
 	$(VENV)/bin/python -m tests.faults --seed '$(SEED)' --faults $(FAULTS) --only '$(ONLY)'
 
+.PHONY: fuzz
+COUNT ?= 5000
+fuzz: system-packages ## Random objects for a real API server and operator: SEED=text COUNT=number ONLY=number (root, Go)
+	$(VENV)/bin/python -m tests.fuzz --seed '$(SEED)' --count $(COUNT) $(if $(ONLY),--only $(ONLY))
+
 test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
 	$(VENV_TRAINER)/bin/python -m pytest -q tests/trainer
@@ -97,6 +102,7 @@ test-cluster: system-packages venv-trainer ## Everything together on a real clus
 	$(PYTEST) tests/cluster/test_queues.py
 	$(PYTEST) tests/outages
 	$(PYTEST) tests/install
+	$(PYTEST) tests/fuzz
 
 test: ## All checks and tests, with a table of where the time went
 	@$(PYTHON) tests/timed.py check test-unit test-component system-packages test-trainer test-cluster

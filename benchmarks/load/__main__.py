@@ -28,11 +28,11 @@ from rich.console import Console
 
 from benchmarks.figures import Figure, at_least, at_most, table_of
 from tests.cluster import lifecycle
+from tests.cluster.api import Api, connect
 from tests.cluster.settings import Paths
 from tests.demo.kubectl import Kubectl
 
 from . import ours, rival
-from .api import Api, connect
 from .burst import Burst, burst, metrics, prepare_namespaces, until_told
 from .restart import restart
 from .steady import fake_node, steady

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from tests.cluster.api import COUNT_EVERY, Api, Body
 from tests.demo.kubectl import Kubectl
 
 from . import ours
-from .api import COUNT_EVERY, Api, Body
 from .usage import Usage, usage
 
 JOBS = "/apis/batch/v1/jobs"

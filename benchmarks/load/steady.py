@@ -25,11 +25,11 @@ from lora_trainer.contract.progress import PATH, PORT, Progress, Stage
 
 from tests.builders import prepared_text
 from tests.cluster import toolchain
+from tests.cluster.api import Api
 from tests.cluster.settings import NODE_ADDRESS, Paths
 from tests.demo.kubectl import Kubectl
 
 from . import ours
-from .api import Api
 from .burst import metrics, namespaces, until_told
 from .programs import KWOK, source_of
 from .usage import usage

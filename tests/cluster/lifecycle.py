@@ -46,9 +46,7 @@ def _converge(*, paths: Paths, parts: Sequence[Component], programs: Mapping[str
     paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     (paths.state / "boot-id").write_text(_boot_id())
     footprint.remember(paths.state / "footprint.json")
-    pki.issue(paths.pki)
-    _write_configuration(paths)
-    _link_kubectl(paths, programs["kubectl"])
+    lay_out(paths=paths, programs=programs)
     network.create()
     for part in parts:
         _ensure(part, paths=paths, report=report)
@@ -63,6 +61,13 @@ def _converge(*, paths: Paths, parts: Sequence[Component], programs: Mapping[str
         "DNS answers",
         lambda: health.dns_answers(f"kubernetes.default.svc.{CLUSTER_DOMAIN}", server=DNS_SERVICE_ADDRESS),
     )
+
+
+def lay_out(*, paths: Paths, programs: Mapping[str, Path]) -> None:
+    """Write what components read before they start: certificates and configuration; and have kubectl at hand."""
+    pki.issue(paths.pki)
+    _write_configuration(paths)
+    _link_kubectl(paths, programs["kubectl"])
 
 
 def _ensure(part: Component, *, paths: Paths, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""The API server as the benchmark's client sees it: many creates at once, counts, and nothing cached."""
+"""The API server as a client sees it that asks for much at once: creates, counts, refusals, and nothing cached."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.cluster.pki import CA_FILE
-from tests.cluster.settings import API_URL, Paths
+from .pki import CA_FILE
+from .settings import API_URL, Paths
 
 Body = dict[str, Any]
 CONCURRENT_CREATES = 20
@@ -24,6 +24,20 @@ COUNT_EVERY = 0.1
 class Refused(Exception):
     """The API server did not do what was asked."""
 
+    def __init__(self, what: str, *, status: int, text: str) -> None:
+        super().__init__(f"{what}: {status} {text[:300]}")
+        self.status = status
+        self.text = text
+
+    @property
+    def answer(self) -> Body:
+        """The metav1.Status; of an answer that is none, its text as the message."""
+        try:
+            answer = json.loads(self.text)
+        except ValueError:
+            answer = None
+        return answer if isinstance(answer, dict) else {"message": self.text}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Api:
@@ -31,12 +45,14 @@ class Api:
 
     session: aiohttp.ClientSession
 
-    async def request(self, method: str, path: str, body: Body | None = None) -> Body:
+    async def request(self, method: str, path: str, body: object = None, *, content: str = "application/json") -> Body:
         """One request; `path` begins with a slash. Raises Refused."""
-        async with self.session.request(method, API_URL + path, json=body) as response:
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": content}
+        async with self.session.request(method, API_URL + path, data=data, headers=headers) as response:
             text = await response.text()
             if response.status >= 300:
-                raise Refused(f"{method} {path}: {response.status} {text[:300]}")
+                raise Refused(f"{method} {path}", status=response.status, text=text)
             return json.loads(text)
 
     async def create_all(self, objects: Iterable[tuple[str, Body]]) -> None:
