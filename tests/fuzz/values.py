@@ -59,9 +59,10 @@ def beyond(schema: Schema) -> Values:
     """What it does not take, nearly always."""
     others = st.sampled_from(OF_OTHER_TYPES)
     special = {"integer": _beyond_numbers, "number": _beyond_numbers, "string": _beyond_strings, "array": _beyond_lists}
-    if schema["type"] not in special:
+    kind = schema.get("type")  # a field of several types has none, but its values
+    if kind not in special:
         return others
-    return st.one_of(others, special[schema["type"]](schema), special[schema["type"]](schema))
+    return st.one_of(others, special[kind](schema), special[kind](schema))
 
 
 def spliced(text: str) -> Values:
