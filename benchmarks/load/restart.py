@@ -39,9 +39,10 @@ async def restart(kubectl: Kubectl, *, runs: int, session: aiohttp.ClientSession
     """Stop the operator, start it and watch it until it has nothing more to do. Raises TimeoutError."""
     ours.stop(kubectl)
     ours.start(kubectl, wait=False)
-    pid = await _until(lambda: _told(ours.pid, kubectl))
     address = await _until(lambda: _told(ours.address, kubectl))
     await _until(lambda: _ready(session, address))
+    # Only now: a container begins with a process of the runtime's.
+    pid = ours.pid(kubectl)
     ready_seconds = age_seconds(pid)
     await _until(lambda: _idle(session, address))
     took, done = usage(pid), await metrics(session, address)

@@ -102,6 +102,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.server_timeout = SERVER_TIMEOUT
     settings.watching.client_timeout = SERVER_TIMEOUT + 30
     settings.watching.chunk_size = 500
+    # For so long Kopf holds what it has been told of each object: five seconds of a first listing are all of it.
+    settings.queueing.idle_timeout = 0.1
     settings.watching.label_selectors["batch", "v1", "jobs"] = naming.MANAGED_BY_SELECTOR
     settings.watching.label_selectors["v1", "pods"] = naming.MANAGED_BY_SELECTOR
     settings.networking.request_timeout = 30

@@ -21,7 +21,7 @@ class OperatorSettings(BaseModel):
     resync_seconds: float = Field(default=600, ge=1, le=86_400)
     """Seconds between full LISTs."""
     poll_seconds: float = Field(default=10, ge=0.1, le=3600)
-    """Seconds between questions to a train pod how far it is."""
+    """Seconds between questions to a train pod how far it is, where no more than 500 train."""
     queue_poll_seconds: float = Field(default=15, ge=0.1, le=3600)
     """Seconds between questions to Kueue where the Jobs stand that it holds back."""
     port: int = Field(default=8080, ge=1, le=65_535)

@@ -20,6 +20,8 @@ from lora_operator.planning.observed import PodView
 from lora_operator.planning.stuck import answered
 
 CONCURRENCY = 32
+MOST_PER_SECOND = 50
+"""Answers that are asked for: each has a status write follow, which costs the API server more than the answer us."""
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 LARGEST_ANSWER = 64 * 1024
 
@@ -53,11 +55,11 @@ async def poll_forever(
     seconds: float,
     asking: Asking,
 ) -> None:
-    """Poll every running train pod once in so many seconds."""
+    """Poll every running train pod once in so many seconds, or less often where there are very many."""
     gate = asyncio.Semaphore(CONCURRENCY)
     async with asking() as ask:
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(max(seconds, len(training_pods(cache)) / MOST_PER_SECOND))
             pods = training_pods(cache)
             answers = await asyncio.gather(*(_poll(ask, gate, pod, observer, clock) for pod in pods))
             for there in answers:

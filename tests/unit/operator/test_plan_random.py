@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lora_operator.naming import Stage
@@ -152,8 +152,6 @@ class RunLife(RuleBasedStateMachine):
 RunLife.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=(HealthCheck.too_slow,),
     derandomize=True,
 )
 test_random_lives = RunLife.TestCase
