@@ -69,8 +69,12 @@ async def fresh_cluster(console: Console) -> AsyncIterator[Bench]:
     await asyncio.to_thread(lifecycle.up, paths=paths, report=report)
     kubectl = Kubectl(program=paths.state / "bin/kubectl", kubeconfig=paths.kubeconfig)
     prepare_namespaces(kubectl)
-    async with connect(paths) as api, aiohttp.ClientSession() as session:
-        yield Bench(kubectl=kubectl, paths=paths, api=api, session=session, report=report)
+    try:
+        async with connect(paths) as api, aiohttp.ClientSession() as session:
+            yield Bench(kubectl=kubectl, paths=paths, api=api, session=session, report=report)
+    finally:
+        # Thousands of runs would weigh on whatever uses the cluster next.
+        await asyncio.to_thread(lifecycle.down, paths=paths, report=report)
 
 
 async def bursts(console: Console) -> Body:
