@@ -160,7 +160,8 @@ class Wire:
         await network.travel()
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)
-        if not (self.connected and network.reachable and network.epoch == epoch):
+        # The API server ends what it has not begun for a client that is gone.
+        if not (self.alive and self.connected and network.reachable and network.epoch == epoch):
             return None
         answer = self._arrive(request, target, fault)
         await network.travel()
