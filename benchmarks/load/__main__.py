@@ -2,8 +2,8 @@
 
     python -m benchmarks.load [burst|steady|scale ...]
 
-Prints a table and writes benchmarks/results/operator.json; parts that are not named stay as they are in that file. The
-bursts are run twice each, the contestants in turns. Neither the cluster nor the machine should have other work.
+Prints a table and writes benchmarks/results/operator.json; parts that are not named stay as they are in that file. Each
+contestant has one burst. Neither the cluster nor the machine should have other work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import aiohttp
@@ -33,14 +32,13 @@ from tests.cluster.settings import Paths
 from tests.demo.kubectl import Kubectl
 
 from . import ours, rival
-from .burst import Burst, burst, metrics, prepare_namespaces, until_told
+from .burst import burst, metrics, prepare_namespaces, until_told
 from .restart import restart
 from .steady import fake_node, steady
 from .usage import usage
 
 RESULTS = Path(__file__).parents[1] / "results/operator.json"
 OBJECTS = 1000
-ROUNDS = 1
 SCALES = (100, 1000, 10_000)
 Body = dict[str, Any]
 
@@ -78,27 +76,23 @@ async def fresh_cluster(console: Console) -> AsyncIterator[Bench]:
 
 
 async def bursts(console: Console) -> Body:
-    """Operator and rival in turns."""
-    mine: list[Burst] = []
-    theirs: list[Burst] = []
-    for number in range(1, ROUNDS + 1):
-        async with fresh_cluster(console) as bench:
-            rival.install(bench.kubectl, paths=bench.paths, report=bench.report)
-            theirs.append(await burst(bench.api, rival.job, objects=OBJECTS, pids=rival.pids(bench.kubectl)))
-            bench.report(f"round {number}, {rival.NAME}: {theirs[-1].per_second:.1f}/s")
-        async with fresh_cluster(console) as bench:
-            ours.install(bench.kubectl, paths=bench.paths, report=bench.report)
-            ours.start(bench.kubectl)
-            mine.append(await burst(bench.api, ours.run, objects=OBJECTS, pids=[ours.pid(bench.kubectl)]))
-            bench.report(f"round {number}, lora-operator: {mine[-1].per_second:.1f}/s")
-    rates = [median(one.per_second for one in rounds) for rounds in (mine, theirs)]
+    """The rival, then the operator."""
+    async with fresh_cluster(console) as bench:
+        rival.install(bench.kubectl, paths=bench.paths, report=bench.report)
+        theirs = await burst(bench.api, rival.job, objects=OBJECTS, pids=rival.pids(bench.kubectl))
+        bench.report(f"{rival.NAME}: {theirs.per_second:.1f}/s")
+    async with fresh_cluster(console) as bench:
+        ours.install(bench.kubectl, paths=bench.paths, report=bench.report)
+        ours.start(bench.kubectl)
+        mine = await burst(bench.api, ours.run, objects=OBJECTS, pids=[ours.pid(bench.kubectl)])
+        bench.report(f"lora-operator: {mine.per_second:.1f}/s")
     return {
-        "operator": [asdict(one) for one in mine],
-        "rival": [asdict(one) for one in theirs],
-        "perSecond": rates[0],
-        "rivalPerSecond": rates[1],
-        "ratio": rates[0] / rates[1],
-        "peakMib": max(one.peak_mib for one in mine),
+        "operator": asdict(mine),
+        "rival": asdict(theirs),
+        "perSecond": mine.per_second,
+        "rivalPerSecond": theirs.per_second,
+        "ratio": mine.per_second / theirs.per_second,
+        "peakMib": mine.peak_mib,
     }
 
 
