@@ -32,7 +32,7 @@ from tests.cluster.settings import Paths
 from tests.demo.kubectl import Kubectl
 
 from . import ours, rival
-from .burst import burst, metrics, prepare_namespaces, until_told
+from .burst import burst, prepare_namespaces
 from .restart import restart
 from .steady import fake_node, steady
 from .usage import usage
@@ -128,9 +128,9 @@ async def scales(console: Console) -> Body:
 async def _cost(bench: Bench, objects: int) -> Body:
     """A fresh operator brings so many runs to where they wait for their pods."""
     pid, address = ours.pid(bench.kubectl), ours.address(bench.kubectl)
-    idle, before = usage(pid), await metrics(bench.session, address)
+    idle, before = usage(pid), await ours.metrics(bench.session, address)
     found = await burst(bench.api, ours.run, objects=objects, pids=[pid])
-    after = await until_told(bench.session, address, runs=objects, reason=Reason.PREPARING)
+    after = await ours.until_told(bench.session, address, runs=objects, reason=Reason.PREPARING)
     done = usage(pid)
     requests = after.requests - before.requests
     cost = {

@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import aiohttp
-
-from tests.cluster.api import COUNT_EVERY, Api, Body
+from tests.cluster.api import Api, Body
 from tests.demo.kubectl import Kubectl
 
-from . import ours
 from .usage import Usage, usage
 
 JOBS = "/apis/batch/v1/jobs"
@@ -75,17 +72,3 @@ async def burst(api: Api, make: Make, *, objects: int, pids: Sequence[int]) -> B
 
 def _cpu(before: Sequence[Usage], after: Sequence[Usage]) -> float:
     return sum(late.cpu_seconds - early.cpu_seconds for early, late in zip(before, after, strict=True))
-
-
-async def metrics(session: aiohttp.ClientSession, address: str) -> ours.Counts:
-    """The operator's counts now."""
-    async with session.get(f"{address}/metrics") as response:
-        return ours.counts(await response.text())
-
-
-async def until_told(session: aiohttp.ClientSession, address: str, *, runs: int, reason: str) -> ours.Counts:
-    """Wait until the status of so many runs has this reason; the operator's counts then. Raises TimeoutError."""
-    async with asyncio.timeout(PATIENCE):
-        while (now := await metrics(session, address)).reasons[reason] < runs:  # noqa: ASYNC110 - a process is waited for
-            await asyncio.sleep(COUNT_EVERY)
-        return now

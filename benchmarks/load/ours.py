@@ -1,16 +1,19 @@
-"""The operator as its own manifests install it, and runs for it."""
+"""The operator as its own manifests install it, what it counts, and runs for it."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from lora_operator import naming
 
 from tests.cluster import images, loading
+from tests.cluster.api import COUNT_EVERY
 from tests.cluster.settings import Paths
 from tests.demo.environment import DOCKERFILES, MANIFESTS, OPERATOR_IMAGE, OPERATOR_NAMESPACE, REPOSITORY
 from tests.demo.kubectl import Kubectl
@@ -22,6 +25,7 @@ Report = Callable[[str], None]
 
 CLASS = "load"
 POD = "lora-operator-load"
+PATIENCE = 1800
 _SAMPLE = re.compile(r"^(\w+?)(?:_total)?(?:{(.*)})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -117,12 +121,25 @@ class Counts:
         return sum(count for (verb, _), count in self.requests.items() if verb not in ("get", "list"))
 
 
-def counts(metrics: str) -> Counts:
-    """Read from the text of /metrics."""
+async def metrics(session: aiohttp.ClientSession, address: str) -> Counts:
+    """The operator's counts now."""
+    async with session.get(f"{address}/metrics") as response:
+        return _counts(await response.text())
+
+
+async def until_told(session: aiohttp.ClientSession, address: str, *, runs: int, reason: str) -> Counts:
+    """Wait until the status of so many runs has this reason; the operator's counts then. Raises TimeoutError."""
+    async with asyncio.timeout(PATIENCE):
+        while (now := await metrics(session, address)).reasons[reason] < runs:  # noqa: ASYNC110 - a process is waited for
+            await asyncio.sleep(COUNT_EVERY)
+        return now
+
+
+def _counts(text: str) -> Counts:
     requests: Counter[tuple[str, str]] = Counter()
     reasons: Counter[str] = Counter()
     queue = 0
-    for name, labels, value in _SAMPLE.findall(metrics):
+    for name, labels, value in _SAMPLE.findall(text):
         of = dict(_LABEL.findall(labels))
         if name == "lora_operator_api_requests" and of["resource"] != "leases":
             requests[of["verb"], of["resource"]] += round(float(value))

@@ -12,7 +12,6 @@ import aiohttp
 from tests.demo.kubectl import Kubectl
 
 from . import ours
-from .burst import metrics
 from .usage import age_seconds, usage
 
 T = TypeVar("T")
@@ -45,7 +44,7 @@ async def restart(kubectl: Kubectl, *, runs: int, session: aiohttp.ClientSession
     pid = ours.pid(kubectl)
     ready_seconds = age_seconds(pid)
     await _until(lambda: _idle(session, address))
-    took, done = usage(pid), await metrics(session, address)
+    took, done = usage(pid), await ours.metrics(session, address)
     return Restart(
         runs=runs,
         ready_seconds=ready_seconds,
@@ -81,7 +80,7 @@ async def _ready(session: aiohttp.ClientSession, address: str) -> bool | None:
 async def _idle(session: aiohttp.ClientSession, address: str) -> bool | None:
     """Whether nobody waits for a turn, and it stays so."""
     for _ in range(QUIET_LOOKS):
-        if (await metrics(session, address)).queue:
+        if (await ours.metrics(session, address)).queue:
             return None
         await asyncio.sleep(1)
     return True

@@ -30,7 +30,7 @@ from tests.cluster.settings import NODE_ADDRESS, Paths
 from tests.demo.kubectl import Kubectl
 
 from . import ours
-from .burst import metrics, namespaces, until_told
+from .burst import namespaces
 from .programs import KWOK, source_of
 from .usage import usage
 
@@ -61,7 +61,7 @@ async def steady(api: Api, kubectl: Kubectl, *, runs: int, session: aiohttp.Clie
     async with _progress_server():
         await api.create_all(ours.run(tenants[n % len(tenants)], f"run-{n}") for n in range(runs))
         address, pid = ours.address(kubectl), ours.pid(kubectl)
-        await until_told(session, address, runs=runs, reason=Reason.TRAINING)
+        await ours.until_told(session, address, runs=runs, reason=Reason.TRAINING)
         await asyncio.sleep(30)  # the last ones' first figures are written
         before, writes = usage(pid), await _status_writes(session, address)
         began = time.monotonic()
@@ -77,7 +77,7 @@ async def steady(api: Api, kubectl: Kubectl, *, runs: int, session: aiohttp.Clie
 
 
 async def _status_writes(session: aiohttp.ClientSession, address: str) -> int:
-    return (await metrics(session, address)).requests["patch", naming.RUN_PLURAL]
+    return (await ours.metrics(session, address)).requests["patch", naming.RUN_PLURAL]
 
 
 @asynccontextmanager
