@@ -23,7 +23,8 @@ from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import AcceleratorKind
-from lora_trainer.model import compute_dtype, environment
+from lora_trainer.libraries import environment
+from lora_trainer.model import compute_dtype
 from lora_trainer.prepared import TRAIN_ROWS, read_prepared
 
 from tests.support.demo_assets import DemoAssets, ensure_demo_assets

@@ -135,7 +135,8 @@ def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
 def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
     """Peak memory of one configuration, in bytes."""
     # All of these read the environment when they are imported, and Unsloth must be the first of them.
-    from lora_trainer.model import add_adapter, environment, load  # noqa: PLC0415 - as the comment above says
+    from lora_trainer.libraries import environment  # noqa: PLC0415 - as the comment above says
+    from lora_trainer.model import add_adapter, load  # noqa: PLC0415 - as the comment above says
 
     os.environ.update(environment(kind=AcceleratorKind.GPU, scratch=scratch))
     run = point.run

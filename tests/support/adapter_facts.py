@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_trainer.contract.outcome import Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
-from lora_trainer.model import add_adapter, environment, load, load_arguments
+from lora_trainer.libraries import environment
+from lora_trainer.model import add_adapter, load, load_arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel

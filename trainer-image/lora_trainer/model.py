@@ -1,7 +1,6 @@
 """The base model and its LoRA adapter, through Unsloth. Loads and wraps; trains nothing.
 
-Unsloth patches transformers, TRL and PEFT when it is imported: it must be the first of them, so the imports stand
-inside the functions.
+Unsloth must be imported before transformers, TRL and PEFT (see libraries.py): imports stand inside the functions.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import platform
 import resource
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,44 +28,6 @@ CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
 """Gradient checkpointing as Unsloth writes it."""
 
 
-def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: int = 1) -> dict[str, str]:
-    """Environment variables that must be set before torch or Unsloth is imported, in process `rank` of `ranks`."""
-    # On a CPU class a GPU that the node may have is nobody's business.
-    on_cpu = {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
-    backend = on_cpu if kind == AcceleratorKind.CPU else {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"}
-    return backend | {
-        # Nothing is reported to anybody, and nothing is installed or downloaded behind our back.
-        "UNSLOTH_DISABLE_STATISTICS": "1",
-        "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",
-        # The root file system is read-only.
-        "HOME": str(scratch),
-        "TMPDIR": str(_folder(scratch / "tmp")),
-        "HF_HOME": str(scratch / "huggingface"),
-        "UNSLOTH_COMPILE_LOCATION": str(scratch / f"unsloth_compiled_cache_{rank}"),
-        "TOKENIZERS_PARALLELISM": "false",
-        # Progress bars make lines of a megabyte in a pod's log.
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        # torch counts the node's processors, not the pod's share.
-        "OMP_NUM_THREADS": str(max(1, processors() // ranks)),
-        # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for
-        # long costs a processor that somebody else could use.
-        "GOMP_SPINCOUNT": "20000",
-    }
-
-
-def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Processors this process may use: those it is scheduled on, or fewer where the pod has a CPU limit."""
-    available = len(os.sched_getaffinity(0))
-    try:
-        quota, period = limit.read_text().split()
-    except (OSError, ValueError):
-        return available
-    return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
-
-
 def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:
     """Raises GpuUnhealthy where the class promises GPUs and torch sees none, or fewer."""
     if kind == AcceleratorKind.CPU:
@@ -83,6 +45,20 @@ def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:
         )
 
 
+def accelerator_name(kind: AcceleratorKind) -> str:
+    """The first accelerator of this machine, with the version of what compiles for it."""
+    match kind:
+        case AcceleratorKind.GPU:
+            import torch  # noqa: PLC0415 - takes seconds
+
+            major, minor = torch.cuda.get_device_capability()
+            return f"{torch.cuda.get_device_name()}, sm_{major}{minor}, CUDA {torch.version.cuda}"
+        case AcceleratorKind.CPU:
+            return platform.machine()
+        case _:
+            assert_never(kind)
+
+
 def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
     """`chosen` with the compute type that this machine has, where the user named none."""
     import torch  # noqa: PLC0415 - takes seconds
@@ -98,14 +74,6 @@ def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
         case _:
             assert_never(run.accelerator.kind)
     return chosen.model_copy(update={"dtype": dtype})
-
-
-def go_offline() -> None:
-    """From here on nothing is fetched: libraries that try fail at once instead of waiting for a hub."""
-    from huggingface_hub import constants  # noqa: PLC0415 - reads the environment when it is imported
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    constants.HF_HUB_OFFLINE = True
 
 
 def load(run: RunFile, *, folder: Path, dtype: str, loader: Loader) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -238,8 +206,3 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -10,6 +10,8 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
@@ -18,12 +20,11 @@ from lora_trainer.contract.outcome import TrainResult, Usage
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation.comparison import EvaluationFile
-from lora_trainer.evaluation.held_out import held_out_rows
 from lora_trainer.evaluation.pairs import evaluate_pairs, read_pairs
 from lora_trainer.evaluation.rewards import evaluate_rewards, read_prompts
 from lora_trainer.evaluation.rows import evaluate, read_rows
 from lora_trainer.model import peak_memory_gib, release_memory
-from lora_trainer.prepared import EVAL_ROWS, Prompt
+from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt
 from lora_trainer.publishing.delivery import Delivery, deliver
 from lora_trainer.publishing.folder import write_folder
 from lora_trainer.publishing.signing import read_signer
@@ -32,7 +33,16 @@ from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetc
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt, LoopResult, Resume, run_loop
 from lora_trainer.training.ranks import free_port
-from lora_trainer.training.start import fetch_base, fetch_prepared, further_ranks, interrupted, load_trainable
+from lora_trainer.training.start import (
+    chosen_here,
+    fetch_base,
+    fetch_compiled,
+    fetch_prepared,
+    further_ranks,
+    interrupted,
+    load_trainable,
+    while_importing,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,20 +61,17 @@ def train(this: Attempt) -> TrainResult:
 
     with nodes:
         progress.update(stage=Stage.DATA)
-        this, prepared = fetch_prepared(this)
+        fetched = while_importing(lambda: fetch(this), scratch=this.scratch)
+        this, prepared, resume, base = fetched.attempt, fetched.prepared, fetched.resume, fetched.base
         run, result = this.run, prepared.result
-        with judges(this) as panel:
-            panel.load()
-        resume = fetch_checkpoint(this, digest=result.run_digest)
-
-        base, chosen = fetch_base(this, result)
+        chosen = chosen_here(run, result, oom_shrinks=this.oom_shrinks)
         log.info("Attempt %d", this.number, extra={"fields": chosen.wire()})
+        compiled = fetch_compiled(this, chosen, base=base)
         port = free_port()
         nodes.agree({"step": resume.checkpoint.step if resume else None, "port": port})
         with further_ranks(this, base=base, resume=resume.folder if resume else None, port=port):
             model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=progress)
             progress.update(stage=Stage.TRAINING)
-            held_out = held_out_rows(this.prepared, run, dtype=chosen.dtype, interrupted=lambda: stop.requested)
             writer = checkpoint_writer(this, digest=result.run_digest)
             with stop.deferrable(), judges(this) as panel, writer:
                 loop = run_loop(
@@ -73,9 +80,9 @@ def train(this: Attempt) -> TrainResult:
                     model=model,
                     tokenizer=tokenizer,
                     panel=panel,
-                    held_out=held_out,
                     resume=resume,
                     writer=writer,
+                    compiled=compiled,
                 )
     if stop.requested:
         raise interrupted(nodes.place, progress)
@@ -112,6 +119,27 @@ def train(this: Attempt) -> TrainResult:
             signer=signer,
         )
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """All that an attempt needs from elsewhere."""
+
+    attempt: Attempt
+    """At the run as it was prepared."""
+    prepared: Prepared
+    resume: Resume | None
+    base: Path
+    """Folder of the base model."""
+
+
+def fetch(this: Attempt) -> Fetched:
+    """Fetch it, the small things first. Raises TrainerError."""
+    attempt, prepared = fetch_prepared(this)
+    with judges(attempt) as panel:
+        panel.load()
+    resume = fetch_checkpoint(attempt, digest=prepared.result.run_digest)
+    return Fetched(attempt=attempt, prepared=prepared, resume=resume, base=fetch_base(attempt, prepared.result))
 
 
 def compare(

@@ -37,6 +37,11 @@ def checkpoints_uri(run: RunFile) -> str:
     return f"{work_uri(run)}/checkpoints"
 
 
+def compiled_uri(run: RunFile, fingerprint: str) -> str:
+    """Folder of compiled code, which all runs of a namespace share. No run's folder has this name."""
+    return f"{run.storage.work_uri.rstrip('/')}/{run.identity.namespace}/_compiled/{fingerprint}"
+
+
 def artifact_uri(run: RunFile, digest: str) -> str:
     """Folder of the published adapter."""
     return f"{run.output.uri.rstrip('/')}/{digest}"

@@ -1,6 +1,6 @@
 """Greedy answers to prompts, and how many of them are the reference. A few prompts at a time, as one batch.
 
-Imports torch inside its functions: Unsloth must have been imported before it (see model.py).
+Imports torch inside its functions: Unsloth must have been imported before it (see libraries.py).
 """
 
 from __future__ import annotations

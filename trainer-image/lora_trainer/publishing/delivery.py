@@ -15,8 +15,9 @@ from lora_trainer.contract.progress import Stage
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.gate import failures, gate_failed
+from lora_trainer.libraries import versions
 from lora_trainer.publishing.elsewhere import run_elsewhere
-from lora_trainer.publishing.folder import commit, extend, point_latest, versions
+from lora_trainer.publishing.folder import commit, extend, point_latest
 from lora_trainer.publishing.signing import Signer
 from lora_trainer.training.loop import Attempt
 

@@ -6,13 +6,11 @@ publishers of the same run write the same bytes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_trainer import __version__
 from lora_trainer.contract.layout import (
     EVALUATION,
     LOSS_CURVE,
@@ -28,6 +26,7 @@ from lora_trainer.contract.outcome import Artifact, PrepareResult
 from lora_trainer.contract.run import RunFile, run_shape
 from lora_trainer.data.named_templates import template_source
 from lora_trainer.evaluation.comparison import EvaluationFile
+from lora_trainer.libraries import versions
 from lora_trainer.prepared import Prepared
 from lora_trainer.publishing.curves import write_loss_curve
 from lora_trainer.publishing.model_card import model_card
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
     from lora_trainer.training.loop import LoopResult
 
-LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
 LOG_FIELDS = (
     "step",
     "epoch",
@@ -54,11 +52,6 @@ LOG_FIELDS = (
     "kl",
     "completions/mean_length",
 )
-
-
-def versions() -> dict[str, str]:
-    """Versions of the trainer and of the libraries that shape an adapter."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES} | {"lora_trainer": __version__}
 
 
 def write_folder(

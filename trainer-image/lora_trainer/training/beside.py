@@ -12,15 +12,24 @@ from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile
-from lora_trainer.model import adapter_digest, compute_dtype, environment
-from lora_trainer.prepared import read_prepared
-from lora_trainer.sizing import shrink
+from lora_trainer.libraries import environment, import_libraries
+from lora_trainer.model import adapter_digest
+from lora_trainer.prepared import Prepared, read_prepared
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import fetch_step
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt, build_loop
-from lora_trainer.training.start import fetch_base, fetch_prepared, further_ranks, interrupted, load_trainable
+from lora_trainer.training.start import (
+    chosen_here,
+    fetch_base,
+    fetch_compiled,
+    fetch_prepared,
+    further_ranks,
+    interrupted,
+    load_trainable,
+    while_importing,
+)
 from lora_trainer.training.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -34,9 +43,10 @@ def train_node(this: Attempt) -> None:
     progress, nodes, stop = this.progress, this.nodes, this.stop
     with nodes:
         progress.update(stage=Stage.DATA)
-        this, prepared = fetch_prepared(this)
+        this, prepared, base = while_importing(lambda: _fetch(this), scratch=this.scratch)
         run = this.run
-        base, chosen = fetch_base(this, prepared.result)
+        chosen = chosen_here(run, prepared.result, oom_shrinks=this.oom_shrinks)
+        fetch_compiled(this, chosen, base=base)
         plan = nodes.agree() or {}
         resume = _fetch_resumed(this, step=plan["step"])
         with further_ranks(this, base=base, resume=resume, port=plan["port"]):
@@ -61,8 +71,9 @@ def train_node(this: Attempt) -> None:
 def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, rank: int, oom_shrinks: int) -> None:
     """A further process of a node, whose first one has fetched everything into `scratch`. Raises TrainerError."""
     os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, rank=rank, ranks=run.resources.gpus))
+    import_libraries(scratch=scratch)
     prepared = read_prepared(scratch / "prepared")
-    chosen = compute_dtype(run, shrink(prepared.result.chosen, oom_shrinks))
+    chosen = chosen_here(run, prepared.result, oom_shrinks=oom_shrinks)
     silent = ProgressServer(port=0)
     silent.update(stage=Stage.LOADING, total_steps=chosen.max_steps)
     model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=silent)
@@ -91,6 +102,12 @@ def train_beside(
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     channel.require_same(adapter_digest(model))
     channel.close()
+
+
+def _fetch(this: Attempt) -> tuple[Attempt, Prepared, Path]:
+    """The attempt at the run as it was prepared, its prepared set, and the base model's folder."""
+    this, prepared = fetch_prepared(this)
+    return this, prepared, fetch_base(this, prepared.result)
 
 
 def _fetch_resumed(this: Attempt, *, step: int | None) -> Path | None:

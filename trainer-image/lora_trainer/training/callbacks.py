@@ -1,6 +1,6 @@
 """What happens at the steps of a training loop: progress, checkpoints, stopping, giving up when diverged.
 
-Imported after Unsloth only (see model.py).
+Imported after Unsloth only (see libraries.py).
 """
 
 from __future__ import annotations
@@ -276,6 +276,21 @@ class HandOverCheckpoints(TrainerCallback):
         taken = saved.rename(self._folder / f"step-{state.global_step}")
         lowest = best(state.log_history)
         self._submit(taken, step=state.global_step, best_step=lowest.step if lowest else None)
+
+
+class AfterFirstSteps(TrainerCallback):
+    """Calls something once, when an attempt has done its first steps."""
+
+    def __init__(self, call: Callable[[], object], *, steps: int) -> None:
+        self._call = call
+        self._left = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Called at each of them."""
+        del args, state, control
+        self._left -= 1
+        if self._left == 0:
+            self._call()
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:

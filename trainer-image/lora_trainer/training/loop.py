@@ -1,6 +1,6 @@
 """The training loop of one attempt: takes the steps that are left, commits checkpoints, stops when asked to.
 
-Imports torch, TRL and the callbacks inside its functions: Unsloth must have been imported before them (see model.py).
+Imports torch, TRL and the callbacks inside its functions: Unsloth must be imported before them (see libraries.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.evaluation.held_out import HeldOut
+from lora_trainer.evaluation.held_out import HeldOut, held_out_rows
 from lora_trainer.methods import dpo, grpo, sft
 from lora_trainer.model import adapter_digest, load_adapter_weights, peak_flops, peak_memory_gib
 from lora_trainer.model_shape import model_shape
@@ -27,6 +27,7 @@ from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_step
+from lora_trainer.training.compile_cache import STEPS_THAT_COMPILE, CompileCache
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.nodes import Nodes
 from lora_trainer.training.ranks import restore_on_numbered_cpus
@@ -93,21 +94,25 @@ def run_loop(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     panel: Panel,
-    held_out: HeldOut,
     resume: Resume | None,
     writer: CheckpointWriter,
+    compiled: CompileCache,
 ) -> LoopResult:
     """Train `model` in place and leave the best adapter in it, or the last where no held-out losses were wanted.
 
     Returns when the last state is committed, also when asked to stop.
     """
+    stop = attempt.stop
+    held_out = held_out_rows(attempt.prepared, attempt.run, dtype=chosen.dtype, interrupted=lambda: stop.requested)
     history = resumed_history(attempt, chosen, model=model, held_out=held_out, resume=resume)
     seconds, tokens = 0.0, 0
     step = resume.checkpoint.step if resume else 0
     if step < chosen.max_steps and not exhausted(history, attempt.run.training.early_stopping):
         attempt.nodes.agree({})
         channel = Channel(count=attempt.run.resources.processes)
-        shown, events = first_process(attempt, chosen, model=model, held_out=held_out, writer=writer, channel=channel)
+        shown, events = first_process(
+            attempt, chosen, model=model, held_out=held_out, writer=writer, compiled=compiled, channel=channel
+        )
         trainer = build_loop(
             attempt.run, chosen, model=model, tokenizer=tokenizer, scratch=attempt.scratch, events=events, panel=panel
         )
@@ -121,7 +126,7 @@ def run_loop(
         step, history = trainer.state.global_step, trainer.state.log_history
     lowest = best(history)
     best_step = lowest.step if lowest else None
-    if best_step is not None and best_step != step and not attempt.stop.requested:
+    if best_step is not None and best_step != step and not stop.requested:
         load_step(attempt, model, step=best_step)
     return LoopResult(
         history=by_step(history), step=best_step or step, best_step=best_step, seconds=seconds, tokens=tokens
@@ -204,6 +209,7 @@ def first_process(
     model: PeftModel,
     held_out: HeldOut,
     writer: CheckpointWriter,
+    compiled: CompileCache,
     channel: Channel,
 ) -> tuple[ShowProgress, list[TrainerCallback]]:
     """What happens at the steps of the first process, in this order, and the first of it that shows progress."""
@@ -231,6 +237,7 @@ def first_process(
             vocabulary=vocabulary,
         ),
         callbacks.HandOverCheckpoints(writer.submit, folder=attempt.scratch / "checkpoints", channel=channel),
+        callbacks.AfterFirstSteps(compiled.keep, steps=STEPS_THAT_COMPILE),
     ]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lora_trainer.base_model.resolve import base_folder
 from lora_trainer.contract.exits import ExitCode
@@ -16,11 +17,13 @@ from lora_trainer.contract.outcome import Chosen, PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.errors import TrainerError
-from lora_trainer.model import add_adapter, compute_dtype, environment, go_offline, load, require_accelerator
+from lora_trainer.libraries import compiled_folder, environment, go_offline, import_libraries
+from lora_trainer.model import accelerator_name, add_adapter, compute_dtype, load, require_accelerator
 from lora_trainer.prepared import Prepared, read_prepared
 from lora_trainer.sizing import shrink
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
+from lora_trainer.training.compile_cache import CompileCache, run_fingerprint
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt
 from lora_trainer.training.nodes import Nodes, Place
@@ -30,6 +33,8 @@ from lora_trainer.training.stopping import StopRequest
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 def begin(
@@ -99,15 +104,35 @@ def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
     return run
 
 
-def fetch_base(this: Attempt, prepared: PrepareResult) -> tuple[Path, Chosen]:
-    """The base model's folder, and what was chosen, as this attempt and this machine have it. Raises TrainerError.
-
-    From here on the process is offline.
-    """
+def fetch_base(this: Attempt, prepared: PrepareResult) -> Path:
+    """The base model's folder. Raises TrainerError. From here on the process is offline."""
     this.progress.update(stage=Stage.LOADING, total_steps=prepared.chosen.max_steps)
     base = base_folder(this.run, revision=prepared.model.revision, bucket=this.bucket, scratch=this.scratch / "base")
     go_offline()
-    return base, compute_dtype(this.run, shrink(prepared.chosen, this.oom_shrinks))
+    return base
+
+
+def while_importing(fetch: Callable[[], T], *, scratch: Path) -> T:
+    """What `fetch` returns. It waits for buckets in another thread, while this one imports the libraries."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch") as pool:
+        fetched = pool.submit(fetch)
+        import_libraries(scratch=scratch)
+        return fetched.result()
+
+
+def chosen_here(run: RunFile, prepared: PrepareResult, *, oom_shrinks: int) -> Chosen:
+    """What was chosen, as this attempt and this machine have it. Raises DoesNotFit."""
+    return compute_dtype(run, shrink(prepared.chosen, oom_shrinks))
+
+
+def fetch_compiled(this: Attempt, chosen: Chosen, *, base: Path) -> CompileCache:
+    """What earlier runs of the same shape compiled."""
+    accelerator = accelerator_name(this.run.accelerator.kind)
+    fingerprint = run_fingerprint(this.run, chosen, base=base, accelerator=accelerator)
+    compiled = compiled_folder(this.scratch)
+    cache = CompileCache(this.run, bucket=this.bucket, fingerprint=fingerprint, folder=compiled)
+    cache.fetch()
+    return cache
 
 
 def load_trainable(

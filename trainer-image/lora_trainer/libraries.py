@@ -1,0 +1,97 @@
+"""The libraries that train: the environment that they read, their import, their versions. Loads no model.
+
+Unsloth patches transformers, TRL and PEFT when it is imported: it must be the first of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+from pathlib import Path
+
+from lora_trainer import __version__
+from lora_trainer.contract.run import AcceleratorKind
+
+LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the trainer and of the libraries that shape an adapter."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES} | {"lora_trainer": __version__}
+
+
+def compiled_folder(scratch: Path) -> Path:
+    """Where torch and Triton keep what they compile."""
+    return scratch / "compiled"
+
+
+def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: int = 1) -> dict[str, str]:
+    """Environment variables that must be set before torch or Unsloth is imported, in process `rank` of `ranks`."""
+    # On a CPU class a GPU that the node may have is nobody's business.
+    on_cpu = {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
+    backend = on_cpu if kind == AcceleratorKind.CPU else {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"}
+    return backend | {
+        # Nothing is reported to anybody, and nothing is installed or downloaded behind our back.
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",
+        # The root file system is read-only.
+        "HOME": str(scratch),
+        "TMPDIR": str(_folder(scratch / "tmp")),
+        "HF_HOME": str(scratch / "huggingface"),
+        "UNSLOTH_COMPILE_LOCATION": str(scratch / f"unsloth_compiled_cache_{rank}"),
+        # What is compiled is kept in the bucket (training/compile_cache.py): Unsloth's own cache never leaves the pod.
+        "UNSLOTH_MEGA_CACHE": "0",
+        "TRITON_CACHE_DIR": str(compiled_folder(scratch) / "triton"),
+        # A name under which torch notes which sizes vary, so that the next run compiles for any of them at once.
+        "TORCH_COMPILE_JOB_ID": "lora-operator",
+        # Unsloth's layers hold such functions: without this, their graphs are traced anew by each run.
+        "TORCHINDUCTOR_AUTOGRAD_CACHE_ALLOW_CUSTOM_AUTOGRAD": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Progress bars make lines of a megabyte in a pod's log.
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # torch counts the node's processors, not the pod's share.
+        "OMP_NUM_THREADS": str(max(1, processors() // ranks)),
+        # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for
+        # long costs a processor that somebody else could use.
+        "GOMP_SPINCOUNT": "20000",
+    }
+
+
+def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors this process may use: those it is scheduled on, or fewer where the pod has a CPU limit."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = limit.read_text().split()
+    except (OSError, ValueError):
+        return available
+    return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
+
+
+def go_offline() -> None:
+    """From here on nothing is fetched: libraries that try fail at once instead of waiting for a hub."""
+    from huggingface_hub import constants  # noqa: PLC0415 - reads the environment when it is imported
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def import_libraries(*, scratch: Path) -> None:
+    """Import Unsloth and with it all others: more than ten seconds of one processor."""
+    # What is imported stays: looking for garbage in it takes an eighth of the time, and half a second each of the dozen
+    # times that Unsloth collects garbage while it loads a model.
+    gc.disable()
+    import unsloth  # noqa: F401, PLC0415 - see the module's docstring
+
+    gc.freeze()
+    gc.enable()
+    # Unsloth removes this variable when it is imported.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder(scratch) / "inductor")
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

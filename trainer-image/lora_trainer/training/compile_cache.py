@@ -1,0 +1,135 @@
+"""What torch and Triton compiled in the first steps of a run, kept in the bucket for later runs of the same shape.
+
+Compiled code is executed by whoever loads it. It comes from nowhere but the work folder of the run's own namespace,
+whose pods have the same rights as this one, and is compared with the sha256 of its manifest. No run needs it: whatever
+is wrong with it is logged, and the run compiles for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tarfile
+import threading
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lora_trainer.base_model.resolve import CONFIG
+from lora_trainer.contract.layout import compiled_uri
+from lora_trainer.contract.manifest import SetManifest
+from lora_trainer.contract.outcome import Chosen
+from lora_trainer.contract.run import RunFile, canonical_json
+from lora_trainer.errors import TrainerError
+from lora_trainer.libraries import versions
+from lora_trainer.storage import Bucket, file_sha256
+
+STEPS_THAT_COMPILE = 4
+"""The first is compiled for its own sizes, the next for sizes that vary; later ones seldom compile anything."""
+WHAT_IS_COMPILED_FOR = {
+    "loader",
+    "per_device_train_batch_size",
+    "kept_layers",
+    "packing",
+    "packing_length",
+    "optim",
+    "dtype",
+    "load_in_4bit",
+}
+"""Fields of Chosen that shape the code of a step."""
+
+log = logging.getLogger(__name__)
+
+
+def run_fingerprint(run: RunFile, chosen: Chosen, *, base: Path, accelerator: str) -> str:
+    """sha256 of what decides what is compiled: libraries, accelerator, and the shapes of model, adapter and step."""
+    shape = {
+        "libraries": versions(),
+        "accelerator": accelerator,
+        "model": json.loads((base / CONFIG).read_bytes()),
+        "maxSeqLength": run.model.max_seq_length,
+        "lora": run.lora.wire(),
+        "method": run.training.method,
+        "chosen": chosen.model_dump(mode="json", include=WHAT_IS_COMPILED_FOR),
+    }
+    return hashlib.sha256(canonical_json(shape)).hexdigest()
+
+
+class CompileCache:
+    """The compiled code of one run's shape: `folder` on this node, and its copy in the bucket."""
+
+    def __init__(self, run: RunFile, *, bucket: Bucket, fingerprint: str, folder: Path) -> None:
+        self._bucket = bucket
+        self._uri = compiled_uri(run, fingerprint)
+        self._fingerprint = fingerprint
+        self._folder = folder
+        self._found = False
+
+    def fetch(self) -> bool:
+        """Fill the folder from the bucket, and say whether there was anything. Must be called before anything is
+        compiled."""
+        began = time.monotonic()
+        try:
+            manifest = self._bucket.read_manifest(self._uri, SetManifest)
+            if manifest is None or manifest.fingerprint != self._fingerprint:
+                return False
+            with TemporaryDirectory() as temporary:
+                self._bucket.fetch_files(manifest.files, self._uri, Path(temporary))
+                for file in manifest.files:
+                    with tarfile.open(Path(temporary) / file.path) as archive:
+                        archive.extractall(self._folder, filter="data")
+        except (TrainerError, OSError, tarfile.TarError) as error:
+            log.warning("Compiled code at %s is not used: %s", self._uri, error)
+            return False
+        self._found = True
+        size = sum(file.size for file in manifest.files)
+        log.info("Compiled code found", extra={"fields": told(self._uri, size, began)})
+        return True
+
+    def keep(self) -> threading.Thread | None:
+        """Publish what is in the folder; nothing where it was found in the bucket. Returns the thread that does it,
+        which nobody needs to wait for."""
+        if self._found:
+            return None
+        thread = threading.Thread(target=self._publish, name="compiled", daemon=True)
+        thread.start()
+        return thread
+
+    def _publish(self) -> None:
+        began = time.monotonic()
+        try:
+            with TemporaryDirectory() as temporary:
+                size = pack(self._folder, Path(temporary))
+                if not size:
+                    return
+                self._bucket.publish_set(
+                    Path(temporary),
+                    self._uri,
+                    manifest=lambda files: SetManifest(fingerprint=self._fingerprint, files=files),
+                )
+        except (TrainerError, OSError, tarfile.TarError) as error:
+            log.warning("Compiled code is not kept at %s: %s", self._uri, error)
+            return
+        log.info("Compiled code kept", extra={"fields": told(self._uri, size, began)})
+
+
+def pack(folder: Path, target: Path) -> int:
+    """Write the files of `folder` as one archive into `target`; its bytes, or 0 where there are no files.
+
+    It is named by its contents: of two runs that publish at once one manifest wins, and its archive is there.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        return 0
+    draft = target / "draft"
+    with tarfile.open(draft, "w:gz", compresslevel=1) as archive:
+        for path in files:
+            archive.add(path, arcname=path.relative_to(folder))
+    draft.rename(target / f"{file_sha256(draft)}.tar.gz")
+    return sum(path.stat().st_size for path in target.iterdir())
+
+
+def told(uri: str, size: int, began: float) -> dict[str, object]:
+    """What the log says of it."""
+    return {"uri": uri, "megabytes": round(size / 1e6, 1), "seconds": round(time.monotonic() - began, 1)}
