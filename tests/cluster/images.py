@@ -194,7 +194,10 @@ def _bootstrap(archive: Path, *, report: Report) -> None:
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".bootstrap-") as scratch:
         root, draft = Path(scratch) / "root", Path(scratch) / "rootfs.tar"
         mirror = _mirror()
-        run(["debootstrap", "--variant=minbase", f"--include={','.join(_BASE_PACKAGES)}", _SUITE, root, mirror])
+        # debootstrap mounts /proc below its folder. In a mount namespace of its own no mount is left here when it dies,
+        # so whoever removes the folder never walks into /proc.
+        debootstrap = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+        run([*debootstrap, f"--include={','.join(_BASE_PACKAGES)}", _SUITE, root, mirror])
         exclude = [f"--exclude=./{path}" for path in ("dev/*", "proc/*", "var/cache/apt/*", "var/lib/apt/lists/*")]
         run(
             [
