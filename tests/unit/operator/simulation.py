@@ -16,9 +16,14 @@ from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.turn import Action, Create, Plan
 from lora_operator.workloads.settled import Settled, read_config_map
+from lora_trainer.contract.exits import ExitCode
 
 from tests import kstatus
-from tests.builders import T0, UID, a_class, a_run
+from tests.builders import NAME, T0, UID, a_class, a_run, failed_text, prepared_text, trained_text
+
+PREPARE = f"{NAME}-prepare-1"
+TRAIN = f"{NAME}-train-1"
+TRAIN_2 = f"{NAME}-train-2"
 
 
 @dataclass
@@ -198,3 +203,58 @@ class Simulation:
     @property
     def live_train_jobs(self) -> list[str]:
         return [job.name for job in self.jobs.values() if job.stage is Stage.TRAIN and not job.over]
+
+
+# --- worlds that have come so far ---------------------------------------------------------------------------------
+
+
+def preparing(*, classes: tuple[ClassView, ...] | None = None, **spec: Any) -> Simulation:
+    world = Simulation(run=a_run(**spec), classes=classes or (a_class(),))
+    world.settle()
+    return world
+
+
+def starting(*, micro_batch: int = 8, accumulation: int = 1, **spec: Any) -> Simulation:
+    world = preparing(**spec)
+    world.pass_time(5)
+    world.start(PREPARE)
+    world.pass_time(20)
+    world.end(PREPARE, 0, prepared_text(micro_batch=micro_batch, accumulation=accumulation))
+    world.settle()
+    return world
+
+
+def training(*, micro_batch: int = 8, accumulation: int = 1, **spec: Any) -> Simulation:
+    world = starting(micro_batch=micro_batch, accumulation=accumulation, **spec)
+    world.pass_time(10)
+    world.start(TRAIN)
+    world.settle()
+    return world
+
+
+def complete(**spec: Any) -> Simulation:
+    world = training(**spec)
+    world.pass_time(600)
+    world.end(TRAIN, 0, trained_text())
+    world.settle()
+    return world
+
+
+def failed(**spec: Any) -> Simulation:
+    world = training(**spec)
+    world.end(TRAIN, ExitCode.Diverged, failed_text(ExitCode.Diverged))
+    world.settle()
+    return world
+
+
+# --- Jobs of attempts ---------------------------------------------------------------------------------------------
+
+
+def train_job(number: int) -> str:
+    return f"{NAME}-train-{number}"
+
+
+def fail_train(world: Simulation, code: int, *, text: str | None = None, attempt: int = 1, **how: str) -> None:
+    words = failed_text(ExitCode(code)) if text is None and code in list(ExitCode) else text or ""
+    world.end(train_job(attempt), code, words, **how)
+    world.settle()

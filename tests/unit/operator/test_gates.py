@@ -9,8 +9,7 @@ from lora_operator.planning.observed import ClassView
 from lora_operator.planning.turn import Create
 
 from tests.builders import a_class, a_run
-from tests.unit.operator.simulation import Simulation
-from tests.unit.operator.test_plan_walk import starting, training
+from tests.unit.operator.simulation import Simulation, starting, training
 
 GPUS = {"kind": "GPU", "memoryGiB": 80}
 BLOCKS = [

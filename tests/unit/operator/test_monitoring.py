@@ -23,9 +23,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from tests.builders import a_run, after
 from tests.promql import Selector, groupings, selectors
 from tests.unit.docs.member_texts import member_texts
-from tests.unit.operator.simulation import Simulation
+from tests.unit.operator.simulation import TRAIN, Simulation, complete, training
 from tests.unit.operator.test_plan_attempts import silent_for
-from tests.unit.operator.test_plan_walk import TRAIN, complete, training
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "manifests" / "monitoring"

@@ -15,8 +15,7 @@ from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.progress import Stage as Busy
 
 from tests.builders import NAME, a_job, a_running_pod, after, failed_text, trained_text
-from tests.unit.operator.simulation import Simulation
-from tests.unit.operator.test_plan_walk import PREPARE, TRAIN, TRAIN_2, preparing, training
+from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation, preparing, training
 
 POD = "job-x"
 

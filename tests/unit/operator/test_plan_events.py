@@ -7,9 +7,8 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, encode_outcome
 
 from tests.builders import failed_text, prepared_text
-from tests.unit.operator.simulation import Simulation
+from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation, preparing, training
 from tests.unit.operator.test_plan_attempts import silent_for
-from tests.unit.operator.test_plan_walk import PREPARE, TRAIN, TRAIN_2, preparing, training
 
 
 def told(plan: Plan) -> list[tuple[str, str]]:

@@ -29,8 +29,7 @@ from tests.builders import (
     prepared_text,
     trained_text,
 )
-from tests.unit.operator.simulation import Simulation
-from tests.unit.operator.test_plan_walk import PREPARE, TRAIN, TRAIN_2
+from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation
 
 SERVICE = f"nodes-{NAME}"
 NODES: dict[str, Any] = {"resources": {"nodes": 2}}

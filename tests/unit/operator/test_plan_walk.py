@@ -9,88 +9,27 @@ from typing import Any
 import pytest
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
-from lora_operator.planning.observed import ClassView, PolledProgress
+from lora_operator.planning.observed import ClassView
 from lora_operator.planning.turn import Create, Delete
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import DroppedRows, Outcome, encode_outcome
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
 
-from tests.builders import (
-    NAME,
-    a_class,
-    a_run,
-    after,
-    an_artifact,
-    class_spec,
-    failed_text,
-    prepare_result,
-    prepared_text,
-    trained_text,
+from tests.builders import a_class, an_artifact, class_spec, failed_text, prepare_result, prepared_text, trained_text
+from tests.unit.operator.simulation import (
+    PREPARE,
+    TRAIN,
+    TRAIN_2,
+    Simulation,
+    complete,
+    failed,
+    preparing,
+    starting,
+    training,
 )
-from tests.unit.operator.simulation import Simulation
 
 Body = dict[str, Any]
-PREPARE = f"{NAME}-prepare-1"
-TRAIN = f"{NAME}-train-1"
-TRAIN_2 = f"{NAME}-train-2"
-
-
-def preparing(*, classes: tuple[ClassView, ...] | None = None, **spec: Any) -> Simulation:
-    world = Simulation(run=a_run(**spec), classes=classes or (a_class(),))
-    world.settle()
-    return world
-
-
-def starting(*, micro_batch: int = 8, accumulation: int = 1, **spec: Any) -> Simulation:
-    world = preparing(**spec)
-    world.pass_time(5)
-    world.start(PREPARE)
-    world.pass_time(20)
-    world.end(PREPARE, 0, prepared_text(micro_batch=micro_batch, accumulation=accumulation))
-    world.settle()
-    return world
-
-
-def training(*, micro_batch: int = 8, accumulation: int = 1, **spec: Any) -> Simulation:
-    world = starting(micro_batch=micro_batch, accumulation=accumulation, **spec)
-    world.pass_time(10)
-    world.start(TRAIN)
-    world.settle()
-    return world
-
-
-def complete(**spec: Any) -> Simulation:
-    world = training(**spec)
-    world.pass_time(600)
-    world.end(TRAIN, 0, trained_text())
-    world.settle()
-    return world
-
-
-def failed(**spec: Any) -> Simulation:
-    world = training(**spec)
-    world.end(TRAIN, ExitCode.Diverged, failed_text(ExitCode.Diverged))
-    world.settle()
-    return world
-
-
-def test_rows_that_were_left_out_as_unusable_are_told() -> None:
-    result = prepare_result()
-    data = {"dropped": (DroppedRows(reason="BadRow", rows=7),), "report": "s3://platform/runs/data-report.json"}
-    result = result.model_copy(update={"dataset": result.dataset.model_copy(update=data)})
-    world = preparing()
-    world.start(PREPARE)
-    world.end(PREPARE, 0, encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result)))
-    world.settle()
-    told = next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
-    assert told.endswith(
-        " 7 rows cannot be used and are left out; they are listed in s3://platform/runs/data-report.json."
-    )
-    told = next(entry.message for entry in starting().run.status.conditions if entry.type == "Prepared")
-    assert "left out" not in told, "rows dropped for other reasons are no news"
 
 
 # --- the straight way ---------------------------------------------------------------------------------------------
@@ -140,6 +79,22 @@ def test_what_prepare_found_is_shown() -> None:
     assert status.chosen is not None
     assert status.estimate is not None
     assert status.run_digest == "d" * 64
+
+
+def test_rows_that_were_left_out_as_unusable_are_told() -> None:
+    result = prepare_result()
+    data = {"dropped": (DroppedRows(reason="BadRow", rows=7),), "report": "s3://platform/runs/data-report.json"}
+    result = result.model_copy(update={"dataset": result.dataset.model_copy(update=data)})
+    world = preparing()
+    world.start(PREPARE)
+    world.end(PREPARE, 0, encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result)))
+    world.settle()
+    told = next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
+    assert told.endswith(
+        " 7 rows cannot be used and are left out; they are listed in s3://platform/runs/data-report.json."
+    )
+    told = next(entry.message for entry in starting().run.status.conditions if entry.type == "Prepared")
+    assert "left out" not in told, "rows dropped for other reasons are no news"
 
 
 def test_only_a_plan_that_creates_or_closes_or_ends_needs_live_reads() -> None:
@@ -286,95 +241,6 @@ def test_children_go_after_the_ttl_and_not_before(spec: Body, classes: tuple[Cla
     assert world.reason == "AdapterPublished"
 
 
-# --- suspension ---------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_is_suspended_from_the_start_takes_nothing() -> None:
-    world = preparing(suspend=True)
-    assert world.created == []
-    assert world.condition("Suspended") == ("True", "SuspendedByUser")
-    assert world.condition("Reconciling") is None
-    world.edit(suspend=False)
-    world.settle()
-    assert world.created == [PREPARE]
-    assert world.condition("Suspended") == ("False", "NotSuspended")
-
-
-def test_suspend_stops_the_job_and_resume_starts_the_next_attempt() -> None:
-    world = training()
-    world.slow_deletion = True
-    world.edit(suspend=True)
-    assert world.turn().actions == (), "first it is recorded that the user wanted it"
-    plan = world.turn()
-    assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN]
-    assert (world.reason, world.jobs[TRAIN].deleting) == ("Stopping", True)
-    assert world.turn().actions == (), "it is asked once"
-    world.finish_deletions()
-    world.settle()
-    assert world.condition("Suspended") == ("True", "SuspendedByUser")
-    assert world.condition("Running") == ("False", "SuspendedByUser")
-    world.edit(suspend=False)
-    world.settle()
-    assert world.created == [PREPARE, TRAIN, TRAIN_2]
-    assert [a.reason for a in world.run.status.attempts] == ["Succeeded", "SuspendedByUser", None]
-
-
-def test_resume_waits_for_the_job_that_still_stops() -> None:
-    world = training()
-    world.slow_deletion = True
-    world.edit(suspend=True)
-    world.settle()
-    world.edit(suspend=False)
-    world.settle()
-    assert world.reason == "Stopping"
-    assert world.created == [PREPARE, TRAIN], "the checkpoint and the accelerator are not free yet"
-    world.finish_deletions()
-    world.settle()
-    assert world.created == [PREPARE, TRAIN, TRAIN_2]
-
-
-def test_suspension_costs_no_retry() -> None:
-    world = training(retryLimit=0)
-    for attempt in range(1, 6):
-        world.edit(suspend=True)
-        world.settle()
-        world.edit(suspend=False)
-        world.settle()
-        assert world.created[-1] == f"{NAME}-train-{attempt + 1}"
-
-
-@pytest.mark.parametrize("survived", range(4))
-def test_an_operator_that_dies_while_it_suspends_costs_no_retry_either(survived: int) -> None:
-    world = training(retryLimit=0)
-    world.edit(suspend=True)
-    for _ in range(survived):
-        world.turn()
-    world.turn(lose_status=True)
-    world.edit(suspend=False)
-    world.settle()
-    assert world.created == ([PREPARE, TRAIN] if survived == 0 else [PREPARE, TRAIN, TRAIN_2])
-
-
-def test_suspended_for_ever_the_records_stay_few() -> None:
-    world = training()
-    for _ in range(80):
-        world.edit(suspend=True)
-        world.settle()
-        world.edit(suspend=False)
-        world.settle()
-    assert len(world.run.status.attempts) <= 64
-    assert world.run.status.attempts[0].stage is Stage.PREPARE
-    assert world.run.status.attempts[-1].number == 81
-
-
-def test_a_run_that_was_done_when_it_was_suspended_is_done() -> None:
-    world = training()
-    world.end(TRAIN, 0, trained_text())
-    world.edit(suspend=True)
-    world.settle()
-    assert world.reason == "AdapterPublished"
-
-
 # --- class and output ---------------------------------------------------------------------------------------------
 
 
@@ -408,54 +274,3 @@ def test_a_run_that_has_begun_keeps_its_output() -> None:
     world = preparing()
     world.settle(output_holder="team-a/older")
     assert world.reason == "Preparing"
-
-
-# --- progress -----------------------------------------------------------------------------------------------------
-
-
-def polled(step: int, at: float, *, pod: str = f"{TRAIN}-2", **fields: Any) -> PolledProgress:
-    progress = Progress.model_validate({"stage": Busy.TRAINING, "step": step, "totalSteps": 600} | fields)
-    return PolledProgress(progress=progress, time=after(at), pod=pod)
-
-
-def test_progress_is_folded_in_at_most_every_ten_seconds() -> None:
-    world = training()
-    world.settle(polled=polled(1, 100))
-    assert world.run.status.progress is not None
-    assert world.run.status.progress.steps == "1/600"
-    world.settle(polled=polled(2, 109))
-    assert world.run.status.progress.step == 1
-    world.settle(polled=polled(3, 110))
-    assert world.run.status.progress.step == 3
-    assert world.events[-1] == "Training", "progress is no event"
-
-
-def test_progress_that_stands_still_is_not_written() -> None:
-    world = training()
-    world.settle(polled=polled(1, 100))
-    before = world.run.status
-    assert world.turn(polled=polled(1, 200)).status == before
-
-
-def test_a_resumption_is_counted_once() -> None:
-    world = training()
-    world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable, step=40))
-    world.settle()
-    world.pass_time(60)
-    world.settle()
-    world.start(TRAIN_2)
-    for at in (200, 220, 240):
-        world.settle(polled=polled(40 + at, at, pod=f"{TRAIN_2}-3", resumedFromStep=30))
-    assert world.run.status.resumptions == 1
-    assert world.run.status.attempts[-1].from_step == 30
-
-
-def test_a_resumption_that_was_never_polled_is_counted_too() -> None:
-    world = training()
-    world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable, step=40))
-    world.settle()
-    world.pass_time(60)
-    world.settle()
-    world.end(TRAIN_2, 0, trained_text(from_step=30))
-    world.settle()
-    assert world.run.status.resumptions == 1

@@ -12,9 +12,8 @@ from lora_operator.planning.running_time import still_running
 from lora_trainer.contract.exits import ExitCode
 
 from tests.builders import a_dead_pod, a_job, a_pod, a_running_pod, after, failed_text
-from tests.unit.operator.simulation import Simulation
+from tests.unit.operator.simulation import TRAIN, TRAIN_2, Simulation, training
 from tests.unit.operator.test_plan_attempts import silent_for
-from tests.unit.operator.test_plan_walk import TRAIN, TRAIN_2, training
 
 
 def record(**fields: object) -> Attempt:

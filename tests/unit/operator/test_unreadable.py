@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tests import kstatus
 from tests.builders import T0, UID, a_run, after, run_body
-from tests.unit.operator.test_plan_walk import training
+from tests.unit.operator.simulation import training
 
 PROBLEM = "The operator cannot read spec.lora.r: Input should be greater than 0"
 
