@@ -1,0 +1,129 @@
+"""Runs and classes whose children are looked at, and those children."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.naming import Stage
+from lora_operator.workloads.draft import StageRequest
+from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.settled import config_map, settle
+
+from tests.builders import CLASS_NAME, a_run, class_spec
+
+Body = dict[str, Any]
+SECRET = {"name": "hub", "key": "token"}
+PRIVATE_MODEL = {"name": "acme/private-8b", "revision": "main", "tokenSecretRef": SECRET}
+IDENTITY = {"workUri": "s3://platform/runs/{namespace}", "credentials": {"serviceAccountName": "bucket-writer"}}
+GOOGLE = {"workUri": "gs://platform/runs/{namespace}", "credentials": {"secretName": "bucket"}}
+MANY = [
+    {"uri": "configmap://rows/b.jsonl", "weight": 3},
+    {"uri": "configmap://rows/a.jsonl", "format": "text"},
+    {"uri": "pvc://rows/c.parquet"},
+    {"uri": "hf://datasets/owner/name@main/data"},
+]
+MIRROR = "https://hub.example/hf"
+SLIM = "registry.example/lora-prepare:0.1.0"
+
+SIGNED = {"uri": "s3://team-a/adapters/text-to-sql", "signing": {"keySecretRef": {"name": "signing"}}}
+
+OVERLAY: Body = {
+    "imagePullPolicy": "Always",
+    "prepare": {"tolerations": [{"operator": "Exists"}]},
+    "train": {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "batch",
+    },
+    "pod": {
+        "labels": {"example.com/cost-centre": "ml"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+        "serviceAccountName": "trainer",
+        "imagePullSecrets": [{"name": "registry"}],
+        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+        "volumes": [
+            {"name": "certificates", "mountPath": "/etc/ssl/company", "configMap": {"name": "company-ca"}},
+            {"name": "licence", "mountPath": "/licence", "secret": {"secretName": "licence"}},
+            {
+                "name": "shared",
+                "mountPath": "/shared",
+                "readOnly": False,
+                "persistentVolumeClaim": {"claimName": "shared"},
+            },
+        ],
+    },
+    "defaults": {"model": {"tokenSecretRef": {"name": "hub"}}, "training": {"numTrainEpochs": 3}},
+}
+
+SCENARIOS: dict[str, tuple[Body, Body]] = {
+    "minimal": ({}, {}),
+    "cpu-class": (
+        {},
+        {
+            "accelerator": {"kind": "CPU"},
+            "prepare": {"image": SLIM},
+            "train": {"cpu": "2", "memory": "6Gi", "scratch": "10Gi"},
+        },
+    ),
+    "private-model": (
+        {
+            "model": PRIVATE_MODEL,
+            "output": SIGNED,
+            "dataset": {"uri": "pvc://rows/sql/train.jsonl", "columns": {"prompt": "question"}},
+            "evaluation": {"datasetUri": "pvc://held-out/sql.jsonl"},
+            "training": {"maxSteps": 100, "learningRate": 1e-4},
+        },
+        {},
+    ),
+    "workload-identity": ({}, {"storage": IDENTITY}),
+    "grpo": (
+        {
+            "training": {
+                "method": "GRPO",
+                "grpo": {
+                    "rewards": [
+                        {"numericAnswer": {}, "weight": 2},
+                        {"python": {"configMapRef": {"name": "judges", "key": "style.py"}}},
+                    ]
+                },
+            }
+        },
+        {},
+    ),
+    "model-cache": ({}, {"modelCache": {"claimName": "models"}}),
+    "overlaid": ({}, OVERLAY),
+    "two-nodes": ({"resources": {"nodes": 2}}, {}),
+    "many-sources": (
+        {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
+        {"storage": GOOGLE, "hubEndpoint": MIRROR},
+    ),
+}
+
+
+def children(scenario: str, *, attempt: int = 1, oom_shrinks: int = 0) -> dict[str, Body]:
+    """The ConfigMap and both Jobs of a scenario."""
+    spec, class_edits = SCENARIOS[scenario]
+    run = a_run(**spec)
+    parsed = LoraFineTuneClassSpec.model_validate(class_spec(**class_edits))
+    settled = settle(run, class_name=CLASS_NAME, class_spec=parsed)
+
+    def job(stage: Stage) -> Body:
+        request = StageRequest(run=run, settled=settled, stage=stage, attempt=attempt, oom_shrinks=oom_shrinks)
+        return stage_job(request)
+
+    return {
+        "config-map": config_map(run, settled),
+        "prepare-job": job(Stage.PREPARE),
+        "train-job": job(Stage.TRAIN),
+    }
+
+
+def pods(scenario: str) -> dict[Stage, Body]:
+    made = children(scenario)
+    return {stage: made[f"{stage}-job"]["spec"]["template"]["spec"] for stage in Stage}
+
+
+def environment(pod: Body) -> dict[str, Body]:
+    return {entry["name"]: entry for entry in pod["containers"][0]["env"]}
