@@ -39,6 +39,11 @@ def conversation(number: object) -> dict[str, Any]:
 CHATS = [conversation(number) for number in range(100)]
 
 
+def with_template(**template: str) -> dict[str, Any]:
+    """Blocks of a run file that has this chat template."""
+    return {"dataset": {"chatTemplate": template}}
+
+
 class World:
     """A bucket with a model and a data set, and a pod's scratch folder."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from lora_trainer.prepare import prepare as prepare_run
 from lora_trainer.storage import Bucket
 from obstore.store import LocalStore
 
-from tests.support.prepare_world import World, a_world
+from tests.support.prepare_world import World
 from tests.support.runs import run_file
 from tests.support.tiny_model import write_tiny_model
 from tests.unit.trainer.test_base_model import COMMIT, NAME, Hub, hub
@@ -31,12 +30,6 @@ WEIGHTS = "model.safetensors"
 def cache(tmp_path: Path) -> Path:
     (tmp_path / "cache").mkdir()
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, monkeypatch) as world:
-        yield world
 
 
 def a_run(name: str) -> RunFile:

@@ -1,50 +1,24 @@
-"""prepare as a whole on local stores: what it leaves for train, and each kind of bad input's ending."""
+"""prepare as a whole on local stores: what it leaves for train."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from lora_trainer import storage
-from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import (
-    DATA_REPORT,
-    MANIFEST,
-    SIGNATURE,
-    artifact_uri,
-    data_report_uri,
-    latest_uri,
-    rejected_uri,
-)
-from lora_trainer.contract.manifest import ArtifactManifest, Verification
-from lora_trainer.contract.outcome import Artifact, Evaluation, Outcome, PrepareResult, encode_outcome
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.layout import DATA_REPORT, data_report_uri
+from lora_trainer.contract.outcome import Outcome, encode_outcome
 from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
-from lora_trainer.prepare import prepare
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
-from lora_trainer.publishing.signing import read_signer
-from lora_trainer.storage import open_bucket
 
-from tests.support.keys import private_pem
-from tests.support.prepare_world import CHATS, UNKNOWN_TOKENS, Rows, World, a_world, conversation
+from tests.support.prepare_world import CHATS, World, conversation, with_template
 from tests.support.runs import run_file
-from tests.support.stub_server import Answer, Request, stub_server
-from tests.support.tiny_model import CHATML, CHATML_TOKENS, CONFIG, tiny_tokenizer, write_tiny_model
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with a_world(tmp_path, monkeypatch) as made:
-        yield made
+from tests.support.tiny_model import CHATML, tiny_tokenizer, write_tiny_model
 
 
 def texts(path: Path) -> set[str]:
@@ -157,10 +131,6 @@ def test_the_same_input_has_the_same_digest_and_other_input_another(world: World
     changed = world.prepare()
     assert changed.dataset.digest != first.dataset.digest
     assert changed.run_digest != first.run_digest
-
-
-def with_template(**template: str) -> dict[str, Any]:
-    return {"dataset": {"chatTemplate": template}}
 
 
 def test_a_changed_chat_template_changes_the_rows(world: World) -> None:
@@ -298,128 +268,6 @@ def test_nothing_is_left_beside_the_set(world: World) -> None:
     assert left == {"models", "data", "work"}, "the probe of the output folder is gone"
 
 
-def publish_adapter(
-    world: World, run: RunFile, result: PrepareResult, *, folder_of: Callable[[RunFile, str], str] = artifact_uri
-) -> ArtifactManifest:
-    folder = world.scratch / "adapter"
-    folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    figures = Evaluation(rows=8, base_loss=2.5, loss=0.5, base_token_accuracy=0.5, token_accuracy=0.8)
-
-    def manifest(files: tuple) -> ArtifactManifest:
-        return ArtifactManifest(
-            run_digest=result.run_digest,
-            base_model=run.model.name,
-            model=result.model,
-            data_digest=result.dataset.digest,
-            steps=4,
-            evaluation=figures,
-            verification=Verification(files=1, max_logit_difference=1.0, generated_tokens=8),
-            versions={},
-            files=files,
-        )
-
-    data = world.bucket.publish_set(folder, folder_of(run, result.run_digest), manifest=manifest)
-    return ArtifactManifest.model_validate_json(data)
-
-
-def test_a_published_adapter_of_the_same_run_is_found(world: World) -> None:
-    run = run_file()
-    first = world.prepare_run(run)
-    manifest = publish_adapter(world, run, first)
-    found = world.prepare_run(run)
-    assert found.artifact
-    uri = artifact_uri(run, first.run_digest)
-    assert (found.artifact.uri, found.artifact.size_bytes) == (uri, len(b"weights"))
-    assert found.artifact.digest == hashlib.sha256(world.bucket.read(f"{uri}/manifest.json")).hexdigest()
-    assert found.evaluation == manifest.evaluation
-
-
-def test_an_adapter_with_a_missing_file_is_trained_again(world: World) -> None:
-    run = run_file()
-    first = world.prepare_run(run)
-    publish_adapter(world, run, first)
-    world.bucket.delete(f"{artifact_uri(run, first.run_digest)}/adapter_model.safetensors")
-    assert world.prepare_run(run).artifact is None
-
-
-def test_a_published_adapter_that_misses_the_gate_of_today_fails_the_run(world: World) -> None:
-    first = world.prepare()
-    manifest = publish_adapter(world, run_file(), first)
-    strict = run_file(evaluation={"gate": {"maxEvalLoss": 0.4}})
-    with pytest.raises(TrainerError, match=r"held-out loss 0\.5000 is above maxEvalLoss 0\.4") as ended:
-        world.prepare_run(strict)
-    assert ended.value.code == ExitCode.QualityGateFailed
-    assert isinstance(ended.value.result, PrepareResult)
-    assert ended.value.result.evaluation == manifest.evaluation
-    assert ended.value.result.artifact
-    assert ended.value.result.artifact.uri == artifact_uri(strict, first.run_digest)
-
-
-def test_a_rejected_adapter_is_not_trained_again_while_it_misses_the_gate(world: World) -> None:
-    strict = run_file(evaluation={"gate": {"minTokenAccuracy": 0.9}})
-    first = world.prepare_run(strict)
-    publish_adapter(world, strict, first, folder_of=rejected_uri)
-    with pytest.raises(TrainerError, match=r"token accuracy 0\.8000 is below") as ended:
-        world.prepare_run(strict)
-    assert ended.value.code == ExitCode.QualityGateFailed
-    assert rejected_uri(strict, first.run_digest) in ended.value.message
-    assert not world.bucket.exists(latest_uri(strict))
-
-
-def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(world: World, tmp_path: Path) -> None:
-    run = run_file(evaluation={"gate": {"minTokenAccuracy": 0.7}})
-    first = world.prepare_run(run)
-    manifest = publish_adapter(world, run, first, folder_of=rejected_uri)
-    found = world.prepare_run(run)
-    uri = artifact_uri(run, first.run_digest)
-    assert found.artifact
-    assert found.artifact.uri == uri
-    assert world.bucket.read_manifest(uri, ArtifactManifest) == manifest
-    world.bucket.fetch_files(manifest.files, uri, tmp_path / "fetched")
-    assert Artifact.model_validate_json(world.bucket.read(latest_uri(run))) == found.artifact
-    assert world.prepare_run(run).artifact == found.artifact
-
-
-def test_an_adapter_without_a_wanted_format_is_made_again(world: World) -> None:
-    first = world.prepare()
-    publish_adapter(world, run_file(), first)
-    assert world.prepare().artifact
-    assert world.prepare(output={"formats": ["adapter", "merged16bit"]}).artifact is None
-
-
-def test_a_model_that_is_quantised_already_cannot_be_merged(world: World) -> None:
-    model(config=CONFIG | {"quantization_config": {"quant_method": "bitsandbytes"}})(world)
-    with pytest.raises(TrainerError, match=r"output\.formats asks for gguf/q8_0, .* has no 16-bit weights") as ended:
-        world.prepare(output={"formats": ["gguf"]})
-    assert ended.value.code == ExitCode.ConfigInvalid
-
-
-SIGNING = {"signing": {"keySecretRef": {"name": "signing"}}}
-
-
-def test_an_adapter_counts_as_signed_only_by_the_runs_own_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_file(output=SIGNING)
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, private_pem(1).decode())
-    first = world.prepare_run(run)
-    publish_adapter(world, run, first)
-    uri = artifact_uri(run, first.run_digest)
-    assert world.prepare_run(run).artifact is None, "it is not signed"
-    assert world.prepare().artifact, "who wants no signature needs none"
-    signer = read_signer(run, private_pem(2).decode())
-    assert signer
-    world.bucket.write(f"{uri}/{SIGNATURE}", signer.sign(world.bucket.read(f"{uri}/{MANIFEST}")))
-    assert world.prepare_run(run).artifact is None, "another key signed it"
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, private_pem(2).decode())
-    assert world.prepare_run(run).artifact
-
-
-def test_a_signing_key_that_is_none_is_told_before_anything_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, "not a key")
-    with pytest.raises(TrainerError, match=r"output\.signing: key 'private\.pem' of Secret 'signing'"):
-        world.prepare(output=SIGNING)
-
-
 def test_prompts_of_ones_own_go_with_the_prepared_set(world: World, tmp_path: Path) -> None:
     run = run_file(evaluation={"prompts": ["What is one?", "What is two?"]})
     world.prepare_run(run)
@@ -427,100 +275,3 @@ def test_prompts_of_ones_own_go_with_the_prepared_set(world: World, tmp_path: Pa
     assert [prompt.text for prompt in prepared.prompts] == ["What is one?", "What is two?"]
     asked = tiny_tokenizer().decode(prepared.prompts[0].input_ids, skip_special_tokens=False)
     assert asked == "<|im_start|>user\nWhat is one?<|im_end|>\n<|im_start|>assistant\n"
-
-
-def rows(contents: Rows | str) -> Callable[[World], None]:
-    return lambda world: world.write("data/train.jsonl", contents)
-
-
-def model(**options: Any) -> Callable[[World], object]:
-    def change(world: World) -> None:
-        folder = world.root / "models/smollm2"
-        (folder / "chat_template.jinja").unlink()
-        write_tiny_model(folder, **options)
-
-    return change
-
-
-def larger_tokenizer(world: World) -> None:
-    more = (f"<|more_{number}|>" for number in range(47))
-    tiny_tokenizer(special=(*CHATML_TOKENS, *more)).save(str(world.root / "models/smollm2/tokenizer.json"))
-
-
-def nothing(_: World) -> None:
-    """The run file alone is what is wrong."""
-
-
-LONG = [{"text": "a" * 600}, {"text": "a" * 900}]
-CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in range(5)]
-
-
-@pytest.mark.parametrize(
-    ("change", "blocks", "code", "words"),
-    [
-        (nothing, {"dataset": {"uri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "no data set at s3://team-a/no"),
-        (nothing, {"dataset": {"uri": "pvc://claim/no"}}, ExitCode.DatasetNotFound, "pvc://claim/no"),
-        (rows(""), {}, ExitCode.DatasetInvalid, "has no rows"),
-        (rows('{"text": "a"}\n{oops\n'), {}, ExitCode.DatasetInvalid, "train.jsonl:2: not JSON"),
-        (rows([{"question": "q", "sql": "s"}]), {}, ExitCode.DatasetInvalid, "found question, sql"),
-        (rows([*CHATS[:3], {"text": "t"}]), {}, ExitCode.DatasetInvalid, "train.jsonl:4: the column messages is"),
-        (rows(LONG), {}, ExitCode.DatasetInvalid, "longer than model.maxSeqLength 512; the shortest"),
-        (rows([*CHATS, conversation(7 * "long " * 200)]), {"dataset": {"overlength": "fail", "maxBadPercent": 50}},
-         ExitCode.DatasetInvalid, "1 of 101 rows are longer than model.maxSeqLength 512: train.jsonl:101: has"),
-        (rows([{"messages": 1}] * 5), {"dataset": {"maxBadPercent": 100}}, ExitCode.DatasetInvalid,
-         "No row of s3://team-a/data/train.jsonl is left: 5 of 5 cannot be used: train.jsonl:1: messages is a number"),
-        (rows([conversation(1) | {"messages": [{"role": "assistant", "content": ""}]}]), {}, ExitCode.DatasetInvalid,
-         "no row of s3://team-a/data/train.jsonl has a token that counts"),
-        (rows(CUT_AWAY), {"model": {"maxSeqLength": 32}, "dataset": {"overlength": "truncate"}},
-         ExitCode.DatasetInvalid,
-         "NothingToTrain: 5 of 5"),
-        (rows(CHATS[:1]), {}, ExitCode.DatasetInvalid, "No row can be held out"),
-        (rows([CHATS[0]] * 5), {}, ExitCode.DatasetInvalid, "5 rows, 4 of them repeated"),
-        (nothing, {"evaluation": {"datasetUri": "s3://team-a/data/train.jsonl"}}, ExitCode.DatasetInvalid,
-         "Every row of the data set is in the evaluation set"),
-        (nothing, {"evaluation": {"datasetUri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "s3://team-a/no.jsonl"),
-        (model(template=None), {}, ExitCode.ChatTemplateInvalid, "has no chat template"),
-        (model(template=UNKNOWN_TOKENS), {}, ExitCode.ChatTemplateInvalid, "writes <|start_header_id|>, which"),
-        (nothing, with_template(jinja=UNKNOWN_TOKENS), ExitCode.ChatTemplateInvalid, "<|start_header_id|>"),
-        (nothing, with_template(jinja="{% if %}"), ExitCode.ChatTemplateInvalid, "does not compile"),
-        (nothing, with_template(name="llama-3"), ExitCode.ChatTemplateInvalid, "<|start_header_id|>"),
-        (nothing, with_template(name="zephyr"), ExitCode.ConfigInvalid, "no chat template 'zephyr'"),
-        (nothing, {"model": {"name": "s3://team-a/models/none"}}, ExitCode.ModelNotFound, "s3://team-a/models/none"),
-        (nothing, {"model": {"name": "s3://team-a/data"}}, ExitCode.ModelUnsupported, "no config.json"),
-        (model(config=CONFIG | {"hidden_size": None}), {}, ExitCode.ModelUnsupported, "no hidden_size"),
-        (nothing, {"lora": {"targetModules": ["q_proj", "x_proj"]}}, ExitCode.ConfigInvalid, "names x_proj, which"),
-        (larger_tokenizer, {}, ExitCode.ModelUnsupported, "knows 306 tokens and its weights 300"),
-        (nothing, {"accelerator": {"kind": "GPU", "memoryGiB": 1}}, ExitCode.DoesNotFit, "the class offers 1 GiB"),
-    ],
-)  # fmt: skip
-def test_bad_input_ends_with_a_remedy(
-    world: World, change: Callable[[World], object], blocks: dict[str, Any], code: ExitCode, words: str
-) -> None:
-    change(world)
-    with pytest.raises(TrainerError) as caught:
-        world.prepare(**blocks)
-    assert caught.value.code is code
-    assert words.lower() in caught.value.message.lower()
-    assert caught.value.remedy
-    assert not (world.root / "work").exists() or not any((world.root / "work").rglob("manifest.json"))
-
-
-def test_a_bucket_that_may_not_be_written_is_found_first(
-    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
-    monkeypatch.setattr(storage, "RETRY_TIMEOUT", timedelta(seconds=0.3))
-    seen: list[Request] = []
-
-    def read_only(request: Request) -> Answer:
-        seen.append(request)
-        return Answer(status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
-
-    with stub_server(read_only) as endpoint:
-        run = run_file(endpoint=endpoint)
-        with pytest.raises(TrainerError) as caught:
-            prepare(run, bucket=open_bucket(run.storage), progress=world.progress, scratch=tmp_path)
-    assert caught.value.code is ExitCode.StorageDenied
-    assert "refused to write s3://team-a/work" in caught.value.message
-    assert [request.method for request in seen] == ["PUT"]
