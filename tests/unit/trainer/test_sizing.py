@@ -1,179 +1,22 @@
-"""Predicted memory and chosen numbers, against measured points and by table."""
+"""What is chosen for a run, by table: what memory allows, and what the user leaves open."""
 
 from __future__ import annotations
 
-import json
-from statistics import median
 from typing import Any
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.outcome import Chosen, Loader
+from lora_trainer.contract.outcome import Loader
 from lora_trainer.errors import TrainerError
-from lora_trainer.memory import GIB, memory_bytes, needed_bytes, unpacked_bytes
+from lora_trainer.memory import GIB, memory_bytes, needed_bytes
 from lora_trainer.model_shape import model_shape
 from lora_trainer.packing import DataSize
-from lora_trainer.sizing import shrink, size_run
+from lora_trainer.sizing import size_run
 
-from benchmarks.gpu import OURS
-from benchmarks.vram import RESULTS, SHAPES, measured_bytes, read, read_point
 from tests.support.runs import run_file
+from tests.support.sizing import DATA, LLAMA_8B, SHAPE, batch, chosen, offering
 
-LLAMA_8B = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
-SHAPE = model_shape(LLAMA_8B)
-GPU = {"kind": "GPU", "memoryGiB": 80}
-DATA = DataSize(rows=1000, tokens=300_000, longest=600)
-WHOLE_RUNS = [entry for entry in json.loads((RESULTS.parent / "gpu.json").read_text())["rows"] if entry["row"] == OURS]
-
-
-def chosen(*, data: DataSize = DATA, **blocks: Any) -> Chosen:
-    blocks = {"training": {"maxSteps": None}, "accelerator": GPU} | blocks
-    return size_run(run_file(**blocks), SHAPE, data)[1]
-
-
-def offering(gib: float | None) -> dict[str, Any]:
-    """An accelerator with so much memory."""
-    return {"kind": "GPU"} | ({"memoryGiB": gib} if gib else {})
-
-
-def batch(**options: Any) -> tuple[int, int]:
-    numbers = chosen(**options)
-    return numbers.per_device_train_batch_size, numbers.gradient_accumulation_steps
-
-
-def test_parameters_of_a_known_model() -> None:
-    assert SHAPE.linear_parameters == 6_979_321_856
-    assert SHAPE.lora_parameters(run_file(lora={"r": 16}).lora) == 41_943_040
-    assert SHAPE.linear_parameters + SHAPE.embedding_parameters == pytest.approx(8.03e9, rel=0.001)
-
-
-def test_sixteen_bit_weights_take_four_times_as_much() -> None:
-    four, sixteen = (
-        memory_bytes(SHAPE, run_file(model={"loadIn4bit": flag}), tokens=1, kept_layers=0) for flag in (True, False)
-    )
-    unpacked = unpacked_bytes(SHAPE, load_in_4bit=True)
-    assert sixteen - four == pytest.approx((2 - 0.5 - 1 / 64) * SHAPE.linear_parameters - unpacked)
-
-
-def test_moments_in_32_bits_take_six_bytes_more() -> None:
-    eight, thirty_two = (
-        memory_bytes(SHAPE, run_file(accelerator=GPU, training={"optim": optim}), tokens=1, kept_layers=0)
-        for optim in ("adamw_8bit", "adamw_torch")
-    )
-    assert thirty_two - eight == pytest.approx(6 * 41_943_040)
-
-
-def test_memory_agrees_with_what_was_measured() -> None:
-    """All points of benchmarks/results/vram.json, measured on a GPU through the trainer's own modules."""
-    errors = [
-        point.predicted_gib(model_shape(SHAPES[point.shape])) * GIB / measured_bytes(entry, point) - 1
-        for entry in read(RESULTS)
-        for point in [read_point(entry)]
-    ]
-    assert len(errors) == 51
-    assert median(abs(error) for error in errors) < 0.01
-    assert min(errors) > -0.03, "a run that is said to fit fits"
-    assert max(errors) < 0.04
-
-
-@pytest.mark.parametrize("entry", WHOLE_RUNS, ids=lambda entry: f"{entry['shape']} {entry['rows']}")
-def test_whole_runs_stay_within_what_they_are_said_to_need(entry: dict[str, Any]) -> None:
-    """Those of benchmarks/results/gpu.json, of which the card itself told the peak, all libraries included."""
-    numbers, shape = entry["chosen"], model_shape(SHAPES[entry["shape"]])
-    run = run_file(accelerator=GPU, model={"maxSeqLength": 2048}, training={"optim": numbers["optim"]})
-    tokens, kept = 2048 * numbers["perDeviceTrainBatchSize"], numbers["keptLayers"]
-    peak = memory_bytes(shape, run, tokens=tokens, kept_layers=kept, loader=Loader(numbers["loader"]))
-    needed = needed_bytes(peak, run.accelerator.kind) / GIB
-    assert entry["peak_gib"] < needed < 1.12 * entry["peak_gib"]
-
-
-def test_nested_and_sparse_configurations() -> None:
-    nested = model_shape({"architectures": ["x"], "text_config": LLAMA_8B})
-    assert nested == SHAPE
-    sparse = model_shape(LLAMA_8B | {"num_experts": 8, "moe_intermediate_size": 768})
-    assert (sparse.experts, sparse.intermediate) == (8, 768)
-
-
-def test_a_configuration_of_another_kind_names_what_is_missing() -> None:
-    with pytest.raises(TrainerError) as caught:
-        model_shape({"n_embd": 768, "vocab_size": 50257})
-    assert caught.value.code is ExitCode.ModelUnsupported
-    assert "hidden_size, num_hidden_layers, num_attention_heads" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"accelerator": {"kind": "CPU"}}, (1, 8)),
-        ({"training": {"perDeviceTrainBatchSize": 4}}, (4, 1)),
-        ({"training": {"packing": False, "perDeviceTrainBatchSize": 4}}, (4, 2)),
-        ({"training": {"packing": False, "perDeviceTrainBatchSize": 3}}, (3, 2)),
-        ({"training": {"packing": False, "perDeviceTrainBatchSize": 16}}, (16, 1)),
-        ({"training": {"packing": False, "gradientAccumulationSteps": 4}}, (2, 4)),
-        ({"training": {"packing": False, "gradientAccumulationSteps": 32}}, (1, 32)),
-        ({"training": {"perDeviceTrainBatchSize": 2, "gradientAccumulationSteps": 16}}, (2, 16)),
-    ],
-)
-def test_what_the_user_names_of_the_batch_stays(options: dict[str, Any], expected: tuple[int, int]) -> None:
-    assert batch(**options) == expected
-
-
-def grpo(generations: int, **training: Any) -> dict[str, Any]:
-    settings = {"rewards": [{"length": {"target": 9}}], "numGenerations": generations, "maxCompletionLength": 200}
-    return {"training": {"method": "GRPO", "maxSteps": None, "grpo": settings} | training}
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (grpo(8), (8, 1)),
-        (grpo(6), (4, 3)),
-        (grpo(16), (16, 1)),
-        (grpo(3, perDeviceTrainBatchSize=2), (2, 3)),
-        (grpo(4, gradientAccumulationSteps=2), (4, 2)),
-        (grpo(6) | {"accelerator": {"kind": "CPU"}}, (1, 6)),
-    ],
-)
-def test_a_step_of_grpo_holds_whole_groups_of_answers(options: dict[str, Any], expected: tuple[int, int]) -> None:
-    assert batch(**options) == expected
-
-
-def test_a_batch_that_tears_a_group_apart_is_refused() -> None:
-    with pytest.raises(TrainerError, match="does not hold whole groups") as refused:
-        batch(**grpo(3, perDeviceTrainBatchSize=2, gradientAccumulationSteps=2))
-    assert refused.value.code is ExitCode.ConfigInvalid
-
-
-def test_an_epoch_of_grpo_answers_every_prompt() -> None:
-    assert chosen(**grpo(8, perDeviceTrainBatchSize=8, gradientAccumulationSteps=4)).max_steps == 250
-
-
-def test_vllm_takes_its_share_of_the_class() -> None:
-    alone, beside = (
-        chosen(**grpo(8, grpo=grpo(8)["training"]["grpo"] | {"fastInference": fast}), accelerator=offering(15))
-        for fast in (False, True)
-    )
-    assert beside.per_device_train_batch_size < alone.per_device_train_batch_size
-
-
-def test_the_answers_of_a_step_are_generated_at_once() -> None:
-    def estimate(accumulation: int) -> float:
-        spec = grpo(8, perDeviceTrainBatchSize=1, gradientAccumulationSteps=accumulation)
-        spec["training"]["grpo"] |= {"maxCompletionLength": 4096}
-        run = run_file(**spec, model={"maxSeqLength": 8192}, accelerator=offering(None))
-        return size_run(run, SHAPE, DATA)[0].memory_gib
-
-    key_and_value = 2 * 2 * 32 * 8 * 128  # bytes per token: 16 bits, 32 layers, 8 heads of 128
-    tokens = DATA.longest + 4096
-    assert estimate(64) - estimate(32) == pytest.approx(32 * tokens * key_and_value / GIB, rel=0.01)
+FULL = DataSize(rows=1000, tokens=1_900_000, longest=2048)
 
 
 def test_a_pair_is_two_sequences() -> None:
@@ -263,16 +106,6 @@ def test_short_rows_are_packed_longer(length: int, packed: int) -> None:
     assert chosen(model={"maxSeqLength": length}).packing_length == packed
 
 
-def test_shrinking_keeps_the_effective_batch() -> None:
-    numbers = chosen(model={"maxSeqLength": 2048}, accelerator=offering(139))
-    cuts = [shrink(numbers, times) for times in range(4)]
-    sizes = [(cut.per_device_train_batch_size, cut.gradient_accumulation_steps) for cut in cuts]
-    assert sizes == [(8, 1), (4, 2), (2, 4), (1, 8)]
-    with pytest.raises(TrainerError) as caught:
-        shrink(numbers, 4)
-    assert caught.value.code is ExitCode.DoesNotFit
-
-
 @pytest.mark.parametrize(
     ("blocks", "words"),
     [
@@ -302,32 +135,6 @@ def test_the_estimate_shows_what_was_chosen() -> None:
     assert estimate.memory_gib == round((with_8_bit_moments + 6 * 41_943_040) / GIB, 2)
 
 
-@pytest.mark.parametrize(
-    ("training", "steps"),
-    [
-        ({"maxSteps": 60}, 60),
-        ({"maxSteps": None}, 125),
-        ({"maxSteps": None, "numTrainEpochs": 3}, 375),
-        ({"maxSteps": None, "numTrainEpochs": 0.001}, 1),
-    ],
-)
-def test_steps_come_from_epochs_of_rows(training: dict[str, Any], steps: int) -> None:
-    assert chosen(training=training | {"packing": False}).max_steps == steps
-
-
-def test_steps_come_from_packed_sequences() -> None:
-    numbers = chosen()
-    assert numbers.packing
-    assert numbers.max_steps == 74, "300 000 tokens are 147 sequences of 2048, at 2 a step"
-
-
-@pytest.mark.parametrize(
-    ("training", "save_steps"), [({"maxSteps": 600}, 30), ({"maxSteps": 4}, 1), ({"saveSteps": 7}, 7)]
-)
-def test_about_twenty_checkpoints(training: dict[str, Any], save_steps: int) -> None:
-    assert chosen(training=training).save_steps == save_steps
-
-
 def test_what_a_cpu_cannot_do_is_replaced() -> None:
     numbers = chosen(accelerator={"kind": "CPU"}, training={"packing": True, "optim": "paged_adamw_8bit"})
     assert (numbers.packing, numbers.optim, numbers.dtype) == (False, "adamw_torch_fused", "bfloat16")
@@ -336,9 +143,6 @@ def test_what_a_cpu_cannot_do_is_replaced() -> None:
 def test_what_the_user_names_stays() -> None:
     numbers = chosen(training={"packing": False, "optim": "adamw_torch"}, model={"dtype": "float16"})
     assert (numbers.packing, numbers.optim, numbers.dtype) == (False, "adamw_torch", "float16")
-
-
-FULL = DataSize(rows=1000, tokens=1_900_000, longest=2048)
 
 
 @pytest.mark.parametrize(
@@ -387,55 +191,3 @@ def test_the_fastest_optimizer_where_there_is_room(gib: float | None, named: str
 def test_batches_are_made_ready_beside_a_gpu(method: str, workers: int) -> None:
     assert chosen(training={"method": method}).dataloader_workers == workers
     assert chosen(training={"method": method}, accelerator={"kind": "CPU"}).dataloader_workers == 0
-
-
-@pytest.mark.parametrize(("gpus", "expected"), [(1, 8), (2, 8), (3, 6), (4, 8), (16, 16)])
-def test_gpus_share_the_effective_batch(gpus: int, expected: int) -> None:
-    micro_batch, accumulation = batch(resources={"gpus": gpus}, training={"packing": False})
-    assert micro_batch * accumulation * gpus == expected
-
-
-def test_nodes_share_like_gpus() -> None:
-    spread = {"gpus": 2, "nodes": 4}
-    for cpu in ({}, {"accelerator": {"kind": "CPU"}}):
-        one_node = batch(resources={"gpus": 8}, training={"packing": False}, **cpu)
-        assert batch(resources=spread, training={"packing": False}, **cpu) == one_node
-
-
-def test_gpus_share_what_the_user_left_of_the_batch() -> None:
-    alone = {"packing": False, "perDeviceTrainBatchSize": 1}
-    assert batch(resources={"gpus": 2}, training=alone) == (1, 4)
-    named = {"perDeviceTrainBatchSize": 4, "gradientAccumulationSteps": 4}
-    assert batch(resources={"gpus": 2}, training=named) == (4, 4), "numbers that are named are per GPU"
-
-
-def test_an_epoch_takes_fewer_steps_on_more_gpus() -> None:
-    named = {"perDeviceTrainBatchSize": 2, "gradientAccumulationSteps": 1, "packing": False, "maxSteps": None}
-    data = DataSize(rows=100, tokens=30_000, longest=600)
-    cpu = {"kind": "CPU"}
-    steps = [
-        chosen(data=data, resources={"gpus": gpus}, training=named, accelerator=cpu).max_steps for gpus in (1, 2, 4)
-    ]
-    assert steps == [50, 25, 13]
-
-
-def test_processes_share_the_memory_of_a_cpu_class() -> None:
-    run = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500}, resources={"gpus": 2})
-    alone = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500})
-    shared, own = (size_run(each, SHAPE, DATA)[0].memory_gib for each in (run, alone))
-    assert shared == pytest.approx(2 * own, abs=0.02)
-
-
-def test_evaluations_during_training() -> None:
-    assert chosen().eval_steps is None
-    assert chosen(training={"evalSteps": 7}).eval_steps == 7
-    assert chosen(training={"maxSteps": 200, "earlyStopping": {}}).eval_steps == 20
-    assert chosen(training={"maxSteps": 4, "earlyStopping": {}}).eval_steps == 1
-
-
-def test_useful_work_per_token() -> None:
-    """8B in rows of 2048: 13 568 tokens/s were measured as 407 TFLOP/s on one H100, a count that another tool made."""
-    work = SHAPE.flops_per_token(run_file(lora={"r": 16}).lora, row_tokens=2048)
-    assert work == pytest.approx(407e12 / 13_568, rel=0.1)
-    mixture = model_shape(LLAMA_8B | {"num_experts": 8})
-    assert mixture.flops_per_token(run_file().lora, row_tokens=2048) is None
