@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.builders import run_body
-from tests.crd_cases import Body, edited
+from tests.crd_case import Body, edited
 
 GUARDED = "guarded"
 """The class of the cases."""

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from tests.cluster.runs import Tenant
-from tests.crd_cases import CASES, CrdCase
+from tests.crd_case import CrdCase
+from tests.crd_cases import CASES
 from tests.demo.environment import Environment
 from tests.demo.kubectl import KubectlError
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from lora_operator import naming
 from lora_operator.api.crds import class_crd, run_crd
 
-from tests.crd_cases import CASES, Body, edited
+from tests.crd_case import Body, edited
+from tests.crd_cases import CASES
 from tests.fuzz.values import Schema, Values, beyond, spliced, valid
 from tests.policy_cases import CASES as POLICY_CASES
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lora_operator import naming
 
 from tests.builders import class_body, run_body
-from tests.crd_cases import CASES, Body, edited
+from tests.crd_case import Body, edited
+from tests.crd_cases import CASES
 from tests.fuzz.mutations import edit, mutated
 from tests.policy_cases import ACCELERATOR, GUARDED, LIMITS, NAMESPACE
 

@@ -28,7 +28,7 @@ from lora_trainer.contract.outcome import (
 from lora_trainer.contract.run import RunFile, canonical_json, run_digest
 
 from tests.builders import a_run, a_settled, an_artifact, prepare_result, train_result
-from tests.crd_cases import edited
+from tests.crd_case import edited
 
 # --- run digest ---------------------------------------------------------------------------------------------------
 

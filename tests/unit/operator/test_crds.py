@@ -18,7 +18,8 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.schema import structural_schema
 from pydantic import BaseModel, Field, ValidationError
 
-from tests.crd_cases import CASES, CrdCase
+from tests.crd_case import CrdCase
+from tests.crd_cases import CASES
 from tests.fakes.schema import apply_defaults, violations
 
 Schema = dict[str, Any]

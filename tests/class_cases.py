@@ -1,0 +1,144 @@
+"""What the CRD of LoraFineTuneClass accepts and refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_operator import naming
+
+from tests.builders import class_spec
+from tests.crd_case import Body, CrdCase, dotted
+
+
+def _class(name: str, words: str = "", **start: Any) -> CrdCase:
+    return CrdCase(name=name, kind=naming.CLASS_KIND, start=dotted(start), words=words)
+
+
+ALLOWED = (
+    ("models", "meta-llama/*"),
+    ("models", "meta-llama/Llama-3.2-1B"),
+    ("models", "meta-llama/Llama-3*"),
+    ("models", "s3://{namespace}/models/*"),
+    ("models", "pvc://*"),
+    ("models", "*"),
+    ("datasets", "s3://shared/{namespace}/*"),
+    ("datasets", "s3://shared/rows.jsonl"),
+    ("datasets", "s3://shared/{namespace}"),
+    ("datasets", "hf://datasets/*"),
+    ("datasets", "configmap://*"),
+    ("outputs", "gs://{namespace}/*"),
+    ("outputs", "az://container"),
+)
+LOOSE = (
+    ("models", "a model"),
+    ("models", "s3://team-a*"),
+    ("datasets", "s3://shared*"),
+    ("datasets", "s3://shared/{namespace}*"),
+    ("datasets", "s3://*/rows"),
+    ("datasets", "http://somewhere/*"),
+    ("outputs", "s3://{namespace}*"),
+    ("outputs", "pvc://claim/*"),
+    ("outputs", "*"),
+)
+"""Entries that would allow more than they seem to, or nothing."""
+
+
+EPOCHS: Body = {"training": {"numTrainEpochs": 2}}
+DEFAULTS: Body = {"model": {"tokenSecretRef": {"name": "hub"}}} | EPOCHS
+CLAIM: Body = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}
+TAINT: Body = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+ACCOUNT: Body = class_spec()["storage"] | {"credentials": {"serviceAccountName": "a"}}
+OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
+    ("a variable", "", "pod.env", [{"name": "NCCL_DEBUG", "value": "INFO"}]),
+    ("another HOME", "pod.env may not name", "pod.env", [{"name": "HOME", "value": "/root"}]),
+    ("the hub's token", "pod.env may not name", "pod.env", [{"name": "HF_TOKEN", "value": "x"}]),
+    ("a variable with a space", "spec.pod.env", "pod.env", [{"name": "A B"}]),
+    ("a claim", "", "pod.volumes", [CLAIM]),
+    ("a volume of two kinds", "exactly one of", "pod.volumes", [CLAIM | {"secret": {"secretName": "a"}}]),
+    ("another scratch", "may not be mounted in or above", "pod.volumes", [CLAIM | {"mountPath": "/scratch"}]),
+    ("a folder in scratch", "may not be mounted in or above", "pod.volumes", [CLAIM | {"mountPath": "/scratch/a"}]),
+    ("a folder above the run file", "may not be mounted in or above", "pod.volumes", [CLAIM | {"mountPath": "/etc"}]),
+    ("the root", "mountPath", "pod.volumes", [CLAIM | {"mountPath": "/"}]),
+    ("a way out", "mountPath", "pod.volumes", [CLAIM | {"mountPath": "/data/../etc"}]),
+    ("one folder twice", "same mountPath", "pod.volumes", [CLAIM, CLAIM | {"name": "more"}]),
+    ("a label", "", "pod.labels", {"example.com/team": "ml"}),
+    ("the operator's label", "may not begin with", "pod.labels", {"lora-operator.io/run-uid": "x"}),
+    ("another manager", "may not begin with", "pod.labels", {"app.kubernetes.io/managed-by": "me"}),
+    ("a label that is a sentence", "spec.pod.labels", "pod.labels", {"team": "machine learning"}),
+    ("a key that is a sentence", "keys of labels", "pod.labels", {"my team": "ml"}),
+    ("an annotation", "", "pod.annotations", {"sidecar.istio.io/inject": "false"}),
+    ("the operator's annotation", "may not begin with", "pod.annotations", {"lora-operator.io/x": "y"}),
+    ("a key of an annotation", "keys of annotations", "pod.annotations", {"/": "y"}),
+    ("pull secrets", "", "pod.imagePullSecrets", [{"name": "registry"}]),
+    ("a service account", "", "pod.serviceAccountName", "trainer"),
+    ("a name that is none", "spec.pod.serviceAccountName", "pod.serviceAccountName", "My Account"),
+    (
+        "two service accounts",
+        "name one and the same",
+        "",
+        class_spec(storage=ACCOUNT, pod={"serviceAccountName": "b"}),
+    ),
+    ("a key of 64", "keys of labels", "pod.labels", {"a" * 64: "ml"}),
+    ("a key of 63", "", "pod.labels", {"a" * 63: "ml"}),
+    ("a key with a long prefix", "keys of annotations", "pod.annotations", {f"{'a' * 254}/b": "ml"}),
+    ("a key whose prefix is no domain", "keys of annotations", "pod.annotations", {"a..b/c": "ml"}),
+    ("a node", "", "train.nodeSelector", {"gpu": "h100"}),
+    ("a node by a sentence", "keys of nodeSelector", "train.nodeSelector", {"a b": "h100"}),
+    ("a toleration", "", "train.tolerations", [TAINT]),
+    ("every taint", "", "prepare.tolerations", [{"operator": "Exists"}]),
+    ("a taint that exists with a value", "takes no value", "train.tolerations", [TAINT | {"value": "a"}]),
+    ("a taint that equals nothing", "needs a key", "train.tolerations", [{"value": "a"}]),
+    ("a taint that equals a key of nothing", "key", "train.tolerations", [{"key": "", "value": "a"}]),
+    ("a taint with a sentence", "value", "train.tolerations", [{"key": "a", "value": "b c"}]),
+    ("patience for a taint", "needs effect NoExecute", "train.tolerations", [TAINT | {"tolerationSeconds": 5}]),
+    ("a runtime class", "", "train.runtimeClassName", "nvidia"),
+    ("a priority", "", "prepare.priorityClassName", "batch"),
+)
+
+
+CLASS_CASES: tuple[CrdCase, ...] = (
+    _class("the smallest class"),
+    _class("a GPU class without memory", "accelerator.memoryGiB is needed", spec__accelerator={"kind": "GPU"}),
+    _class("a CPU class without memory", spec__accelerator={"kind": "CPU"}),
+    _class("an accelerator by half a name", "resourceName", spec__accelerator={"kind": "CPU", "resourceName": "gpu"}),
+    _class("another accelerator", spec__accelerator={"kind": "CPU", "resourceName": "amd.com/gpu"}),
+    _class("credentials in a sentence", "secretName", spec__storage__credentials={"secretName": "my secret"}),
+    _class("a cache on no name", "claimName", spec__modelCache={"claimName": "a..b"}),
+    _class("a class for several nodes", spec__accelerator={"kind": "CPU", "maxNodes": 2}),
+    _class("a class for no node", "spec.accelerator.maxNodes", spec__accelerator={"kind": "CPU", "maxNodes": 0}),
+    _class("no credentials", "exactly one of secretName", spec__storage__credentials={}),
+    _class(
+        "both credentials",
+        "exactly one of secretName",
+        spec__storage__credentials={"secretName": "a", "serviceAccountName": "b"},
+    ),
+    _class("a workload identity", spec__storage__credentials={"serviceAccountName": "b"}),
+    _class("work in a bucket of each tenant", spec__storage__workUri="s3://lora-{namespace}/work"),
+    _class("work in a bucket of another placeholder", "workUri", spec__storage__workUri="s3://{name}/work"),
+    _class("work on a claim", "workUri", spec__storage__workUri="pvc://claim/work"),
+    _class("work in Google's cloud", spec__storage__workUri="gs://bucket/runs/{namespace}"),
+    _class("a queue for all its runs", spec__defaults__queueName="gpus"),
+    _class("a queue with a slash", "spec.defaults.queueName", spec__defaults__queueName="a/b"),
+    _class("a mirror of the hub", spec__hubEndpoint="https://hub.example"),
+    _class("a mirror that is no URL", "spec.hubEndpoint", spec__hubEndpoint="hub.example"),
+    *(
+        _class(f"pod with {name}", words, **{f"spec__{path}".removesuffix("__"): value})
+        for name, words, path, value in OVERLAYS
+    ),
+    _class("defaults", spec__defaults=DEFAULTS),
+    _class(
+        "steps and epochs by default", "not both", spec__defaults={"training": {"maxSteps": 1, "numTrainEpochs": 1}}
+    ),
+    _class("a model cache", spec__modelCache={"claimName": "models"}),
+    _class("a model cache of no claim", "claimName", spec__modelCache={}),
+    _class("limits", spec__limits={"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "activeDeadlineSeconds": 3600}),
+    _class("a rank of nought at most", "spec.limits.r", spec__limits={"r": 0}),
+    *(_class(f"{entry} in {field}", spec__allowed={field: [entry]}) for field, entry in ALLOWED),
+    *(_class(f"{entry} in {field}", f"spec.allowed.{field}", spec__allowed={field: [entry]}) for field, entry in LOOSE),
+    _class("nothing in outputs", "spec.allowed.outputs", spec__allowed={"outputs": []}),
+    _class("no image", "image", spec__image=None),
+    _class("an image by digest", spec__image=f"registry.example:5000/a/trainer:1.0@sha256:{'0' * 64}"),
+    _class("an image by half a digest", "spec.image", spec__image="registry.example/trainer@sha256:0123"),
+    _class("an image with a space", "spec.image", spec__image="my trainer"),
+    _class("memory as a word", "spec.train.memory", spec__train__memory="much"),
+)

@@ -1,0 +1,255 @@
+"""What the CRD of LoraFineTune accepts and refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.crd_case import CrdCase, dotted
+
+
+def _created(name: str, words: str = "", **start: Any) -> CrdCase:
+    return CrdCase(name=name, start=dotted(start), words=words)
+
+
+def _changed(name: str, change: dict[str, Any], words: str = "", **start: Any) -> CrdCase:
+    return CrdCase(name=name, start=dotted(start), change=change, words=words)
+
+
+SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "text"}]
+
+GRPO: dict[str, Any] = {"rewards": [{"numericAnswer": {}}]}
+CODE = {"configMapRef": {"name": "judges", "key": "judge.py"}}
+
+GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("rewards", "", {}),
+    ("evaluations during training", "GRPO has no held-out loss", {"spec.training.evalSteps": 5}),
+    ("early stopping", "GRPO has no held-out loss", {"spec.training.earlyStopping": {}}),
+    ("two GPUs", "GRPO trains on one GPU", {"spec.resources.gpus": 2}),
+    ("two nodes", "GRPO trains on one GPU", {"spec.resources.nodes": 2}),
+    ("prompt rows", "", {"spec.dataset.format": "prompt"}),
+    ("chats for GRPO", "does not suit", {"spec.dataset.format": "messages"}),
+    ("no rewards", "rewards", {"spec.training.grpo.rewards": []}),
+    ("nine rewards", "rewards", {"spec.training.grpo.rewards": [{"length": {"target": 9}}] * 9}),
+    ("a reward of no kind", "exactly one of", {"spec.training.grpo.rewards": [{"weight": 2}]}),
+    (
+        "a reward of two kinds",
+        "exactly one of",
+        {"spec.training.grpo.rewards": [{"length": {"target": 9}, "exactAnswer": {}}]},
+    ),
+    ("a function", "", {"spec.training.grpo.rewards": [{"python": CODE}, {"regex": {"pattern": "a"}}]}),
+    (
+        "a function of no name",
+        "function",
+        {"spec.training.grpo.rewards": [{"python": CODE | {"function": "my reward"}}]},
+    ),
+    (
+        "a key with a path",
+        "key",
+        {"spec.training.grpo.rewards": [{"python": {"configMapRef": {"name": "judges", "key": "../x"}}}]},
+    ),
+    ("a schema", "", {"spec.training.grpo.rewards": [{"jsonSchema": {"schema": "{}"}}]}),
+    ("one answer a prompt", "numGenerations", {"spec.training.grpo.numGenerations": 1}),
+    (
+        "answers longer than rows",
+        "is more than model.maxSeqLength",
+        {"spec.training.grpo.maxCompletionLength": 1537},
+    ),
+    ("answers as long as rows", "", {"spec.training.grpo.maxCompletionLength": 1536}),
+    ("cut prompts", "is not for GRPO", {"spec.dataset.overlength": "truncate"}),
+    ("packed answers", "packing is for method SFT only", {"spec.training.packing": True}),
+    ("vLLM", "", {"spec.training.grpo.fastInference": True, "spec.training.grpo.gpuMemoryUtilization": 0.6}),
+    ("memory for no vLLM", "need fastInference", {"spec.training.grpo.gpuMemoryUtilization": 0.6}),
+    ("a rank for no vLLM", "need fastInference", {"spec.training.grpo.maxLoraRank": 64}),
+    (
+        "a rank that is too low",
+        "is less than lora.r",
+        {"spec.training.grpo.fastInference": True, "spec.training.grpo.maxLoraRank": 8},
+    ),
+    (
+        "vLLM and bias",
+        "takes no adapter with bias",
+        {"spec.training.grpo.fastInference": True, "spec.lora.bias": "all"},
+    ),
+    ("a gate on the reward", "", {"spec.evaluation.gate": {"minReward": 0.5}}),
+    ("a gate on a loss", "GRPO has no held-out loss", {"spec.evaluation.gate": {"maxEvalLoss": 0.5}}),
+    ("exact match of prompts", "has no references", {"spec.evaluation.exactMatch": {}}),
+)
+
+
+def _grpo(name: str, words: str, **edits: Any) -> CrdCase:
+    start = {"spec.training.method": "GRPO", "spec.training.grpo": GRPO}
+    return CrdCase(name=f"GRPO: {name}", start=start | edits, words=words)
+
+
+RUN_CASES: tuple[CrdCase, ...] = (
+    _created("the smallest run"),
+    # shapes
+    _created("no model", "model", spec__model=None),
+    _created("no dataset", "dataset", spec__dataset=None),
+    _created("no output", "output", spec__output=None),
+    _created("r as a word", "spec.lora.r", spec__lora__r="many"),
+    _created("r of nought", "spec.lora.r", spec__lora__r=0),
+    _created("r of 512", spec__lora__r=512),
+    _created("a dropout of one", "spec.lora.loraDropout", spec__lora__loraDropout=1),
+    _created("a dropout of nought", spec__lora__loraDropout=0),
+    _created("a learning rate of nought", "spec.training.learningRate", spec__training__learningRate=0),
+    _created("a learning rate of one", spec__training__learningRate=1),
+    _created("no target modules", "spec.lora.targetModules", spec__lora__targetModules=[]),
+    _created("an unknown method", "spec.training.method", spec__training__method="PPO"),
+    _created("an unknown format", "spec.dataset.format", spec__dataset__format="xml"),
+    _created("101 percent of bad rows", "spec.dataset.maxBadPercent", spec__dataset__maxBadPercent=101),
+    _created("a half percent of bad rows", spec__dataset__maxBadPercent=0.5),
+    _created("a dataset over http", "spec.dataset.uri", spec__dataset__uri="http://x/y.jsonl"),
+    _created("a dataset on a claim", spec__dataset__uri="pvc://claim/rows/train.jsonl"),
+    _created("a dataset in Google's cloud", spec__dataset__uri="gs://bucket/rows.jsonl"),
+    _created("a dataset in Azure's cloud", spec__dataset__uri="az://container/rows.jsonl"),
+    _created("a dataset in a config map", spec__dataset__uri="configmap://rows/train.jsonl"),
+    _created("a dataset that is a whole config map", "spec.dataset.uri", spec__dataset__uri="configmap://rows"),
+    _created("a dataset on the hub", spec__dataset__uri="hf://datasets/owner/name@v1.0/data/train-*.parquet"),
+    _created("a dataset on the hub without a path", spec__dataset__uri="hf://datasets/owner/name"),
+    _created("a model on the hub as dataset", "spec.dataset.uri", spec__dataset__uri="hf://owner/name"),
+    _created("sources", spec__dataset={"sources": SOURCES}),
+    _created("no sources", "spec.dataset.sources", spec__dataset={"sources": []}),
+    _created("a weight of nought", "weight", spec__dataset={"sources": [SOURCES[0] | {"weight": 0}]}),
+    _created("a uri and sources", "exactly one of uri and sources", spec__dataset__sources=SOURCES),
+    _created("neither uri nor sources", "exactly one of uri and sources", spec__dataset={"format": "text"}),
+    _created("a named chat template", spec__dataset__chatTemplate={"name": "llama-3.1"}),
+    _created("a chat template of one's own", spec__dataset__chatTemplate={"jinja": "{{ messages }}"}),
+    _created("an unknown chat template", "spec.dataset.chatTemplate", spec__dataset__chatTemplate={"name": "claude"}),
+    _created("a template of no kind", "exactly one of name and jinja", spec__dataset__chatTemplate={}),
+    _created(
+        "a template of two kinds",
+        "exactly one of name and jinja",
+        spec__dataset__chatTemplate={"name": "llama-3.1", "jinja": "{{ messages }}"},
+    ),
+    _created("an output in Google's cloud", spec__output__uri="gs://bucket/out"),
+    _created("a model in Azure's cloud", spec__model__name="az://container/model"),
+    _created("a dataset that is a whole bucket", "spec.dataset.uri", spec__dataset__uri="s3://bucket"),
+    _created("an output that is a whole bucket", spec__output__uri="s3://bucket"),
+    _created("an output on a claim", "spec.output.uri", spec__output__uri="pvc://claim/x"),
+    _created("a key that is a way out", "spec.dataset.uri", spec__dataset__uri="configmap://rows/.."),
+    _created("a key that is hidden", spec__dataset__uri="configmap://rows/.train.jsonl"),
+    _created("a class in capitals", "spec.className", spec__className="GPU"),
+    _created("a token's Secret in capitals", "tokenSecretRef.name", spec__model__tokenSecretRef={"name": "Hub"}),
+    _created("a token's key with a path", "tokenSecretRef.key", spec__model__tokenSecretRef={"name": "a", "key": "/"}),
+    _created("rows in another script", spec__dataset__uri="s3://bucket/\u8cc7\u6599/\u3000.jsonl"),
+    _created("rows with a blank", "spec.dataset.uri", spec__dataset__uri="s3://bucket/my rows.jsonl"),
+    _created("a model with spaces", "spec.model.name", spec__model__name="my model"),
+    _created("a deadline under a minute", "spec.activeDeadlineSeconds", spec__activeDeadlineSeconds=59),
+    _created("a retry limit of 21", "spec.retryLimit", spec__retryLimit=21),
+    # rules on creation
+    _created("a name of 48", metadata__name="a" * 48),
+    _created("a name of 49", "at most 48", metadata__name="a" * 49),
+    _created("a name with a dot", "lower-case letters", metadata__name="a.b"),
+    _created("a base in 16 bits", spec__model__loadIn4bit=False),
+    _created("a base in as many bits as fit", spec__model__loadIn4bit="auto"),
+    _created("a base in eight bits", "spec.model.loadIn4bit", spec__model__loadIn4bit=8),
+    _created("a word that is true", "spec.model.loadIn4bit", spec__model__loadIn4bit="true"),
+    _created("a revision of a hub model", spec__model__revision="main"),
+    _created(
+        "a revision of a folder", "a folder has no revisions", spec__model__revision="x", spec__model__name="s3://abc/m"
+    ),
+    _created(
+        "a revision of a claim", "a folder has no revisions", spec__model__revision="x", spec__model__name="pvc://c/m"
+    ),
+    _created("steps", spec__training__maxSteps=10),
+    _created("epochs", spec__training__numTrainEpochs=2),
+    _created("steps and epochs", "not both: remove one", spec__training__maxSteps=10, spec__training__numTrainEpochs=2),
+    _created("a gate", spec__evaluation__gate={"maxEvalLoss": 1.5, "minImprovement": 0.2, "minTokenAccuracy": 0.5}),
+    _created("a gate below nought", "minImprovement", spec__evaluation__gate={"minImprovement": -0.1}),
+    _created("an accuracy above one", "minTokenAccuracy", spec__evaluation__gate={"minTokenAccuracy": 1.1}),
+    _created("a loss of nought", "maxEvalLoss", spec__evaluation__gate={"maxEvalLoss": 0}),
+    _created("a prompt of one's own", spec__evaluation__prompts=["How many singers are there?"]),
+    _created("an empty prompt", "prompts", spec__evaluation__prompts=[""]),
+    _created("17 prompts", "prompts", spec__evaluation__prompts=["x"] * 17),
+    _created("exact match", spec__evaluation__exactMatch={"rows": 8, "ignoreCase": True}),
+    _created("an exact match of no rows", "exactMatch", spec__evaluation__exactMatch={"rows": 0}),
+    _created("a gate on exact match", "needs evaluation.exactMatch", spec__evaluation__gate={"minExactMatch": 0.5}),
+    _created("a gate on what is measured", spec__evaluation={"exactMatch": {}, "gate": {"minExactMatch": 0.5}}),
+    # methods
+    _created("preferences", spec__training__method="DPO", spec__training__dpo={"beta": 0.2}),
+    _created("settings of another method", "training.dpo is for method DPO only", spec__training__dpo={}),
+    _created(
+        "settings of SFT for DPO",
+        "training.sft is for method SFT only",
+        spec__training__method="DPO",
+        spec__training__sft={},
+    ),
+    _created("a beta of nought", "dpo.beta", spec__training__method="DPO", spec__training__dpo={"beta": 0}),
+    _created(
+        "smoothed labels without robust",
+        "counts with lossType robust only",
+        spec__training__method="DPO",
+        spec__training__dpo={"labelSmoothing": 0.1},
+    ),
+    _created(
+        "smoothed labels",
+        spec__training__method="DPO",
+        spec__training__dpo={"labelSmoothing": 0.1, "lossType": "robust"},
+    ),
+    _created(
+        "packed pairs",
+        "packing is for method SFT only",
+        spec__training__method="DPO",
+        spec__training__packing=True,
+    ),
+    _created("chats for DPO", "does not suit", spec__training__method="DPO", spec__dataset__format="messages"),
+    _created("pairs for SFT", "does not suit", spec__dataset__format="preference"),
+    _created("a signing key", spec__output__signing={"keySecretRef": {"name": "signing"}}),
+    _created("a signing key without a Secret", "keySecretRef", spec__output__signing={}),
+    *(_grpo(name, words, **edits) for name, words, edits in GRPO_CASES),
+    _created("GRPO without settings", "needs training.grpo.rewards", spec__training__method="GRPO"),
+    _created("prompts for SFT", "does not suit", spec__dataset__format="prompt"),
+    _created("settings of GRPO for SFT", "training.grpo is for method GRPO only", spec__training__grpo=GRPO),
+    _created("a gate on rewards for SFT", "is for method GRPO only", spec__evaluation__gate={"minReward": 0.5}),
+    _created("a checkpoint every minute", spec__training__saveMinutes=1),
+    _created("a checkpoint every moment", "spec.training.saveMinutes", spec__training__saveMinutes=0),
+    _created("two GPUs", spec__resources__gpus=2),
+    _created("no GPU", "spec.resources.gpus", spec__resources__gpus=0),
+    _created("a queue and a priority", spec__queueName="gpus.a-1", spec__workloadPriorityClassName="urgent"),
+    _created("a queue in capitals", "spec.queueName", spec__queueName="GPUs"),
+    _created("a queue without a name", "spec.queueName", spec__queueName=""),
+    _created("the longest queue", spec__queueName="q" * 63),
+    _created("a queue too long for a label", "spec.queueName", spec__queueName="q" * 64),
+    _created(
+        "a priority of two words", "spec.workloadPriorityClassName", spec__workloadPriorityClassName="very urgent"
+    ),
+    _created("two nodes", spec__resources__nodes=2),
+    _created("no node", "spec.resources.nodes", spec__resources__nodes=0),
+    _created("a hundred nodes", "spec.resources.nodes", spec__resources__nodes=100),
+    _created("an evaluation every step", spec__training__evalSteps=1),
+    _created("an evaluation every nought steps", "spec.training.evalSteps", spec__training__evalSteps=0),
+    _created("early stopping with its defaults", spec__training__earlyStopping={}),
+    _created(
+        "early stopping without patience",
+        "spec.training.earlyStopping.patience",
+        spec__training__earlyStopping={"patience": 0},
+    ),
+    _created("all formats", spec__output__formats=["adapter", "merged16bit", "gguf"]),
+    _created("an unknown format", "spec.output.formats", spec__output__formats=["onnx"]),
+    _created("no format", "spec.output.formats", spec__output__formats=[]),
+    _created("quantisations", spec__output__gguf={"quantizationMethod": ["f16", "q4_k_m"]}),
+    _created("an unknown quantisation", "quantizationMethod", spec__output__gguf={"quantizationMethod": ["q2"]}),
+    # what may change later
+    _changed("suspend", {"spec.suspend": True}),
+    _changed("a deadline", {"spec.activeDeadlineSeconds": 600}),
+    _changed("a deadline taken back", {"spec.activeDeadlineSeconds": None}, spec__activeDeadlineSeconds=600),
+    _changed("a TTL", {"spec.ttlSecondsAfterFinished": 60}),
+    _changed("a retry limit", {"spec.retryLimit": 0}),
+    # what may not
+    _changed("the model", {"spec.model.name": "other/model"}, "spec.model cannot change"),
+    _changed("the length", {"spec.model.maxSeqLength": 4096}, "spec.model cannot change"),
+    _changed("the dataset", {"spec.dataset.uri": "s3://other/x.jsonl"}, "spec.dataset cannot change"),
+    _changed("the output", {"spec.output.uri": "s3://other/x"}, "spec.output cannot change"),
+    _changed("the rank", {"spec.lora.r": 32}, "spec.lora cannot change"),
+    _changed("the rate", {"spec.training.learningRate": 0.001}, "spec.training cannot change"),
+    _changed("the GPUs", {"spec.resources.gpus": 2}, "spec.resources cannot change"),
+    _changed("the nodes", {"spec.resources.nodes": 2}, "spec.resources cannot change"),
+    _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
+    _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
+    _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),
+    _changed("a queue named later", {"spec.queueName": "x"}, "spec.queueName cannot change"),
+    _changed("another queue", {"spec.queueName": "y"}, "spec.queueName cannot change", spec__queueName="x"),
+    _changed("a priority", {"spec.workloadPriorityClassName": "y"}, "spec.workloadPriorityClassName cannot change"),
+    _changed("another class", {"spec.className": "y"}, "spec.className cannot change", spec__className="x"),
+)
