@@ -21,6 +21,7 @@ from lora_trainer.memory import (
 )
 from lora_trainer.model_shape import ModelShape
 from lora_trainer.packing import DataSize, choose_packing
+from lora_trainer.step_time import relative_step_time
 
 EFFECTIVE_BATCH = 8
 """Rows of model.maxSeqLength tokens per optimizer step where the user names none."""
@@ -28,7 +29,7 @@ CPU_MICRO_BATCH = 1
 """Rows per forward pass on a CPU. More only adds padding and memory: with SmolLM2 and Spider's rows, 2 rows cost 20 %
 more processor time per step and 3.5 GiB instead of 2.8."""
 TOKENS_THAT_FILL_A_GPU = 8192
-"""Beyond so many per forward pass, memory is better spent on activations that need not be recomputed."""
+"""Where no layer can be kept, or nobody says how much memory there is, more per forward pass is little faster."""
 DATALOADER_WORKERS = 2
 """Beside a GPU, which waits 6 ms a step for a batch of 16k tokens where the training process makes it."""
 SEQUENCES_PER_ROW = {Method.SFT: 1, Method.DPO: 2, Method.GRPO: 1}
@@ -105,7 +106,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     def needed(cut: Cut) -> float:
         return needed_bytes(peak(cut), run.accelerator.kind)
 
-    cut = cut_to_fit(run, needed, layers=shape.layers, row_tokens=row_tokens, effective=effective)
+    cut = cut_to_fit(run, needed, shape=shape, row_tokens=row_tokens, effective=effective)
     accumulation = _accumulation(run.training, micro_batch=cut.micro_batch, effective=effective)
     units = ceil(data.tokens / packing_length) if packing_length else data.rows * group
     max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
@@ -144,24 +145,32 @@ def generates_itself(training: TrainingSpec) -> bool:
     return training.grpo is not None and not training.grpo.fast_inference
 
 
-def cut_to_fit(run: RunFile, needed: Predict, *, layers: int, row_tokens: int, effective: int) -> Cut:
-    """The cut that fills the accelerator: first enough tokens per forward pass, then as many kept layers as memory
-    allows, then more tokens where every layer is kept anyway. Raises DoesNotFit."""
-    offered = _offered_gib(run)
+def cut_to_fit(run: RunFile, needed: Predict, *, shape: ModelShape, row_tokens: int, effective: int) -> Cut:
+    """The fastest cut that fits the accelerator. Raises DoesNotFit."""
+    offered, layers = _offered_gib(run), shape.layers
 
     def fits(cut: Cut) -> bool:
         return offered is None or needed(cut) <= offered * GIB
 
-    best = None
-    for rows in _micro_batches(run, effective):
-        kept = _kept_layers(run, fits, rows=rows, layers=layers)
-        if kept is None or (best and best.micro_batch * row_tokens >= TOKENS_THAT_FILL_A_GPU and kept < layers):
-            break
-        best = Cut(micro_batch=rows, kept_layers=kept)
-    if best is None:
-        smallest = Cut(micro_batch=_micro_batches(run, effective)[0], kept_layers=_least_kept(run, layers))
+    def step_time(cut: Cut) -> float:
+        tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
+        return relative_step_time(shape, tokens=tokens, kept_layers=cut.kept_layers)
+
+    sizes = _micro_batches(run, effective)
+    if not _keeping_is_open(run) and _least_kept(run, layers) < layers:
+        sizes = [rows for rows in sizes if rows == sizes[0] or rows * row_tokens < 2 * TOKENS_THAT_FILL_A_GPU]
+    kept = {rows: _kept_layers(run, fits, rows=rows, layers=layers) for rows in sizes}
+    cuts = [Cut(micro_batch=rows, kept_layers=most) for rows, most in kept.items() if most is not None]
+    if not cuts:
+        smallest = Cut(micro_batch=sizes[0], kept_layers=_least_kept(run, layers))
         raise _does_not_fit(run, smallest, row_tokens=row_tokens, gib=needed(smallest) / GIB)
-    return best
+    return min(cuts, key=step_time)
+
+
+def _keeping_is_open(run: RunFile) -> bool:
+    """Whether memory decides how many layers are kept. What is left beside GRPO's training holds its answers."""
+    told = run.accelerator.memory_gib is not None
+    return told and run.gradient_checkpointing == "unsloth" and run.training.method is not Method.GRPO
 
 
 def _micro_batches(run: RunFile, effective: int) -> Sequence[int]:
@@ -179,9 +188,7 @@ def _kept_layers(run: RunFile, fits: Callable[[Cut], bool], *, rows: int, layers
     least = _least_kept(run, layers)
     if not fits(Cut(micro_batch=rows, kept_layers=least)):
         return None
-    # What is left beside GRPO's training holds the answers while they are generated.
-    generates = run.training.method is Method.GRPO
-    if generates or run.gradient_checkpointing != "unsloth" or run.accelerator.memory_gib is None:
+    if not _keeping_is_open(run):
         return least
     return max(kept for kept in range(layers + 1) if fits(Cut(micro_batch=rows, kept_layers=kept)))
 
