@@ -33,8 +33,8 @@ CHOSEN = Chosen(
 
 
 @pytest.fixture
-def run(credentials: ObjectStore) -> RunFile:
-    return run_file(endpoint=credentials.endpoint)
+def run(credentials: ObjectStore, tmp_path: Path) -> RunFile:
+    return run_file(endpoint=credentials.endpoint, identity={"uid": tmp_path.name})
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def bucket(run: RunFile) -> Bucket:
 
 @pytest.fixture
 def cache(run: RunFile, bucket: Bucket, tmp_path: Path) -> Callable[..., CompileCache]:
-    """The cache of a node, whose folder is named; of one fingerprint for each test."""
+    """The cache of a node, whose folder is named; of one fingerprint for each test where none is named."""
 
-    def on_node(node: str) -> CompileCache:
-        return CompileCache(run, bucket=bucket, fingerprint=tmp_path.name, folder=tmp_path / node)
+    def on_node(node: str, fingerprint: str = tmp_path.name) -> CompileCache:
+        return CompileCache(run, bucket=bucket, fingerprint=fingerprint, folder=tmp_path / node)
 
     return on_node
 
@@ -58,18 +58,16 @@ def compile_something(folder: Path) -> None:
     path.write_text("pass")
 
 
-def kept(cache: CompileCache) -> None:
-    """Keep, and wait until it is."""
-    thread = cache.keep()
-    if thread:
-        thread.join()
+def first_steps_done(cache: CompileCache) -> None:
+    """And all that follows from it."""
+    cache.keep().join()
 
 
 def test_the_next_run_finds_what_one_compiled(cache: Callable[..., CompileCache], tmp_path: Path) -> None:
     first, second = cache("first"), cache("second")
     assert not first.fetch()
     compile_something(tmp_path / "first")
-    kept(first)
+    first_steps_done(first)
     assert second.fetch()
     assert (tmp_path / "second" / KERNEL).read_text() == "pass"
 
@@ -78,19 +76,19 @@ def test_what_was_found_is_not_kept_again(
     cache: Callable[..., CompileCache], run: RunFile, bucket: Bucket, tmp_path: Path
 ) -> None:
     compile_something(tmp_path / "first")
-    kept(cache("first"))
+    first_steps_done(cache("first"))
     before = bucket.list(compiled_uri(run, tmp_path.name))
     second = cache("second")
     assert second.fetch()
     compile_something(tmp_path / "second/more")
-    assert second.keep() is None
+    first_steps_done(second)
     assert bucket.list(compiled_uri(run, tmp_path.name)) == before
 
 
 def test_a_run_that_compiled_nothing_keeps_nothing(
     cache: Callable[..., CompileCache], run: RunFile, bucket: Bucket, tmp_path: Path
 ) -> None:
-    kept(cache("first"))
+    first_steps_done(cache("first"))
     assert bucket.list(compiled_uri(run, tmp_path.name)) == []
 
 
@@ -102,7 +100,7 @@ def test_a_damaged_archive_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     compile_something(tmp_path / "first")
-    kept(cache("first"))
+    first_steps_done(cache("first"))
     uri = compiled_uri(run, tmp_path.name)
     [archive] = [file.path for file in bucket.list(uri) if file.path.endswith(".tar.gz")]
     data = bytearray(bucket.read(f"{uri}/{archive}"))
@@ -120,8 +118,38 @@ def test_a_bucket_that_refuses_costs_no_run(run: RunFile, tmp_path: Path, caplog
     compile_something(tmp_path / "node")
     with caplog.at_level(logging.WARNING):
         assert not cache.fetch()
-        kept(cache)
+        first_steps_done(cache)
     assert "is not kept at s3://missing/work/team-a/_compiled/f" in caplog.text
+
+
+def test_code_that_an_attempt_died_with_is_thrown_away(cache: Callable[..., CompileCache], tmp_path: Path) -> None:
+    compile_something(tmp_path / "first")
+    first_steps_done(cache("first"))
+    assert cache("dies").fetch() is True
+    assert cache("next").fetch() is False, "the attempt before took no steps"
+    compile_something(tmp_path / "next")
+    assert cache("another run").fetch() is False, "nobody meets it again"
+    first_steps_done(cache("next"))
+    assert cache("later").fetch() is True
+
+
+def test_an_attempt_of_another_shape_says_nothing_of_the_code(
+    cache: Callable[..., CompileCache], tmp_path: Path
+) -> None:
+    compile_something(tmp_path / "first")
+    for node, fingerprint in (("first", "large"), ("first", "small")):
+        first_steps_done(cache(node, fingerprint))
+    assert cache("runs out of memory", "large").fetch()
+    assert cache("goes on with half the rows", "small").fetch()
+
+
+def test_code_is_on_trial_during_the_first_steps_only(cache: Callable[..., CompileCache], tmp_path: Path) -> None:
+    compile_something(tmp_path / "first")
+    first_steps_done(cache("first"))
+    for attempt in ("second", "third"):
+        found = cache(attempt)
+        assert found.fetch()
+        first_steps_done(found)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Nothing is decided here but how an ending is told: see contract/exits.py for wha
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one stage and return its exit code."""
+    faulthandler.enable()  # a library that crashes the process says at least where
     arguments = parser().parse_args(argv)
     if arguments.stage in ("verify", "export"):
         configure_logging(sys.stderr)

@@ -42,6 +42,11 @@ def compiled_uri(run: RunFile, fingerprint: str) -> str:
     return f"{run.storage.work_uri.rstrip('/')}/{run.identity.namespace}/_compiled/{fingerprint}"
 
 
+def trial_uri(run: RunFile) -> str:
+    """Fingerprint of compiled code that an attempt found; it is there during the first steps."""
+    return f"{work_uri(run)}/compiled-on-trial"
+
+
 def artifact_uri(run: RunFile, digest: str) -> str:
     """Folder of the published adapter."""
     return f"{run.output.uri.rstrip('/')}/{digest}"

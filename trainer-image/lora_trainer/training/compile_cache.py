@@ -2,7 +2,8 @@
 
 Compiled code is executed by whoever loads it. It comes from nowhere but the work folder of the run's own namespace,
 whose pods have the same rights as this one, and is compared with the sha256 of its manifest. No run needs it: whatever
-is wrong with it is logged, and the run compiles for itself.
+is wrong with it is logged, and the run compiles for itself. An attempt that ends in its first steps with such code
+leaves a mark, at which the next attempt throws the code away: it may have been what killed the process.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lora_trainer.base_model.resolve import CONFIG
-from lora_trainer.contract.layout import compiled_uri
+from lora_trainer.contract.layout import MANIFEST, compiled_uri, trial_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile, canonical_json
@@ -59,9 +60,11 @@ def run_fingerprint(run: RunFile, chosen: Chosen, *, base: Path, accelerator: st
 class CompileCache:
     """The compiled code of one run's shape: `folder` on this node, and its copy in the bucket."""
 
-    def __init__(self, run: RunFile, *, bucket: Bucket, fingerprint: str, folder: Path) -> None:
+    def __init__(self, run: RunFile, *, bucket: Bucket, fingerprint: str, folder: Path, marks: bool = True) -> None:
+        """One of the nodes of an attempt `marks` that the code is on trial."""
         self._bucket = bucket
         self._uri = compiled_uri(run, fingerprint)
+        self._trial = trial_uri(run) if marks else None
         self._fingerprint = fingerprint
         self._folder = folder
         self._found = False
@@ -71,9 +74,13 @@ class CompileCache:
         compiled."""
         began = time.monotonic()
         try:
+            if self._condemned():
+                return False
             manifest = self._bucket.read_manifest(self._uri, SetManifest)
             if manifest is None or manifest.fingerprint != self._fingerprint:
                 return False
+            if self._trial:
+                self._bucket.write(self._trial, self._fingerprint.encode())
             with TemporaryDirectory() as temporary:
                 self._bucket.fetch_files(manifest.files, self._uri, Path(temporary))
                 for file in manifest.files:
@@ -87,14 +94,28 @@ class CompileCache:
         log.info("Compiled code found", extra={"fields": told(self._uri, size, began)})
         return True
 
-    def keep(self) -> threading.Thread | None:
-        """Publish what is in the folder; nothing where it was found in the bucket. Returns the thread that does it,
-        which nobody needs to wait for."""
-        if self._found:
-            return None
-        thread = threading.Thread(target=self._publish, name="compiled", daemon=True)
+    def keep(self) -> threading.Thread:
+        """The first steps are done: publish what is in the folder, or end its trial where it came from the bucket.
+        Returns the thread that does it, for which nobody needs to wait."""
+        do = self._acquit if self._found else self._publish
+        thread = threading.Thread(target=do, name="compiled", daemon=True)
         thread.start()
         return thread
+
+    def _condemned(self) -> bool:
+        if not self._trial or self._bucket.read_if_there(self._trial) != self._fingerprint.encode():
+            return False
+        log.warning("An attempt ended in its first steps with the code compiled at %s: it is compiled anew", self._uri)
+        self._bucket.delete(f"{self._uri}/{MANIFEST}")
+        self._bucket.delete(self._trial)
+        return True
+
+    def _acquit(self) -> None:
+        try:
+            if self._trial:
+                self._bucket.delete(self._trial)
+        except TrainerError as error:
+            log.warning("The next attempt will not use the code compiled at %s: %s", self._uri, error)
 
     def _publish(self) -> None:
         began = time.monotonic()

@@ -130,7 +130,8 @@ def fetch_compiled(this: Attempt, chosen: Chosen, *, base: Path) -> CompileCache
     accelerator = accelerator_name(this.run.accelerator.kind)
     fingerprint = run_fingerprint(this.run, chosen, base=base, accelerator=accelerator)
     compiled = compiled_folder(this.scratch)
-    cache = CompileCache(this.run, bucket=this.bucket, fingerprint=fingerprint, folder=compiled)
+    first = this.nodes.place.node == 0
+    cache = CompileCache(this.run, bucket=this.bucket, fingerprint=fingerprint, folder=compiled, marks=first)
     cache.fetch()
     return cache
 
