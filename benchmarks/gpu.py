@@ -246,6 +246,7 @@ def measure_row(row: str, cell: Cell, *, window: Window, machine: Machine) -> di
     kept = {key: value for key, value in chosen.items() if key not in ("time", "level", "logger", "message")}
     return found | {
         "seconds_to_first_step_at_first": round(first.steps[0].time - first.began, 1),
+        "losses_of_both": [[step.loss for step in steps] for steps in (first.steps, watched.steps)],
         "chosen": kept,
         "timeline_at_first": timeline(first),
         "timeline": timeline(watched),

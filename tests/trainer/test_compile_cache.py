@@ -72,6 +72,18 @@ def test_the_next_run_finds_what_one_compiled(cache: Callable[..., CompileCache]
     assert (tmp_path / "second" / KERNEL).read_text() == "pass"
 
 
+def test_a_file_that_is_there_may_be_loaded_and_is_left_alone(
+    cache: Callable[..., CompileCache], tmp_path: Path
+) -> None:
+    compile_something(tmp_path / "first")
+    first_steps_done(cache("first"))
+    compile_something(tmp_path / "second")
+    before = (tmp_path / "second" / KERNEL).stat()
+    assert cache("second").fetch()
+    after = (tmp_path / "second" / KERNEL).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_what_was_found_is_not_kept_again(
     cache: Callable[..., CompileCache], run: RunFile, bucket: Bucket, tmp_path: Path
 ) -> None:

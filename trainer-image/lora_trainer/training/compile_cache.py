@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import tarfile
 import threading
 import time
@@ -84,8 +85,7 @@ class CompileCache:
             with TemporaryDirectory() as temporary:
                 self._bucket.fetch_files(manifest.files, self._uri, Path(temporary))
                 for file in manifest.files:
-                    with tarfile.open(Path(temporary) / file.path) as archive:
-                        archive.extractall(self._folder, filter="data")
+                    unpack(Path(temporary) / file.path, self._folder)
         except (TrainerError, OSError, tarfile.TarError) as error:
             log.warning("Compiled code at %s is not used: %s", self._uri, error)
             return False
@@ -149,6 +149,18 @@ def pack(folder: Path, target: Path) -> int:
             archive.add(path, arcname=path.relative_to(folder))
     draft.rename(target / f"{file_sha256(draft)}.tar.gz")
     return sum(path.stat().st_size for path in target.iterdir())
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Move the files of an archive into `folder`, but those that are there: Triton has loaded a library from it, and a
+    library that is written to while it is loaded crashes the process."""
+    with TemporaryDirectory(dir=archive.parent) as temporary, tarfile.open(archive) as files:
+        files.extractall(temporary, filter="data")
+        for path in Path(temporary).rglob("*"):
+            target = folder / path.relative_to(temporary)
+            if path.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, target)
 
 
 def told(uri: str, size: int, began: float) -> dict[str, object]:
