@@ -36,7 +36,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.libraries import environment
 from lora_trainer.memory import CONTEXT_BYTES, GIB
 from lora_trainer.model_shape import model_shape
-from lora_trainer.packing import DataSize
+from lora_trainer.packing import DataSize, sequence_tokens
 from lora_trainer.sizing import EFFECTIVE_BATCH, size_run
 
 from benchmarks.gpu import ROW_TOKENS, SEED, Machine, describe, make_model, mixed_length
@@ -79,7 +79,7 @@ class Workload:
             accelerator={"kind": "GPU", "memoryGiB": cap},
         )
         lengths = [len(row) for row in self.rows]
-        data = DataSize(rows=len(lengths), tokens=sum(lengths), longest=max(lengths))
+        data = DataSize(lengths=lengths, tokens=sum(lengths))
         return run, size_run(run, model_shape(SHAPES[self.shape]), data)[1]
 
 
@@ -117,7 +117,9 @@ def load_live(workload: Workload, *, cap: float, base: Path, tokenizer: Path, fo
         dtype = compute_dtype(run, chosen).dtype
         import unsloth  # noqa: F401, PLC0415 - takes as long as making the model
     made.result()
-    model, encoder = load(run, folder=base, dtype=dtype, loader=chosen.loader)
+    model, encoder = load(
+        run, folder=base, dtype=dtype, loader=chosen.loader, sequence_tokens=sequence_tokens(run, chosen)
+    )
     from datasets import Dataset  # noqa: PLC0415 - after Unsloth
 
     masks = [[0] * (len(row) // 3) + [1] * (len(row) - len(row) // 3) for row in workload.rows]

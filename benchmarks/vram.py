@@ -140,7 +140,7 @@ def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
 
     os.environ.update(environment(kind=AcceleratorKind.GPU, scratch=scratch))
     run = point.run
-    model, tokenizer = load(run, folder=base, dtype="bfloat16", loader=point.loader)
+    model, tokenizer = load(run, folder=base, dtype="bfloat16", loader=point.loader, sequence_tokens=point.row_tokens)
     import torch  # noqa: PLC0415 - after Unsloth
     from datasets import Dataset  # noqa: PLC0415 - after Unsloth
     from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth

@@ -37,7 +37,8 @@ def main(runs: Path, model: Path, facts: Path) -> None:
         folders = {False: model, True: with_bias(model, Path(scratch) / "with-bias")}
         groups: dict[str, list[str]] = {}
         for name, run in parsed.items():
-            way = json.dumps([name.startswith(WITH_BIAS), load_arguments(run), run.model.dtype], sort_keys=True)
+            arguments = load_arguments(run, sequence_tokens=run.model.max_seq_length)
+            way = json.dumps([name.startswith(WITH_BIAS), arguments, run.model.dtype], sort_keys=True)
             groups.setdefault(way, []).append(name)
         for names in groups.values():
             run = parsed[names[0]]
@@ -46,6 +47,7 @@ def main(runs: Path, model: Path, facts: Path) -> None:
                 folder=folders[names[0].startswith(WITH_BIAS)],
                 dtype=run.model.dtype or "float32",
                 loader=Loader.FAST_LANGUAGE_MODEL,
+                sequence_tokens=run.model.max_seq_length,
             )
             for name in names:
                 adapted = add_adapter(base, parsed[name])

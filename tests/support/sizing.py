@@ -15,7 +15,7 @@ from tests.support.runs import run_file
 LLAMA_8B = SHAPES["llama-8b"]
 SHAPE = model_shape(LLAMA_8B)
 GPU = {"kind": "GPU", "memoryGiB": 80}
-DATA = DataSize(rows=1000, tokens=300_000, longest=600)
+DATA = DataSize(lengths=[600, 150, 150] + 997 * [300], tokens=300_000)
 
 
 def chosen(*, data: DataSize = DATA, **blocks: Any) -> Chosen:

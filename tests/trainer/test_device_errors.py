@@ -39,7 +39,7 @@ def test_memory_that_runs_out_is_told_with_the_numbers(
     stage: Stage, model: dict[str, Any], code: str, said: str, remedy: str
 ) -> None:
     run = run_file(model=model, accelerator={"kind": "CPU", "memoryGiB": 8})
-    _, chosen = size_run(run, model_shape(CONFIG), DataSize(rows=10, tokens=1000, longest=100))
+    _, chosen = size_run(run, model_shape(CONFIG), DataSize(lengths=10 * [100], tokens=1000))
     progress = ProgressServer(port=0)
     progress.update(stage=stage, step=3, total_steps=60)
     with pytest.raises(TrainerError) as told, explained(run, chosen, progress):
@@ -52,6 +52,6 @@ def test_memory_that_runs_out_is_told_with_the_numbers(
 
 def test_other_errors_stay_what_they_are() -> None:
     run = run_file()
-    _, chosen = size_run(run, model_shape(CONFIG), DataSize(rows=10, tokens=1000, longest=100))
+    _, chosen = size_run(run, model_shape(CONFIG), DataSize(lengths=10 * [100], tokens=1000))
     with pytest.raises(RuntimeError, match="mat1 and mat2"), explained(run, chosen, ProgressServer(port=0)):
         torch.mm(torch.ones(2, 3), torch.ones(2, 3))

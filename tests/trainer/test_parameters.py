@@ -160,7 +160,7 @@ def gpu_signature(module: str, owner: str, function: str) -> set[str]:
 def test_arguments_of_fast_inference_are_known_to_the_gpu_loader() -> None:
     rewards = [{"length": {"target": 9}}]
     edits = {"lora": {"r": 24}, "training": {"method": "GRPO", "grpo": {"rewards": rewards, "fastInference": True}}}
-    arguments = load_arguments(settled(edits, kind="GPU"))
+    arguments = load_arguments(settled(edits, kind="GPU"), sequence_tokens=2048)
     assert arguments["fast_inference"] is True
     assert arguments["max_lora_rank"] == 24
     assert arguments["gpu_memory_utilization"] == 0.5
@@ -176,7 +176,9 @@ def test_limits_of_fast_inference_are_those_of_the_user() -> None:
         "maxLoraRank": 64,
         "gpuMemoryUtilization": 0.7,
     }
-    arguments = load_arguments(settled({"training": {"method": "GRPO", "grpo": grpo}}, kind="GPU"))
+    arguments = load_arguments(
+        settled({"training": {"method": "GRPO", "grpo": grpo}}, kind="GPU"), sequence_tokens=2048
+    )
     assert (arguments["max_lora_rank"], arguments["gpu_memory_utilization"]) == (64, 0.7)
 
 

@@ -76,8 +76,12 @@ def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
     return chosen.model_copy(update={"dtype": dtype})
 
 
-def load(run: RunFile, *, folder: Path, dtype: str, loader: Loader) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    run: RunFile, *, folder: Path, dtype: str, loader: Loader, sequence_tokens: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model in `folder`, in 4-bit where the spec says so, and its tokenizer.
+
+    `sequence_tokens` is the longest sequence that it will meet: Unsloth cuts what is longer without a word.
 
     The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
     Raises ConfigInvalid where vLLM is asked for and the image has none.
@@ -94,15 +98,15 @@ def load(run: RunFile, *, folder: Path, dtype: str, loader: Loader) -> tuple[Pre
         )
     logging.disable_progress_bar()
     return getattr(unsloth, loader).from_pretrained(
-        model_name=str(folder), dtype=getattr(torch, dtype), **load_arguments(run)
+        model_name=str(folder), dtype=getattr(torch, dtype), **load_arguments(run, sequence_tokens=sequence_tokens)
     )
 
 
-def load_arguments(run: RunFile) -> dict[str, Any]:
+def load_arguments(run: RunFile, *, sequence_tokens: int) -> dict[str, Any]:
     """What the run says of the arguments of Unsloth's from_pretrained."""
     spec = run.model
     return {
-        "max_seq_length": spec.max_seq_length,
+        "max_seq_length": sequence_tokens,
         "load_in_4bit": spec.load_in_4bit,
         "load_in_16bit": not spec.load_in_4bit,
         "use_exact_model_name": True,
@@ -147,7 +151,6 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
         bias=spec.bias,
         use_gradient_checkpointing=CHECKPOINTING[run.gradient_checkpointing],
         random_state=spec.random_state,
-        max_seq_length=run.model.max_seq_length,
         use_rslora=spec.use_rslora,
         **kept,
         **loftq,

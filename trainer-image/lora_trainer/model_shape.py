@@ -24,6 +24,8 @@ class ModelShape:
     heads: int
     kv_heads: int
     head_size: int
+    positions: int | None
+    """Tokens of the longest sequence that it knows."""
     experts: int
     tied_embeddings: bool
     quantized: bool
@@ -95,6 +97,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         heads=heads,
         kv_heads=text.get("num_key_value_heads") or heads,
         head_size=text.get("head_dim") or hidden // heads,
+        positions=text.get("max_position_embeddings"),
         experts=text.get("num_experts") or text.get("num_local_experts") or 1,
         tied_embeddings=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         quantized="quantization_config" in config,

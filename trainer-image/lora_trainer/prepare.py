@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,8 @@ def prepare(
     figures = dataset_figures(report, split, uri=data_report_uri(run))
     log.info("Data set tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
 
-    longest = max(compress(split.train.lengths, split.trained_on))
-    size = DataSize(rows=figures.kept, tokens=figures.tokens, longest=longest)
+    drawn = zip(split.train.lengths, split.trained_on, strict=True)
+    size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
     estimate, chosen = size_run(run, model_shape(model.config), size)
     run = run.loaded_in_4bit(chosen.load_in_4bit)
 

@@ -20,7 +20,7 @@ from lora_trainer.memory import (
     needed_bytes,
 )
 from lora_trainer.model_shape import ModelShape
-from lora_trainer.packing import DataSize, choose_packing
+from lora_trainer.packing import DataSize, choose_packing, packed_sequences
 from lora_trainer.step_time import relative_step_time
 
 EFFECTIVE_BATCH = 8
@@ -83,7 +83,7 @@ def _cut(sized: Sized) -> tuple[int, int, str]:
 
 
 def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
-    packed = choose_packing(run, data)
+    packed = choose_packing(run, data, positions=shape.positions)
     packing_length = packed.length
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
     group, processes = _group(run.training), run.resources.processes
@@ -108,7 +108,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
     cut = cut_to_fit(run, needed, shape=shape, row_tokens=row_tokens, effective=effective)
     accumulation = _accumulation(run.training, micro_batch=cut.micro_batch, effective=effective)
-    units = ceil(data.tokens / packing_length) if packing_length else data.rows * group
+    units = packed_sequences(data.lengths, length=packing_length) if packing_length else data.rows * group
     max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
     optim, moments = _optim(run, shape, peak(cut))
     predicted = peak(cut) + moments

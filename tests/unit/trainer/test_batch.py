@@ -114,7 +114,7 @@ def test_gpus_share_what_the_user_left_of_the_batch() -> None:
 
 def test_an_epoch_takes_fewer_steps_on_more_gpus() -> None:
     named = {"perDeviceTrainBatchSize": 2, "gradientAccumulationSteps": 1, "packing": False, "maxSteps": None}
-    data = DataSize(rows=100, tokens=30_000, longest=600)
+    data = DataSize(lengths=100 * [300], tokens=30_000)
     cpu = {"kind": "CPU"}
     steps = [
         chosen(data=data, resources={"gpus": gpus}, training=named, accelerator=cpu).max_steps for gpus in (1, 2, 4)
@@ -145,7 +145,7 @@ def test_steps_come_from_epochs_of_rows(training: dict[str, Any], steps: int) ->
 def test_steps_come_from_packed_sequences() -> None:
     numbers = chosen()
     assert numbers.packing
-    assert numbers.max_steps == 74, "300 000 tokens are 147 sequences of 2048, at 2 a step"
+    assert numbers.max_steps == 84, "six rows of 300 tokens fill a sequence of 2048: 167 of them, at 2 a step"
 
 
 @pytest.mark.parametrize(

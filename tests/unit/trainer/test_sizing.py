@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from lora_trainer.sizing import size_run
 from tests.support.runs import run_file
 from tests.support.sizing import DATA, LLAMA_8B, SHAPE, batch, chosen, offering
 
-FULL = DataSize(rows=1000, tokens=1_900_000, longest=2048)
+FULL = DataSize(lengths=500 * [2048] + 500 * [1752], tokens=1_900_000)
 
 
 def test_a_pair_is_two_sequences() -> None:
@@ -104,6 +105,13 @@ def test_what_is_chosen_fits(gib: float) -> None:
 @pytest.mark.parametrize(("length", "packed"), [(100, 2100), (512, 2048), (2048, 2048), (4096, 4096)])
 def test_short_rows_are_packed_longer(length: int, packed: int) -> None:
     assert chosen(model={"maxSeqLength": length}).packing_length == packed
+
+
+@pytest.mark.parametrize(("positions", "packed"), [(None, 2048), (1000, 512), (1024, 1024), (300, 512), (8192, 2048)])
+def test_rows_are_not_packed_longer_than_the_model_knows(positions: int | None, packed: int) -> None:
+    shape = replace(SHAPE, positions=positions)
+    run = run_file(accelerator=offering(80), model={"maxSeqLength": 512})
+    assert size_run(run, shape, DATA)[1].packing_length == packed
 
 
 @pytest.mark.parametrize(

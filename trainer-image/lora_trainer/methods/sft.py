@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile
 from lora_trainer.methods.arguments import finish, length_step, loop_arguments
+from lora_trainer.packing import sequence_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,12 +34,16 @@ def build_trainer(
     config = trl.SFTConfig(  # pyright: ignore[reportPrivateImportUsage] - trl loads lazily, which hides its exports
         **loop_arguments(run, chosen=chosen, folder=folder),
         packing=chosen.packing,
-        max_length=chosen.packing_length or run.model.max_seq_length,
+        max_length=sequence_tokens(run, chosen),
         completion_only_loss=True,
         pad_to_multiple_of=length_step(run),
     )
     trainer = trl.SFTTrainer(  # pyright: ignore[reportPrivateImportUsage] - as above
         model=model, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks
     )
+    # Steps were counted for sequences of this length: shorter ones would end the run before its rows are through.
+    packed_to = getattr(trainer.args, "max_length", None)
+    if chosen.packing and packed_to != chosen.packing_length:
+        raise RuntimeError(f"rows are packed to {packed_to} tokens instead of {chosen.packing_length}")
     finish(trainer, model)
     return trainer

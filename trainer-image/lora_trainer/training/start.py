@@ -19,6 +19,7 @@ from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.errors import TrainerError
 from lora_trainer.libraries import compiled_folder, environment, go_offline, import_libraries
 from lora_trainer.model import accelerator_name, add_adapter, compute_dtype, load, require_accelerator
+from lora_trainer.packing import sequence_tokens
 from lora_trainer.prepared import Prepared, read_prepared
 from lora_trainer.sizing import shrink
 from lora_trainer.storage import Bucket
@@ -141,7 +142,8 @@ def load_trainable(
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base model with a fresh adapter, and the tokenizer that batches are padded with. Raises TrainerError."""
     with explained(run, chosen, progress):
-        model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader)
+        longest = sequence_tokens(run, chosen)
+        model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader, sequence_tokens=longest)
         tokenizer.pad_token_id, tokenizer.eos_token_id = prepared.pad_token_id, prepared.eos_token_id
         return add_adapter(model, run, kept_layers=chosen.kept_layers), tokenizer
 
