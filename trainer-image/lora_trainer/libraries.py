@@ -45,8 +45,6 @@ def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: i
         # What is compiled is kept in the bucket (training/compile_cache.py): Unsloth's own cache never leaves the pod.
         "UNSLOTH_MEGA_CACHE": "0",
         "TRITON_CACHE_DIR": str(compiled_folder(scratch) / "triton"),
-        # A name under which torch notes which sizes vary, so that the next run compiles for any of them at once.
-        "TORCH_COMPILE_JOB_ID": "lora-operator",
         # Unsloth's layers hold such functions: without this, their graphs are traced anew by each run.
         "TORCHINDUCTOR_AUTOGRAD_CACHE_ALLOW_CUSTOM_AUTOGRAD": "1",
         "TOKENIZERS_PARALLELISM": "false",
