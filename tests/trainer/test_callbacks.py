@@ -9,7 +9,13 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 from lora_trainer.telemetry import ProgressServer
-from lora_trainer.training.callbacks import EvaluateHeldOut, SaveAndStop, ShowProgress, StopWhenDiverged
+from lora_trainer.training.callbacks import (
+    AfterFirstSteps,
+    EvaluateHeldOut,
+    SaveAndStop,
+    ShowProgress,
+    StopWhenDiverged,
+)
 from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import Checkpoint
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -162,3 +168,17 @@ def test_the_pace_is_shown_only_while_a_step_is_due(tmp_path: Path) -> None:
     control.should_training_stop = True
     shown.on_log(arguments, state, control, logs={"loss": 2.0, "learning_rate": 1e-4})
     assert progress.progress.step_seconds is None, "the last checkpoint may be on its way for long"
+
+
+@pytest.mark.parametrize(("taken", "called_after"), [(1, "the end"), (4, 4), (9, 4)])
+def test_what_follows_the_first_steps_follows_once(tmp_path: Path, taken: int, called_after: int | str) -> None:
+    now: list[int | str] = [0]
+    calls: list[int | str] = []
+    callback = AfterFirstSteps(lambda: calls.append(now[-1]), steps=4)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    for step in range(1, taken + 1):
+        now.append(step)
+        callback.on_step_end(arguments, TrainerState(), TrainerControl())
+    now.append("the end")
+    callback.on_train_end(arguments, TrainerState(), TrainerControl())
+    assert calls == [called_after]

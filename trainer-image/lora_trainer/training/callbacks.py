@@ -279,7 +279,7 @@ class HandOverCheckpoints(TrainerCallback):
 
 
 class AfterFirstSteps(TrainerCallback):
-    """Calls something once, when an attempt has done its first steps."""
+    """Calls something once, when an attempt has done its first steps or all that were left."""
 
     def __init__(self, call: Callable[[], object], *, steps: int) -> None:
         self._call = call
@@ -290,6 +290,12 @@ class AfterFirstSteps(TrainerCallback):
         del args, state, control
         self._left -= 1
         if self._left == 0:
+            self._call()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Called after the last one."""
+        del args, state, control
+        if self._left > 0:
             self._call()
 
 
