@@ -61,7 +61,7 @@ def train(this: Attempt) -> TrainResult:
 
     with nodes:
         progress.update(stage=Stage.DATA)
-        fetched = while_importing(lambda: fetch(this), scratch=this.scratch)
+        fetched = while_importing(this, lambda: fetch(this))
         this, prepared, resume, base = fetched.attempt, fetched.prepared, fetched.resume, fetched.base
         run, result = this.run, prepared.result
         chosen = chosen_here(run, result, oom_shrinks=this.oom_shrinks)
@@ -70,7 +70,9 @@ def train(this: Attempt) -> TrainResult:
         port = free_port()
         nodes.agree({"step": resume.checkpoint.step if resume else None, "port": port})
         with further_ranks(this, base=base, resume=resume.folder if resume else None, port=port):
-            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=progress)
+            model, tokenizer = load_trainable(
+                run, chosen, base=base, prepared=prepared, scratch=this.scratch, progress=progress
+            )
             progress.update(stage=Stage.TRAINING)
             writer = checkpoint_writer(this, digest=result.run_digest)
             with stop.deferrable(), judges(this) as panel, writer:

@@ -43,7 +43,7 @@ def build_trainer(
     )
     # Steps were counted for sequences of this length: shorter ones would end the run before its rows are through.
     packed_to = getattr(trainer.args, "max_length", None)
-    if chosen.packing and packed_to != chosen.packing_length:
+    if chosen.packing_length and packed_to and packed_to < chosen.packing_length:
         raise RuntimeError(f"rows are packed to {packed_to} tokens instead of {chosen.packing_length}")
     finish(trainer, model)
     return trainer

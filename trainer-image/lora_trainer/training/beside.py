@@ -12,7 +12,7 @@ from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile
-from lora_trainer.libraries import environment, import_libraries
+from lora_trainer.libraries import environment
 from lora_trainer.model import adapter_digest
 from lora_trainer.prepared import Prepared, read_prepared
 from lora_trainer.telemetry import ProgressServer
@@ -43,14 +43,16 @@ def train_node(this: Attempt) -> None:
     progress, nodes, stop = this.progress, this.nodes, this.stop
     with nodes:
         progress.update(stage=Stage.DATA)
-        this, prepared, base = while_importing(lambda: _fetch(this), scratch=this.scratch)
+        this, prepared, base = while_importing(this, lambda: _fetch(this))
         run = this.run
         chosen = chosen_here(run, prepared.result, oom_shrinks=this.oom_shrinks)
         fetch_compiled(this, chosen, base=base)
         plan = nodes.agree() or {}
         resume = _fetch_resumed(this, step=plan["step"])
         with further_ranks(this, base=base, resume=resume, port=plan["port"]):
-            model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=progress)
+            model, tokenizer = load_trainable(
+                run, chosen, base=base, prepared=prepared, scratch=this.scratch, progress=progress
+            )
             if nodes.agree() is None:
                 return
             with stop.deferrable():
@@ -71,12 +73,11 @@ def train_node(this: Attempt) -> None:
 def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, rank: int, oom_shrinks: int) -> None:
     """A further process of a node, whose first one has fetched everything into `scratch`. Raises TrainerError."""
     os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, rank=rank, ranks=run.resources.gpus))
-    import_libraries(scratch=scratch)
     prepared = read_prepared(scratch / "prepared")
     chosen = chosen_here(run, prepared.result, oom_shrinks=oom_shrinks)
     silent = ProgressServer(port=0)
     silent.update(stage=Stage.LOADING, total_steps=chosen.max_steps)
-    model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, progress=silent)
+    model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, scratch=scratch, progress=silent)
     train_beside(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, resume=resume, progress=silent)
 
 

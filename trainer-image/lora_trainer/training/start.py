@@ -113,11 +113,14 @@ def fetch_base(this: Attempt, prepared: PrepareResult) -> Path:
     return base
 
 
-def while_importing(fetch: Callable[[], T], *, scratch: Path) -> T:
-    """What `fetch` returns. It waits for buckets in another thread, while this one imports the libraries."""
+def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
+    """What `fetch` returns. It waits for buckets in another thread, while this one imports the libraries; but where
+    further processes begin when it is done, this one imports at the same time as they do."""
+    if this.run.resources.gpus > 1:
+        return fetch()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch") as pool:
         fetched = pool.submit(fetch)
-        import_libraries(scratch=scratch)
+        import_libraries(scratch=this.scratch)
         return fetched.result()
 
 
@@ -138,9 +141,10 @@ def fetch_compiled(this: Attempt, chosen: Chosen, *, base: Path) -> CompileCache
 
 
 def load_trainable(
-    run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared, progress: ProgressServer
+    run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared, scratch: Path, progress: ProgressServer
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base model with a fresh adapter, and the tokenizer that batches are padded with. Raises TrainerError."""
+    import_libraries(scratch=scratch)
     with explained(run, chosen, progress):
         longest = sequence_tokens(run, chosen)
         model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader, sequence_tokens=longest)
