@@ -15,50 +15,43 @@ very card multiplies two random 8192 x 8192 matrices in bfloat16.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.contract.run import PVC_MOUNT_ROOT, RunFile
+from lora_trainer.contract.run import RunFile
+from lora_trainer.libraries import versions
 from lora_trainer.model_shape import model_shape
 from lora_trainer.prepare import prepare
 from lora_trainer.prepared import TRAIN_ROWS, Prepared, read_prepared
 from lora_trainer.storage import open_bucket
 from lora_trainer.telemetry import ProgressServer
 
+from benchmarks.gpu_machine import CLAIM, Machine, make_model, read_machine, volume
+from benchmarks.gpu_rows import ROW_TOKENS, ROWS, SEED, chats
 from benchmarks.gpu_watch import Watched, Window, watch
-from benchmarks.vram import LIBRARIES, SHAPES
+from benchmarks.vram import SHAPES
 from tests.support.object_store import ObjectStore, free_port, object_store
 from tests.support.runs import BUCKET, run_file
 
 RESULTS = Path(__file__).parent / "results/gpu.json"
-CLAIM = "benchmark"
 OURS = "lora-operator"
 PEERS = ("hf-padded", "hf-packed", "unsloth-notebook")
-ROW_TOKENS = 2048
-WORDS = ("select", "count", "from", "singer", "where", "age", "order", "by", "name", "group")
-"""One token each, with the space before it, in the tokenizers of Llama and SmolLM2."""
-CHAT_TOKENS = 24
-"""What a template adds to a prompt with its answer, about."""
 STEPS_OF_A_RUN = 1000
 """Of the run file, so that checkpoints are as rare as in a run that somebody waits for. None is taken to its end."""
 LIMIT_SECONDS = 180
 FIRST_TIME = Window(most=30, seconds=6)
 """Of the run that finds nothing compiled: long enough that it keeps what it compiles."""
-SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,46 +68,9 @@ class Workload:
         return f"{self.shape}-{self.rows}".replace(" ", "-")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What the runs are told of this machine, and what is computed with."""
-
-    gpu: str | None
-    memory_gib: int | None
-    matmul_tflops: float | None
-
-
-def mixed_length(generator: random.Random) -> int:
-    """Tokens of a chat: log-normal, half of them below 300, 99 % below 2000."""
-    tokens = round(generator.lognormvariate(math.log(300), math.log(2000 / 300) / 2.326))
-    return min(max(tokens, CHAT_TOKENS + 8), ROW_TOKENS)
-
-
-ROWS: Mapping[str, tuple[int, Callable[[random.Random], int]]] = {
-    "mixed lengths": (4000, mixed_length),
-    "full rows": (1000, lambda _: ROW_TOKENS + 64),  # cut off
-}
-"""How many rows, and their lengths in tokens."""
-
-
 def runs(rows: str) -> Sequence[str]:
     """Who trains on them. Full rows are the same packed or not."""
     return [OURS, *(peer for peer in PEERS if rows != "full rows" or peer != "hf-packed")]
-
-
-def chats(rows: str) -> Iterator[dict[str, Any]]:
-    """Prompts with answers twice as long, of random words."""
-    count, length = ROWS[rows]
-    generator = random.Random(SEED)
-    for _ in range(count):
-        words = length(generator) - CHAT_TOKENS
-        prompt = words // 3
-        texts = (" ".join(generator.choices(WORDS, k=k)) for k in (prompt, words - prompt))
-        yield {
-            "messages": [
-                {"role": role, "content": text} for role, text in zip(("user", "assistant"), texts, strict=True)
-            ]
-        }
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
@@ -269,57 +225,9 @@ def run_row(row: str, cell: Cell, *, window: Window) -> Watched:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@contextmanager
-def volume(folder: Path | None) -> Iterator[Path]:
-    """A folder for models where pods have their volumes mounted, in `folder` (of a RAM disk, say)."""
-    PVC_MOUNT_ROOT.mkdir(parents=True, exist_ok=True)
-    claim = PVC_MOUNT_ROOT / CLAIM
-    with tempfile.TemporaryDirectory(prefix="bench-gpu-models-", dir=folder) as models:
-        claim.unlink(missing_ok=True)  # of a run that was killed
-        claim.symlink_to(models)
-        try:
-            yield Path(models)
-        finally:
-            claim.unlink()
-
-
-def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
-    """Random weights, once."""
-    if not folder.exists():
-        subprocess.run([sys.executable, "-m", "benchmarks.vram", "make-model", shape, folder, tokenizer], check=True)
-
-
 def compile_bytecode() -> None:
     """Have Python keep what it compiles of the libraries, as images do: else the first run does it."""
     subprocess.run([sys.executable, "-c", "import unsloth, trl, datasets"], stdout=subprocess.DEVNULL, check=False)
-
-
-def read_machine() -> Machine:
-    """The GPU of this machine, in a process of its own: this one must hold no memory of it."""
-    code = "from benchmarks.gpu import card; import json; print(json.dumps(card()))"
-    output = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return Machine(**json.loads(output.splitlines()[-1]))
-
-
-def card() -> dict[str, Any]:
-    """Name, memory and speed of the first GPU; nothing of a machine without one."""
-    import torch  # noqa: PLC0415 - only the process that read_machine starts may load it
-
-    if not torch.cuda.is_available():
-        return {"gpu": None, "memory_gib": None, "matmul_tflops": None}
-    size, products = 8192, 30
-    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(5):
-        torch.mm(left, right)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(products):
-        torch.mm(left, right)
-    end.record()
-    torch.cuda.synchronize()
-    tflops = 2 * size**3 * products / (start.elapsed_time(end) / 1000) / 1e12
-    memory = torch.cuda.get_device_properties(0).total_memory
-    return {"gpu": torch.cuda.get_device_name(), "memory_gib": memory // 2**30, "matmul_tflops": round(tflops)}
 
 
 def describe(machine: Machine, window: Window) -> dict[str, Any]:
@@ -327,7 +235,7 @@ def describe(machine: Machine, window: Window) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "gpu": machine.gpu,
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
         "seed": SEED,
         "warm_up_steps": window.warm_up,
     }

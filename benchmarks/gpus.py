@@ -9,7 +9,6 @@ step; checkpoints go to a real S3 server. Weights are random and of Llama 3.2 1B
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import random
@@ -23,8 +22,8 @@ from statistics import median
 from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.libraries import versions
 
-from benchmarks.vram import LIBRARIES
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET
 from tests.support.trained import small_run
@@ -112,7 +111,7 @@ def main() -> None:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "gpu": torch.cuda.get_device_name(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
         "shape": SHAPE,
         "tokens_per_gpu_and_step": TRAINING["perDeviceTrainBatchSize"]
         * TRAINING["gradientAccumulationSteps"]

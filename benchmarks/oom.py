@@ -14,7 +14,6 @@ with the right size took, and torch runs out of the host's.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
@@ -33,9 +32,10 @@ from typing import Any
 
 from lora_trainer.contract.batch import shrunk_batch
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.libraries import versions
 
-from benchmarks.gpu import CLAIM, ROW_TOKENS, chats, make_model, read_machine, volume
-from benchmarks.vram import LIBRARIES
+from benchmarks.gpu_machine import CLAIM, make_model, read_machine, volume
+from benchmarks.gpu_rows import ROW_TOKENS, chats
 from tests.support.attempts import Attempt, Ended
 from tests.support.demo_assets import ensure_demo_assets
 from tests.support.object_store import ObjectStore, free_port, object_store
@@ -180,7 +180,7 @@ def main() -> None:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "accelerator": gpu or "CPU",
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
         "model": SHAPE if gpu else "SmolLM2-135M-Instruct",
         "limit_bytes": limit,
         "losses_of_the_right_size": losses,

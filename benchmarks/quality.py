@@ -14,7 +14,6 @@ taken with several seeds of the order, and the means of their held-out losses at
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import shutil
@@ -32,7 +31,7 @@ from typing import Any
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.evaluation.held_out import held_out_rows
-from lora_trainer.libraries import environment, go_offline
+from lora_trainer.libraries import environment, go_offline, versions
 from lora_trainer.model import adapter_digest, compute_dtype
 from lora_trainer.prepare import prepare
 from lora_trainer.prepared import Prepared, read_prepared
@@ -43,8 +42,7 @@ from lora_trainer.training.loop import build_loop
 from lora_trainer.training.selection import held_out_losses
 from lora_trainer.training.start import load_trainable
 
-from benchmarks.gpu import Machine, read_machine
-from benchmarks.vram import LIBRARIES
+from benchmarks.gpu_machine import Machine, read_machine
 from tests.support.demo_assets import ensure_demo_assets
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET, run_file
@@ -213,7 +211,7 @@ def describe(machine: Machine, prepared: Mapping[str, Prepared]) -> dict[str, An
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "gpu": machine.gpu,
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
         "epochs": EPOCHS,
         "seeds": SEEDS,
         "rows": data.kept,

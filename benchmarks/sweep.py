@@ -39,7 +39,9 @@ from lora_trainer.model_shape import model_shape
 from lora_trainer.packing import DataSize, sequence_tokens
 from lora_trainer.sizing import EFFECTIVE_BATCH, size_run
 
-from benchmarks.gpu import ROW_TOKENS, SEED, Machine, describe, make_model, mixed_length
+from benchmarks.gpu import describe
+from benchmarks.gpu_machine import Machine, make_model
+from benchmarks.gpu_rows import ROW_TOKENS, SEED, mixed_length
 from benchmarks.gpu_watch import Window
 from benchmarks.vram import SHAPES
 from tests.support.runs import run_file

@@ -11,7 +11,6 @@ predicted memory allows: memory is measured per process, and time is not measure
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -27,12 +26,12 @@ from typing import Any
 
 from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.libraries import environment, versions
 from lora_trainer.memory import GIB, memory_bytes, weight_bytes
 from lora_trainer.model_shape import ModelShape, model_shape
 
 RESULTS = Path(__file__).parent / "results/vram.json"
 SIDE_BY_SIDE = 6
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 500000.0, "dtype": "bfloat16"}
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": LLAMA
@@ -135,7 +134,6 @@ def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
 def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
     """Peak memory of one configuration, in bytes."""
     # All of these read the environment when they are imported, and Unsloth must be the first of them.
-    from lora_trainer.libraries import environment  # noqa: PLC0415 - as the comment above says
     from lora_trainer.model import add_adapter, load  # noqa: PLC0415 - as the comment above says
 
     os.environ.update(environment(kind=AcceleratorKind.GPU, scratch=scratch))
@@ -288,8 +286,7 @@ def write(out: Path, done: list[dict[str, Any]]) -> None:
     """The results so far."""
     import torch  # noqa: PLC0415 - the other commands do without
 
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    document = {"gpu": torch.cuda.get_device_name(), "versions": versions, "points": done}
+    document = {"gpu": torch.cuda.get_device_name(), "versions": versions(), "points": done}
     out.write_text(json.dumps(document, indent=1) + "\n")
 
 
