@@ -60,7 +60,7 @@ def compile_something(folder: Path) -> None:
 
 def first_steps_done(cache: CompileCache) -> None:
     """And all that follows from it."""
-    cache.keep().join()
+    cache.first_steps_done().join()
 
 
 def test_the_next_run_finds_what_one_compiled(cache: Callable[..., CompileCache], tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ def test_a_damaged_archive_is_not_used(
 
 
 def test_a_bucket_that_refuses_costs_no_run(run: RunFile, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    nowhere = run.model_copy(update={"storage": run.storage.model_copy(update={"work_uri": "s3://missing/work"})})
+    nowhere = run.model_copy(update={"storage": run.storage.model_copy(update={"work_uri": "s3://missing/runs"})})
     cache = CompileCache(nowhere, bucket=open_bucket(nowhere.storage), fingerprint="f", folder=tmp_path / "node")
     compile_something(tmp_path / "node")
     with caplog.at_level(logging.WARNING):
         assert not cache.fetch()
         first_steps_done(cache)
-    assert "is not kept at s3://missing/work/team-a/_compiled/f" in caplog.text
+    assert "is not kept at s3://missing/runs/team-a/_compiled/f" in caplog.text
 
 
 def test_code_that_an_attempt_died_with_is_thrown_away(cache: Callable[..., CompileCache], tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     effective = max(1, effective // processes)  # each GPU's share
 
     def peak(cut: Cut) -> float:
-        tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
+        tokens = _tokens_per_pass(run, cut, row_tokens=row_tokens)
         # The processes of a CPU pod share its memory, each with a model of its own; a GPU has its own.
         sharing = run.resources.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
         training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers, loader=packed.loader)
@@ -153,7 +153,7 @@ def cut_to_fit(run: RunFile, needed: Predict, *, shape: ModelShape, row_tokens: 
         return offered is None or needed(cut) <= offered * GIB
 
     def step_time(cut: Cut) -> float:
-        tokens = cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
+        tokens = _tokens_per_pass(run, cut, row_tokens=row_tokens)
         return relative_step_time(shape, tokens=tokens, kept_layers=cut.kept_layers)
 
     sizes = _micro_batches(run, effective)
@@ -165,6 +165,10 @@ def cut_to_fit(run: RunFile, needed: Predict, *, shape: ModelShape, row_tokens: 
         smallest = Cut(micro_batch=sizes[0], kept_layers=_least_kept(run, layers))
         raise _does_not_fit(run, smallest, row_tokens=row_tokens, gib=needed(smallest) / GIB)
     return min(cuts, key=step_time)
+
+
+def _tokens_per_pass(run: RunFile, cut: Cut, *, row_tokens: int) -> int:
+    return cut.micro_batch * SEQUENCES_PER_ROW[run.training.method] * row_tokens
 
 
 def _keeping_is_open(run: RunFile) -> bool:

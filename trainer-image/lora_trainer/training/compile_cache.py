@@ -94,9 +94,9 @@ class CompileCache:
         log.info("Compiled code found", extra={"fields": told(self._uri, size, began)})
         return True
 
-    def keep(self) -> threading.Thread:
-        """The first steps are done: publish what is in the folder, or end its trial where it came from the bucket.
-        Returns the thread that does it, for which nobody needs to wait."""
+    def first_steps_done(self) -> threading.Thread:
+        """Publish what is in the folder, or end its trial where it came from the bucket. Returns the thread that does
+        it, for which nobody needs to wait."""
         do = self._acquit if self._found else self._publish
         thread = threading.Thread(target=do, name="compiled", daemon=True)
         thread.start()
@@ -147,8 +147,7 @@ def pack(folder: Path, target: Path) -> int:
     with tarfile.open(draft, "w:gz", compresslevel=1) as archive:
         for path in files:
             archive.add(path, arcname=path.relative_to(folder))
-    draft.rename(target / f"{file_sha256(draft)}.tar.gz")
-    return sum(path.stat().st_size for path in target.iterdir())
+    return draft.rename(target / f"{file_sha256(draft)}.tar.gz").stat().st_size
 
 
 def unpack(archive: Path, folder: Path) -> None:

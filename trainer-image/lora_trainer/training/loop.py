@@ -237,7 +237,7 @@ def first_process(
             vocabulary=vocabulary,
         ),
         callbacks.HandOverCheckpoints(writer.submit, folder=attempt.scratch / "checkpoints", channel=channel),
-        callbacks.AfterFirstSteps(compiled.keep, steps=STEPS_THAT_COMPILE),
+        callbacks.AfterFirstSteps(compiled.first_steps_done, steps=STEPS_THAT_COMPILE),
     ]
 
 
