@@ -5,7 +5,6 @@ The environment is made once, before pytest's workers start; they only connect t
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from tests.cluster import images, loading
 from tests.cluster.commands import ClusterError, RequirementError
-from tests.cluster.runs import SCRIPTED_IMAGE, Tenant, scripted_class
+from tests.cluster.runs import SCRIPTED_IMAGE, TENANT_PREFIX, Tenant, scripted_class
 from tests.cluster.settings import HERE, Paths
 from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment, existing_environment
 from tests.demo.kubectl import Kubectl, KubectlError
@@ -29,11 +28,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     timings = Timings(console=Console(width=120))
     try:
         environment = ensure_environment(timings)
+        if environment.own_cluster:
+            _end_earlier_runs(environment.kubectl)
         with timings.part("scripted trainer"):
             _ensure_scripted_class(environment.kubectl)
     except (ClusterError, RequirementError, KubectlError) as problem:
         raise pytest.UsageError(str(problem)) from problem
     timings.console.print(timings.table())
+
+
+def _end_earlier_runs(kubectl: Kubectl) -> None:
+    """Remove the runs of a demo, or of interrupted tests: they hold the processors that the tests' pods need."""
+    kubectl("delete", "lorafinetunes", "--all", "--all-namespaces")
+    namespaces = kubectl("get", "namespaces", "-o", "name").split()
+    left = [name for name in namespaces if name.removeprefix("namespace/").startswith(TENANT_PREFIX)]
+    if left:
+        kubectl("delete", *left, "--wait=false")
 
 
 def _ensure_scripted_class(kubectl: Kubectl) -> None:
@@ -60,7 +70,7 @@ def environment() -> Environment:
 @pytest.fixture
 def tenant(environment: Environment) -> Iterator[Tenant]:
     """A namespace of its own with bucket credentials. It goes after the test; nobody waits for it."""
-    tenant = Tenant(kubectl=environment.kubectl, namespace=f"test-{uuid.uuid4().hex[:8]}")
+    tenant = Tenant.fresh(environment.kubectl)
     tenant.create(environment.account)
     yield tenant
     tenant.delete()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ SCRIPTED_CLASS = "scripted"
 DEMO_CLASS = "cpu-demo"
 """The class whose trainer trains."""
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
+TENANT_PREFIX = "test-"
+"""What the name of each test's namespace begins with."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -43,6 +46,11 @@ class Tenant:
     namespace: str
     _seen: dict[str, Body] = field(default_factory=dict, init=False)
     """The status of each run, by uid, as it was last seen."""
+
+    @classmethod
+    def fresh(cls, kubectl: Kubectl) -> Tenant:
+        """A tenant whose namespace does not exist yet."""
+        return cls(kubectl=kubectl, namespace=f"{TENANT_PREFIX}{uuid.uuid4().hex[:8]}")
 
     def create(self, account: Account) -> None:
         """Make the namespace, restricted, with the account's Secret."""

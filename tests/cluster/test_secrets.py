@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +68,8 @@ def secret(namespace: str, name: str, data: dict[str, str], kind: str = "Opaque"
 
 def plant(environment: Environment) -> Planted:
     """Make the namespace with a canary in each Secret that a run can have."""
-    namespace = f"test-{uuid.uuid4().hex[:8]}"
-    tenant = Tenant(kubectl=environment.kubectl, namespace=namespace)
+    tenant = Tenant.fresh(environment.kubectl)
+    namespace = tenant.namespace
     tenant.create(environment.account)
     seed = secrets.randbelow(256)
     pem = private_pem(seed).decode()
@@ -147,6 +146,7 @@ def written(planted: Planted) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.timeout(900)  # beyond the wait, which says where the run stands
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_run_ends_as_it_should(planted: Planted, name: str) -> None:
     """Otherwise the search below would find nothing where nothing happened."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +66,8 @@ class Team:
 
 def make_team(environment: Environment, folder: Path) -> Team:
     """Namespace, bucket with a model and rows, keys that open it and no other, and a person with the role edit."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    tenant = Tenant(kubectl=environment.kubectl, namespace=name)
+    tenant = Tenant.fresh(environment.kubectl)
+    name = tenant.namespace
     tenant.create(Account(access=name, secret=secrets.token_hex(20)))
     account = object_store.ensure_account(environment.kubectl, namespace=name, bucket=name)
     team = Team(tenant=tenant, account=account)

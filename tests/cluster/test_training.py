@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.cluster.runs import DEMO_CLASS, Body, Tenant, ready_reason, small_training
 from tests.demo import object_store
 from tests.demo.environment import Environment
+
+# Beyond all waits together: a wait that ends says where the run stands, this limit would not.
+pytestmark = pytest.mark.timeout(2400)
 
 
 def test_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Environment, tenant: Tenant) -> None:

@@ -66,6 +66,16 @@ def test_there_is_no_golden_file_without_a_sample() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == {sample.stem for sample in SAMPLES}
 
 
+def test_all_samples_can_be_applied_to_one_cluster() -> None:
+    """A second run of the same name would be refused as a change of the first."""
+    bodies = [read(sample) for sample in SAMPLES]
+    for what in (
+        lambda body: (body["metadata"]["namespace"], body["metadata"]["name"]),
+        lambda body: body["spec"]["output"]["uri"],
+    ):
+        assert len({what(body) for body in bodies}) == len(bodies)
+
+
 def test_a_complete_run_takes_twelve_lines() -> None:
     lines = (MANIFESTS / "samples/llama-3.2-3b.yaml").read_text().splitlines()
     assert len([line for line in lines if not line.startswith("#")]) <= 12
