@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message, ready_reason
+from tests.cluster.test_policy import first_refusal, refusal_of
 from tests.demo import object_store
 from tests.demo.environment import Environment
+from tests.demo.live import is_true
 from tests.demo.object_store import Account
 
 FOLDER = "bad-input"
@@ -169,3 +171,29 @@ def test_namespace_that_refuses_the_pod(environment: Environment, tenant: Tenant
     tenant.play("run", "ok")
     run = tenant.wait_for_reason("run", "PodRefused")
     assert "maximum memory usage per Container is 1Mi" in ready_message(run)
+
+
+def test_a_webhook_that_does_not_answer_is_told_of_and_heals(environment: Environment, tenant: Tenant) -> None:
+    """As when a queue's or a policy's controller is away: each create of a Job is answered with status 500."""
+    webhook = {
+        "name": "jobs.example.com",
+        "clientConfig": {"service": {"namespace": tenant.namespace, "name": "nobody"}},
+        "rules": [{"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": tenant.namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    kind, name = "ValidatingWebhookConfiguration", tenant.namespace
+    metadata = {"name": name}
+    body = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": metadata, "webhooks": [webhook]}
+    environment.kubectl.apply(body)
+    try:
+        probe = ("-n", tenant.namespace, "create", "job", "probe", "--image=none", "--dry-run=server")
+        first_refusal(lambda: refusal_of(lambda: tenant.kubectl(*probe)))
+        tenant.play("run", "ok")
+        run = tenant.wait_for_reason("run", "ChildRefused")
+        assert 'failed calling webhook "jobs.example.com"' in ready_message(run)
+        assert is_true(run, "Reconciling")
+    finally:
+        environment.kubectl("delete", kind, name)
+    tenant.wait_for("run", "Complete", seconds=120)

@@ -34,10 +34,10 @@ def refusal_of(action: Callable[[], object]) -> str:
 
 
 def first_refusal(attempt: Callable[[], str]) -> str:
-    """Try until the API server has heard of a class and refuses."""
+    """Try until the API server has heard of what it judges by, and refuses."""
     deadline = time.monotonic() + SECONDS
     while not (said := attempt()):
-        assert time.monotonic() < deadline, "the admission policy does not judge by the class"
+        assert time.monotonic() < deadline, "the API server still accepts it"
         time.sleep(0.2)
     return said
 

@@ -72,9 +72,9 @@ class Reason(StrEnum):
     CHILD_REFUSED = "ChildRefused"
     """The API server refuses a Job, ConfigMap or Service of the run.
 
-    Cause: An admission policy or webhook, or a value of the class that no pod can have.
-    Remedy: Ask the platform team to allow it, and the run goes on by itself; or to mend the class, and create the run
-    anew.
+    Cause: An admission policy or webhook, a webhook that does not answer, or a value of the class that no pod can have.
+    Remedy: Ask the platform team to allow it or to mend the webhook, and the run goes on by itself; or to mend the
+    class, and create the run anew.
     """
 
     IMAGE_PULL_FAILED = "ImagePullFailed"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock, Observer, Unreadable, owned_by
-from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, Refused
+from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, Refused, Unavailable
 from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
@@ -21,6 +21,7 @@ from lora_operator.planning.events import PlannedEvent
 from lora_operator.planning.observed import Observed, Refusal
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
+from lora_operator.planning.troubles import WEBHOOK_AWAY
 from lora_operator.planning.turn import Create, Delete, Plan
 from lora_operator.planning.unreadable import unreadable_plan
 
@@ -134,8 +135,10 @@ class Reconciler:
         name = body["metadata"]["name"]
         try:
             created = await self.gateway.create(resource, body)
-        except Refused as refused:
-            raise ChildRefused(Refusal(child=f"{body['kind']} {name}", why=refused.said)) from None
+        except (Refused, Unavailable) as answer:
+            if isinstance(answer, Unavailable) and WEBHOOK_AWAY not in answer.said:
+                raise
+            raise ChildRefused(Refusal(child=f"{body['kind']} {name}", why=answer.said)) from None
         except AlreadyExists:
             created = await self.gateway.get(resource, observed.run.namespace, name)
             if not owned_by(created, observed.run.uid):

@@ -17,6 +17,8 @@ MOUNT_PATIENCE = timedelta(seconds=10)
 MOUNT_RECHECK = timedelta(seconds=30)
 POD_RECHECK = timedelta(seconds=10)
 LONGEST_LOOK = timedelta(minutes=1)
+WEBHOOK_AWAY = "failed calling webhook"
+"""In what the API server says when an admission webhook that it must ask does not answer: nothing was created then."""
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
@@ -65,6 +67,12 @@ def _refused(what: str, why: str, reason: Reason) -> Trouble:
     if "exceeded quota" in why:
         message = f"The namespace's quota has no room for {what}: {why}. It starts when there is room."
         return Trouble(reason=Reason.QUOTA_EXCEEDED, message=message, needs_person=False)
+    if WEBHOOK_AWAY in why:
+        message = (
+            f"The API server cannot create {what}: {why}. It is tried again and again; if that lasts, ask the platform "
+            "team to mend the webhook."
+        )
+        return Trouble(reason=reason, message=message, needs_person=False)
     message = (
         f"The API server refuses {what}: {why}. Ask the platform team to mend the policy, and the run goes on by "
         "itself, or the LoraFineTuneClass, and create the run anew: it keeps the class that it began with."

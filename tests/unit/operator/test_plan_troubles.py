@@ -95,6 +95,12 @@ REFUSALS = [
         "Stalled",
         'the pod of Job {job}: admission webhook "images.example" denied the request: unsigned image.',
     ),
+    (
+        'Error creating: Internal error occurred: failed calling webhook "images.example": no endpoints',
+        "PodRefused",
+        "Reconciling",
+        'the pod of Job {job}: Internal error occurred: failed calling webhook "images.example": no endpoints.',
+    ),
 ]
 
 
@@ -128,6 +134,7 @@ def test_why_a_job_has_no_pod_is_said_and_heals(
             "Reconciling",
         ),
         ('Job.batch "x" is invalid: spec.template: not so', "ChildRefused", "Stalled"),
+        ('Internal error occurred: failed calling webhook "queues": no endpoints', "ChildRefused", "Reconciling"),
     ],
 )
 @pytest.mark.parametrize("stage", list(Stage))
