@@ -12,6 +12,8 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s $$'\t'
 
 # --- environments -------------------------------------------------------------------------------------------------
+# Bytecode is compiled here, also where the user has Python write none (PYTHONDONTWRITEBYTECODE): tests start the
+# trainer hundreds of times, and importing torch and Unsloth from their sources takes ten seconds more.
 $(VENV)/bin/uv: requirements/bootstrap.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || apt-get install -y -qq python3-venv \
 	  || { echo "Python's venv module is missing: install python3-venv as root, then try again."; exit 2; }
@@ -20,13 +22,13 @@ $(VENV)/bin/uv: requirements/bootstrap.txt
 	@touch $@
 
 $(VENV)/.synced: $(VENV)/bin/uv requirements/dev.txt pyproject.toml
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/dev.txt
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/dev.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV_TRAINER)/.synced: $(VENV)/bin/uv requirements/trainer-dev.txt pyproject.toml
 	$(VENV)/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV_TRAINER)
-	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --require-hashes -r requirements/trainer-dev.txt
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV_TRAINER)/bin/python --no-deps --require-hashes -r requirements/trainer-dev.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
