@@ -182,6 +182,11 @@ def ready_message(run: Body) -> str:
     return (condition(run, "Ready") or {}).get("message", "")
 
 
+def steps_done(run: Body) -> int:
+    """Optimizer steps that status tells of."""
+    return run["status"].get("progress", {}).get("step", 0)
+
+
 def _event_order(event: Body) -> tuple[str, int]:
     return event["metadata"]["creationTimestamp"], int(event["metadata"]["resourceVersion"])
 

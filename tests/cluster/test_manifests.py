@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.cluster import toolchain
-from tests.cluster.test_policy import first_refusal, refusal_of
+from tests.cluster.refusals import first_refusal, refusal_of
 from tests.crd_case import edited
 from tests.demo.environment import MANIFESTS, Environment
 from tests.demo.kubectl import Kubectl

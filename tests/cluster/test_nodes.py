@@ -10,9 +10,8 @@ import pytest
 from lora_trainer.contract.outcome import decode_outcome
 
 from tests.cluster.containerd import ctr
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training
+from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training, steps_done
 from tests.cluster.settings import Paths
-from tests.cluster.test_training import steps_done
 from tests.demo import object_store
 from tests.demo.environment import Environment
 from tests.kstatus import breaches

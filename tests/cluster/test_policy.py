@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.builders import class_body
+from tests.cluster.refusals import first_refusal, refusal_of
 from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message
 from tests.demo.environment import Environment
-from tests.demo.kubectl import KubectlError
 from tests.policy_cases import ACCELERATOR, CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
-
-SECONDS = 10
-"""In which the API server must have heard of a new class."""
 
 
 def refusal(tenant: Tenant, body: dict) -> str:
     """What the API server says to the run, without keeping it; empty where it accepts it."""
     return refusal_of(lambda: tenant.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body)))
-
-
-def refusal_of(action: Callable[[], object]) -> str:
-    """What the API server says to a request that it refuses; empty where it accepts it."""
-    try:
-        action()
-    except KubectlError as refused:
-        return str(refused)
-    return ""
-
-
-def first_refusal(attempt: Callable[[], str]) -> str:
-    """Try until the API server has heard of what it judges by, and refuses."""
-    deadline = time.monotonic() + SECONDS
-    while not (said := attempt()):
-        assert time.monotonic() < deadline, "the API server still accepts it"
-        time.sleep(0.2)
-    return said
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from tests.cluster import kueue
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message, small_training
+from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message, small_training, steps_done
 from tests.cluster.settings import NODE_NAME, Paths
-from tests.cluster.test_training import steps_done
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, Environment
 from tests.demo.kubectl import Kubectl

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.refusals import first_refusal, refusal_of
 from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message, ready_reason
-from tests.cluster.test_policy import first_refusal, refusal_of
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE, Environment
 from tests.demo.object_store import Account

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import DEMO_CLASS, Body, Tenant, ready_reason, small_training
+from tests.cluster.runs import DEMO_CLASS, Body, Tenant, ready_reason, small_training, steps_done
 from tests.demo import object_store
 from tests.demo.environment import Environment
 
@@ -55,11 +55,6 @@ def test_published_adapter_is_complete_and_proven(environment: Environment, tena
     assert ready_reason(again) == "AdapterReused"
     assert tenant.jobs("run", stage="train") == []
     assert again["status"]["artifact"] == status["artifact"]
-
-
-def steps_done(run: Body) -> int:
-    """Optimizer steps that status tells of."""
-    return run["status"].get("progress", {}).get("step", 0)
 
 
 def adapter_sha256(store: Any, run: Body) -> str:
