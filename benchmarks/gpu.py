@@ -226,8 +226,11 @@ def run_row(row: str, cell: Cell, *, window: Window) -> Watched:
 
 
 def compile_bytecode() -> None:
-    """Have Python keep what it compiles of the libraries, as images do: else the first run does it."""
-    subprocess.run([sys.executable, "-c", "import unsloth, trl, datasets"], stdout=subprocess.DEVNULL, check=False)
+    """Have Python keep what it compiles of the libraries, as images do: else the first run does it, or, where the user
+    has Python keep nothing, every one."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", "import unsloth, trl, datasets"]
+    subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, check=False)
 
 
 def describe(machine: Machine, window: Window) -> dict[str, Any]:
