@@ -68,6 +68,7 @@ SOURCES = $(shell git ls-files --cached --others --exclude-standard "*.py")
 # What imports torch and its kin is checked in the environment that has them.
 TORCH_CODE := trainer-image/% tests/trainer/% tests/support/% $(addprefix benchmarks/,bare_trainer.py gpu.py gpu_machine.py gpu_peers.py gpus.py oom.py quality.py sweep.py trainer.py vram.py vram_fit.py)
 PYTEST := $(VENV)/bin/python -m pytest -q
+SLOWEST := --durations 12
 .PHONY: check test-unit test-component test-trainer test-cluster test bench-trainer bench-operator bench-demo
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
@@ -97,10 +98,10 @@ fuzz: system-packages ## Random objects for a real API server and operator: SEED
 
 test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
-	$(VENV_TRAINER)/bin/python -m pytest -q tests/trainer
+	$(VENV_TRAINER)/bin/python -m pytest -q $(SLOWEST) tests/trainer
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
-	$(PYTEST) -n 5 --dist loadfile --ignore tests/cluster/test_queues.py tests/cluster
+	$(PYTEST) $(SLOWEST) -n 5 --dist loadfile --ignore tests/cluster/test_queues.py tests/cluster
 	$(PYTEST) tests/cluster/test_queues.py
 	$(PYTEST) tests/outages
 	$(PYTEST) tests/install

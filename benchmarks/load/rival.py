@@ -50,7 +50,7 @@ def install(kubectl: Kubectl, *, paths: Paths, report: Report) -> None:
         file.write_text("\n".join(line for line in lines if not line.startswith(_THIRD_PARTY)))
         _apply(kubectl, kubectl("kustomize", file.parent), image=_TRAINER_IMAGE)
     for namespace, name in MANAGERS:
-        kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=180s")
+        kubectl.wait_for_rollout(namespace, name)
     kubectl.wait_for("its webhooks take a runtime", lambda: _runtime(kubectl), seconds=120, every=2)
 
 

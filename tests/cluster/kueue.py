@@ -20,7 +20,7 @@ Body = dict[str, Any]
 
 MODULE = "sigs.k8s.io/kueue"
 NAMESPACE = "kueue-system"
-DEPLOYMENT = "deployment/kueue-controller-manager"
+DEPLOYMENT = "kueue-controller-manager"
 LABEL = "lora-operator.io/kueue"
 """On a namespace: Kueue minds it."""
 OF_THE_CLUSTER = ("clusterqueues", "resourceflavors", "workloadpriorityclasses")
@@ -44,7 +44,7 @@ def install(kubectl: Kubectl, *, paths: Paths, report: Callable[[str], None]) ->
     loading.load(paths=paths, tag=KUEUE_IMAGE, report=report)
     documents = manifests(kubectl)
     apply(kubectl, [body for body in documents if body["kind"] != "APIService"])
-    kubectl("-n", NAMESPACE, "rollout", "status", DEPLOYMENT, "--timeout=120s")
+    kubectl.wait_for_rollout(NAMESPACE, DEPLOYMENT)
     # Only now: while an aggregated API does not answer, no namespace of any test can be removed.
     apply(kubectl, [body for body in documents if body["kind"] == "APIService"])
     kubectl("wait", "--for=condition=Available", "apiservice", "v1beta2.visibility.kueue.x-k8s.io", "--timeout=60s")

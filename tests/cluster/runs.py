@@ -25,6 +25,8 @@ SCRIPTED_CLASS = "scripted"
 DEMO_CLASS = "cpu-demo"
 """The class whose trainer trains."""
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
+PATIENCE = 240.0
+"""Seconds for whatever no test measures: five tests at a time share two processors with a real training."""
 TENANT_PREFIX = "test-"
 """What the name of each test's namespace begins with."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -33,7 +35,8 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 def scripted_class() -> Body:
     """The demo's class with the scripted trainer."""
     body = yaml.safe_load((MANIFESTS / "demo/class.yaml").read_text())
-    small = {"cpu": "20m", "memory": "128Mi", "scratch": "1Gi"}
+    # Requests are shares where processors are short: with a fiftieth of a training's, Python alone starts for a minute.
+    small = {"cpu": "100m", "memory": "128Mi", "scratch": "1Gi"}
     changes = {"image": SCRIPTED_IMAGE, "prepare": small, "train": small, "terminationGracePeriodSeconds": 30}
     return body | {"metadata": {"name": SCRIPTED_CLASS}, "spec": body["spec"] | changes}
 
@@ -130,7 +133,7 @@ class Tenant:
         """The run's ConfigMap, where there is one."""
         return self.kubectl.find("-n", self.namespace, "configmap", f"{name}-run")
 
-    def told(self, name: str, *, until: str, seconds: float = 10) -> list[str]:
+    def told(self, name: str, *, until: str, seconds: float = PATIENCE) -> list[str]:
         """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""
         selector = f"involvedObject.name={name},involvedObject.kind=LoraFineTune"
         deadline = time.monotonic() + seconds
@@ -143,15 +146,15 @@ class Tenant:
                 raise AssertionError(f"{name}: waited for the Event {until}, but there are only {reasons}")
             time.sleep(0.3)
 
-    def wait_for_reason(self, name: str, *reasons: str, seconds: float = 60) -> Body:
+    def wait_for_reason(self, name: str, *reasons: str, seconds: float = PATIENCE) -> Body:
         """Wait until Ready has one of the reasons. Raises AssertionError with what was seen instead."""
         return self.wait(name, lambda run: ready_reason(run) in reasons, f"Ready reason {reasons}", seconds=seconds)
 
-    def wait_for(self, name: str, kind: str, *, seconds: float = 60) -> Body:
+    def wait_for(self, name: str, kind: str, *, seconds: float = PATIENCE) -> Body:
         """Wait until the condition is True."""
         return self.wait(name, lambda run: is_true(run, kind), f"{kind}=True", seconds=seconds)
 
-    def wait(self, name: str, ready: Callable[[Body], bool], what: str, *, seconds: float) -> Body:
+    def wait(self, name: str, ready: Callable[[Body], bool], what: str, *, seconds: float = PATIENCE) -> Body:
         """Wait until the run is so; a run that ends otherwise is not waited for any longer."""
         deadline = time.monotonic() + seconds
         while True:

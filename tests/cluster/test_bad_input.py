@@ -111,7 +111,7 @@ def bad_runs(environment: Environment) -> Iterator[Tenant]:
 @pytest.mark.parametrize("name", CASES)
 def test_named_before_an_accelerator_is_taken(bad_runs: Tenant, name: str) -> None:
     case = CASES[name]
-    run = bad_runs.wait_for(name, "Failed", seconds=240)
+    run = bad_runs.wait_for(name, "Failed")
     assert ready_reason(run) == case.reason, ready_message(run)
     for word in case.says:
         assert word in ready_message(run)
@@ -126,7 +126,7 @@ def test_missing_secret_is_waited_for_and_heals(environment: Environment, tenant
         assert '"late"' in ready_message(run)
         secret = environment.account.as_secret(tenant.namespace)
         environment.kubectl.apply(secret | {"metadata": secret["metadata"] | {"name": "late"}})
-        tenant.wait_for_reason("run", "DatasetNotFound", seconds=120)  # the pod started by itself and looked
+        tenant.wait_for_reason("run", "DatasetNotFound")  # the pod started by itself and looked
 
 
 def test_image_that_cannot_be_pulled(tenant: Tenant) -> None:
@@ -160,7 +160,7 @@ def test_namespace_whose_quota_is_used_up(environment: Environment, tenant: Tena
     run = tenant.wait_for_reason("run", "QuotaExceeded")
     assert "exceeded quota: full" in ready_message(run)
     environment.kubectl("-n", tenant.namespace, "delete", "resourcequota", "full")
-    tenant.wait_for("run", "Complete", seconds=120)
+    tenant.wait_for("run", "Complete")
 
 
 def test_namespace_that_refuses_the_pod(environment: Environment, tenant: Tenant) -> None:
@@ -196,4 +196,4 @@ def test_a_webhook_that_does_not_answer_is_told_of_and_heals(environment: Enviro
         assert is_true(run, "Reconciling")
     finally:
         environment.kubectl("delete", kind, name)
-    tenant.wait_for("run", "Complete", seconds=120)
+    tenant.wait_for("run", "Complete")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_message, ready_reason
+from tests.cluster.runs import PATIENCE, SCRIPTED_CLASS, Tenant, ready_message, ready_reason
 from tests.demo.environment import OPERATOR_NAMESPACE
 from tests.demo.kubectl import KubectlError
 
@@ -59,7 +59,7 @@ def test_evicted_pod_is_replaced_at_no_cost(tenant: Tenant) -> None:
     tenant.play("run", "short", retryLimit=0)
     tenant.wait_for_reason("run", "Training")
     tenant.evict(tenant.pods("run", stage="train")[0])
-    run = tenant.wait_for("run", "Complete", seconds=120)
+    run = tenant.wait_for("run", "Complete")
     assert [attempt["stage"] for attempt in run["status"]["attempts"]] == ["prepare", "train"]
     assert len(tenant.jobs("run", stage="train")) == 1
 
@@ -70,7 +70,7 @@ def test_the_config_map_deleted_by_hand_is_made_again_for_the_next_pod(tenant: T
     tenant.wait_for_reason("run", "BackingOff")
     before = tenant.config_map("run")
     tenant.kubectl("-n", tenant.namespace, "delete", "configmap", "run-run")
-    tenant.wait_for("run", "Complete", seconds=240)
+    tenant.wait_for("run", "Complete")
     after = tenant.config_map("run")
     assert before
     assert after
@@ -82,7 +82,7 @@ def test_job_deleted_by_hand_is_started_again(tenant: Tenant) -> None:
     tenant.play("run", "until-stopped")
     tenant.wait_for_reason("run", "Training")
     tenant.kubectl("-n", tenant.namespace, "delete", "job", "run-train-1", "--wait=false")
-    run = tenant.wait_for("run", "Complete", seconds=90)
+    run = tenant.wait_for("run", "Complete")
     assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "JobDeleted", "Succeeded"]
 
 
@@ -95,7 +95,7 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
     tenant.kubectl(
         "-n", OPERATOR_NAMESPACE, "delete", "pod", "-l", "app.kubernetes.io/name=lora-operator", "--wait=true"
     )
-    tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", "deployment/lora-operator", "--timeout=60s")
+    tenant.kubectl.wait_for_rollout(OPERATOR_NAMESPACE, "lora-operator")
     tenant.play("next", "ok")
     tenant.wait_for("next", "Complete")  # the operator has had its turn with both
     assert tenant.jobs("run") == []
@@ -106,16 +106,16 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
 def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
     tenant.play("run", "ok", ttlSecondsAfterFinished=3)
     tenant.wait_for("run", "Complete")
-    tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"), seconds=30)
+    tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"), seconds=PATIENCE)
     assert tenant.config_map("run") is None
     assert ready_reason(tenant.run("run")) == "AdapterPublished"
 
 
 def test_deadline_ends_the_run(tenant: Tenant) -> None:
     tenant.play("run", "until-stopped", activeDeadlineSeconds=60)
-    run = tenant.wait_for("run", "Failed", seconds=120)
+    run = tenant.wait_for("run", "Failed")
     assert ready_reason(run) == "DeadlineExceeded"
-    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"), seconds=45)
+    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"), seconds=PATIENCE)
 
 
 def test_operator_killed_in_mid_run_changes_nothing(tenant: Tenant) -> None:
@@ -123,7 +123,7 @@ def test_operator_killed_in_mid_run_changes_nothing(tenant: Tenant) -> None:
     tenant.wait_for_reason("run", "Training")
     delete = ("delete", "pod", "-l", "app.kubernetes.io/name=lora-operator", "--grace-period=0", "--force")
     tenant.kubectl("-n", OPERATOR_NAMESPACE, *delete)
-    run = tenant.wait_for("run", "Complete", seconds=90)
+    run = tenant.wait_for("run", "Complete")
     assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
     assert len(tenant.jobs("run")) == 2
 
@@ -135,11 +135,11 @@ def test_the_second_operator_takes_over(tenant: Tenant, how: tuple[str, ...], se
     tenant.wait_for_reason("run", "Training")
     try:
         tenant.kubectl(*operators, "scale", "deployment/lora-operator", "--replicas=2")
-        tenant.kubectl(*operators, "rollout", "status", "deployment/lora-operator", "--timeout=60s")
+        tenant.kubectl.wait_for_rollout(OPERATOR_NAMESPACE, "lora-operator")
         before = _leader(tenant)
         tenant.kubectl(*operators, "delete", "pod", before, *how)
         tenant.kubectl.wait_for("another one leads", lambda: _leader(tenant) not in ("", before), seconds=seconds)
-        run = tenant.wait_for("run", "Complete", seconds=90)
+        run = tenant.wait_for("run", "Complete")
         assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
     finally:
         tenant.kubectl(*operators, "scale", "deployment/lora-operator", "--replicas=1")
@@ -192,7 +192,7 @@ def test_deletion_needs_no_operator(tenant: Tenant) -> None:
         assert_nothing_is_left(tenant)
     finally:
         tenant.kubectl(*scale, "--replicas=1")
-        tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", "deployment/lora-operator", "--timeout=60s")
+        tenant.kubectl.wait_for_rollout(OPERATOR_NAMESPACE, "lora-operator")
 
 
 def assert_nothing_is_left(tenant: Tenant) -> None:
@@ -201,7 +201,7 @@ def assert_nothing_is_left(tenant: Tenant) -> None:
     def left() -> bool:
         return bool(tenant.jobs("run") or tenant.pods("run") or tenant.config_map("run"))
 
-    tenant.kubectl.wait_for("children are gone", lambda: not left(), seconds=90)
+    tenant.kubectl.wait_for("children are gone", lambda: not left(), seconds=PATIENCE)
     time.sleep(1)
     assert not left()
 

@@ -10,7 +10,7 @@ import pytest
 from lora_trainer.contract.outcome import decode_outcome
 
 from tests.cluster.containerd import ctr
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training, steps_done
+from tests.cluster.runs import PATIENCE, SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training, steps_done
 from tests.cluster.settings import Paths
 from tests.demo import object_store
 from tests.demo.environment import Environment
@@ -65,14 +65,14 @@ def test_one_evicted_pod_is_no_failure_of_the_run(tenant: Tenant, two_nodes: Mak
     tenant.wait_for_reason("run", "Training")
     assert {pod["spec"]["hostname"] for pod in tenant.pods("run", stage="train")} == {"run-train-1-0", "run-train-1-1"}
     tenant.evict(pod_of(tenant, attempt=1, node=1))
-    run = tenant.wait_for("run", "Complete", seconds=120)
+    run = tenant.wait_for("run", "Complete")
     assert breaches(run["status"]) == []
     assert attempts(run) == [("prepare", "Succeeded"), ("train", "Disrupted"), ("train", "Succeeded")]
 
 
 def test_a_pod_that_runs_out_of_memory_shrinks_the_batch_of_all(tenant: Tenant, two_nodes: MakeClass) -> None:
     tenant.play("run", "oom-beside", class_name=two_nodes(SCRIPTED_CLASS), **TWO_NODES)
-    run = tenant.wait_for("run", "Complete", seconds=120)
+    run = tenant.wait_for("run", "Complete")
     assert attempts(run) == [("prepare", "Succeeded"), ("train", "OutOfMemory"), ("train", "Succeeded")]
     assert [adjustment["attempt"] for adjustment in run["status"]["adjustments"]] == [2]
 
@@ -121,4 +121,4 @@ def test_two_nodes_train_one_adapter_whatever_befalls_one_of_them(
 
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run", "--timeout=60s")
     service = ("-n", tenant.namespace, "service", "nodes-run")
-    tenant.kubectl.wait_for("the Service is gone", lambda: not tenant.kubectl.find(*service), seconds=60)
+    tenant.kubectl.wait_for("the Service is gone", lambda: not tenant.kubectl.find(*service), seconds=PATIENCE)

@@ -46,13 +46,13 @@ def test_training_survives_outages_of_its_object_store(
 
     first = wait_for_progress(tenant, attempt=1, reached=lambda progress: progress.get("checkpointStep", 0) >= 1)
     with proxy.away():  # for longer than requests are retried
-        tenant.wait("run", lambda run: reasons(run) == ["Succeeded", "StorageUnavailable"], "an end", seconds=240)
+        tenant.wait("run", lambda run: reasons(run) == ["Succeeded", "StorageUnavailable"], "an end")
 
     last = wait_for_progress(tenant, attempt=2, reached=lambda progress: progress["stage"] == "Evaluating")
     with proxy.away():  # for as long as requests are retried
         time.sleep(10)
 
-    run = tenant.wait_for("run", "Complete", seconds=240)
+    run = tenant.wait_for("run", "Complete")
     assert reasons(run) == ["Succeeded", "StorageUnavailable", "Succeeded"]
     assert ready_reason(run) == "AdapterPublished"
     assert last["resumedFromStep"] >= first["checkpointStep"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.cluster import kueue
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message, small_training, steps_done
+from tests.cluster.runs import PATIENCE, SCRIPTED_CLASS, Body, Tenant, ready_message, small_training, steps_done
 from tests.cluster.settings import NODE_NAME, Paths
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, Environment
@@ -109,7 +109,7 @@ def test_three_runs_share_one_gpu_one_at_a_time(queued_tenant: Tenant) -> None:
     tenant.patch("first", suspend=True)  # its user gives the GPU back
     tenant.wait_for("second", "Running")
     tenant.patch("first", suspend=False)
-    runs = [tenant.wait_for(name, "Complete", seconds=120) for name in ("first", "second", "third")]
+    runs = [tenant.wait_for(name, "Complete") for name in ("first", "second", "third")]
     spans = sorted(span for run in runs for span in trained(run))
     assert len(spans) == 4
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), spans
@@ -126,13 +126,13 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
     told(tenant, "urgent", "LocalQueue held is")
     tenant.wait("run", lambda run: steps_done(run) >= 1, "a first step", seconds=400)
     local_queue(tenant, "held", stopPolicy="None")
-    run = tenant.wait_for_reason("run", "Queued", seconds=120)
-    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"), seconds=90)
+    run = tenant.wait_for_reason("run", "Queued")
+    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"), seconds=PATIENCE)
     with object_store.bucket(environment.kubectl, environment.account) as store:
         saved = checkpoints(store, run)
     assert len(saved) == 1, "what it did when it was asked to stop"
     assert steps_done(run) <= saved[0] < STEPS
-    tenant.wait_for("urgent", "Complete", seconds=120)
+    tenant.wait_for("urgent", "Complete")
     run = tenant.wait_for("run", "Complete", seconds=700)
     (record,) = (attempt for attempt in run["status"]["attempts"] if attempt["stage"] == "train")
     assert (record["reason"], record["fromStep"], record["toStep"]) == ("Succeeded", saved[0], STEPS)
@@ -156,7 +156,7 @@ def test_a_queue_that_does_not_exist_is_named_and_may_come_later(queued_tenant: 
     run = told(tenant, "run", "LocalQueue late doesn't exist")
     assert breaches(run["status"]) == []
     local_queue(tenant, "late")
-    tenant.wait_for("run", "Complete", seconds=120)
+    tenant.wait_for("run", "Complete")
 
 
 def test_a_priority_that_does_not_exist_is_named(queued_tenant: Tenant) -> None:

@@ -114,7 +114,7 @@ def test_the_store_refuses_what_a_class_allows(teams: tuple[Team, Team], field: 
     address = {"model": {"name": f"s3://{others.name}/tiny"}, "dataset": {"uri": f"s3://{others.name}/rows.jsonl"}}
     address |= {"output": {"uri": f"s3://{others.name}/out"}}
     mine.apply(f"others-{field}", class_name=OPEN, **{field: address[field]})
-    run = mine.tenant.wait_for(f"others-{field}", "Failed", seconds=240)
+    run = mine.tenant.wait_for(f"others-{field}", "Failed")
     assert ready_reason(run) == "StorageDenied"
     assert others.name in ready_message(run)
 
@@ -217,7 +217,7 @@ def test_one_tenant_s_quota_is_not_another_s(teams: tuple[Team, Team]) -> None:
     full.tenant.wait_for_reason("waits", "QuotaExceeded")
     free.tenant.wait_for("runs", "Complete")
     full.tenant.kubectl("-n", full.name, "delete", "resourcequota", "full")
-    full.tenant.wait_for("waits", "Complete", seconds=120)
+    full.tenant.wait_for("waits", "Complete")
 
 
 @pytest.mark.parametrize("folder", ["operator", "tenant"])

@@ -21,7 +21,7 @@ def test_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Envir
     tenant.apply("paused", className=DEMO_CLASS, **spec)
     tenant.wait("paused", lambda run: steps_done(run) >= 1, "a first step", seconds=400)
     tenant.patch("paused", suspend=True)
-    paused = tenant.wait_for("paused", "Suspended", seconds=90)
+    paused = tenant.wait_for("paused", "Suspended")
     assert 1 <= steps_done(paused) < spec["training"]["maxSteps"]
     tenant.patch("paused", suspend=False)
     paused = tenant.wait_for("paused", "Complete", seconds=700)
@@ -51,7 +51,7 @@ def test_published_adapter_is_complete_and_proven(environment: Environment, tena
     # The same run once more: its adapter is there, so no accelerator is taken.
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run")
     tenant.apply("run", className=DEMO_CLASS, **spec)
-    again = tenant.wait_for("run", "Complete", seconds=120)
+    again = tenant.wait_for("run", "Complete")
     assert ready_reason(again) == "AdapterReused"
     assert tenant.jobs("run", stage="train") == []
     assert again["status"]["artifact"] == status["artifact"]

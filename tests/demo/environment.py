@@ -125,7 +125,7 @@ def _install(kubectl: Kubectl, timings: Timings, *, assets: Path, own_cluster: b
         if own_cluster:
             _roll_out_new_image(kubectl)
         for namespace, name in ((OPERATOR_NAMESPACE, "lora-operator"), (object_store.NAMESPACE, "object-store")):
-            kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=180s")
+            kubectl.wait_for_rollout(namespace, name)
         account = object_store.ensure_account(kubectl, namespace=TENANT)
     with timings.part("upload of model and rows"), object_store.bucket(kubectl, account) as store:
         object_store.upload_folder(store, assets / "SmolLM2-135M-Instruct", MODEL_PREFIX)

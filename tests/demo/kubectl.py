@@ -66,6 +66,10 @@ class Kubectl:
                 raise TimeoutError(f"waited {seconds:.0f} s in vain until {what}")
             time.sleep(every)
 
+    def wait_for_rollout(self, namespace: str, deployment: str) -> None:
+        """Wait until all pods of a Deployment are there and new. Raises KubectlError after four minutes."""
+        self("-n", namespace, "rollout", "status", f"deployment/{deployment}", "--timeout=240s")
+
     @contextlib.contextmanager
     def port_forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
         """A local address that leads to the port of a Service or Deployment, as host:port."""

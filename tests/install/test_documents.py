@@ -118,7 +118,7 @@ def let_in(reader: Reader, member: str, team: Tenant) -> None:
     assert SCRIPTED_CLASS in reader.follow(INSTALL, "Offer a class")
     reader.follow(INSTALL, "Let a team in")
     assert "lorafinetune.lora-operator.io/run created" in reader.follow(INSTALL, "The first run", KUBECONFIG=member)
-    team.wait_for_reason("run", "Training", seconds=120)
+    team.wait_for_reason("run", "Training")
 
 
 def look(reader: Reader, team: Tenant) -> None:

@@ -36,7 +36,7 @@ def refilled() -> Iterator[None]:
 
 def start(tenant: Tenant, scenario: str = "short") -> None:
     tenant.play("run", scenario)
-    tenant.wait_for_reason("run", "Training", seconds=120)  # what the test before has stopped may still find its feet
+    tenant.wait_for_reason("run", "Training")  # what the test before has stopped may still find its feet
 
 
 def assert_trained_once(tenant: Tenant, *, seconds: float = 150) -> None:
@@ -99,7 +99,7 @@ def test_the_operator_is_uninstalled_and_installed_again(tenant: Tenant) -> None
     ended = ("--for=condition=Complete", "job/run-train-1", "--timeout=60s")
     tenant.kubectl("-n", tenant.namespace, "wait", *ended)
     tenant.kubectl.apply(without_status(deployment))
-    tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", OPERATOR[2], "--timeout=60s")
+    tenant.kubectl.wait_for_rollout(OPERATOR_NAMESPACE, "lora-operator")
     assert_trained_once(tenant)
 
 
@@ -119,7 +119,7 @@ def test_the_crd_is_upgraded_with_live_runs(tenant: Tenant) -> None:
         patch = ("patch", "lorafinetune", "run", "--subresource=status", "--type=merge", "-p", json.dumps(told))
         tenant.kubectl("-n", tenant.namespace, *patch)
         tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "restart", OPERATOR[2])
-        tenant.kubectl("-n", OPERATOR_NAMESPACE, "rollout", "status", OPERATOR[2], "--timeout=60s")
+        tenant.kubectl.wait_for_rollout(OPERATOR_NAMESPACE, "lora-operator")
         tenant.play("next", "ok")
         tenant.wait_for_reason("next", "SpecInvalid")  # what the new field means to it, this operator cannot know
         assert_trained_once(tenant)
