@@ -16,6 +16,7 @@ from typing import Any
 
 from lora_trainer import __version__
 from lora_trainer.contract.run import AcceleratorKind
+from lora_trainer.contract.spec.training import Method
 
 LIBRARIES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes")
 
@@ -81,12 +82,12 @@ def go_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def import_libraries(*, scratch: Path) -> None:
-    """Import Unsloth and with it all others: many seconds of one processor."""
+def import_libraries(*, scratch: Path, method: Method) -> None:
+    """Import Unsloth and with it all others, for a run of this method: many seconds of one processor."""
     # What is imported stays: looking for garbage in it takes an eighth of the time, and half a second each of the dozen
     # times that Unsloth collects garbage while it loads a model.
     gc.disable()
-    with experimental_trainers_hidden():
+    with other_trainers_hidden(method):
         import unsloth  # noqa: F401, PLC0415 - see the module's docstring
 
     gc.freeze()
@@ -96,16 +97,20 @@ def import_libraries(*, scratch: Path) -> None:
 
 
 @contextmanager
-def experimental_trainers_hidden() -> Iterator[None]:
-    """Nobody finds the packages of TRL's experimental trainers in here.
+def other_trainers_hidden(method: Method) -> Iterator[None]:
+    """Nobody finds TRL's trainers in here, but that of `method` and what it is built on.
 
-    Unsloth rewrites every trainer that it finds while it is imported, and half of those are experiments, which none of
-    our methods is: without them the import takes a fifth less. To Python, None in sys.modules is a module that does
-    not exist (https://docs.python.org/3/reference/import.html#the-module-cache).
+    Unsloth rewrites every trainer that it finds while it is imported, experiments too, and a run needs one of them:
+    without the others the import takes two fifths less. SFT's stays for every method, as Unsloth imports it by name. To
+    Python, None in sys.modules is a module that does not exist
+    (https://docs.python.org/3/reference/import.html#the-module-cache).
     """
-    folder = Path(str(importlib.metadata.distribution("trl").locate_file("trl/experimental")))
+    trl = Path(str(importlib.metadata.distribution("trl").locate_file("trl")))
+    found = {f"trl.experimental.{path.parent.name}" for path in trl.glob("experimental/*/*_trainer.py")}
+    found |= {f"trl.trainer.{path.stem}" for path in trl.glob("trainer/*_trainer.py")}
+    needed = {f"trl.trainer.{name}_trainer" for name in ("base", Method.SFT.lower(), method.lower())}
     modules: dict[str, Any] = sys.modules
-    hidden = {f"trl.experimental.{path.parent.name}" for path in folder.glob("*/*_trainer.py")} - modules.keys()
+    hidden = found - needed - modules.keys()
     modules.update(dict.fromkeys(hidden))
     try:
         yield

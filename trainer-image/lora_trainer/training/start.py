@@ -120,7 +120,7 @@ def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
         return fetch()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch") as pool:
         fetched = pool.submit(fetch)
-        import_libraries(scratch=this.scratch)
+        import_libraries(scratch=this.scratch, method=this.run.training.method)
         return fetched.result()
 
 
@@ -144,7 +144,7 @@ def load_trainable(
     run: RunFile, chosen: Chosen, *, base: Path, prepared: Prepared, scratch: Path, progress: ProgressServer
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base model with a fresh adapter, and the tokenizer that batches are padded with. Raises TrainerError."""
-    import_libraries(scratch=scratch)
+    import_libraries(scratch=scratch, method=run.training.method)
     with explained(run, chosen, progress):
         longest = sequence_tokens(run, chosen)
         model, tokenizer = load(run, folder=base, dtype=chosen.dtype, loader=chosen.loader, sequence_tokens=longest)
