@@ -64,7 +64,9 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
     length = packed_row_tokens(run.model.max_seq_length, positions=positions)
     packing, reason = _packing(run, data, length=length)
     if not packing:
-        return Packing(length=None, loader=Loader.FAST_LANGUAGE_MODEL, reasons=(reason,))
+        loader, gpu = Loader.FAST_LANGUAGE_MODEL, run.accelerator.kind is AcceleratorKind.GPU
+        why = (f"loader {loader}: it is the fastest for rows that are not packed.",) if gpu else ()
+        return Packing(length=None, loader=loader, reasons=(reason, *why))
     # What several processes make of it was not measured.
     alone = run.resources.processes == 1
     loader = Loader.FAST_MODEL if alone else Loader.FAST_LANGUAGE_MODEL

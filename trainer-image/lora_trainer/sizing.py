@@ -112,6 +112,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
     optim, moments = _optim(run, shape, peak(cut))
     predicted = peak(cut) + moments
+    workers = _dataloader_workers(run)
     estimate = Estimate(
         memory_gib=round(predicted / GIB, 2),
         fits=True,
@@ -133,8 +134,13 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
         dtype=_dtype(run),
         load_in_4bit=bool(run.model.load_in_4bit),
         loader=packed.loader,
-        dataloader_workers=_dataloader_workers(run),
-        reasons=(*packed.reasons, _cut_reason(run, cut, predicted, layers=shape.layers, row_tokens=row_tokens)),
+        dataloader_workers=workers,
+        reasons=(
+            *packed.reasons,
+            _cut_reason(run, cut, predicted, layers=shape.layers, row_tokens=row_tokens),
+            *_optim_reason(run, optim),
+            *_workers_reason(workers),
+        ),
     )
     return estimate, chosen
 
@@ -284,15 +290,33 @@ def _dataloader_workers(run: RunFile) -> int:
     return DATALOADER_WORKERS if on_gpu and run.training.method is not Method.GRPO else 0
 
 
+def _workers_reason(workers: int) -> tuple[str, ...]:
+    return (f"dataloaderWorkers {workers}: the GPU waits for no batch.",) if workers else ()
+
+
+def _optim_is_open(run: RunFile) -> bool:
+    """Whether the user names none, and the accelerator has the one that takes the least memory."""
+    return run.training.optim is None and run.optim in EIGHT_BIT_OPTIMIZERS
+
+
 def _optim(run: RunFile, shape: ModelShape, peak: float) -> tuple[str, float]:
     """The optimizer, and what its moments take beside a predicted peak: the fastest where it is open and memory is
     left."""
     more = MORE_BYTES_OF_32_BIT_MOMENTS * shape.lora_parameters(run.lora)
     offered = _offered_gib(run)
-    if run.training.optim is not None or run.optim not in EIGHT_BIT_OPTIMIZERS or offered is None:
+    if not _optim_is_open(run) or offered is None:
         return run.optim, 0
     fits = needed_bytes(peak + more, run.accelerator.kind) <= offered * GIB
     return (FASTEST_OPTIMIZER, more) if fits else (run.optim, 0)
+
+
+def _optim_reason(run: RunFile, optim: str) -> tuple[str, ...]:
+    if not _optim_is_open(run):
+        return ()
+    if optim == FASTEST_OPTIMIZER:
+        return (f"optim {optim}: it is the fastest, and there is room for its moments of 32 bits.",)
+    why = "the class names no memory" if _offered_gib(run) is None else "moments of 32 bits do not fit beside all else"
+    return (f"optim {optim}: {why}.",)
 
 
 def _cut_reason(run: RunFile, cut: Cut, peak: float, *, layers: int, row_tokens: int) -> str:

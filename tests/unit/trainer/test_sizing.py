@@ -171,28 +171,48 @@ def test_short_rows_are_packed_and_loaded_for_it(
     numbers = chosen(data=data, model={"maxSeqLength": 2048}, **blocks)
     assert (numbers.packing, numbers.loader) == (packing, loader)
     assert numbers.reasons[0].startswith(f"packing {'on' if packing else 'off'}: ")
-    assert any(loader in reason for reason in numbers.reasons) == packing
+    on_gpu = blocks.get("accelerator", {}).get("kind") != "CPU"  # where Unsloth has one way only
+    assert any(reason.startswith(f"loader {loader}: ") for reason in numbers.reasons) == on_gpu
 
 
-def test_every_choice_says_what_it_needs() -> None:
+def test_every_choice_says_why() -> None:
     assert chosen(accelerator=offering(24), model={"maxSeqLength": 2048}).reasons == (
         "packing on: rows have 300 tokens in the mean, sequences 2048.",
         "loader FastModel: it is the fastest for packed rows.",
         "micro-batch 2 x 2048 tokens, 27 of 32 layers kept: that needs 23.8 GiB of the class's 24 GiB.",
+        "optim adamw_torch_fused: it is the fastest, and there is room for its moments of 32 bits.",
+        "dataloaderWorkers 2: the GPU waits for no batch.",
     )
 
 
 @pytest.mark.parametrize(
-    ("gib", "named", "optim"),
+    "blocks", [{"model": {"loadIn4bit": "auto"}}, {"training": {"method": "DPO"}}, {"accelerator": {"kind": "CPU"}}]
+)
+def test_reasons_begin_with_the_name_of_what_was_chosen(blocks: dict[str, Any]) -> None:
+    numbers = chosen(**blocks)
+    shown = {"packing": "on" if numbers.packing else "off", "loadIn4bit": str(numbers.load_in_4bit).lower()}
+    shown |= {"loader": numbers.loader, "optim": numbers.optim, "dataloaderWorkers": str(numbers.dataloader_workers)}
+    shown |= {"micro-batch": str(numbers.per_device_train_batch_size)}
+    told = dict(reason.split(":")[0].split(" ")[:2] for reason in numbers.reasons)
+    assert told.items() <= shown.items()
+
+
+@pytest.mark.parametrize(
+    ("gib", "named", "optim", "why"),
     [
-        (80, None, "adamw_torch_fused"),
-        (80, "adamw_8bit", "adamw_8bit"),
-        (7.7, None, "adamw_8bit"),
-        (None, None, "adamw_8bit"),
+        (80, None, "adamw_torch_fused", ["it is the fastest, and there is room for its moments of 32 bits."]),
+        (80, "adamw_8bit", "adamw_8bit", []),
+        (7.7, None, "adamw_8bit", ["moments of 32 bits do not fit beside all else."]),
+        (None, None, "adamw_8bit", ["the class names no memory."]),
     ],
 )
-def test_the_fastest_optimizer_where_there_is_room(gib: float | None, named: str | None, optim: str) -> None:
-    assert chosen(accelerator=offering(gib), training={"maxSteps": None, "optim": named}).optim == optim
+def test_the_fastest_optimizer_where_there_is_room(
+    gib: float | None, named: str | None, optim: str, why: list[str]
+) -> None:
+    numbers = chosen(accelerator=offering(gib), training={"maxSteps": None, "optim": named})
+    assert numbers.optim == optim
+    said = f"optim {optim}: "
+    assert [reason.removeprefix(said) for reason in numbers.reasons if reason.startswith(said)] == why
 
 
 @pytest.mark.parametrize(("method", "workers"), [("SFT", 2), ("DPO", 2)])
