@@ -1,7 +1,11 @@
-"""Real parts for the trainer's tests: SmolLM2's folder, Spider's rows and an S3 server that holds both."""
+"""Real parts for the trainer's tests: SmolLM2's folder, Spider's rows and an S3 server that holds both.
+
+Each of pytest's workers has an S3 server and processors of its own.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +23,14 @@ from tests.support.trained import SmallRun, small_run
 
 SIGNING_SEED = 7
 """Of the key that signs the run `trained`."""
+
+
+def pytest_configure() -> None:
+    """Divide the processors among pytest's workers: the threads of two trainers on the same ones hinder each other."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        mine = slice(int(worker.removeprefix("gw")), None, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        available = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, available[mine] or available)
 
 
 @pytest.fixture(scope="session")
