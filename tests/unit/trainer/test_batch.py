@@ -8,8 +8,9 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB
+from lora_trainer.micro_batch import shrink
 from lora_trainer.packing import DataSize
-from lora_trainer.sizing import shrink, size_run
+from lora_trainer.sizing import size_run
 
 from tests.support.runs import run_file
 from tests.support.sizing import DATA, SHAPE, batch, chosen, offering

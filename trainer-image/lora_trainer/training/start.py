@@ -18,10 +18,10 @@ from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.errors import TrainerError
 from lora_trainer.libraries import compiled_folder, environment, go_offline, import_libraries
+from lora_trainer.micro_batch import shrink
 from lora_trainer.model import accelerator_name, add_adapter, compute_dtype, load, require_accelerator
 from lora_trainer.packing import sequence_tokens
 from lora_trainer.prepared import Prepared, read_prepared
-from lora_trainer.sizing import shrink
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.compile_cache import CompileCache, run_fingerprint
