@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.layout import MANIFEST
 from lora_trainer.contract.progress import Stage
 
 from tests.support.attempts import Attempt, Ended
@@ -96,7 +97,7 @@ def test_two_nodes_train_what_one_does_also_when_one_is_drained_or_killed(
     small = two_processes(credentials, tmp_path, name="nodes", of="nodes")
     first, second = two_nodes(small, attempt=1)
     with first, second:
-        first.wait_until(lambda progress: progress.stage is Stage.LOADING)
+        second.wait_until(lambda progress: progress.stage is Stage.LOADING)
         second.signal(signal.SIGKILL)
         lonely = first.wait()
     assert lonely.code == ExitCode.PeerLost, lonely.log
@@ -121,6 +122,15 @@ def test_two_nodes_train_what_one_does_also_when_one_is_drained_or_killed(
     assert other.outcome.result is None
     assert reached(other) == STEPS
     assert losses(small) == pytest.approx(alone, rel=0.02)
+    small.bucket.delete(f"{small.artifact}/{MANIFEST}")
+    first = small.node(0, attempt=4, rendezvous=(rendezvous := free_port()))
+    with first:
+        # A queue that suspends a Job while its first pod evaluates resumes that pod alone: the others have succeeded.
+        first.wait_until(lambda progress: progress.stage is Stage.EVALUATING)
+        with small.node(1, attempt=4, rendezvous=rendezvous) as second:
+            ended, other = first.wait(), second.wait()
+    assert ended.result.usage.train_seconds == 0
+    assert other.code == ExitCode.Succeeded, other.log
 
 
 def reached(ended: Ended) -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.layout import checkpoints_uri
-from lora_trainer.contract.outcome import TrainResult, Usage
+from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation.comparison import EvaluationFile
@@ -30,13 +30,14 @@ from lora_trainer.publishing.folder import write_folder
 from lora_trainer.publishing.signing import read_signer
 from lora_trainer.rewards.panel import Panel, open_panel
 from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
+from lora_trainer.training.compile_cache import CompileCache
 from lora_trainer.training.device_errors import explained
-from lora_trainer.training.loop import Attempt, LoopResult, Resume, run_loop
-from lora_trainer.training.ranks import free_port
+from lora_trainer.training.loop import Attempt, LoopResult, Resume, run_loop, steps_left
+from lora_trainer.training.ranks import Ranks, free_port
 from lora_trainer.training.start import (
     chosen_here,
+    compile_cache,
     fetch_base,
-    fetch_compiled,
     fetch_prepared,
     further_ranks,
     interrupted,
@@ -66,10 +67,8 @@ def train(this: Attempt) -> TrainResult:
         run, result = this.run, prepared.result
         chosen = chosen_here(run, result, oom_shrinks=this.oom_shrinks)
         log.info("Attempt %d", this.number, extra={"fields": chosen.wire()})
-        compiled = fetch_compiled(this, chosen, base=base)
-        port = free_port()
-        nodes.agree({"step": resume.checkpoint.step if resume else None, "port": port})
-        with further_ranks(this, base=base, resume=resume.folder if resume else None, port=port):
+        compiled = compile_cache(this, chosen, base=base)
+        with company(this, chosen, base=base, resume=resume, compiled=compiled):
             model, tokenizer = load_trainable(
                 run, chosen, base=base, prepared=prepared, scratch=this.scratch, progress=progress
             )
@@ -121,6 +120,19 @@ def train(this: Attempt) -> TrainResult:
             signer=signer,
         )
     )
+
+
+def company(
+    this: Attempt, chosen: Chosen, *, base: Path, resume: Resume | None, compiled: CompileCache
+) -> AbstractContextManager[Ranks | None]:
+    """The processes that share the steps that are left, once all nodes are here and what was compiled for them is too.
+    None where no step is left. Raises TrainerError."""
+    if not steps_left(this.run, chosen, resume=resume):
+        return nullcontext()
+    compiled.fetch()
+    port = free_port()
+    this.nodes.agree({"step": resume.checkpoint.step if resume else None, "port": port})
+    return further_ranks(this, base=base, resume=resume.folder if resume else None, port=port)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,15 @@ def test_a_first_node_that_is_done_lets_the_others_go(threads: ThreadPoolExecuto
     assert not second.left.done()
 
 
+def test_a_first_node_that_has_nothing_to_do_for_the_others_does_not_wait_for_them() -> None:
+    first, second = pods(2)
+    with first.nodes:
+        pass
+    with second.nodes:  # it comes late
+        assert second.nodes.agree() is None
+    assert not any(pod.left.done() for pod in (first, second))
+
+
 @pytest.mark.parametrize("gone", [0, 1])
 def test_the_end_of_one_node_ends_the_other(threads: ThreadPoolExecutor, gone: int) -> None:
     both = pods(2)
@@ -140,7 +149,7 @@ def test_a_node_that_does_not_come_is_not_waited_for_forever(missing: int) -> No
         pytest.raises(TrainerError, match=f"node {missing} of 2 did not come within 0 minutes") as raised,
         waiting.nodes,
     ):
-        pass
+        waiting.nodes.agree(PLAN)
     assert raised.value.code is ExitCode.PeerLost
 
 
@@ -148,18 +157,14 @@ def test_strangers_are_not_let_in(threads: ThreadPoolExecutor) -> None:
     port = free_port()
     first, second = (Pod(node, nodes=2, port=port) for node in range(2))
     early = Pod(1, nodes=2, port=port, attempt="uid/0", patience=1.0)
-    entered = threads.submit(first.nodes.__enter__)
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port)) as stranger:
-                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"x" * 1000)
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.01)
+    meet(threads, first)
+    plan = threads.submit(first.nodes.agree, PLAN)
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"x" * 1000)
     with pytest.raises(TrainerError, match="did not come"), early.nodes:
         pass
-    assert not entered.done()
+    assert not plan.done()
     meet(threads, second)
-    entered.result(10)
+    assert second.nodes.agree() == plan.result(10) == PLAN
     part(second)
     part(first)

@@ -22,8 +22,8 @@ from lora_trainer.training.device_errors import explained
 from lora_trainer.training.loop import Attempt, build_loop
 from lora_trainer.training.start import (
     chosen_here,
+    compile_cache,
     fetch_base,
-    fetch_compiled,
     fetch_prepared,
     further_ranks,
     interrupted,
@@ -46,8 +46,9 @@ def train_node(this: Attempt) -> None:
         this, prepared, base = while_importing(this, lambda: _fetch(this))
         run = this.run
         chosen = chosen_here(run, prepared.result, oom_shrinks=this.oom_shrinks)
-        fetch_compiled(this, chosen, base=base)
-        plan = nodes.agree() or {}
+        compile_cache(this, chosen, base=base).fetch()
+        if (plan := nodes.agree()) is None:
+            return
         resume = _fetch_resumed(this, step=plan["step"])
         with further_ranks(this, base=base, resume=resume, port=plan["port"]):
             model, tokenizer = load_trainable(

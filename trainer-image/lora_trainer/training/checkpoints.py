@@ -21,7 +21,9 @@ from lora_trainer.storage import Bucket
 
 STEPS_UNTIL_PROVEN = 2
 """The loss of the step after a checkpoint tells of its model, and is known when the step after that is saved."""
-NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+TRAINER_STATE = "trainer_state.json"
+"""transformers' own record, with the log of all steps so far."""
+NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
 
 
 def random_state(process: int, *, of: int) -> str:

@@ -26,7 +26,7 @@ from lora_trainer.rewards.panel import Panel
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.channel import Channel
-from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_step
+from lora_trainer.training.checkpoints import TRAINER_STATE, Checkpoint, CheckpointWriter, fetch_step
 from lora_trainer.training.compile_cache import STEPS_THAT_COMPILE, CompileCache
 from lora_trainer.training.device_errors import explained
 from lora_trainer.training.nodes import Nodes
@@ -133,6 +133,14 @@ def run_loop(
     )
 
 
+def steps_left(run: RunFile, chosen: Chosen, *, resume: Resume | None) -> bool:
+    """Whether the checkpoint's own log leaves anything to train."""
+    if resume is None:
+        return True
+    history = json.loads((resume.folder / TRAINER_STATE).read_text())["log_history"]
+    return resume.checkpoint.step < chosen.max_steps and not exhausted(history, run.training.early_stopping)
+
+
 def resumed_history(
     attempt: Attempt, chosen: Chosen, *, model: PeftModel, held_out: HeldOut, resume: Resume | None
 ) -> list[dict[str, Any]]:
@@ -143,7 +151,7 @@ def resumed_history(
     if resume is None:
         return []
     load_adapter_weights(model, resume.folder)
-    file = resume.folder / "trainer_state.json"
+    file = resume.folder / TRAINER_STATE
     state = json.loads(file.read_text())
     history, step = state["log_history"], state["global_step"]
     if evaluation_due(history, step=step, every=chosen.eval_steps, last=step >= chosen.max_steps):

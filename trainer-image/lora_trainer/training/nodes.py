@@ -48,8 +48,10 @@ class Place:
 class Nodes:
     """The other nodes, while used as a context manager. None where the run has a single one.
 
-    A node that goes away ends this process through `leave`, as PeerLost; leaving the block tells the others that this
-    one needs them no longer.
+    A further node begins with a line to the first one. The first one waits for nobody until `agree`: it may find that
+    there is nothing to do for the others, who need not even be there. A node that goes away ends this process through
+    `leave`, as PeerLost; leaving the block tells the others that this one needs them no longer, those too that come
+    only then.
     """
 
     def __init__(
@@ -69,26 +71,31 @@ class Nodes:
         self._deadline = time.monotonic() + patience
         self._patience = patience
         self._lines: list[_Line] = []
+        self._arrivals = threading.Condition()
         self._here: queue.Queue[int] = queue.Queue()
         self._told: queue.Queue[Message | None] = queue.Queue()
         self._lost = threading.Event()
+        self._done = False
         self._closing = False
 
     def __enter__(self) -> Self:
         place = self.place
         if place.nodes == 1:
             return self
-        lines = self._accepted() if place.node == 0 else {0: self._connected()}
-        self._lines = [_Line(connection, node) for node, connection in sorted(lines.items())]
-        for line in self._lines:
-            threading.Thread(target=self._listen, args=(line,), name=f"node-{line.node}", daemon=True).start()
         if place.node > 0:
+            self._hold(self._connected(), 0)
             self._stop.tell(lambda: self._send({"stop": True}))
-        log.info("All %d nodes are here", place.nodes)
+        else:
+            dual = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if dual else socket.AF_INET
+            server = socket.create_server(("", place.port), family=family, dualstack_ipv6=dual)
+            threading.Thread(target=self._receive, args=(server,), name="nodes", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None:
+            with self._arrivals:
+                self._done = True
             self._send({"done": True})
         elif not isinstance(error, TrainerError):
             self._await_cause()
@@ -99,9 +106,10 @@ class Nodes:
     def agree(self, plan: Message | None = None) -> Message | None:
         """Wait until all nodes are here; the first one's `plan`, None where it is done and needs the others no longer.
 
-        Only the first node has a plan.
+        Only the first node has a plan. Raises PeerLost where a node does not come.
         """
         if self.place.node == 0:
+            self._await_arrivals()
             for _ in self._lines:
                 self._here.get()
             self._send({"plan": plan})
@@ -147,24 +155,36 @@ class Nodes:
                 )
             )
 
-    def _accepted(self) -> dict[int, socket.socket]:
-        """The lines of all further nodes. Raises PeerLost where one does not come."""
-        lines: dict[int, socket.socket] = {}
-        dual = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        with socket.create_server(("", self.place.port), family=family, dualstack_ipv6=dual) as server:
-            while missing := set(range(1, self.place.nodes)) - lines.keys():
-                server.settimeout(max(self._deadline - time.monotonic(), 0.001))
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    raise self._alone(*missing) from None
-                node = self._welcomed(connection)
-                if node in missing:
-                    lines[node] = connection
-                else:
-                    connection.close()
-        return lines
+    def _hold(self, connection: socket.socket, node: int) -> None:
+        """Listen to a node from now on."""
+        line = _Line(connection, node)
+        with self._arrivals:
+            self._lines.append(line)
+            if self._done:  # it comes too late to be told with the others
+                line.send({"done": True})
+            self._arrivals.notify_all()
+        threading.Thread(target=self._listen, args=(line,), name=f"node-{node}", daemon=True).start()
+
+    def _receive(self, server: socket.socket) -> NoReturn:
+        """Hold a line to each further node that calls, for as long as this process lives."""
+        while True:
+            connection, _ = server.accept()
+            node = self._welcomed(connection)
+            if node in self._missing:
+                self._hold(connection, node)
+            else:
+                connection.close()
+
+    @property
+    def _missing(self) -> set[int]:
+        """The further nodes that have not called yet."""
+        return set(range(1, self.place.nodes)) - {line.node for line in self._lines}
+
+    def _await_arrivals(self) -> None:
+        with self._arrivals:
+            if not self._arrivals.wait_for(lambda: not self._missing, max(self._deadline - time.monotonic(), 0)):
+                raise self._alone(*self._missing)
+        log.info("All %d nodes are here", self.place.nodes)
 
     def _welcomed(self, connection: socket.socket) -> int | None:
         """The number of the node that calls; None for a stranger."""

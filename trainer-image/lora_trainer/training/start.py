@@ -129,15 +129,13 @@ def chosen_here(run: RunFile, prepared: PrepareResult, *, oom_shrinks: int) -> C
     return compute_dtype(run, shrink(prepared.chosen, oom_shrinks))
 
 
-def fetch_compiled(this: Attempt, chosen: Chosen, *, base: Path) -> CompileCache:
-    """What earlier runs of the same shape compiled."""
+def compile_cache(this: Attempt, chosen: Chosen, *, base: Path) -> CompileCache:
+    """What earlier runs of the same shape compiled: nothing is fetched yet."""
     accelerator = accelerator_name(this.run.accelerator.kind)
     fingerprint = run_fingerprint(this.run, chosen, base=base, accelerator=accelerator)
     compiled = compiled_folder(this.scratch)
     first = this.nodes.place.node == 0
-    cache = CompileCache(this.run, bucket=this.bucket, fingerprint=fingerprint, folder=compiled, marks=first)
-    cache.fetch()
-    return cache
+    return CompileCache(this.run, bucket=this.bucket, fingerprint=fingerprint, folder=compiled, marks=first)
 
 
 def load_trainable(
