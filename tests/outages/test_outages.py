@@ -125,6 +125,8 @@ def test_the_crd_is_upgraded_with_live_runs(tenant: Tenant) -> None:
         assert_trained_once(tenant)
     finally:
         tenant.kubectl("apply", "-k", MANIFESTS / "crd")
+    # The API server takes a moment; what it stores before has the newer field again.
+    tenant.wait("next", lambda run: "inALaterVersion" not in run["spec"], "the older schema")
     tenant.patch("next", retryLimit=1)
     tenant.wait_for("next", "Complete")
 
