@@ -14,7 +14,7 @@ import yaml
 
 from tests import kstatus
 from tests.demo.environment import MANIFESTS
-from tests.demo.kubectl import Kubectl
+from tests.demo.kubectl import PATIENCE, Kubectl
 from tests.demo.live import condition, is_true
 from tests.demo.object_store import Account
 
@@ -25,8 +25,6 @@ SCRIPTED_CLASS = "scripted"
 DEMO_CLASS = "cpu-demo"
 """The class whose trainer trains."""
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
-PATIENCE = 240.0
-"""Seconds for whatever no test measures: five tests at a time share two processors with a real training."""
 TENANT_PREFIX = "test-"
 """What the name of each test's namespace begins with."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

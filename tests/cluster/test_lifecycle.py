@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import PATIENCE, SCRIPTED_CLASS, Tenant, ready_message, ready_reason
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_message, ready_reason
 from tests.demo.environment import OPERATOR_NAMESPACE
 from tests.demo.kubectl import KubectlError
 
@@ -106,7 +106,7 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
 def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
     tenant.play("run", "ok", ttlSecondsAfterFinished=3)
     tenant.wait_for("run", "Complete")
-    tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"), seconds=PATIENCE)
+    tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"))
     assert tenant.config_map("run") is None
     assert ready_reason(tenant.run("run")) == "AdapterPublished"
 
@@ -115,7 +115,7 @@ def test_deadline_ends_the_run(tenant: Tenant) -> None:
     tenant.play("run", "until-stopped", activeDeadlineSeconds=60)
     run = tenant.wait_for("run", "Failed")
     assert ready_reason(run) == "DeadlineExceeded"
-    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"), seconds=PATIENCE)
+    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))
 
 
 def test_operator_killed_in_mid_run_changes_nothing(tenant: Tenant) -> None:
@@ -201,7 +201,7 @@ def assert_nothing_is_left(tenant: Tenant) -> None:
     def left() -> bool:
         return bool(tenant.jobs("run") or tenant.pods("run") or tenant.config_map("run"))
 
-    tenant.kubectl.wait_for("children are gone", lambda: not left(), seconds=PATIENCE)
+    tenant.kubectl.wait_for("children are gone", lambda: not left())
     time.sleep(1)
     assert not left()
 

@@ -10,7 +10,7 @@ import pytest
 from lora_trainer.contract.outcome import decode_outcome
 
 from tests.cluster.containerd import ctr
-from tests.cluster.runs import PATIENCE, SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training, steps_done
+from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_reason, small_training, steps_done
 from tests.cluster.settings import Paths
 from tests.demo import object_store
 from tests.demo.environment import Environment
@@ -121,4 +121,4 @@ def test_two_nodes_train_one_adapter_whatever_befalls_one_of_them(
 
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run", "--timeout=60s")
     service = ("-n", tenant.namespace, "service", "nodes-run")
-    tenant.kubectl.wait_for("the Service is gone", lambda: not tenant.kubectl.find(*service), seconds=PATIENCE)
+    tenant.kubectl.wait_for("the Service is gone", lambda: not tenant.kubectl.find(*service))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.cluster import kueue
-from tests.cluster.runs import PATIENCE, SCRIPTED_CLASS, Body, Tenant, ready_message, small_training, steps_done
+from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message, small_training, steps_done
 from tests.cluster.settings import NODE_NAME, Paths
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, Environment
@@ -127,7 +127,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
     tenant.wait("run", lambda run: steps_done(run) >= 1, "a first step", seconds=400)
     local_queue(tenant, "held", stopPolicy="None")
     run = tenant.wait_for_reason("run", "Queued")
-    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"), seconds=PATIENCE)
+    tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))
     with object_store.bucket(environment.kubectl, environment.account) as store:
         saved = checkpoints(store, run)
     assert len(saved) == 1, "what it did when it was asked to stop"

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 240.0
+"""Seconds for whatever nobody measures: five tests at a time share two processors with a real training."""
+
 
 class KubectlError(Exception):
     """kubectl said no."""
@@ -58,7 +61,9 @@ class Kubectl:
 
         self.wait_for("the CRDs are established", served, seconds=60)
 
-    def wait_for(self, what: str, ready: Callable[[], object], *, seconds: float, every: float = 0.5) -> None:
+    def wait_for(
+        self, what: str, ready: Callable[[], object], *, seconds: float = PATIENCE, every: float = 0.5
+    ) -> None:
         """Look again and again until it is so. Raises TimeoutError that says what was waited for."""
         deadline = time.monotonic() + seconds
         while not ready():
@@ -67,8 +72,8 @@ class Kubectl:
             time.sleep(every)
 
     def wait_for_rollout(self, namespace: str, deployment: str) -> None:
-        """Wait until all pods of a Deployment are there and new. Raises KubectlError after four minutes."""
-        self("-n", namespace, "rollout", "status", f"deployment/{deployment}", "--timeout=240s")
+        """Wait until all pods of a Deployment are there and new. Raises KubectlError."""
+        self("-n", namespace, "rollout", "status", f"deployment/{deployment}", f"--timeout={PATIENCE:.0f}s")
 
     @contextlib.contextmanager
     def port_forward(self, namespace: str, target: str, port: int) -> Iterator[str]:

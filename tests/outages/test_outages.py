@@ -36,7 +36,7 @@ def refilled() -> Iterator[None]:
 
 def start(tenant: Tenant, scenario: str = "short") -> None:
     tenant.play("run", scenario)
-    tenant.wait_for_reason("run", "Training")  # what the test before has stopped may still find its feet
+    tenant.wait_for_reason("run", "Training")
 
 
 def assert_trained_once(tenant: Tenant, *, seconds: float = 150) -> None:

@@ -65,7 +65,7 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
     packing, reason = _packing(run, data, length=length)
     if not packing:
         loader, gpu = Loader.FAST_LANGUAGE_MODEL, run.accelerator.kind is AcceleratorKind.GPU
-        why = (f"loader {loader}: it is the fastest for rows that are not packed.",) if gpu else ()
+        why = (f"loader {loader}: FastModel was measured to be faster for packed rows only.",) if gpu else ()
         return Packing(length=None, loader=loader, reasons=(reason, *why))
     # What several processes make of it was not measured.
     alone = run.resources.processes == 1

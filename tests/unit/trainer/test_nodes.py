@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -77,10 +78,12 @@ def part(pod: Pod, error: BaseException | None = None) -> None:
     pod.nodes.__exit__(type(error) if error else None, error, None)
 
 
-def test_one_node_waits_for_nobody() -> None:
+def test_one_node_waits_for_nobody_and_speaks_of_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     (alone,) = pods(1)
     with alone.nodes:
         assert alone.nodes.agree(PLAN) == PLAN
+    assert caplog.messages == []
 
 
 def test_all_nodes_hear_the_plan_of_the_first_once_all_are_there(threads: ThreadPoolExecutor) -> None:

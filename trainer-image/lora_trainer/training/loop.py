@@ -107,7 +107,7 @@ def run_loop(
     history = resumed_history(attempt, chosen, model=model, held_out=held_out, resume=resume)
     seconds, tokens = 0.0, 0
     step = resume.checkpoint.step if resume else 0
-    if step < chosen.max_steps and not exhausted(history, attempt.run.training.early_stopping):
+    if more_steps(attempt.run, chosen, step=step, history=history):
         attempt.nodes.agree({})
         channel = Channel(count=attempt.run.resources.processes)
         shown, events = first_process(
@@ -133,12 +133,17 @@ def run_loop(
     )
 
 
+def more_steps(run: RunFile, chosen: Chosen, *, step: int, history: list[dict[str, Any]]) -> bool:
+    """Whether any step follows this one, with the log up to it."""
+    return step < chosen.max_steps and not exhausted(history, run.training.early_stopping)
+
+
 def steps_left(run: RunFile, chosen: Chosen, *, resume: Resume | None) -> bool:
-    """Whether the checkpoint's own log leaves anything to train."""
+    """Whether the checkpoint's own log leaves anything to train: what can be told before the model is loaded."""
     if resume is None:
         return True
     history = json.loads((resume.folder / TRAINER_STATE).read_text())["log_history"]
-    return resume.checkpoint.step < chosen.max_steps and not exhausted(history, run.training.early_stopping)
+    return more_steps(run, chosen, step=resume.checkpoint.step, history=history)
 
 
 def resumed_history(

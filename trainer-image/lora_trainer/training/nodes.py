@@ -172,6 +172,8 @@ class Nodes:
             node = self._welcomed(connection)
             if node in self._missing:
                 self._hold(connection, node)
+                if not self._missing:
+                    log.info("All %d nodes are here", self.place.nodes)
             else:
                 connection.close()
 
@@ -184,7 +186,6 @@ class Nodes:
         with self._arrivals:
             if not self._arrivals.wait_for(lambda: not self._missing, max(self._deadline - time.monotonic(), 0)):
                 raise self._alone(*self._missing)
-        log.info("All %d nodes are here", self.place.nodes)
 
     def _welcomed(self, connection: socket.socket) -> int | None:
         """The number of the node that calls; None for a stranger."""
