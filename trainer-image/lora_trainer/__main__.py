@@ -16,6 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one stage and return its exit code."""
     faulthandler.enable()  # a library that crashes the process says at least where
+    # Processes that libraries fork, to make batches, are ended by SIGTERM when this one ends: it must not be blocked in
+    # them, as it is here, or this one waits for them forever.
+    os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM}))
     arguments = parser().parse_args(argv)
     if arguments.stage in ("verify", "export"):
         configure_logging(sys.stderr)
