@@ -1,7 +1,8 @@
-"""Whether rows are packed, and which of Unsloth's classes trains them fastest. Pure."""
+"""Whether rows are packed, into which sequences, and which of Unsloth's classes trains them fastest. Pure."""
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,6 @@ from lora_trainer.contract.spec.training import Method
 SHORTEST_PACKED_ROW = 2048
 FULL_SHARE = 0.9
 """Rows that fill so much of a sequence in the mean are not packed: there is next to nothing to gain."""
-ROWS_PACKED_TOGETHER = 1000
-"""TRL packs so many rows at a time (the default batch of datasets' map)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,23 +95,29 @@ def packed_row_tokens(max_seq_length: int, *, positions: int | None = None) -> i
     return max_seq_length * max(1, times)
 
 
-def packed_sequences(lengths: Sequence[int], *, length: int) -> int:
-    """How many sequences of `length` tokens TRL makes of the rows: best fit decreasing (trl.data_utils.pack_dataset),
-    some rows at a time."""
-    starts = range(0, len(lengths), ROWS_PACKED_TOGETHER)
-    return sum(_best_fit(lengths[start : start + ROWS_PACKED_TOGETHER], length=length) for start in starts)
+def pack(lengths: Sequence[int], *, length: int, seed: int) -> list[list[int]]:
+    """Which rows stand in each sequence of `length` tokens, by their places in `lengths`; no row is longer.
 
-
-def _best_fit(lengths: Sequence[int], *, length: int) -> int:
-    count, spaces = 0, list[int]()  # left in the sequences so far, in order
-    for row in sorted((min(row, length) for row in lengths), reverse=True):
-        best = bisect_left(spaces, row)
+    Rows come in random order, and each goes where it leaves the least space. TRL packs the longest first, which puts
+    rows of one length together: they are often of one kind (one schema, one template), and a step that sees few kinds,
+    or few rows, teaches less. Text-to-SQL rows that were packed so ended with a held-out loss 8 % above that of rows in
+    random order (benchmarks/quality.py).
+    """
+    order = [*range(len(lengths))]
+    random.Random(seed).shuffle(order)
+    shortest = min(lengths)
+    sequences, spaces = list[list[int]](), list[tuple[int, int]]()  # space that is left in which sequence, ascending
+    for row in order:
+        best = bisect_left(spaces, (lengths[row], 0))
         if best < len(spaces):
-            space = spaces.pop(best)
+            space, sequence = spaces.pop(best)
         else:
-            count, space = count + 1, length
-        insort(spaces, space - row)
-    return count
+            space, sequence = length, len(sequences)
+            sequences.append([])
+        sequences[sequence].append(row)
+        if (left := space - lengths[row]) >= shortest:
+            insort(spaces, (left, sequence))
+    return sequences
 
 
 def sequence_tokens(run: RunFile, chosen: Chosen) -> int:

@@ -17,7 +17,7 @@ from lora_trainer.memory import (
 )
 from lora_trainer.micro_batch import Cut, accumulation_for, cut_to_fit, group_size, offered_gib, tokens_per_pass
 from lora_trainer.model_shape import ModelShape
-from lora_trainer.packing import DataSize, choose_packing, packed_sequences
+from lora_trainer.packing import DataSize, choose_packing, pack
 
 EFFECTIVE_BATCH = 8
 """Rows of model.maxSeqLength tokens per optimizer step where the user names none."""
@@ -86,7 +86,9 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
     cut = cut_to_fit(run, needed, shape=shape, row_tokens=row_tokens, effective=effective)
     accumulation = accumulation_for(run.training, micro_batch=cut.micro_batch, effective=effective)
-    units = packed_sequences(data.lengths, length=packing_length) if packing_length else data.rows * group
+    units = data.rows * group
+    if packing_length:
+        units = len(pack(data.lengths, length=packing_length, seed=run.training.seed))
     max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
     optim, moments = _optim(run, shape, peak(cut))
     predicted = peak(cut) + moments

@@ -1,0 +1,45 @@
+"""Packed rows as TRL's collator takes them: every token once, no answer without its row's own prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from lora_trainer.methods.sft import NO_LABEL, packed_rows
+from lora_trainer.packing import pack
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+LENGTH = 64
+ROWS = [[100 * row + token for token in range(8 + row % 20)] for row in range(1, 60)]
+PROMPT = 5
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder: Path = tmp_path_factory.mktemp("rows")
+    masks = [[0] * PROMPT + [1] * (len(row) - PROMPT) for row in ROWS]
+    Dataset.from_dict({"input_ids": ROWS, "completion_mask": masks}).to_parquet(folder / "rows.parquet")
+    rows = Dataset.from_parquet(str(folder / "rows.parquet"), cache_dir=str(folder / "cache"))
+    assert isinstance(rows, Dataset)
+    return packed_rows(rows, length=LENGTH, seed=3)
+
+
+def test_sequences_are_those_that_steps_were_counted_for(packed: Dataset) -> None:
+    sequences = pack([len(row) for row in ROWS], length=LENGTH, seed=3)
+    assert packed["seq_lengths"][:] == [[len(ROWS[row]) for row in sequence] for sequence in sequences]
+    assert packed["input_ids"][:] == [[token for row in sequence for token in ROWS[row]] for sequence in sequences]
+
+
+def test_answers_only_are_trained(packed: Dataset) -> None:
+    for sequence in packed:
+        assert isinstance(sequence, dict)
+        rows = [token % 100 for token in sequence["input_ids"]]
+        expected = [NO_LABEL if row < PROMPT else token for row, token in zip(rows, sequence["input_ids"], strict=True)]
+        assert sequence["labels"] == expected
+
+
+def test_positions_begin_anew_with_every_row(packed: Dataset) -> None:
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True, return_position_ids=True)
+    batch = collate([packed[0], packed[1]])
+    assert batch["position_ids"][0].tolist() == [token % 100 for token in batch["input_ids"][0].tolist()]
