@@ -22,7 +22,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     Dataset.from_dict({"input_ids": ROWS, "completion_mask": masks}).to_parquet(folder / "rows.parquet")
     rows = Dataset.from_parquet(str(folder / "rows.parquet"), cache_dir=str(folder / "cache"))
     assert isinstance(rows, Dataset)
-    return packed_rows(rows, length=LENGTH, seed=3)
+    return packed_rows(rows, length=LENGTH, seed=3, file=folder / "trainer/packed.arrow")
+
+
+def test_sequences_are_on_disk(packed: Dataset) -> None:
+    assert [Path(file["filename"]).name for file in packed.cache_files] == ["packed.arrow"]
 
 
 def test_sequences_are_those_that_steps_were_counted_for(packed: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def build_trainer(
 
     packed = {}
     if chosen.packing_length:
-        rows = packed_rows(rows, length=chosen.packing_length, seed=run.training.seed)
+        seed, file = run.training.seed, folder / "packed.arrow"
+        rows = packed_rows(rows, length=chosen.packing_length, seed=seed, file=file)
         packed = {"packing": True, "dataset_kwargs": {"skip_prepare_dataset": True}}
     # Unsloth puts its own classes under these names of trl, and of no other module on every device.
     config = trl.SFTConfig(  # pyright: ignore[reportPrivateImportUsage] - trl loads lazily, which hides its exports
@@ -52,26 +54,34 @@ def build_trainer(
     return trainer
 
 
-def packed_rows(rows: Dataset, *, length: int, seed: int) -> Dataset:
+def packed_rows(rows: Dataset, *, length: int, seed: int, file: Path) -> Dataset:
     """Sequences of at most `length` tokens in the columns that TRL packs into: input_ids and labels, both of all rows
-    of a sequence end to end, and seq_lengths, the tokens of each row. They are kept on disk, as the rows are."""
+    of a sequence end to end, and seq_lengths, the tokens of each row. They are read from `file`, not held in memory."""
     import numpy as np  # noqa: PLC0415 - only a GPU packs rows
     from datasets import Dataset  # noqa: PLC0415 - Unsloth must have been imported before
     from pyarrow import compute  # noqa: PLC0415 - only a GPU packs rows
 
-    single = rows.with_format("numpy")
+    table = rows.with_format("arrow")
+    lengths = compute.call_function("list_value_length", [table[:]["input_ids"]]).to_pylist()
 
     def join(batch: dict[str, list[list[int]]]) -> dict[str, list[Any]]:
-        sequences = [[single[row] for row in sequence] for sequence in batch["rows"]]
-        return {
-            "input_ids": [np.concatenate([row["input_ids"] for row in sequence]) for sequence in sequences],
-            "labels": [np.concatenate([labels(row) for row in sequence]) for sequence in sequences],
-            "seq_lengths": [[len(row["input_ids"]) for row in sequence] for sequence in sequences],
-        }
+        taken = table[[*chain.from_iterable(batch["rows"])]]
+        ids, trained = (
+            compute.call_function("list_flatten", [taken[column]]).to_numpy()
+            for column in ("input_ids", "completion_mask")
+        )
+        labels = np.where(trained, ids, ids.dtype.type(NO_LABEL))
+        row_lengths = [[lengths[row] for row in sequence] for sequence in batch["rows"]]
+        ends = np.cumsum([sum(sequence) for sequence in row_lengths])[:-1]
+        return {"input_ids": np.split(ids, ends), "labels": np.split(labels, ends), "seq_lengths": row_lengths}
 
-    def labels(row: dict[str, Any]) -> Any:
-        return np.where(row["completion_mask"], row["input_ids"], NO_LABEL)
-
-    lengths = compute.call_function("list_value_length", [rows.with_format("arrow")[:]["input_ids"]]).to_pylist()
     sequences = Dataset.from_dict({"rows": pack(lengths, length=length, seed=seed)})
-    return sequences.map(join, batched=True, batch_size=100, remove_columns="rows")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return sequences.map(
+        join,
+        batched=True,
+        batch_size=100,
+        remove_columns="rows",
+        cache_file_name=str(file),
+        load_from_cache_file=False,
+    )
