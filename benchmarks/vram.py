@@ -156,6 +156,7 @@ def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
             gradient_accumulation_steps=2,
             save_steps=100,
             packing=True,
+            packing_length=point.row_tokens,
             optim="adamw_8bit",
             dtype="bfloat16",
         ),
