@@ -50,8 +50,23 @@ def card() -> dict[str, Any]:
     end.record()
     torch.cuda.synchronize()
     tflops = 2 * size**3 * products / (start.elapsed_time(end) / 1000) / 1e12
-    memory = torch.cuda.get_device_properties(0).total_memory
-    return {"gpu": torch.cuda.get_device_name(), "memory_gib": memory // 2**30, "matmul_tflops": round(tflops)}
+    return {"gpu": torch.cuda.get_device_name(), "memory_gib": card_memory_gib(), "matmul_tflops": round(tflops)}
+
+
+def card_memory_gib() -> int:
+    """Memory of the first GPU."""
+    import torch  # noqa: PLC0415 - only processes that use the GPU may load it
+
+    return torch.cuda.get_device_properties(0).total_memory // 2**30
+
+
+def own_card() -> Machine:
+    """The GPU of this process, which uses it; its speed is not measured. Ends the process where there is none."""
+    import torch  # noqa: PLC0415 - the caller has set the environment that it reads
+
+    if not torch.cuda.is_available():
+        sys.exit("This benchmark needs a GPU, and torch sees none on this machine.")
+    return Machine(gpu=torch.cuda.get_device_name(), memory_gib=card_memory_gib(), matmul_tflops=None)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,12 +23,11 @@ from typing import Any
 
 from lora_trainer.contract.run import AcceleratorKind
 from lora_trainer.libraries import environment
-from lora_trainer.memory import GIB
 
 from benchmarks.gpu import describe
-from benchmarks.gpu_machine import Machine
+from benchmarks.gpu_machine import card_memory_gib, own_card
 from benchmarks.gpu_watch import Window
-from benchmarks.sweep import Live, Workload, configuration, keep_layers, load_live, make_rows
+from benchmarks.sweep import Live, Workload, configuration, keep_layers, load_live, make_rows, take_steps
 from benchmarks.vram import SHAPES
 
 RESULTS = Path(__file__).parent / "results/profile.json"
@@ -102,7 +100,6 @@ def figures(kernels: Sequence[Kernel]) -> dict[str, Any]:
 def profiled(live: Live, workload: Workload, *, memory: int) -> dict[str, Any]:
     """Take the steps; the figures of the last two."""
     import torch  # noqa: PLC0415 - after Unsloth
-    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415 - after Unsloth
     from transformers import TrainerCallback  # noqa: PLC0415 - after Unsloth
 
@@ -119,8 +116,7 @@ def profiled(live: Live, workload: Workload, *, memory: int) -> dict[str, Any]:
 
     chosen = workload.sized(memory)[1]
     keep_layers(live.model, chosen.kept_layers)
-    loop = {"model": live.model, "tokenizer": live.tokenizer, "rows": live.rows, "folder": live.folder}
-    build_trainer(live.run, chosen=chosen, callbacks=[Switch()], **loop).train()
+    take_steps(live, chosen, event=Switch())
     kernels = [
         Kernel(name=event.name, start=event.time_range.start, end=event.time_range.end)
         for event in profiler.events() or []
@@ -131,15 +127,10 @@ def profiled(live: Live, workload: Workload, *, memory: int) -> dict[str, Any]:
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """The results."""
-    import torch  # noqa: PLC0415 - the environment is set by now
-
-    if not torch.cuda.is_available():
-        sys.exit("The profile needs a GPU, and torch sees none on this machine.")
-    memory = torch.cuda.mem_get_info()[1] // GIB
+    card, memory = own_card(), card_memory_gib()
     workload = Workload(shape=arguments.shape, rows=make_rows(WARM_UP + STEPS), steps=WARM_UP + STEPS)
     base = (arguments.models or scratch) / workload.shape
     live = load_live(workload, cap=memory, base=base, tokenizer=arguments.tokenizer, folder=scratch / "trainer")
-    card = Machine(gpu=torch.cuda.get_device_name(), memory_gib=memory, matmul_tflops=None)
     told = describe(card, Window(warm_up=WARM_UP)) | {"shape": workload.shape}
     return told | profiled(live, workload, memory=memory)
 

@@ -40,7 +40,7 @@ from lora_trainer.packing import DataSize, sequence_tokens
 from lora_trainer.sizing import EFFECTIVE_BATCH, size_run
 
 from benchmarks.gpu import describe
-from benchmarks.gpu_machine import Machine, make_model
+from benchmarks.gpu_machine import make_model, own_card
 from benchmarks.gpu_rows import ROW_TOKENS, SEED, mixed_length
 from benchmarks.gpu_watch import Window
 from benchmarks.vram import SHAPES
@@ -49,7 +49,7 @@ from tests.support.runs import run_file
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 RESULTS = Path(__file__).parent / "results/sweep.json"
 MICRO_BATCHES = (1, 2, 4, 8)
@@ -152,10 +152,17 @@ def keep_layers(model: PeftModel, kept: int) -> None:
     gradient_checkpointing.reset_unsloth_gradient_checkpointing_buffers()
 
 
+def take_steps(live: Live, chosen: Chosen, *, event: TrainerCallback) -> None:
+    """As the trainer takes them; `event` is called at each."""
+    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
+
+    loop = {"model": live.model, "tokenizer": live.tokenizer, "rows": live.rows, "folder": live.folder}
+    build_trainer(live.run, chosen=chosen, callbacks=[event], **loop).train()
+
+
 def train(live: Live, chosen: Chosen) -> Entry:
     """Take the steps. Figures of those after the warm-up."""
     import torch  # noqa: PLC0415 - after Unsloth
-    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
     from transformers import TrainerCallback  # noqa: PLC0415 - after Unsloth
 
     ends: list[tuple[float, int]] = []
@@ -166,9 +173,8 @@ def train(live: Live, chosen: Chosen) -> Entry:
             torch.cuda.synchronize()
             ends.append((time.monotonic(), int(state.num_input_tokens_seen)))  # which are not padding
 
-    held, model, events = torch.cuda.memory_allocated(), live.model, [Stopwatch()]
-    loop = {"model": model, "tokenizer": live.tokenizer, "rows": live.rows, "folder": live.folder, "callbacks": events}
-    build_trainer(live.run, chosen=chosen, **loop).train()
+    held = torch.cuda.memory_allocated()
+    take_steps(live, chosen, event=Stopwatch())
     timed = [(end - start, after - before) for (start, before), (end, after) in pairwise(ends[WARM_UP - 1 :])]
     return {
         # The median: a step with a shape that was not seen before may compile something.
@@ -282,10 +288,7 @@ class Sweep:
 def sweep(arguments: argparse.Namespace, scratch: Path) -> Entry:
     """The results of all caps."""
     began = time.monotonic()
-    import torch  # noqa: PLC0415 - the environment is set by now
-
-    if not torch.cuda.is_available():
-        sys.exit("The sweep needs a GPU, and torch sees none on this machine.")
+    card = own_card()
     result: Entry = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"caps": {}}
     if result.setdefault("shape", arguments.shape) != arguments.shape:
         sys.exit(f"{arguments.out} has results of {result['shape']}: name another file with --out.")
@@ -294,8 +297,6 @@ def sweep(arguments: argparse.Namespace, scratch: Path) -> Entry:
     base = (arguments.models or scratch) / workload.shape
     live = load_live(workload, cap=max(found), base=base, tokenizer=arguments.tokenizer, folder=scratch / "trainer")
     print(f"{time.monotonic() - began:5.0f} s  loaded", flush=True)
-    memory = torch.cuda.mem_get_info()[1] // GIB
-    card = Machine(gpu=torch.cuda.get_device_name(), memory_gib=memory, matmul_tflops=None)
     result |= describe(card, Window(warm_up=WARM_UP))
     # Compile without a cap. Where no layer is kept, each goes through both ways: without gradients, then with them.
     rehearsal = found[max(found)][0].model_copy(update={"kept_layers": 0, "max_steps": WARM_UP + 1})
