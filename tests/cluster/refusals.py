@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from tests.demo.kubectl import KubectlError
 
-SECONDS = 10
-"""In which the API server must have heard of a class, policy or webhook that is new."""
+SECONDS = 60
+"""In which the API server must have heard of a class, policy or webhook that is new: one that has just started reads
+classes after half a minute."""
 
 
 def refusal_of(action: Callable[[], object]) -> str:

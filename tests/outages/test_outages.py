@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from tests.cluster import lifecycle
-from tests.cluster.runs import Tenant
+from tests.cluster.refusals import refusal_of
+from tests.cluster.runs import Tenant, ready_message
 from tests.cluster.settings import NODE_NAME, Paths
 from tests.demo.environment import MANIFESTS, OPERATOR_NAMESPACE, ensure_environment
 from tests.demo.timings import Timings
@@ -58,6 +59,24 @@ def test_a_part_of_the_cluster_is_away_while_the_pod_ends(tenant: Tenant, compon
     time.sleep(seconds)  # the outage
     lifecycle.up(paths=paths, report=print)
     assert_trained_once(tenant)
+
+
+def test_an_api_server_that_starts_refuses_nobody_and_lets_nobody_past_the_class(tenant: Tenant) -> None:
+    """For half a minute it cannot read classes, so its admission policy judges nothing and the operator alone does."""
+    paths = Paths.from_environment()
+    with tenant.own_class(limits={"r": 8}) as name:
+        tenant.play("paused", "ok", class_name=name, suspend=True)
+        lifecycle.stop("kube-apiserver", paths=paths)
+        lifecycle.start("kube-apiserver", paths=paths, report=print)
+        tenant.play("sound", "ok", class_name=name)
+        tenant.patch("paused", suspend=False)
+        said = refusal_of(lambda: tenant.play("beyond", "ok", class_name=name, lora={"r": 64}))
+        if not said:
+            said = ready_message(tenant.wait_for_reason("beyond", "PolicyViolation"))
+            assert tenant.jobs("beyond") == []
+        assert f"spec.lora.r is 64 and LoraFineTuneClass {name} allows at most 8" in said
+        for run in ("sound", "paused"):
+            tenant.wait_for(run, "Complete")
 
 
 def test_a_drained_node_costs_nothing(tenant: Tenant) -> None:
