@@ -117,8 +117,7 @@ def _assets() -> Path:
 
 def _install(kubectl: Kubectl, timings: Timings, *, assets: Path, own_cluster: bool) -> Environment:
     with timings.part("operator and object store"):
-        kubectl("apply", "-k", MANIFESTS / "crd")
-        kubectl("wait", "--for=condition=Established", "crd", "lorafinetunes.lora-operator.io", "--timeout=30s")
+        kubectl.apply_crds("-k", MANIFESTS / "crd")
         kubectl("apply", "-f", MANIFESTS / "demo/object-store/namespace.yaml")
         object_store.ensure_root_secret(kubectl)
         _apply_demo(kubectl)

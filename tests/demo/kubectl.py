@@ -50,16 +50,27 @@ class Kubectl:
         )
 
     def apply_crds(self, *options: object) -> None:
-        """`kubectl apply` of CRDs, and wait until their kinds are served: `kubectl wait` fails on one that is new."""
-        names = self("apply", "--server-side", "-o", "name", *options).split()
+        """`kubectl apply` of CRDs, and wait until their kinds are served.
 
-        def served() -> bool:
-            conditions = [entry for name in names for entry in self.get(name).get("status", {}).get("conditions") or ()]
-            return sum(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions) == len(
-                names
-            )
+        `kubectl wait` fails on a CRD without conditions, which each new one is for a moment; and the API server lists a
+        kind a moment after it calls the CRD established.
+        """
+        crds = self("apply", "--server-side", "-o", "name", *options).split()
+        for crd in crds:
+            self.wait_for(f"{crd} is established", lambda crd=crd: self._established(crd))
+            kind = crd.partition("/")[2]
+            self.wait_for(f"{kind} are served", lambda kind=kind: self._answers("get", kind, "--all-namespaces"))
 
-        self.wait_for("the CRDs are established", served, seconds=60)
+    def _established(self, crd: str) -> bool:
+        conditions = self.get(crd).get("status", {}).get("conditions") or ()
+        return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
+
+    def _answers(self, *arguments: object) -> bool:
+        try:
+            self(*arguments)
+        except KubectlError:
+            return False
+        return True
 
     def wait_for(
         self, what: str, ready: Callable[[], object], *, seconds: float = PATIENCE, every: float = 0.5
