@@ -41,7 +41,8 @@ from benchmarks.gpu_machine import CLAIM, Machine, make_model, read_machine, vol
 from benchmarks.gpu_rows import ROW_TOKENS, ROWS, SEED, chats
 from benchmarks.gpu_watch import Watched, Window, watch
 from benchmarks.vram import SHAPES
-from tests.support.object_store import ObjectStore, free_port, object_store
+from tests.ports import free_port
+from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET, run_file
 
 RESULTS = Path(__file__).parent / "results/gpu.json"

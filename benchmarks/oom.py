@@ -36,9 +36,10 @@ from lora_trainer.libraries import versions
 
 from benchmarks.gpu_machine import CLAIM, make_model, read_machine, volume
 from benchmarks.gpu_rows import ROW_TOKENS, chats
+from tests.ports import free_port
 from tests.support.attempts import Attempt, Ended
 from tests.support.demo_assets import ensure_demo_assets
-from tests.support.object_store import ObjectStore, free_port, object_store
+from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET
 from tests.support.trained import SmallRun, small_run
 

@@ -99,9 +99,16 @@ def _claim_ports(part: Component, *, paths: Paths) -> None:
 
 
 def _wait_healthy(part: Component, *, paths: Paths, patience: float) -> None:
-    records, log = paths.state / "processes", paths.logs / f"{part.name}.log"
+    records, ca_file = paths.state / "processes", paths.pki / pki.CA_FILE
+    wait_healthy(part, records=records, logs=paths.logs, ca_file=ca_file, patience=patience)
+
+
+def wait_healthy(part: Component, *, records: Path, logs: Path, ca_file: Path, patience: float) -> None:
+    """Wait until a process that was started is healthy. Raises ClusterError with the end of its log when it ended, or
+    is not healthy after `patience` seconds."""
+    log = logs / f"{part.name}.log"
     deadline = time.monotonic() + patience
-    while not health.healthy(part.health, ca_file=paths.pki / pki.CA_FILE):
+    while not health.healthy(part.health, ca_file=ca_file):
         alive = processes.running(part.name, records=records)
         if not alive or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.component.world import World, an_operator, free_port
+from tests.component.world import World, an_operator
 from tests.fakes.faults import Fault
+from tests.ports import free_port
 
 
 async def fetch(port: int, path: str) -> tuple[int, str]:

@@ -14,8 +14,9 @@ from lora_trainer.contract.progress import Stage as Busy
 
 from tests.builders import NAME, NAMESPACE, failed_text
 from tests.component.test_endpoints import fetch
-from tests.component.world import World, a_progress_server, an_operator, free_port, local_address
+from tests.component.world import World, a_progress_server, an_operator, local_address
 from tests.fakes.faults import Fault
+from tests.ports import free_port
 
 
 def at_step(step: int, **fields: object) -> Progress:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from tests.fakes.faults import RecordedRequest
 from tests.fakes.kubelet import Kubelet
 from tests.fakes.operator_thread import running_operator
 from tests.fakes.store import Change
+from tests.ports import free_port
 
 Body = dict[str, Any]
 RUNS = f"{naming.RUN_PLURAL}.{naming.GROUP}"
@@ -252,12 +252,6 @@ async def _hurry(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.networking.error_backoffs = [0.05] * 100
     settings.queueing.idle_timeout = 0.05
     settings.process.ultimate_exiting_timeout = None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def local_address() -> str:

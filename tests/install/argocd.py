@@ -9,21 +9,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import health, processes, toolchain
-from tests.cluster.commands import ClusterError
+from tests.cluster import lifecycle, processes, toolchain
 from tests.cluster.components import Component
 from tests.cluster.settings import Paths
 from tests.demo.environment import MANIFESTS
 from tests.demo.kubectl import Kubectl
+from tests.ports import free_ports
 
 NAMESPACE = "argocd"
 CONTROLLER = "argocd-application-controller"
-REDIS, GIT, REPOSITORY, REPOSITORY_HEALTH, METRICS, SETS, SETS_PROBES, SETS_HOOKS = range(21_400, 21_408)
-"""Ports on 127.0.0.1."""
+SETS_CONTROLLER = "argocd-applicationset-controller"
+
+PATIENCE = 60.0
+"""Seconds in which each process must be healthy."""
 
 Body = dict[str, Any]
 
@@ -34,22 +36,42 @@ def programs(paths: Paths) -> dict[str, Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the processes listen."""
+
+    redis: int
+    git: int
+    repository: int
+    repository_health: int
+    metrics: int
+    sets: int
+    sets_probes: int
+    sets_hooks: int
+
+    @classmethod
+    def allocate(cls) -> Ports:
+        """Ports that were free a moment ago."""
+        names = [field.name for field in fields(cls)]
+        return cls(**dict(zip(names, free_ports(len(names)), strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArgoCD:
     """One installation."""
 
     kubectl: Kubectl
     folder: Path
     programs: Mapping[str, Path]
+    ports: Ports = field(default_factory=Ports.allocate)
 
     @property
     def repositories(self) -> Path:
         """What lies in this folder is served under `url`."""
         return self.folder / "git"
 
-    @staticmethod
-    def url(repository: str) -> str:
+    def url(self, repository: str) -> str:
         """Where Argo CD reads the repository of that name."""
-        return f"git://127.0.0.1:{GIT}/{repository}"
+        return f"git://127.0.0.1:{self.ports.git}/{repository}"
 
     def install(self) -> None:
         """Apply Argo CD's kinds and settings, the default project, and our settings as the documentation says."""
@@ -82,13 +104,9 @@ class ArgoCD:
 
     def start(self, name: str) -> None:
         """Start one of the processes and wait until it is healthy."""
-        part = self.parts[name]
-        processes.start(part, records=self.folder / "processes", logs=self.folder / "logs")
-        deadline = time.monotonic() + 60
-        while not health.healthy(part.health, ca_file=self.folder):
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{name} is not healthy after 60 s; its log is in {self.folder / 'logs'}.")
-            time.sleep(0.2)
+        part, records, logs = self.parts[name], self.folder / "processes", self.folder / "logs"
+        processes.start(part, records=records, logs=logs)
+        lifecycle.wait_healthy(part, records=records, logs=logs, ca_file=self.folder, patience=PATIENCE)
 
     def stop(self, name: str) -> None:
         """Stop it."""
@@ -97,25 +115,28 @@ class ArgoCD:
     @property
     def parts(self) -> dict[str, Component]:
         """The processes by name, in the order in which they start."""
-        redis = ("redis-server", "--bind", "127.0.0.1", "--port", str(REDIS), "--save", "", "--dir", str(self.folder))
-        daemon = ("git", "daemon", "--listen=127.0.0.1", f"--port={GIT}", "--export-all")
+        ports, mine = self.ports, "--namespace=argocd"
+        cache = f"127.0.0.1:{ports.redis}"
+        redis = ("redis-server", "--bind", "127.0.0.1", "--port", str(ports.redis), "--save", "")
+        # A daemon before this one may have left connections in TIME_WAIT.
+        daemon = ("git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={ports.git}", "--export-all")
         served = (f"--base-path={self.repositories}", str(self.repositories))
-        reads = (f"--port={REPOSITORY}", "--address=127.0.0.1", f"--redis=127.0.0.1:{REDIS}", "--disable-tls")
-        answers = ("--metrics-address=127.0.0.1", f"--metrics-port={REPOSITORY_HEALTH}")
-        from_git = f"127.0.0.1:{REPOSITORY}"
-        compares = (f"--repo-server={from_git}", "--repo-server-plaintext", f"--redis=127.0.0.1:{REDIS}")
-        generates = (f"--argocd-repo-server={from_git}", "--repo-server-plaintext", f"--metrics-addr=127.0.0.1:{SETS}")
-        listens = (f"--probe-addr=127.0.0.1:{SETS_PROBES}", f"--webhook-addr=127.0.0.1:{SETS_HOOKS}")
+        reads = (f"--port={ports.repository}", "--address=127.0.0.1", f"--redis={cache}", "--disable-tls")
+        answers = ("--metrics-address=127.0.0.1", f"--metrics-port={ports.repository_health}")
+        from_git = f"127.0.0.1:{ports.repository}"
+        compares = (f"--repo-server={from_git}", "--repo-server-plaintext", f"--redis={cache}")
+        counts = f"--metrics-port={ports.metrics}"
+        generates = (f"--argocd-repo-server={from_git}", "--repo-server-plaintext")
+        listens = tuple(
+            f"--{name}-addr=127.0.0.1:{port}"
+            for name, port in (("metrics", ports.sets), ("probe", ports.sets_probes), ("webhook", ports.sets_hooks))
+        )
         parts = (
-            Component(name="redis", argv=redis, health=f"tcp:127.0.0.1:{REDIS}"),
-            Component(name="git", argv=(*daemon, *served), health=f"tcp:127.0.0.1:{GIT}"),
-            self._part("argocd-repo-server", *reads, *answers, health=f"{REPOSITORY_HEALTH}/healthz"),
-            self._part(
-                CONTROLLER, *compares, f"--metrics-port={METRICS}", "--namespace=argocd", health=f"{METRICS}/healthz"
-            ),
-            self._part(
-                "argocd-applicationset-controller", *generates, *listens, "--namespace=argocd", health=f"{SETS}/metrics"
-            ),
+            Component(name="redis", argv=(*redis, "--dir", str(self.folder)), health=f"tcp:{cache}"),
+            Component(name="git", argv=(*daemon, *served), health=f"tcp:127.0.0.1:{ports.git}"),
+            self._part("argocd-repo-server", *reads, *answers, health=f"{ports.repository_health}/healthz"),
+            self._part(CONTROLLER, *compares, counts, mine, health=f"{ports.metrics}/healthz"),
+            self._part(SETS_CONTROLLER, *generates, *listens, mine, health=f"{ports.sets}/metrics"),
         )
         return {part.name: part for part in parts}
 

@@ -7,12 +7,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.settings import Paths
 from tests.cluster.toolchain import programs
+from tests.ports import free_port
 
 START_SECONDS = 10
 
@@ -61,13 +62,6 @@ def _binary() -> Path:
     if not path.exists():
         raise RuntimeError("versitygw is not built: run `python -m tests.cluster build` first")
     return path
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port of one of this machine's addresses that was free a moment ago."""
-    with closing(socket.socket()) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 def wait_until_open(address: str, server: subprocess.Popen[bytes]) -> None:

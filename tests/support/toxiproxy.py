@@ -13,7 +13,8 @@ from typing import Literal
 
 from tests.cluster.settings import HERE, Paths
 from tests.cluster.toolchain import GoModule, build
-from tests.support.object_store import free_port, wait_until_open
+from tests.ports import free_port
+from tests.support.object_store import wait_until_open
 
 PROGRAM = "toxiproxy"
 MODULE = GoModule(

@@ -14,8 +14,9 @@ from lora_trainer.prepare import prepare
 from lora_trainer.storage import Bucket, open_bucket
 from lora_trainer.telemetry import ProgressServer
 
+from tests.ports import free_port
 from tests.support.attempts import Attempt
-from tests.support.object_store import ObjectStore, free_port
+from tests.support.object_store import ObjectStore
 from tests.support.runs import BUCKET, run_file
 
 STEPS = 6

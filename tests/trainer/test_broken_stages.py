@@ -19,7 +19,8 @@ from lora_trainer.contract.layout import MANIFEST, checkpoints_uri, prepared_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Outcome, decode_outcome
 
-from tests.support.object_store import ObjectStore, free_port
+from tests.ports import free_port
+from tests.support.object_store import ObjectStore
 from tests.support.runs import BUCKET
 from tests.support.tiny_model import CONFIG, write_tiny_model
 from tests.support.trained import SmallRun, small_run

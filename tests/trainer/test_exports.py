@@ -23,9 +23,9 @@ from lora_trainer.publishing.merging import require_same
 from lora_trainer.telemetry import ProgressServer
 from safetensors.torch import load_file
 
+from tests.ports import free_port
 from tests.support.attempts import Attempt
 from tests.support.demo_assets import DemoAssets
-from tests.support.object_store import free_port
 from tests.support.runs import BUCKET
 from tests.trainer.conftest import Trained
 

@@ -15,8 +15,8 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.telemetry import ProgressServer
 
+from tests.ports import free_port
 from tests.support.attempts import Attempt, Ended
-from tests.support.object_store import free_port
 from tests.support.runs import BUCKET
 from tests.trainer.conftest import Trained
 

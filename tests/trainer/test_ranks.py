@@ -12,8 +12,9 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST
 from lora_trainer.contract.progress import Stage
 
+from tests.ports import free_port
 from tests.support.attempts import Attempt, Ended
-from tests.support.object_store import ObjectStore, free_port
+from tests.support.object_store import ObjectStore
 from tests.support.trained import SmallRun, small_run
 
 STEPS = 4

@@ -26,9 +26,10 @@ from lora_trainer.contract.outcome import Artifact
 from lora_trainer.evaluation.comparison import EvaluationFile
 from PIL import Image
 
+from tests.ports import free_port
 from tests.support.attempts import Attempt
 from tests.support.keys import private_pem
-from tests.support.object_store import ObjectStore, free_port
+from tests.support.object_store import ObjectStore
 from tests.support.runs import run_file
 from tests.support.trained import PROMPT, STEPS
 from tests.trainer.conftest import SIGNING_SEED, Trained

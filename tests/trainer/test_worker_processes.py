@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.object_store import free_port
+from tests.ports import free_port
 
 MORE_THAN_ENOUGH_SECONDS = 60
 STAGE_WITH_WORKERS = """
