@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from lora_operator import naming
 
 from tests import kstatus
 from tests.demo.environment import MANIFESTS
-from tests.demo.kubectl import PATIENCE, Kubectl
+from tests.demo.kubectl import PATIENCE, Kubectl, KubectlError
 from tests.demo.live import condition, is_true
 from tests.demo.object_store import Account
 
@@ -56,12 +57,23 @@ class Tenant:
     def create(self, account: Account) -> None:
         """Make the namespace, restricted, with the account's Secret."""
         metadata = {"name": self.namespace, "labels": RESTRICTED}
-        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        self.kubectl.apply(account.as_secret(self.namespace))
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        self.kubectl.rest.apply(self._namespace, namespace)
+        secret = account.as_secret(self.namespace)
+        self.kubectl.rest.apply(f"{self._namespace}/secrets/{secret['metadata']['name']}", secret)
 
     def delete(self) -> None:
         """Have the namespace removed."""
-        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+        self.kubectl.rest.delete(self._namespace)
+
+    @property
+    def _namespace(self) -> str:
+        """Path of the namespace, and of the core objects in it."""
+        return f"/api/v1/namespaces/{self.namespace}"
+
+    def run_path(self, name: str) -> str:
+        """Path of a run on the API server."""
+        return f"/apis/{naming.API_VERSION}/namespaces/{self.namespace}/{naming.RUN_PLURAL}/{name}"
 
     def apply(self, name: str, **spec: Any) -> Body:
         """Apply a run; what is not given is what the scripted class needs."""
@@ -103,7 +115,9 @@ class Tenant:
 
     def run(self, name: str) -> Body:
         """The run as it stands. Raises AssertionError where readers of its status would stumble."""
-        body = self.kubectl.get("-n", self.namespace, "lorafinetune", name)
+        body = self.kubectl.rest.get(self.run_path(name))
+        if body is None:
+            raise KubectlError(f"There is no run {name} in {self.namespace}.")
         before = self._seen.get(body["metadata"]["uid"], {})
         now = self._seen[body["metadata"]["uid"]] = body["status"]
         assert kstatus.breaches(now, generation=body["metadata"]["generation"]) == []
@@ -112,13 +126,20 @@ class Tenant:
 
     def jobs(self, name: str, *, stage: str | None = None) -> list[Body]:
         """The run's Jobs."""
-        selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
-        return self.kubectl.get("-n", self.namespace, "jobs", "-l", selector)["items"]
+        return self._of_run(f"/apis/batch/v1/namespaces/{self.namespace}/jobs", name, stage)
 
     def pods(self, name: str, *, stage: str | None = None) -> list[Body]:
         """The run's pods."""
+        return self._of_run(f"{self._namespace}/pods", name, stage)
+
+    def _of_run(self, path: str, name: str, stage: str | None) -> list[Body]:
         selector = f"lora-operator.io/run={name}" + (f",lora-operator.io/stage={stage}" if stage else "")
-        return self.kubectl.get("-n", self.namespace, "pods", "-l", selector)["items"]
+        return self._list(path, labelSelector=selector)
+
+    def _list(self, path: str, **query: str) -> list[Body]:
+        found = self.kubectl.rest.get(path, **query)
+        assert found is not None
+        return found["items"]
 
     def evict(self, pod: Body) -> None:
         """Have a pod evicted by the API, as a drain does."""
@@ -129,14 +150,14 @@ class Tenant:
 
     def config_map(self, name: str) -> Body | None:
         """The run's ConfigMap, where there is one."""
-        return self.kubectl.find("-n", self.namespace, "configmap", f"{name}-run")
+        return self.kubectl.rest.get(f"{self._namespace}/configmaps/{naming.config_map_name(name)}")
 
     def told(self, name: str, *, until: str, seconds: float = PATIENCE) -> list[str]:
         """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""
         selector = f"involvedObject.name={name},involvedObject.kind=LoraFineTune"
         deadline = time.monotonic() + seconds
         while True:
-            items = self.kubectl.get("-n", self.namespace, "events", "--field-selector", selector)["items"]
+            items = self._list(f"{self._namespace}/events", fieldSelector=selector)
             reasons = [item["reason"] for item in sorted(items, key=_event_order)]
             if until in reasons:
                 return reasons

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 
 import pytest
+from lora_operator import naming
 
+from tests.cluster.refusals import refusal_of
 from tests.cluster.runs import Tenant
 from tests.crd_case import CrdCase
 from tests.crd_cases import CASES
@@ -13,30 +15,44 @@ from tests.demo.environment import Environment
 from tests.demo.kubectl import KubectlError
 
 
+@pytest.fixture(scope="module")
+def shared(environment: Environment) -> Iterator[Tenant]:
+    """A namespace for all cases: none of them leaves anything in it."""
+    tenant = Tenant.fresh(environment.kubectl)
+    tenant.create(environment.account)
+    yield tenant
+    tenant.delete()
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_accepted_or_refused(tenant: Tenant, case: CrdCase) -> None:
-    created = case.change is None
-    before = in_namespace(case.before(), tenant.namespace)
-    after = before if created else in_namespace(case.after(), tenant.namespace)
-    try:
-        if not created:
-            tenant.kubectl.apply(before)
-        if case.accepted:
-            tenant.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(after))
-        else:
-            with pytest.raises(KubectlError) as refusal:
-                tenant.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(after))
-            assert case.words in str(refusal.value)
-    finally:
-        if before["kind"] == "LoraFineTuneClass":
-            tenant.kubectl("delete", "lorafinetuneclass", before["metadata"]["name"], "--ignore-not-found")
+def test_accepted_or_refused(shared: Tenant, case: CrdCase) -> None:
+    before, after = in_namespace(case.before(), shared.namespace), in_namespace(case.after(), shared.namespace)
+    rest, path = shared.kubectl.rest, path_of(before, shared)
+    if case.change is None:
+        said = refusal_of(lambda: rest.apply(path, before, dry_run=True))
+    else:
+        rest.apply(path, before)
+        try:
+            said = refusal_of(lambda: rest.apply(path, after, dry_run=True))
+        finally:
+            rest.delete(path)
+    assert (said == "") == case.accepted, said
+    assert case.words in said
+
+
+def path_of(body: dict, tenant: Tenant) -> str:
+    """Where the object is on the API server."""
+    name = body["metadata"]["name"]
+    if body["kind"] == naming.CLASS_KIND:
+        return f"/apis/{naming.API_VERSION}/{naming.CLASS_PLURAL}/{name}"
+    return tenant.run_path(name)
 
 
 def in_namespace(body: dict, namespace: str) -> dict:
     """The object in this namespace; runs of a class that is not there, so that only the CRD judges them and nothing
     starts; classes under a name of their own."""
     metadata = dict(body["metadata"])
-    if body["kind"] == "LoraFineTuneClass":
+    if body["kind"] == naming.CLASS_KIND:
         return body | {"metadata": metadata | {"name": f"{namespace}-class", "annotations": {}}}
     return body | {"metadata": metadata | {"namespace": namespace}, "spec": {"className": "none"} | body["spec"]}
 

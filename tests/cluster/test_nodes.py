@@ -120,5 +120,5 @@ def test_two_nodes_train_one_adapter_whatever_befalls_one_of_them(
     assert config["r"] == spec["lora"]["r"]
 
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "run", "--timeout=60s")
-    service = ("-n", tenant.namespace, "service", "nodes-run")
-    tenant.kubectl.wait_for("the Service is gone", lambda: not tenant.kubectl.find(*service))
+    service = f"/api/v1/namespaces/{tenant.namespace}/services/nodes-run"
+    tenant.kubectl.wait_for("the Service is gone", lambda: not tenant.kubectl.rest.get(service))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import time
@@ -11,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.demo.rest import KubectlError, Rest
+
 PATIENCE = 240.0
 """Seconds for whatever nobody measures: five tests at a time share two processors with a real training."""
-
-
-class KubectlError(Exception):
-    """kubectl said no."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +25,19 @@ class Kubectl:
     program: Path | str
     kubeconfig: Path
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The beginning of every command line."""
+        return str(self.program), "--kubeconfig", str(self.kubeconfig)
+
+    @property
+    def rest(self) -> Rest:
+        """The same cluster for whoever asks often."""
+        return _rest(self.command)
+
     def __call__(self, *arguments: object, stdin: str | None = None) -> str:
         """Run it and return what it prints. Raises KubectlError."""
-        command = [str(self.program), "--kubeconfig", str(self.kubeconfig), *map(str, arguments)]
+        command = [*self.command, *map(str, arguments)]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KubectlError(done.stderr.strip() or f"kubectl {' '.join(map(str, arguments))} failed")
@@ -89,8 +98,8 @@ class Kubectl:
     @contextlib.contextmanager
     def port_forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
         """A local address that leads to the port of a Service or Deployment, as host:port."""
-        command = [str(self.program), "--kubeconfig", str(self.kubeconfig), "-n", namespace, "port-forward", target]
-        process = subprocess.Popen([*command, f":{port}"], stdout=subprocess.PIPE, text=True)
+        command = [*self.command, "-n", namespace, "port-forward", target, f":{port}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             line = process.stdout.readline() if process.stdout is not None else ""
             if not line.startswith("Forwarding from "):
@@ -99,3 +108,9 @@ class Kubectl:
         finally:
             process.terminate()
             process.wait()
+
+
+@functools.cache
+def _rest(command: tuple[str, ...]) -> Rest:
+    """One a process and kubeconfig."""
+    return Rest(kubectl=command)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from lora_operator import naming
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -70,11 +71,14 @@ class View:
 
 def watch(kubectl: Kubectl, *, namespace: str, name: str, console: Console, seconds: float) -> dict[str, Any]:
     """Show the run until it is Complete. Raises RunFailed, TimeoutError."""
+    path = f"/apis/{naming.API_VERSION}/namespaces/{namespace}/{naming.RUN_PLURAL}/{name}"
     deadline = time.monotonic() + seconds
     told = "nothing"
     with Live(console=console, refresh_per_second=2, transient=True) as live:
         while time.monotonic() < deadline:
-            run = kubectl.get("-n", namespace, "lorafinetune", name)
+            run = kubectl.rest.get(path)
+            if run is None:
+                raise RunFailed(f"{namespace}/{name} was deleted.")
             view = View.of(run)
             live.update(view.render())
             if not console.is_terminal and view.line != told:

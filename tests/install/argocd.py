@@ -162,7 +162,7 @@ class ArgoCD:
 
     def application(self, name: str) -> Body | None:
         """The Application as it stands, if there is one."""
-        return self.kubectl.find("-n", NAMESPACE, "application", name)
+        return self.kubectl.rest.get(f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/applications/{name}")
 
     def refresh(self, name: str) -> None:
         """Have the Application compared anew with git and cluster, past every cache, and wait until it was."""
