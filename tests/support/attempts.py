@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,7 +15,10 @@ from typing import Any
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, TrainResult, decode_outcome
 from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.run import AcceleratorKind, RunFile
+
+from tests.support import trainer_process
+from tests.support.fork_server import Kind
 
 END_SECONDS = 900
 
@@ -48,18 +49,23 @@ class Ended:
 class Attempt:
     """One `python -m lora_trainer train` with a scratch folder of its own; killed where the block is left early."""
 
-    def __init__(self, run: RunFile, *, folder: Path, port: int, options: tuple[str, ...] = ()) -> None:
-        """`folder` must not exist yet. Credentials come from the environment."""
+    def __init__(
+        self, run: RunFile, *, folder: Path, port: int, options: tuple[str, ...] = (), fresh: bool = False
+    ) -> None:
+        """`folder` must not exist yet. Credentials come from the environment. `fresh` asks for a process that imports
+        its libraries itself, as a pod's does."""
         self._folder, self._port = folder, port
         scratch = folder / "scratch"
         scratch.mkdir(parents=True)
         run_file = folder / "run.json"
         run_file.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
-        command = [sys.executable, "-m", "lora_trainer", "train", "--run", run_file, "--scratch", scratch]
-        command += ["--port", str(port), "--termination-log", folder / "last-word", *options]
+        arguments = ["train", "--run", run_file, "--scratch", scratch, "--port", str(port)]
+        arguments += ["--termination-log", folder / "last-word", *options]
+        on_cpu = run.accelerator.kind == AcceleratorKind.CPU
+        kind = Kind(run.training.method) if on_cpu and not fresh else None
         with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, cwd=scratch, env=dict(os.environ)
+            self._process = trainer_process.start(
+                arguments, kind=kind, folder=scratch, environment=os.environ, stdout=log, stderr=log
             )
 
     def __enter__(self) -> Attempt:

@@ -43,9 +43,9 @@ class SmallRun:
         lines = self.bucket.read(f"{self.artifact}/{TRAINING_LOG}").decode().splitlines()
         return [json.loads(line) for line in lines]
 
-    def attempt(self, number: int) -> Attempt:
-        """Start the trainer."""
-        return Attempt(self.run, folder=self.folder / f"attempt-{number}", port=free_port())
+    def attempt(self, number: int, *, fresh: bool = False) -> Attempt:
+        """Start the trainer, in a process that imports its libraries itself where it is to be `fresh`."""
+        return Attempt(self.run, folder=self.folder / f"attempt-{number}", port=free_port(), fresh=fresh)
 
     def node(self, node: int, *, attempt: int, rendezvous: int) -> Attempt:
         """Start the trainer as one of several nodes, which meet on the port `rendezvous` of this machine."""

@@ -21,7 +21,9 @@ from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET
 from tests.support.trained import SmallRun, small_run
+from tests.support.trainer_process import fork_servers
 
+TRAINED = "trained"
 SIGNING_SEED = 7
 """Of the key that signs the run `trained`."""
 
@@ -34,10 +36,25 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, available[mine] or available)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist then reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of few tests: they train for minutes, and the worker that has the last file works alone."""
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: tests[item.path])
+    """Give the tests of one worker to it as a group, and begin with groups of few tests.
+
+    A group is a file, or all tests of the run `trained`, which would otherwise be trained once a worker. Files of few
+    tests train for minutes, and the worker that has the last group works alone.
+    """
+    groups = {item: TRAINED if TRAINED in item.fixturenames else item.path.name for item in items}  # pyright: ignore
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    tests = Counter(groups.values())
+    items.sort(key=lambda item: (groups[item] != TRAINED, tests[groups[item]], groups[item]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stages that tests start are forked from processes that have imported the libraries."""
+    with fork_servers(tmp_path_factory.mktemp("fork-servers")):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +101,8 @@ def trained(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Ite
         small = small_run(
             store, folder, name="uninterrupted", output={"signing": {"keySecretRef": {"name": "signing"}}}
         )
-        with small.attempt(1) as attempt:
+        # All others are compared with this one, which runs as it does in a pod.
+        with small.attempt(1, fresh=True) as attempt:
             ended = attempt.wait()
         assert ended.code == ExitCode.Succeeded, ended.log
         yield Trained(small=small, ended=ended)

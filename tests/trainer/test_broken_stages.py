@@ -20,10 +20,12 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Outcome, decode_outcome
 
 from tests.ports import free_port
+from tests.support.fork_server import Kind
 from tests.support.object_store import ObjectStore
 from tests.support.runs import BUCKET
 from tests.support.tiny_model import CONFIG, write_tiny_model
 from tests.support.trained import SmallRun, small_run
+from tests.support.trainer_process import complete
 
 MODEL = "models/broken"
 SECONDS = 120
@@ -39,6 +41,7 @@ class Broken:
     document: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     wrap: tuple[str, ...] = ()
+    """What the process is started by."""
     text: str | None = None
     """The run file, where it is not the document."""
 
@@ -55,11 +58,15 @@ class Broken:
         """Run the stage: exit code, last word, log."""
         file, word = self.scratch.parent / "run.json", self.scratch.parent / "last-word"
         file.write_text(self.text if self.text is not None else json.dumps(self.document))
-        command = [*self.wrap, sys.executable, "-m", "lora_trainer", "train", "--run", str(file)]
-        command += ["--scratch", str(self.scratch), "--port", str(free_port()), "--termination-log", str(word)]
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        arguments = ["train", "--run", str(file), "--scratch", str(self.scratch), "--port", str(free_port())]
+        arguments += ["--termination-log", str(word)]
+        if self.wrap:
+            command = [*self.wrap, sys.executable, "-m", "lora_trainer", *arguments]
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        else:
+            done = complete(arguments, kind=Kind.SFT, environment=self.environment, timeout=SECONDS)
         return done.returncode, decode_outcome(word.read_text()) if word.exists() else None, done.stderr
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,9 @@ from safetensors.torch import load_file
 from tests.ports import free_port
 from tests.support.attempts import Attempt
 from tests.support.demo_assets import DemoAssets
+from tests.support.fork_server import Kind
 from tests.support.runs import BUCKET
+from tests.support.trainer_process import complete
 from tests.trainer.conftest import Trained
 
 MAGIC = b"GGUF"
@@ -54,9 +54,8 @@ def export(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[...
         path = adapter / "tokenizer.json"
         path.write_text(json.dumps(tokenizer(json.loads(path.read_text()))))
         folder = tmp_path / "exports"
-        command = [sys.executable, "-m", "lora_trainer", "export", "--formats", formats, "--folder", folder]
-        command += ["--adapter", adapter, "--base", assets.model]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        arguments = ["export", "--formats", formats, "--folder", folder, "--adapter", adapter, "--base", assets.model]
+        done = complete(arguments, kind=Kind.PLAIN)
         return Ended(code=done.returncode, last_line=done.stdout.strip().rpartition("\n")[2], folder=folder)
 
     return start

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ from lora_trainer.contract.outcome import Outcome
 from safetensors.torch import load_file, save_file
 
 from tests.support.demo_assets import DemoAssets
+from tests.support.fork_server import Kind
 from tests.support.keys import public_pem
+from tests.support.trainer_process import complete
 from tests.trainer.conftest import SIGNING_SEED, Trained
 
 ADAPTER = "adapter_model.safetensors"
@@ -37,10 +37,10 @@ def verify(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[...
     """Runs `python -m lora_trainer verify` on an adapter of the run `trained`."""
 
     def start(artifact: str, *options: str | Path, base: Path | None = assets.model) -> Verified:
-        command = [sys.executable, "-m", "lora_trainer", "verify", "--artifact", artifact, "--scratch", tmp_path]
-        command += [f"--endpoint={trained.small.run.storage.endpoint}", *options]
-        command += ["--base", base] if base else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        arguments = ["verify", "--artifact", artifact, "--scratch", tmp_path]
+        arguments += [f"--endpoint={trained.small.run.storage.endpoint}", *options]
+        arguments += ["--base", base] if base else []
+        done = complete(arguments, kind=Kind.PLAIN)
         return Verified(code=done.returncode, last_line=done.stdout.strip().rpartition("\n")[2])
 
     return start
