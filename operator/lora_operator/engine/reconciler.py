@@ -83,7 +83,11 @@ class Reconciler:
             return NOTHING
 
     async def _turn(self, key: Key) -> Reconciled:
-        observed = await self.observer.look(key)
+        try:
+            observed = await self.observer.look(key)
+        except Unreadable:
+            # Around a change of the CRDs a watch may still have the former schema, with the defaults of its fields.
+            observed = await self.observer.look_live(key)
         if observed is None:
             return NOTHING
         plan = make_plan(observed, self.clock())

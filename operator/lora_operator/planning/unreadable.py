@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import StoredRun
@@ -10,6 +10,9 @@ from lora_operator.api.reasons import Reason
 from lora_operator.planning.events import transition
 from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude
 from lora_operator.planning.turn import Plan
+
+RECHECK = timedelta(minutes=1)
+"""An API server may go on for a moment with a former schema, and nobody tells when it takes up the new one."""
 
 
 def unreadable_plan(run: StoredRun, problem: str, now: datetime) -> Plan:
@@ -24,4 +27,4 @@ def unreadable_plan(run: StoredRun, problem: str, now: datetime) -> Plan:
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     draft = draft.set(ConditionType.ACCEPTED, False, reason=Reason.SPEC_INVALID, message=message)
     standing = Standing(mood=Mood.NEEDS_PERSON, reason=Reason.SPEC_INVALID, message=message)
-    return Plan(status=conclude(draft, standing), events=transition(run.status, standing))
+    return Plan(status=conclude(draft, standing), events=transition(run.status, standing), requeue_after=RECHECK)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import pytest
 from lora_operator.api.conditions import ConditionType, find
 from lora_operator.api.lorafinetune import LoraFineTuneStatus, StoredRun, parse_run
+from lora_operator.engine.cache import Cache
+from lora_operator.engine.observer import Observer
+from lora_operator.engine.reconciler import Reconciler
+from lora_operator.kube.gateway import Gateway
+from lora_operator.metrics import Metrics
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.unreadable import unreadable_plan
 from pydantic import ValidationError
 
 from tests import kstatus
-from tests.builders import T0, UID, a_run, after, run_body
+from tests.builders import NAME, NAMESPACE, T0, UID, a_run, after, run_body
 from tests.unit.operator.simulation import training
 
 PROBLEM = "The operator cannot read spec.lora.r: Input should be greater than 0"
@@ -33,6 +38,44 @@ def test_it_is_said_once_and_nothing_is_done() -> None:
     assert (plan.actions, [event.reason for event in plan.events]) == ((), ["SpecInvalid"])
     again = unreadable_plan(stored(plan.status), PROBLEM, after(60))
     assert (again.status, again.events) == (plan.status, ())
+
+
+async def test_what_only_a_watch_has_is_looked_at_again() -> None:
+    """A watch that was open when the CRDs changed tells of a field that the API server no longer has."""
+    live = stored_body(suspend=True)
+    stale = live | {"spec": live["spec"] | {"inALaterVersion": "as before"}}
+    gateway, metrics = ServerWith(live), Metrics()
+    cache = Cache()
+    cache.put_run(stale)
+    observer = Observer(gateway=cast(Gateway, gateway), cache=cache, clock=lambda: T0)
+    reconciler = Reconciler(
+        gateway=cast(Gateway, gateway), cache=cache, observer=observer, clock=lambda: T0, metrics=metrics
+    )
+    told = await reconciler.reconcile((NAMESPACE, NAME))
+    assert told.now != "SpecInvalid"
+    gateway.body = stale
+    told = await reconciler.reconcile((NAMESPACE, NAME))
+    assert told.now != "SpecInvalid", "the cache has what was read"
+    cache.put_run(stale)
+    told = await reconciler.reconcile((NAMESPACE, NAME))
+    assert told.now == "SpecInvalid"
+    assert told.requeue_after is not None
+
+
+@dataclass
+class ServerWith:
+    """An API server with one run."""
+
+    body: dict[str, Any]
+
+    async def get(self, *_: object) -> dict[str, Any]:
+        return self.body
+
+    async def create(self, *_: object) -> None:
+        """Events are taken and forgotten."""
+
+    async def apply_run_status(self, *_: object, status: dict[str, Any], **__: object) -> dict[str, Any]:
+        return self.body | {"status": status}
 
 
 def test_a_run_that_has_begun_keeps_its_records() -> None:
