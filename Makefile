@@ -98,7 +98,7 @@ fuzz: system-packages ## Random objects for a real API server and operator: SEED
 
 test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
-	$(VENV_TRAINER)/bin/python -m pytest -q $(SLOWEST) -n 2 --dist loadgroup --no-loadscope-reorder tests/trainer
+	$(VENV_TRAINER)/bin/python -m pytest -q $(SLOWEST) -n 2 --no-loadscope-reorder tests/trainer
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
 	$(PYTEST) $(SLOWEST) -n 5 --dist loadfile --ignore tests/cluster/test_queues.py tests/cluster

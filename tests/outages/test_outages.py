@@ -65,10 +65,10 @@ def test_an_api_server_that_starts_refuses_nobody_and_lets_nobody_past_the_class
     """For half a minute it cannot read classes, so its admission policy judges nothing and the operator alone does."""
     paths = Paths.from_environment()
     with tenant.own_class(limits={"r": 8}) as name:
-        tenant.play("paused", "ok", class_name=name, suspend=True)
+        tenant.play("paused", "ok", class_name=name, lora={"r": 8}, suspend=True)
         lifecycle.stop("kube-apiserver", paths=paths)
         lifecycle.start("kube-apiserver", paths=paths, report=print)
-        tenant.play("sound", "ok", class_name=name)
+        tenant.play("sound", "ok", class_name=name, lora={"r": 8})
         tenant.patch("paused", suspend=False)
         said = refusal_of(lambda: tenant.play("beyond", "ok", class_name=name, lora={"r": 64}))
         if not said:

@@ -10,10 +10,13 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets, ensure_demo_assets
@@ -24,6 +27,8 @@ from tests.support.trained import SmallRun, small_run
 from tests.support.trainer_process import fork_servers
 
 TRAINED = "trained"
+OF_TRAINED = {"test_exports.py", "test_gate.py", "test_resume.py", "test_train.py", "test_verify.py"}
+"""Files whose tests use the run `trained`."""
 SIGNING_SEED = 7
 """Of the key that signs the run `trained`."""
 
@@ -36,18 +41,31 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, available[mine] or available)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist then reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of one worker to it as a group, and begin with groups of few tests.
-
-    A group is a file, or all tests of the run `trained`, which would otherwise be trained once a worker. Files of few
-    tests train for minutes, and the worker that has the last group works alone.
-    """
-    groups = {item: TRAINED if TRAINED in item.fixturenames else item.path.name for item in items}  # pyright: ignore
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with groups of few tests: they train for minutes, and the worker that has the last group works alone."""
+    stray = {item.path.name for item in items if TRAINED in item.fixturenames} - OF_TRAINED  # pyright: ignore
+    if stray:
+        raise pytest.UsageError(f"Tests of {', '.join(sorted(stray))} use `{TRAINED}`: add them to OF_TRAINED.")
+    groups = {item: group_of(item.path.name) for item in items}
     tests = Counter(groups.values())
     items.sort(key=lambda item: (groups[item] != TRAINED, tests[groups[item]], groups[item]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give the tests of one group to one worker."""
+    return GroupScheduling(config, log)
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """A file is a group, and the files that share the run `trained` are one: each worker would train it again."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(Path(nodeid.partition("::")[0]).name)
+
+
+def group_of(file: str) -> str:
+    """The group of a file's tests."""
+    return TRAINED if file in OF_TRAINED else file
 
 
 @pytest.fixture(scope="session", autouse=True)
