@@ -67,9 +67,9 @@ demo-down: venv ## End the demo's cluster and remove its traces (root)
 SOURCES = $(shell git ls-files --cached --others --exclude-standard "*.py")
 # What imports torch and its kin is checked in the environment that has them.
 TORCH_CODE := trainer-image/% tests/trainer/% tests/support/% $(addprefix benchmarks/,bare_trainer.py gpu.py gpu_machine.py gpu_peers.py gpu_profile.py gpus.py oom.py quality.py sweep.py trainer.py vram.py vram_fit.py)
-PYTEST := $(VENV)/bin/python -m pytest -q
-SLOWEST := --durations 12
-.PHONY: check test-unit test-component test-trainer test-cluster test bench-trainer bench-operator bench-demo
+# Which files, options and environment each of these has: tests/runner/suites.py.
+SUITES := $(VENV)/bin/python -m tests.runner.suite
+.PHONY: check test-unit test-component test-trainer test-trainer-quick test-cluster
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -80,10 +80,10 @@ check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/python -m lora_operator.api.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy
 
 test-unit: venv ## The inner loop: no root, no Go, no torch
-	$(PYTEST) -n auto tests/unit tests/golden
+	@$(SUITES) $@
 
 test-component: venv ## The operator against the fake API server
-	$(PYTEST) tests/component
+	@$(SUITES) $@
 
 .PHONY: test-faults
 SEED ?= 1
@@ -98,18 +98,27 @@ fuzz: system-packages ## Random objects for a real API server and operator: SEED
 
 test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
-	$(VENV_TRAINER)/bin/python -m pytest -q $(SLOWEST) -n 2 --no-loadscope-reorder tests/trainer
+	@$(SUITES) $@
+
+test-trainer-quick: venv venv-trainer
+	$(VENV)/bin/python -m tests.cluster build >/dev/null
+	@$(SUITES) $@
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
-	$(PYTEST) $(SLOWEST) -n 5 --dist loadfile --ignore tests/cluster/test_queues.py tests/cluster
-	$(PYTEST) tests/cluster/test_queues.py
-	$(PYTEST) tests/outages
-	$(PYTEST) tests/install
-	$(PYTEST) tests/fuzz
+	@$(SUITES) $@
 
-test: ## All checks and tests, with a table of where the time went
-	@$(PYTHON) tests/timed.py check test-unit test-component system-packages test-trainer test-cluster
+# Lanes of parts, and what comes `then`: tests/runner/__main__.py.
+.PHONY: test test-quick test-durations
+test: ## All checks and tests, with a table of where the time went; CHANGED=1 BASE=ref: what a change can reach
+	@$(PYTHON) -m tests.runner check,test-unit,test-component,system-packages,test-trainer,test-cluster
 
+test-quick: ## What to run before a commit: no cluster, and one small training; CHANGED=1 BASE=ref as above (Go)
+	@$(PYTHON) -m tests.runner check,test-unit,test-component,test-trainer-quick
+
+test-durations: ## Make the last run's seconds the measure of what grew: rewrites tests/durations.tsv
+	@$(PYTHON) -m tests.runner.durations
+
+.PHONY: bench-trainer bench-operator bench-demo
 bench-trainer: venv venv-trainer ## Seconds per step against a bare script into benchmarks/results/trainer.json (Go)
 	$(VENV)/bin/python -m tests.cluster build >/dev/null
 	$(VENV_TRAINER)/bin/python -m benchmarks.trainer

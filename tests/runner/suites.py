@@ -1,0 +1,95 @@
+"""The table of pytest's processes: which environment, which files, which options, and the make target that runs each.
+
+Standard library only, as all of this package: it runs before any environment exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PYTHON = ".venv/bin/python"
+TRAINER_PYTHON = ".venv-trainer/bin/python"
+SLOWEST = ("--durations", "12")
+
+QUICK_TRAINER_FILES = (
+    "tests/trainer/test_callbacks.py",
+    "tests/trainer/test_chat_templates.py",
+    "tests/trainer/test_checkpoints.py",
+    "tests/trainer/test_curves.py",
+    "tests/trainer/test_device_errors.py",
+    "tests/trainer/test_libraries.py",
+    "tests/trainer/test_memory_fit.py",
+    "tests/trainer/test_publish.py",
+    "tests/trainer/test_worker_processes.py",
+    # One training: a small run that diverges, from prepare to the end that the operator is told.
+    "tests/trainer/test_diverged.py",
+)
+"""Files of tests/trainer for `make test-quick`: no training but one, and together about a minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One process of pytest (which may have workers)."""
+
+    name: str
+    target: str
+    """The make target that runs it, perhaps with others before and after."""
+    paths: tuple[str, ...]
+    """Folders and files, relative to the repository."""
+    python: str = PYTHON
+    options: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    """Files below `paths` that another suite runs."""
+
+    def command(self, tests: tuple[str, ...] | None = None) -> list[str]:
+        """Run all of it, or only the files, folders or tests that are named."""
+        ignored = [option for path in self.apart for option in ("--ignore", path)]
+        chosen = [*ignored, *self.paths] if tests is None else list(tests)
+        return [self.python, "-m", "pytest", "-q", *self.options, *chosen]
+
+    def has(self, file: str) -> bool:
+        """Whether it runs the tests of this file."""
+        return _below(file, self.paths) and not _below(file, self.apart)
+
+
+def _below(file: str, paths: tuple[str, ...]) -> bool:
+    return any(file == path or file.startswith(f"{path}/") for path in paths)
+
+
+SUITES = (
+    Suite(name="unit", target="test-unit", paths=("tests/unit", "tests/golden"), options=("-n", "auto")),
+    Suite(name="component", target="test-component", paths=("tests/component",)),
+    Suite(
+        name="trainer",
+        target="test-trainer",
+        paths=("tests/trainer",),
+        python=TRAINER_PYTHON,
+        options=(*SLOWEST, "-n", "2", "--no-loadscope-reorder"),
+    ),
+    Suite(
+        name="trainer-quick",
+        target="test-trainer-quick",
+        paths=QUICK_TRAINER_FILES,
+        python=TRAINER_PYTHON,
+        options=("-n", "2", "--no-loadscope-reorder"),
+    ),
+    Suite(
+        name="cluster",
+        target="test-cluster",
+        paths=("tests/cluster",),
+        options=(*SLOWEST, "-n", "5", "--dist", "loadfile"),
+        apart=("tests/cluster/test_queues.py",),
+    ),
+    # These have the cluster to themselves.
+    Suite(name="queues", target="test-cluster", paths=("tests/cluster/test_queues.py",)),
+    Suite(name="outages", target="test-cluster", paths=("tests/outages",)),
+    Suite(name="install", target="test-cluster", paths=("tests/install",)),
+    Suite(name="fuzz", target="test-cluster", paths=("tests/fuzz",)),
+)
+
+
+def suites_of(target: str) -> tuple[Suite, ...]:
+    """What a make target runs, in order; nothing where it runs no tests."""
+    return tuple(suite for suite in SUITES if suite.target == target)
