@@ -85,6 +85,10 @@ test-unit: venv ## The inner loop: no root, no Go, no torch
 test-component: venv ## The operator against the fake API server
 	@$(SUITES) $@
 
+.PHONY: test-commands
+test-commands: venv venv-trainer ## What help, README and docs name, each in its smallest form
+	@$(SUITES) $@
+
 .PHONY: test-faults
 SEED ?= 1
 FAULTS ?= 1000
@@ -110,10 +114,10 @@ test-cluster: system-packages venv-trainer ## Everything together on a real clus
 # Lanes of parts, and what comes `then`: tests/runner/__main__.py.
 .PHONY: test test-quick test-durations
 test: ## All checks and tests, with a table of where the time went; CHANGED=1 BASE=ref: what a change can reach
-	@$(PYTHON) -m tests.runner check,test-unit,test-component,system-packages,test-trainer,test-cluster
+	@$(PYTHON) -m tests.runner check,test-unit,test-component,test-commands,system-packages,test-trainer,test-cluster
 
 test-quick: ## What to run before a commit: no cluster, and one small training; CHANGED=1 BASE=ref as above (Go)
-	@$(PYTHON) -m tests.runner check,test-unit,test-component,test-trainer-quick
+	@$(PYTHON) -m tests.runner check,test-unit,test-component,test-commands,test-trainer-quick
 
 test-durations: ## Make the last run's seconds the measure of what grew: rewrites tests/durations.tsv
 	@$(PYTHON) -m tests.runner.durations

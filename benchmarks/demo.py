@@ -7,6 +7,7 @@ kubectl's delay.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -150,6 +151,7 @@ def trainer_exit(status: Body) -> float:
 
 def main() -> None:
     """Measure, print, write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     console = Console()
     environment = ensure_environment(Timings(console=console))
     figures, status = measure(environment)

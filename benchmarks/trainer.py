@@ -7,6 +7,7 @@ something: seconds are those of the machine.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -135,6 +136,7 @@ def require_same_batches(ours: list[Step], bare: list[Step]) -> None:
 
 def main() -> None:
     """Measure, print, write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-trainer-") as folder:
         rounds = measure(ensure_demo_assets(), Path(folder))
     ratio = median(each["ours"] / each["bare"] for each in rounds)

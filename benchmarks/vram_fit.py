@@ -3,6 +3,7 @@ its coefficients and leave-one-out errors. Needs no GPU."""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def left_out(points: Sequence[Point], measured: Sequence[float]) -> list[float]:
 
 def main() -> None:
     """Print the coefficients, and each point's error when it is left out of the fit."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     entries = read(RESULTS)
     found = [read_point(entry) for entry in entries]
     measured = [measured_bytes(entry, point) for entry, point in zip(entries, found, strict=True)]

@@ -179,10 +179,17 @@ def figures(result: Body) -> list[Figure]:
 PARTS = {"burst": bursts, "steady": steady_state, "scale": scales}
 
 
+def _part(name: str) -> str:
+    """Not by `choices`: before Python 3.12 argparse looks the empty list of no arguments up among them."""
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(PARTS)}")
+    return name
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="all, unless some are named")
+    parser.add_argument("parts", nargs="*", type=_part, metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parts = parser.parse_args().parts or list(PARTS)
     console = Console(width=120)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -5,6 +5,7 @@ The table says how long each part and each test of a second or more took on one 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ def read(table: Path = TABLE) -> Durations:
 
 def main() -> None:
     """Rewrite."""
+    argparse.ArgumentParser(prog="python3 -m tests.runner.durations", description=__doc__).parse_args()
     names = [*(suite.name for suite in SUITES), "check"]
     runs = [ran for name in names if (ran := results.read(name))]
     TABLE.write_text(render(renewed(read(), runs)))

@@ -5,13 +5,14 @@ Ends at the first that fails. Prints each command, so that it can be repeated an
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
 
 from tests.runner import results, selection
 from tests.runner.cores import Stopwatch
-from tests.runner.suites import REPOSITORY, Suite, suites_of
+from tests.runner.suites import REPOSITORY, SUITES, Suite, suites_of
 
 
 def run(suite: Suite, tests: tuple[str, ...] | None) -> int:
@@ -29,9 +30,11 @@ def run(suite: Suite, tests: tuple[str, ...] | None) -> int:
     return code
 
 
-def main(target: str) -> int:
+def main(argv: list[str]) -> int:
     """Exit code of the first suite that fails, or 0."""
-    chosen = selection.read()
+    parser = argparse.ArgumentParser(prog="python3 -m tests.runner.suite", description=__doc__)
+    parser.add_argument("target", choices=sorted({suite.target for suite in SUITES}))
+    target, chosen = parser.parse_args(argv).target, selection.read()
     for suite in suites_of(target):
         tests = chosen.tests(suite.name) if chosen else None
         if tests == ():
@@ -42,4 +45,4 @@ def main(target: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

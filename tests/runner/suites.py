@@ -61,6 +61,7 @@ def _below(file: str, paths: tuple[str, ...]) -> bool:
 SUITES = (
     Suite(name="unit", target="test-unit", paths=("tests/unit", "tests/golden"), options=("-n", "auto")),
     Suite(name="component", target="test-component", paths=("tests/component",)),
+    Suite(name="commands", target="test-commands", paths=("tests/commands",), options=("-n", "auto")),
     Suite(
         name="trainer",
         target="test-trainer",
@@ -86,6 +87,7 @@ SUITES = (
     Suite(name="queues", target="test-cluster", paths=("tests/cluster/test_queues.py",)),
     Suite(name="outages", target="test-cluster", paths=("tests/outages",)),
     Suite(name="install", target="test-cluster", paths=("tests/install",)),
+    Suite(name="kubectl", target="test-cluster", paths=("tests/kubectl",)),
     Suite(name="fuzz", target="test-cluster", paths=("tests/fuzz",)),
 )
 

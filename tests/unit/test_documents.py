@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import commands, execute
+from tests.documents import Mention, commands, execute, mentions
 
 DOCUMENT = """# Title
     indented: not run
@@ -31,6 +31,29 @@ echo three
 
 def test_commands_are_those_of_bash_blocks_by_heading() -> None:
     assert commands(DOCUMENT) == {"First": "# a comment, no heading\necho one\necho two\n", "Second": "echo three\n"}
+
+
+def test_what_is_mentioned_stands_in_blocks_and_in_sentences() -> None:
+    document = """# Title
+Type `make one`, or `A=1 B_C=2 make
+two`; `make` alone and `make_it` are none, nor is `kind: ConfigMap`.
+
+    make three WORD=1       # with a reason
+    kubectl get \\
+      pods
+    spec: {}
+```
+$ kubectl get lft
+kubectl printed
+```
+```bash
+make never
+```
+"""
+    whole = [mention.command for mention in mentions(document) if mention.complete]
+    assert whole == ["make three WORD=1", "kubectl get pods", "kubectl get lft"]
+    named = [mention for mention in mentions(document) if not mention.complete]
+    assert named == [Mention(command="make one", complete=False), Mention(command="make two", complete=False)]
 
 
 def test_commands_run_in_the_folder_with_the_environment(tmp_path: Path) -> None:
