@@ -10,6 +10,11 @@ import pytest
 from tests.component.world import World, a_world, an_operator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the simulation: it computes for a minute, while other workers' tests wait for their operators."""
+    items.sort(key=lambda item: item.path.name != "test_simulated_faults.py")
+
+
 @pytest.fixture
 def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the operator finds its API server, as outside a pod."""

@@ -257,7 +257,7 @@ async def test_a_name_that_something_else_holds_is_said_and_heals(world: World) 
     assert f"ConfigMap {NAME}-run" in world.condition("Stalled")["message"]
     assert world.created_jobs() == []
     world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
-    await world.until("Preparing", within=12)
+    await world.until("Preparing")
 
 
 @pytest.mark.parametrize("status", [403, 422])
@@ -268,7 +268,7 @@ async def test_a_job_that_the_api_server_refuses_is_said_and_heals(world: World,
     assert f"Job {PREPARE}" in world.condition("Stalled")["message"]
     assert world.created_jobs() == []
     world.server.faults.remove(refusal)
-    await world.until("Preparing", within=12)
+    await world.until("Preparing")
 
 
 async def test_a_spec_that_cannot_be_read_is_said_so(tmp_path: Path, kubeconfig: Path) -> None:

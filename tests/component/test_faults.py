@@ -46,7 +46,7 @@ async def test_an_operator_that_dies_around_any_write_is_replaced(
         async with an_operator(world, kubeconfig):
             # From its last write on, nothing of it reaches the API server.
             world.apply()
-            await world.server.wait_for(lambda: dying.hits == 1, what=f"write {number}", timeout=8)
+            await world.server.wait_for(lambda: dying.hits == 1, what=f"write {number}")
             world.server.faults.add(Fault(drop_connection=True, count=None, when=by_the_operator))
         world.server.faults.clear()
         async with an_operator(world, kubeconfig):
@@ -106,7 +106,7 @@ async def test_a_request_that_fails_is_made_again(
     fault = world.server.faults.add(Fault(verb=verb, resource=resource, count=2, **effect))
     async with world.kind_cluster():
         world.apply()
-        await world.until("AdapterPublished", within=12)
+        await world.until("AdapterPublished")
     assert fault.hits == 2
     assert_done_once(world)
 
@@ -127,7 +127,7 @@ async def test_a_config_map_of_ours_that_is_there_already_says_what_the_run_was_
     world.server.faults.add(Fault(verb="create", resource="jobs", status=500, count=None))
     async with an_operator(world, kubeconfig):
         world.apply()
-        await world.server.wait_for(lambda: dying.hits == 1, what="the ConfigMap", timeout=8)
+        await world.server.wait_for(lambda: dying.hits == 1, what="the ConfigMap")
     world.server.faults.clear()
     world.server.patch(naming.CLASS_PLURAL, CLASS_NAME, merge={"spec": {"image": "registry.example/newer:2"}})
     async with world.kind_cluster(), an_operator(world, kubeconfig):
@@ -322,4 +322,4 @@ async def test_a_run_of_the_same_name_waits_for_what_its_predecessor_left(world:
     await world.until("NameTaken")
     world.server.gc_paused = False
     world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
-    await world.until("Preparing", within=12)
+    await world.until("Preparing")

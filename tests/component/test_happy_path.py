@@ -80,15 +80,15 @@ def status_writes(world: World) -> list[RecordedRequest]:
 async def test_progress_is_polled_and_shown(world: World) -> None:
     ip = local_address()
     async with a_progress_server(ip) as answers:
-        answers["now"] = Progress(stage=Busy.TRAINING, step=120, total_steps=600, loss=0.713, eta_seconds=860)
+        answers.now = Progress(stage=Busy.TRAINING, step=120, total_steps=600, loss=0.713, eta_seconds=860)
         world.apply()
         await world.prepare()
         pod = await world.start(Stage.TRAIN, ip=ip)
-        await world.server.wait_for(lambda: world.status().get("progress"), timeout=8)
+        await world.server.wait_for(lambda: world.status().get("progress"))
         progress = world.status()["progress"]
         assert (progress["steps"], progress["loss"], progress["eta"]) == ("120/600", 0.713, "14m")
         before = len(status_writes(world))
-        answers["now"] = Progress(stage=Busy.TRAINING, step=121, total_steps=600, loss=0.7, eta_seconds=850)
+        answers.now = Progress(stage=Busy.TRAINING, step=121, total_steps=600, loss=0.7, eta_seconds=850)
         await world.settle(0.6)
         assert len(status_writes(world)) == before, "at most one write in ten seconds"
         world.clock.advance(11)

@@ -39,7 +39,7 @@ async def queued(world: World, **spec: Any) -> None:
 
 async def told(world: World, words: str) -> None:
     """Ready says so, and Suspended with it."""
-    await world.server.wait_for(lambda: words in world.condition("Ready")["message"], timeout=8, what=words)
+    await world.server.wait_for(lambda: words in world.condition("Ready")["message"], what=words)
     suspended = world.condition("Suspended")
     assert (suspended["status"], suspended["reason"]) == ("True", "Queued")
     assert words in suspended["message"]

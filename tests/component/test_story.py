@@ -27,24 +27,24 @@ async def fail_in_three_attempts(world: World) -> None:
     """The store is away, then memory runs out, then the loss diverges."""
     ip = local_address()
     async with a_progress_server(ip) as answers:
-        answers["now"] = at_step(40)
+        answers.now = at_step(40)
         world.apply()
         await world.prepare(micro_batch=8)
         pod = await world.start(Stage.TRAIN, 1, ip=ip)
-        await world.server.wait_for(lambda: world.status().get("progress"), timeout=8)
+        await world.server.wait_for(lambda: world.status().get("progress"))
         world.clock.advance(120)
         world.kubelet.terminate(pod, exit_code=137)
         await world.until("BackingOff")
         world.pass_time(11)
-        answers.clear()
+        answers.now = None
         pod = await world.start(Stage.TRAIN, 2, ip=ip)
         await world.until("Training")
         text = failed_text(ExitCode.OutOfMemory, message="Memory ran out.", remedy="Lower model.maxSeqLength.", step=45)
         world.kubelet.terminate(pod, exit_code=ExitCode.OutOfMemory, message=text)
         pod = await world.start(Stage.TRAIN, 3, ip=ip)
         await world.server.wait_for(lambda: "Attempt 3 trains" in world.condition("Ready")["message"])
-        answers["now"] = at_step(50, resumedFromStep=30)
-        await world.server.wait_for(lambda: world.status()["progress"]["step"] == 50, timeout=8)
+        answers.now = at_step(50, resumedFromStep=30)
+        await world.server.wait_for(lambda: world.status()["progress"]["step"] == 50)
     text = failed_text(
         ExitCode.Diverged, message="The loss became nan at step 52 of 600.", remedy="Lower learningRate.", step=52
     )

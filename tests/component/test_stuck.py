@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from lora_operator.naming import Stage
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.progress import Stage as Busy
 
 from tests.builders import NAME, NAMESPACE
-from tests.component.world import World, a_progress_server, local_address
+from tests.component.world import Answers, World, a_progress_server, local_address
 
 PREPARE, TRAIN, TRAIN_2 = f"{NAME}-prepare-1", f"{NAME}-train-1", f"{NAME}-train-2"
 
@@ -20,30 +18,35 @@ def stepping(step: int, **fields: object) -> Progress:
     return Progress.model_validate(shown | fields)
 
 
-async def minutes_pass(world: World, minutes: int) -> None:
-    """The operator polls at least once in each of them."""
+async def minutes_pass(world: World, answers: Answers, minutes: int) -> None:
+    """The operator asks once in each of them at least, as long as the run trains."""
     for _ in range(minutes):
         world.clock.advance(60)
-        await asyncio.sleep(0.3)
+        # The first of two requests may have been under way already.
+        enough = answers.asked + 2
+        await world.server.wait_for(lambda enough=enough: answers.asked >= enough or world.reason() != "Training")
 
 
 async def test_a_stuck_pod_is_replaced_once_and_then_the_run_fails(world: World) -> None:
     ip = local_address()
     async with a_progress_server(ip) as answers:
-        answers["now"] = stepping(40)
+        answers.now = stepping(40)
         world.apply(retryLimit=0)
         await world.prepare()
         await world.start(Stage.TRAIN, ip=ip)
-        await world.server.wait_for(lambda: world.status().get("progress"), timeout=8)
-        await minutes_pass(world, 8)
+        await world.server.wait_for(lambda: world.status().get("progress"))
+        await minutes_pass(world, answers, 8)
         assert world.reason() == "Training", "slow is not stuck"
-        await minutes_pass(world, 3)
+        await minutes_pass(world, answers, 3)
         await world.start(Stage.TRAIN, 2, ip=ip)
         assert "NoProgress" in world.story()
         await world.until("Training")
         assert not world.condition("Stalled")
-        await minutes_pass(world, 12)
-        status = await world.until("NoProgress")
+        await minutes_pass(world, answers, 12)
+        # The reason is there before the end, while the pod is stopped.
+        await world.server.wait_for(lambda: world.condition("Failed"), what="the end")
+    status = world.status()
+    assert world.reason() == "NoProgress"
     assert world.condition("Failed")["status"] == "True"
     records = [(a["reason"], a["exitClass"], a["toStep"]) for a in status["attempts"][1:]]
     assert records == [("NoProgress", "Stuck", 40), ("NoProgress", "Stuck", 40)]
@@ -57,8 +60,9 @@ async def test_a_pod_without_steps_to_take_is_left_alone(world: World) -> None:
         world.apply()
         await world.prepare()
         await world.start(Stage.TRAIN, ip=ip)
-        answers["now"] = stepping(40, stepSeconds=None)
-        await minutes_pass(world, 12)
+        answers.now = stepping(40, stepSeconds=None)
+        await world.until("Training")
+        await minutes_pass(world, answers, 12)
         assert world.reason() == "Training"
     assert world.created_jobs() == [PREPARE, TRAIN]
 

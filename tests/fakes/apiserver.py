@@ -172,7 +172,7 @@ class FakeApiServer:
         self,
         predicate: Callable[[], T],
         *,
-        timeout: float = 5.0,  # noqa: ASYNC109 - a failed wait is an assertion with a message, not a bare TimeoutError
+        timeout: float = 60.0,  # noqa: ASYNC109 - a failed wait is an assertion with a message, not a bare TimeoutError
         what: str = "",
     ) -> T:
         """The first truthy value of `predicate`, asked again after every change. AssertionError after `timeout` s."""

@@ -79,7 +79,7 @@ class Kubelet:
                 if pod["metadata"].get("deletionTimestamp"):
                     self._end_deleted(pod)
 
-    async def pod_of(self, job: str, namespace: str = "default", *, timeout: float = 5.0) -> Obj:  # noqa: ASYNC109 - as wait_for
+    async def pod_of(self, job: str, namespace: str = "default", *, timeout: float = 60.0) -> Obj:  # noqa: ASYNC109 - as wait_for
         """The pod of the Job that has neither ended nor been deleted, as soon as there is one."""
         return (
             await self._server.wait_for(lambda: self._live(job, namespace), timeout=timeout, what=f"a pod of {job}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import kopf
 
-_PATIENCE = 20.0  # seconds for the operator to start, and to stop; Kopf takes ten after a failure
+_PATIENCE = 60.0  # seconds for the operator to start, and to stop; Kopf takes ten after a failure
 
 
 @asynccontextmanager
