@@ -113,11 +113,14 @@ test-cluster: system-packages venv-trainer ## Everything together on a real clus
 
 # Lanes of parts, and what comes `then`: tests/runner/__main__.py.
 .PHONY: test test-quick test-durations
-test: ## All checks and tests, with a table of where the time went; CHANGED=1 BASE=ref: what a change can reach
-	@$(PYTHON) -m tests.runner check,test-unit,test-component,test-commands,system-packages,test-trainer,test-cluster
+BASE ?= origin/main
+SELECTION := build/selection.json
+RUN_PARTS = $(if $(CHANGED),$(VENV)/bin/python -m tests.changed --base '$(BASE)' --out $(SELECTION) && )$(PYTHON) -m tests.runner $(if $(CHANGED),--selection $(SELECTION))
+test: $(if $(CHANGED),venv) ## All checks and tests, with a table of where the time went; CHANGED=1 BASE=ref: what a change can reach
+	@$(RUN_PARTS) check,test-unit,test-component,test-commands,system-packages,test-trainer,test-cluster
 
-test-quick: ## What to run before a commit: no cluster, and one small training; CHANGED=1 BASE=ref as above (Go)
-	@$(PYTHON) -m tests.runner check,test-unit,test-component,test-commands,test-trainer-quick
+test-quick: $(if $(CHANGED),venv) ## What to run before a commit: no cluster, and one small training (Go); CHANGED=1 BASE=ref as above
+	@$(RUN_PARTS) check,test-unit,test-component,test-commands,test-trainer-quick
 
 test-durations: ## Make the last run's seconds the measure of what grew: rewrites tests/durations.tsv
 	@$(PYTHON) -m tests.runner.durations

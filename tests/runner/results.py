@@ -6,6 +6,7 @@ The only module here that knows these files' forms. They are of the last run of 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -14,7 +15,8 @@ from xml.etree import ElementTree
 
 from tests.runner.suites import REPOSITORY
 
-FOLDER = REPOSITORY / "build/tests"
+VARIABLE = "LORA_OPERATOR_TEST_RESULTS"
+FOLDER = Path(os.environ.get(VARIABLE) or REPOSITORY / "build/tests")
 
 
 class Outcome(StrEnum):

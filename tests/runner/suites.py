@@ -51,16 +51,18 @@ class Suite:
 
     def has(self, file: str) -> bool:
         """Whether it runs the tests of this file."""
-        return _below(file, self.paths) and not _below(file, self.apart)
+        return is_below(file, self.paths) and not is_below(file, self.apart)
 
 
-def _below(file: str, paths: tuple[str, ...]) -> bool:
+def is_below(file: str, paths: tuple[str, ...]) -> bool:
+    """Whether a file is one of these, or in one of these folders."""
     return any(file == path or file.startswith(f"{path}/") for path in paths)
 
 
 SUITES = (
     Suite(name="unit", target="test-unit", paths=("tests/unit", "tests/golden"), options=("-n", "auto")),
-    Suite(name="component", target="test-component", paths=("tests/component",)),
+    # More workers than most machines have processors: the tests mostly wait for the operator, and it for time to pass.
+    Suite(name="component", target="test-component", paths=("tests/component",), options=("-n", "4")),
     Suite(name="commands", target="test-commands", paths=("tests/commands",), options=("-n", "auto")),
     Suite(
         name="trainer",
