@@ -28,12 +28,11 @@ STARTS = {
     "tests.fuzz.operator_process": ("lora_operator.__main__",),
     "tests.fuzz.test_fuzz": ("tests.fuzz.__main__",),
     "tests.kubectl.test_kubectl": ("tests.kubectl.__main__",),
-    "tests.support.attempts": ("lora_trainer.__main__",),
     "tests.support.demo_assets": ("tests.support.convert_smollm2",),
     "tests.trainer.test_broken_stages": ("lora_trainer.__main__",),
-    "tests.trainer.test_exports": ("lora_trainer.__main__",),
+    "tests.support.trainer_process": ("lora_trainer.__main__",),
     "tests.trainer.test_parameters": ("tests.support.adapter_facts",),
-    "tests.trainer.test_verify": ("lora_trainer.__main__",),
+    "tests.unit.runner.test_main": ("tests.runner.*",),
     "tests.unit.trainer.test_main": ("lora_trainer.__main__",),
 }
 """Modules that start others, and patterns of what they start."""

@@ -69,8 +69,14 @@ def complete(kubectl: Kubectl, *, run: Body) -> None:
     """The run, as the operator leaves it when it is done."""
     run["metadata"] = {"name": RUN, "namespace": TEAM}
     kubectl.apply(run)
-    condition = {"type": "Complete", "status": "True", "reason": "AdapterPublished", "message": "It is published."}
-    patch = {"status": {"conditions": [condition | {"lastTransitionTime": "2026-01-01T00:00:00Z"}]}}
+    condition: Body = {
+        "type": "Complete",
+        "status": "True",
+        "reason": "AdapterPublished",
+        "message": "It is published.",
+    }
+    condition |= {"lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
+    patch = {"status": {"conditions": [condition]}}
     kubectl("-n", TEAM, "patch", "lft", RUN, "--subresource=status", "--type=merge", "-p", json.dumps(patch))
 
 
