@@ -17,10 +17,12 @@ QUICK_TRAINER_FILES = (
     "tests/trainer/test_callbacks.py",
     "tests/trainer/test_chat_templates.py",
     "tests/trainer/test_checkpoints.py",
+    "tests/trainer/test_compile_cache.py",
     "tests/trainer/test_curves.py",
     "tests/trainer/test_device_errors.py",
     "tests/trainer/test_libraries.py",
     "tests/trainer/test_memory_fit.py",
+    "tests/trainer/test_packing.py",
     "tests/trainer/test_publish.py",
     "tests/trainer/test_worker_processes.py",
     # One training: a small run that diverges, from prepare to the end that the operator is told.
