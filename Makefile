@@ -69,7 +69,7 @@ SOURCES = $(shell git ls-files --cached --others --exclude-standard "*.py")
 TORCH_CODE := trainer-image/% tests/trainer/% tests/support/% $(addprefix benchmarks/,bare_trainer.py gpu.py gpu_machine.py gpu_peers.py gpu_profile.py gpus.py oom.py quality.py sweep.py trainer.py vram.py vram_fit.py)
 # Which files, options and environment each of these has: tests/runner/suites.py.
 SUITES := $(VENV)/bin/python -m tests.runner.suite
-.PHONY: check test-unit test-component test-trainer test-trainer-quick test-cluster
+.PHONY: check programs test-unit test-component test-trainer test-trainer-quick test-cluster test-cluster-alone
 check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -100,15 +100,19 @@ COUNT ?= 5000
 fuzz: system-packages ## Random objects for a real API server and operator: SEED=text COUNT=number ONLY=number (root, Go)
 	$(VENV)/bin/python -m tests.fuzz --seed '$(SEED)' --count $(COUNT) $(if $(ONLY),--only $(ONLY))
 
-test-trainer: venv venv-trainer ## The trainer with real weights, rows and a real S3 server (Go)
-	$(VENV)/bin/python -m tests.cluster build >/dev/null
+programs: venv ## Build the programs of the test cluster and of the S3 server (Go)
+	$(VENV)/bin/python -m tests.cluster build
+
+test-trainer: venv-trainer programs ## The trainer with real weights, rows and a real S3 server (Go)
 	@$(SUITES) $@
 
-test-trainer-quick: venv venv-trainer
-	$(VENV)/bin/python -m tests.cluster build >/dev/null
+test-trainer-quick: venv-trainer programs
 	@$(SUITES) $@
 
 test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
+	@$(SUITES) $@
+
+test-cluster-alone: system-packages venv-trainer ## What has the cluster to itself: queues, parts of it away, installing (root, Go)
 	@$(SUITES) $@
 
 # Lanes of parts, and what comes `then`: tests/runner/__main__.py.
@@ -117,7 +121,7 @@ BASE ?= origin/main
 SELECTION := build/selection.json
 RUN_PARTS = $(if $(CHANGED),$(VENV)/bin/python -m tests.changed --base '$(BASE)' --out $(SELECTION) && )$(PYTHON) -m tests.runner $(if $(CHANGED),--selection $(SELECTION))
 test: $(if $(CHANGED),venv) ## All checks and tests, with a table of where the time went; CHANGED=1 BASE=ref: what a change can reach
-	@$(RUN_PARTS) check,test-unit,test-component,test-commands,system-packages,test-trainer,test-cluster
+	@$(RUN_PARTS) check,test-unit,test-component,test-commands,system-packages,programs then test-trainer test-cluster-alone then test-cluster
 
 test-quick: $(if $(CHANGED),venv) ## What to run before a commit: no cluster, and one small training (Go); CHANGED=1 BASE=ref as above
 	@$(RUN_PARTS) check,test-unit,test-component,test-commands,test-trainer-quick

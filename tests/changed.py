@@ -90,6 +90,13 @@ def module_of(file: str) -> str | None:
     return None
 
 
+NEEDED = {
+    "system-packages": ("test-cluster", "test-cluster-alone"),
+    "programs": ("test-cluster", "test-cluster-alone", "test-trainer", "test-trainer-quick"),
+}
+"""Targets that run no tests, and those that need them first."""
+
+
 def files_of_tests() -> list[str]:
     """All of them."""
     return sorted(str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "tests").rglob("test_*.py"))
@@ -106,8 +113,7 @@ def select(reached: dict[str, set[str] | None]) -> Selection:
     targets = {suite.target for suite in SUITES if suites[suite.name] != []}
     if everything or _any_checked(reached):
         targets.add("check")
-    if "test-cluster" in targets:
-        targets.add("system-packages")
+    targets |= {needed for needed, by in NEEDED.items() if targets & set(by)}
     return Selection(targets=sorted(targets), suites=suites)
 
 

@@ -87,10 +87,10 @@ SUITES = (
         options=(*SLOWEST, "-n", "5", "--dist", "loadfile"),
         apart=("tests/cluster/test_queues.py",),
     ),
-    # These have the cluster to themselves.
-    Suite(name="queues", target="test-cluster", paths=("tests/cluster/test_queues.py",)),
-    Suite(name="outages", target="test-cluster", paths=("tests/outages",)),
-    Suite(name="install", target="test-cluster", paths=("tests/install",)),
+    # These have the cluster to themselves, and mostly wait.
+    Suite(name="queues", target="test-cluster-alone", paths=("tests/cluster/test_queues.py",)),
+    Suite(name="outages", target="test-cluster-alone", paths=("tests/outages",)),
+    Suite(name="install", target="test-cluster-alone", paths=("tests/install",)),
     Suite(name="kubectl", target="test-cluster", paths=("tests/kubectl",)),
     Suite(name="fuzz", target="test-cluster", paths=("tests/fuzz",)),
 )

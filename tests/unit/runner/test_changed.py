@@ -77,7 +77,7 @@ def test_a_file_of_which_nothing_is_known_selects_everything(graph: grimp.Import
     assert reach(file, graph=graph) is None
     everything = select({file: None, "docs/speed.md": set()})
     assert set(everything.suites.values()) == {None}
-    assert {"check", "system-packages", *(suite.target for suite in SUITES)} == set(everything.targets)
+    assert {"check", "system-packages", "programs", *(suite.target for suite in SUITES)} == set(everything.targets)
 
 
 def test_a_part_without_tests_is_not_run() -> None:
@@ -92,9 +92,9 @@ def test_code_is_checked_even_where_no_test_sees_it() -> None:
     assert select({}).targets == []
 
 
-def test_a_cluster_needs_its_packages() -> None:
+def test_a_cluster_needs_its_packages_and_programs() -> None:
     chosen = select({"docs/install.md": {"tests/install/test_documents.py"}})
-    assert chosen.targets == ["system-packages", "test-cluster"]
+    assert chosen.targets == ["programs", "system-packages", "test-cluster-alone"]
     assert chosen.tests("install") == ("tests/install/test_documents.py",)
     assert chosen.tests("cluster") == ()
 
