@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -29,6 +28,7 @@ from aiohttp import web
 
 from . import garbage, patching
 from .apply import Manager
+from .copying import copied
 from .errors import ApiError
 from .faults import Fault, Faults, RecordedRequest
 from .resources import Obj, ResourceTable, load_crds
@@ -136,31 +136,31 @@ class FakeApiServer:
     # The state, as a test sees and changes it: without HTTP, faults or records.
 
     def objects(self, kind: str, namespace: str | None = None) -> list[Obj]:
-        return copy.deepcopy(self.store.list_objects(self.store.resources.find(kind), namespace))
+        return copied(self.store.list_objects(self.store.resources.find(kind), namespace))
 
     def find(self, kind: str, name: str, namespace: str | None = None) -> Obj | None:
-        return copy.deepcopy(self.store.find(self.store.resources.find(kind), namespace, name))
+        return copied(self.store.find(self.store.resources.find(kind), namespace, name))
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Obj:
         """Raises ApiError 404."""
-        return copy.deepcopy(self.store.get(self.store.resources.find(kind), namespace, name))
+        return copied(self.store.get(self.store.resources.find(kind), namespace, name))
 
     def create(self, obj: Obj) -> Obj:
         """Create as a user would; a `status` in `obj` is written as well. Raises ApiError."""
         resource = self.store.resources.of_object(obj)
         metadata = {"namespace": "default"} if resource.namespaced else {}
-        body = copy.deepcopy(obj) | {"metadata": metadata | copy.deepcopy(obj["metadata"])}
+        body = copied(obj) | {"metadata": metadata | copied(obj["metadata"])}
         created = self.store.create(resource, body, manager=_TEST)
         if resource.has_status and obj.get("status"):
             created = self.store.update(resource, created | {"status": body["status"]}, manager=_TEST_STATUS)
-        return copy.deepcopy(created)
+        return copied(created)
 
     def patch(self, kind: str, name: str, namespace: str | None = None, *, merge: Obj, subresource: str = "") -> Obj:
         """Merge-patch the main resource or /status. Raises ApiError."""
         resource = self.store.resources.find(kind)
         live = self.store.get(resource, namespace, name)
         manager = _TEST_STATUS if subresource == "status" else _TEST
-        return copy.deepcopy(self.store.update(resource, patching.merge_patch(live, merge), manager=manager))
+        return copied(self.store.update(resource, patching.merge_patch(live, merge), manager=manager))
 
     def delete(
         self, kind: str, name: str, namespace: str | None = None, *, propagation: str | None = "Background"

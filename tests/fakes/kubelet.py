@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -22,6 +21,7 @@ from typing import Self
 from . import jobs
 from .apiserver import FakeApiServer
 from .apply import Manager
+from .copying import copied
 from .resources import Obj, Resource
 from .store import Change
 
@@ -207,7 +207,7 @@ class Kubelet:
                 return
             self._signalled.add(uid)
             if pod["status"]["phase"] == "Running":
-                end = self.on_sigterm(copy.deepcopy(pod))
+                end = self.on_sigterm(copied(pod))
                 if end is None:
                     return
                 self.terminate(pod, exit_code=end.exit_code, message=end.message)

@@ -5,9 +5,9 @@ Only the rules that can bite an operator are here; full validation of pods and J
 
 from __future__ import annotations
 
-import copy
 import re
 
+from .copying import copied
 from .errors import ApiError, invalid
 from .resources import Obj, Resource
 
@@ -65,7 +65,7 @@ def on_create(obj: Obj, resource: Resource) -> Obj:
 
 
 def _default_job(obj: Obj) -> Obj:
-    spec = copy.deepcopy(obj.get("spec", {}))
+    spec = copied(obj.get("spec", {}))
     if "template" not in spec:
         raise invalid("batch", "Job", obj["metadata"]["name"], [("spec.template", "Required value")])
     if spec.get("podFailurePolicy") and spec["template"]["spec"].get("restartPolicy") != "Never":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import jsonschema
 
+from .copying import copied
 from .resources import Obj
 
 _PRESERVE = "x-kubernetes-preserve-unknown-fields"
@@ -35,7 +35,7 @@ def _prune(node: Any, schema: Obj, *, path: str, unknown: list[str]) -> Any:
         if key in properties:
             result[key] = _prune(value, properties[key], path=where, unknown=unknown)
         elif schema.get(_PRESERVE) or extra is True:
-            result[key] = copy.deepcopy(value)
+            result[key] = copied(value)
         elif isinstance(extra, dict):
             result[key] = _prune(value, extra, path=where, unknown=unknown)
         else:
@@ -54,7 +54,7 @@ def apply_defaults(node: Any, schema: Obj) -> Any:
     for key, child in properties.items():
         absent = key not in result or (result[key] is None and not child.get("nullable"))
         if absent and "default" in child:
-            result[key] = copy.deepcopy(child["default"])
+            result[key] = copied(child["default"])
     for key, value in result.items():
         child = properties.get(key, extra)
         if isinstance(child, dict):
