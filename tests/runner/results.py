@@ -63,7 +63,7 @@ class Ran:
 
 
 def parse_junit(text: str) -> tuple[Case, ...]:
-    """The tests of a JUnit file of pytest's family xunit1, which names files."""
+    """The tests of a JUnit file of pytest."""
     found: dict[str, Case] = {}
     for case in ElementTree.fromstring(text).iter("testcase"):
         test = Case(name=_name(case), seconds=float(case.get("time", 0)), outcome=_outcome(case))
@@ -76,12 +76,11 @@ def parse_junit(text: str) -> tuple[Case, ...]:
 
 
 def _name(case: ElementTree.Element) -> str:
-    """`classname` is the file with dots for slashes, then the classes; it is empty for a file that cannot be read."""
-    file, classname = case.get("file", ""), case.get("classname", "")
-    if not classname:
-        return file
-    classes = classname.removeprefix(file.removesuffix(".py").replace("/", ".")).split(".")
-    return "::".join([file, *filter(None, classes), case.get("name", "")])
+    """`classname` is the file with dots for slashes, then the classes. It is empty for a file that cannot be read."""
+    classname, name = case.get("classname", ""), case.get("name", "")
+    words = (classname or name).split(".")
+    ends = next((index for index, word in enumerate(words, start=1) if word.startswith("test_")), len(words))
+    return "::".join(["/".join(words[:ends]) + ".py", *words[ends:], *([name] if classname else [])])
 
 
 def _outcome(case: ElementTree.Element) -> Outcome:

@@ -21,9 +21,8 @@ def run(suite: Suite, tests: tuple[str, ...] | None) -> int:
     command = suite.command(tests)
     print(f"+ {shlex.join(command)}", flush=True)
     watch = Stopwatch()
-    # xunit1, as only this family names the file of a test.
-    reporting = ["--junitxml", str(results.junit_file(suite.name)), "-o", "junit_family=xunit1"]
-    code = subprocess.run([*command, *reporting], cwd=REPOSITORY, check=False).returncode
+    command += ["--junitxml", str(results.junit_file(suite.name))]
+    code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
     took = watch.took()
     ran = results.Ran(name=suite.name, code=code, seconds=took.seconds, cores=took.cores, whole=tests is None)
     results.write(ran)
