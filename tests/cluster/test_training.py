@@ -33,6 +33,7 @@ def test_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Envir
 
 def test_published_adapter_is_complete_and_proven(environment: Environment, tenant: Tenant) -> None:
     spec = small_training(maxSteps=2)
+    spec["evaluation"]["samples"] = 1
     tenant.apply("run", className=DEMO_CLASS, **spec)
     run = tenant.wait_for("run", "Complete", seconds=700)
     status = run["status"]

@@ -20,7 +20,6 @@ from tests.support.object_store import ObjectStore
 from tests.support.runs import BUCKET, run_file
 
 STEPS = 6
-PROMPT = "How many singers are there?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,8 @@ def small_run(store: ObjectStore, folder: Path, *, name: str, **blocks: Mapping[
             "gradientAccumulationSteps": 2,
             "saveSteps": 2,
         },
-        "evaluation": {"maxRows": 4, "samples": 1, "prompts": [PROMPT], "exactMatch": {"rows": 2}},
+        # Answers of a model in 4 bits take a processor half a second a token: runs of which nobody reads any have none.
+        "evaluation": {"maxRows": 4, "samples": 0},
         "output": {"uri": f"s3://{BUCKET}/adapters/{name}"},
     }
     merged = {block: defaults.get(block, {}) | dict(blocks.get(block, {})) for block in defaults.keys() | blocks.keys()}

@@ -9,6 +9,7 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import (
@@ -31,8 +32,22 @@ from tests.support.attempts import Attempt
 from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore
 from tests.support.runs import run_file
-from tests.support.trained import PROMPT, STEPS
+from tests.support.trained import STEPS, small_run
 from tests.trainer.conftest import SIGNING_SEED, Trained
+
+PROMPT = "How many singers are there?"
+
+
+@pytest.fixture(scope="module")
+def answered(trained: Trained, store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run that answers a held-out row, the user's own prompt, and two rows that have one right answer each."""
+    del trained  # credentials are in the environment from then on
+    asked = {"samples": 1, "prompts": [PROMPT], "exactMatch": {"rows": 2}}
+    small = small_run(store, tmp_path_factory.mktemp("answered"), name="answered", evaluation={"maxRows": 4} | asked)
+    with small.attempt(1) as attempt:
+        ended = attempt.wait()
+    assert ended.code == ExitCode.Succeeded, ended.log
+    return Trained(small=small, ended=ended)
 
 
 def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
@@ -101,8 +116,8 @@ def test_the_run_digest_is_the_sha256_of_a_published_file(trained: Trained) -> N
     assert json.loads(shape)["training"]["maxSteps"] == STEPS
 
 
-def test_the_card_shows_figures_curve_and_samples(trained: Trained) -> None:
-    small, figures = trained.small, trained.ended.result.evaluation
+def test_the_card_shows_figures_curve_and_samples(answered: Trained) -> None:
+    small, figures = answered.small, answered.ended.result.evaluation
     card = small.bucket.read(f"{small.artifact}/{MODEL_CARD}").decode()
     for part in (f"| {figures.base_loss:.4f} | {figures.loss:.4f} |", f"({LOSS_CURVE})", PROMPT, small.digest):
         assert part in card
@@ -111,8 +126,8 @@ def test_the_card_shows_figures_curve_and_samples(trained: Trained) -> None:
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 20) or []) > 10
 
 
-def test_samples_show_question_reference_and_two_answers(trained: Trained) -> None:
-    small = trained.small
+def test_samples_show_question_reference_and_two_answers(answered: Trained) -> None:
+    small = answered.small
     file = EvaluationFile.model_validate_json(small.bucket.read(f"{small.artifact}/{EVALUATION}"))
     (sample,) = file.samples
     assert sample.prompt
@@ -123,8 +138,8 @@ def test_samples_show_question_reference_and_two_answers(trained: Trained) -> No
     assert "<|im_start|>" in file.probe
 
 
-def test_the_users_own_prompts_are_answered_by_base_and_adapter(trained: Trained) -> None:
-    small = trained.small
+def test_the_users_own_prompts_are_answered_by_base_and_adapter(answered: Trained) -> None:
+    small = answered.small
     file = EvaluationFile.model_validate_json(small.bucket.read(f"{small.artifact}/{EVALUATION}"))
     (asked,) = file.prompts
     assert asked.prompt == PROMPT
@@ -133,8 +148,8 @@ def test_the_users_own_prompts_are_answered_by_base_and_adapter(trained: Trained
     assert asked.base != asked.adapter
 
 
-def test_exact_match_is_measured_where_it_is_asked_for(trained: Trained) -> None:
-    figures = trained.ended.result.evaluation
+def test_exact_match_is_measured_where_it_is_asked_for(answered: Trained) -> None:
+    figures = answered.ended.result.evaluation
     assert figures.answers == 2
     assert figures.base_exact_match == 0
     assert figures.exact_match in (0, 0.5, 1)
