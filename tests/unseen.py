@@ -8,6 +8,9 @@ from __future__ import annotations
 CLUSTER = ("tests/cluster", "tests/outages", "tests/install", "tests/fuzz", "tests/kubectl")
 """What has a real API server, and most of it our images."""
 
+DOCUMENTS = ("tests/commands", "tests/kubectl", "tests/unit/docs", "tests/unit/operator/test_monitoring.py")
+"""What reads documents."""
+
 STARTS = {
     "lora_trainer.publishing.elsewhere": ("lora_trainer.__main__",),
     "lora_trainer.training.ranks": ("lora_trainer.__main__",),
@@ -40,13 +43,9 @@ STARTS = {
 READERS: dict[str, tuple[str, ...]] = {
     "README.md": ("tests/commands",),
     "Makefile": ("tests/commands", "tests/unit/runner"),
-    "docs/*.md": (
-        "tests/commands",
-        "tests/install/test_documents.py",
-        "tests/kubectl",
-        "tests/unit/docs",
-        "tests/unit/operator/test_monitoring.py",
-    ),
+    "docs/install.md": (*DOCUMENTS, "tests/install/test_documents.py"),
+    "docs/operations.md": (*DOCUMENTS, "tests/install/test_documents.py"),
+    "docs/*.md": DOCUMENTS,
     "*/README.md": ("tests/commands", "tests/kubectl"),
     "benchmarks/results/gpu.json": ("tests/unit/trainer/test_memory.py",),
     "benchmarks/results/vram.json": ("tests/unit/trainer/test_memory.py", "tests/trainer/test_memory_fit.py"),
