@@ -21,14 +21,16 @@ $(VENV)/bin/uv: requirements/bootstrap.txt
 	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
 	@touch $@
 
-$(VENV)/.synced: $(VENV)/bin/uv requirements/dev.txt pyproject.toml
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/dev.txt
+$(VENV)/.synced: $(VENV)/bin/uv requirements/dev.txt requirements/compile_bytecode.py pyproject.toml
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/dev.txt
+	$(VENV)/bin/python requirements/compile_bytecode.py
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV_TRAINER)/.synced: $(VENV)/bin/uv requirements/trainer-dev.txt pyproject.toml
+$(VENV_TRAINER)/.synced: $(VENV)/bin/uv requirements/trainer-dev.txt requirements/compile_bytecode.py pyproject.toml
 	$(VENV)/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV_TRAINER)
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV_TRAINER)/bin/python --no-deps --require-hashes -r requirements/trainer-dev.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --require-hashes -r requirements/trainer-dev.txt
+	$(VENV_TRAINER)/bin/python requirements/compile_bytecode.py
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
