@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,11 +24,16 @@ from .settings import HERE, KUBERNETES_VERSION, Paths
 _COMPONENT_VERSION = "k8s.io/component-base/version"
 _MAJOR, _MINOR, _ = KUBERNETES_VERSION.split(".")
 _STRIP = "-s -w"
+_COMPILER = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
+"""A compiler lives for seconds: as long as there is memory, collecting garbage is a third of what it costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoModule:
-    """One go.mod and the programs built from it. `programs` maps a program's name to its package."""
+    """One go.mod and the programs built from it.
+
+    `programs` maps a program's name to its package. Programs that share a package are one file that asks for its name.
+    """
 
     name: str
     folder: Path
@@ -35,34 +41,27 @@ class GoModule:
     ldflags: str = _STRIP
 
 
+_KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet")
+
+# One module, so that what its programs share is compiled once, and the processors have work until the last of them.
 CLUSTER = (
     GoModule(
-        name="kubernetes",
-        folder=HERE / "modules/kubernetes",
+        name="programs",
+        folder=HERE / "programs",
         programs={
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in (
-                "kube-apiserver",
-                "kube-controller-manager",
-                "kube-proxy",
-                "kube-scheduler",
-                "kubectl",
-                "kubelet",
-            )
+            **dict.fromkeys(_KUBERNETES, "lora-operator.io/tests/cluster/programs/kubernetes"),
+            # On its own, because it is started often, and would bring what all the others set up at their start.
+            "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+            "coredns": "lora-operator.io/tests/cluster/programs/coredns",
+            "etcd": "lora-operator.io/tests/cluster/programs/etcd",
+            "pause": "lora-operator.io/tests/cluster/programs/pause",
+            "versitygw": "github.com/versity/versitygw/cmd/versitygw",
         },
         ldflags=(
             f"{_STRIP} -X {_COMPONENT_VERSION}.gitVersion=v{KUBERNETES_VERSION}"
             f" -X {_COMPONENT_VERSION}.gitMajor={_MAJOR} -X {_COMPONENT_VERSION}.gitMinor={_MINOR}"
         ),
     ),
-    GoModule(name="etcd", folder=HERE / "modules/etcd", programs={"etcd": "go.etcd.io/etcd/server/v3"}),
-    GoModule(name="coredns", folder=HERE / "modules/coredns", programs={"coredns": "github.com/coredns/coredns"}),
-    GoModule(
-        name="versitygw",
-        folder=HERE / "modules/versitygw",
-        programs={"versitygw": "github.com/versity/versitygw/cmd/versitygw"},
-    ),
-    GoModule(name="pause", folder=HERE / "pause", programs={"pause": "lora-operator.io/tests/cluster/pause"}),
 )
 """What a cluster with an object store consists of. Whoever needs more builds it beside this, when it is needed."""
 
@@ -95,8 +94,8 @@ def cache_key(*, sources: Mapping[str, bytes], go_version: str, flags: Sequence[
 
 
 def build_flags(module: GoModule) -> list[str]:
-    """The flags of `go build`; static, and without this machine's paths in the result."""
-    return ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", module.ldflags]
+    """The flags of `go build`; static, without this machine's paths in the result, and nothing for debuggers."""
+    return ["-mod=readonly", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false", "-ldflags", module.ldflags]
 
 
 def go_version() -> str:
@@ -108,11 +107,11 @@ def go_version() -> str:
 def output_folder(*, module: GoModule, paths: Paths, version: str) -> Path:
     """Where the module's programs are, or will be."""
     sources = {
-        file.name: file.read_bytes()
-        for file in module.folder.iterdir()
+        str(file.relative_to(module.folder)): file.read_bytes()
+        for file in module.folder.rglob("*")
         if file.name in {"go.mod", "go.sum"} or file.suffix == ".go"
     }
-    flags = [*build_flags(module), *module.programs.values()]
+    flags = [*build_flags(module), *module.programs, *module.programs.values()]
     return paths.binaries / f"{module.name}-{cache_key(sources=sources, go_version=version, flags=flags)}"
 
 
@@ -146,6 +145,12 @@ def source(module: GoModule, path: str) -> Path:
     return Path(json.loads(answer)["Dir"])
 
 
+def executable_name(package: str) -> str:
+    """The name that `go build` gives the package's program: its last part that is no major version. Pure."""
+    *parents, last = package.split("/")
+    return parents[-1] if parents and re.fullmatch(r"v([2-9]|[1-9][0-9]+)", last) else last
+
+
 def _build_module(module: GoModule, output: Path) -> float:
     """Build into a folder beside `output` and rename it, so that an interrupted build leaves no half cache."""
     started = time.monotonic()
@@ -153,11 +158,10 @@ def _build_module(module: GoModule, output: Path) -> float:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{module.name}-") as scratch:
         result = Path(scratch) / "bin"
         result.mkdir()
-        if list(module.programs) == [Path(package).name for package in module.programs.values()]:
-            _go_build(module, target=f"{result}/", packages=list(module.programs.values()))
-        else:
-            for program, package in module.programs.items():
-                _go_build(module, target=str(result / program), packages=[package])
+        _go_build(module, target=result)
+        for program, package in module.programs.items():
+            if program != executable_name(package):
+                (result / program).symlink_to(executable_name(package))
         if absent := [name for name in module.programs if not (result / name).exists()]:
             raise ClusterError(f"`go build` of {module.name} ended well but made no {', '.join(absent)}.")
         if output.exists():  # another run was faster
@@ -167,11 +171,12 @@ def _build_module(module: GoModule, output: Path) -> float:
     return time.monotonic() - started
 
 
-def _go_build(module: GoModule, *, target: str, packages: Sequence[str]) -> None:
+def _go_build(module: GoModule, *, target: Path) -> None:
+    packages = sorted(set(module.programs.values()))
     completed = subprocess.run(
-        ["go", "build", *build_flags(module), "-o", target, *packages],
+        ["go", "build", *build_flags(module), "-o", f"{target}/", *packages],
         cwd=module.folder,
-        env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+        env={**_COMPILER, **os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
         capture_output=True,
         text=True,
         check=False,

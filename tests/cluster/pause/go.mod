@@ -1,3 +1,0 @@
-module lora-operator.io/tests/cluster/pause
-
-go 1.24
