@@ -78,10 +78,9 @@ READERS: dict[str, tuple[str, ...]] = {
     "tests/cluster/modules/kustomize/*": ("tests/install",),
     "tests/cluster/modules/prometheus-operator/*": ("tests/cluster/test_manifests.py",),
     "tests/cluster/modules/toxiproxy/*": ("tests/trainer", *CLUSTER),
-    "tests/cluster/modules/versitygw/*": ("tests/trainer", *CLUSTER),
     "tests/cluster/modules/*": CLUSTER,
     "tests/cluster/*Dockerfile": CLUSTER,
-    "tests/cluster/pause/*": CLUSTER,
+    "tests/cluster/programs/*": ("tests/trainer", *CLUSTER),
     "tests/cluster/permissions/*": ("tests/cluster",),
     "tests/cluster/manifests.yaml": ("tests/unit/cluster", *CLUSTER),
 }
