@@ -59,7 +59,7 @@ generate: venv ## Rewrite what is generated from the code: the CRDs and the admi
 system-packages: venv ## Install the Debian packages of the test cluster (root)
 	$(VENV)/bin/python -m tests.cluster system-packages
 
-demo: system-packages venv-trainer ## From nothing to a proven adapter on a real cluster (root)
+demo: venv ## From nothing to a proven adapter on a real cluster (root)
 	$(VENV)/bin/python -m tests.demo up
 
 demo-down: venv ## End the demo's cluster and remove its traces (root)
@@ -111,10 +111,10 @@ test-trainer: venv-trainer programs ## The trainer with real weights, rows and a
 test-trainer-quick: venv-trainer programs
 	@$(SUITES) $@
 
-test-cluster: system-packages venv-trainer ## Everything together on a real cluster (root, Go)
+test-cluster: system-packages ## Everything together on a real cluster (root, Go)
 	@$(SUITES) $@
 
-test-cluster-alone: system-packages venv-trainer ## What has the cluster to itself: queues, parts of it away, installing (root, Go)
+test-cluster-alone: system-packages ## What has the cluster to itself: queues, parts of it away, installing (root, Go)
 	@$(SUITES) $@
 
 # Lanes of parts, and what comes `then`: tests/runner/__main__.py.
@@ -139,5 +139,5 @@ bench-trainer: venv venv-trainer ## Seconds per step against a bare script into 
 bench-operator: system-packages venv ## The operator under load, beside Kubeflow Trainer, into benchmarks/results/operator.json (root, Go)
 	$(VENV)/bin/python -m benchmarks.load
 
-bench-demo: system-packages venv-trainer ## Figures of the demo into benchmarks/results/demo.json (root)
+bench-demo: venv ## Figures of the demo into benchmarks/results/demo.json (root)
 	$(VENV)/bin/python -m benchmarks.demo

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,19 @@ def read_file(tag: str, path: str, *, paths: Paths) -> str:
     try:
         root = run(command(paths, "mount", container), env=_ENVIRONMENT).strip()
         return (Path(root) / path.lstrip("/")).read_text()
+    finally:
+        run(command(paths, "rm", container), env=_ENVIRONMENT)
+
+
+def run_program(tag: str, argv: Sequence[object], *, folders: Sequence[Path], paths: Paths) -> None:
+    """Run a program of an image in buildah's store, as root; it finds the folders under their own names.
+
+    Raises ClusterError when it fails. Nothing but what it writes into the folders stays.
+    """
+    container = run(command(paths, "from", "--pull-never", tag), env=_ENVIRONMENT).strip()
+    volumes = [word for folder in folders for word in ("--volume", f"{folder}:{folder}")]
+    try:
+        run(command(paths, "run", "--user", "0:0", *volumes, container, "--", *argv), env=_ENVIRONMENT)
     finally:
         run(command(paths, "rm", container), env=_ENVIRONMENT)
 

@@ -6,22 +6,23 @@ Also the environment of the cluster tests. Safe to call at any time: what is the
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from tests.cluster import images, lifecycle, loading, toolchain
-from tests.cluster.commands import require_root
+from tests.cluster import images, lifecycle, loading, system_packages, toolchain
+from tests.cluster.commands import require_root, run
 from tests.cluster.settings import OBJECT_STORE_IMAGE, Paths
 from tests.demo import object_store
 from tests.demo.kubectl import Kubectl
 from tests.demo.object_store import Account
 from tests.demo.timings import Timings
+from tests.support import demo_assets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINER_PYTHON = REPOSITORY / ".venv-trainer/bin/python"
@@ -60,22 +61,23 @@ def ensure_environment(timings: Timings) -> Environment:
     if given and Path(given) != own.kubeconfig:
         kubectl = Kubectl(program="kubectl", kubeconfig=Path(given))
         with timings.part("model and rows"):
-            assets = _assets()
+            assets = _assets_without_images(_reporter(timings))
         return _install(kubectl, timings, assets=assets, own_cluster=False)
     require_root(verb="demo")
-    with ThreadPoolExecutor(2) as pool:
-        # Go builds keep the processors busy while image builds wait for the network and the disk.
-        cluster = pool.submit(_cluster_up, own, timings)
-        built = pool.submit(_build_images, own, timings)
-        cluster.result()
-        built.result()
+    with ThreadPoolExecutor(5) as pool:
+        # Side by side, because Go's builds keep the processors busy while the others wait for network and disk.
+        programs = pool.submit(_build_programs, own, timings)
+        packages = pool.submit(_install_system_packages, timings)
+        built = pool.submit(_build_images, own, timings, after=packages)
+        made = pool.submit(_assets, own, timings, after=built)
+        cluster = pool.submit(_cluster_up, own, timings, after=(programs, packages))
+        for part in (packages, programs, built, cluster, made):
+            part.result()
     with timings.part("images into the cluster"):
         for tag in (*DOCKERFILES, OBJECT_STORE_IMAGE):
             loading.load(paths=own, tag=tag, report=_reporter(timings))
-    with timings.part("model and rows"):
-        assets = _assets()
     kubectl = Kubectl(program=own.state / "bin/kubectl", kubeconfig=own.kubeconfig)
-    return _install(kubectl, timings, assets=assets, own_cluster=True)
+    return _install(kubectl, timings, assets=made.result(), own_cluster=True)
 
 
 def existing_environment() -> Environment:
@@ -92,15 +94,28 @@ def _reporter(timings: Timings) -> Report:
     return lambda line: timings.console.print(f"  {line}", style="dim", markup=False, highlight=False)
 
 
-def _cluster_up(paths: Paths, timings: Timings) -> None:
+def _build_programs(paths: Paths, timings: Timings) -> None:
     with timings.part("cluster programs"):
-        programs = toolchain.build(paths=paths, report=_reporter(timings))
-    images.build_static(paths=paths, tag=OBJECT_STORE_IMAGE, program=programs["versitygw"], report=_reporter(timings))
+        toolchain.build(paths=paths, report=_reporter(timings))
+
+
+def _install_system_packages(timings: Timings) -> None:
+    with timings.part("system packages"):
+        if installed := system_packages.install():
+            _reporter(timings)(f"installed {', '.join(installed)}")
+
+
+def _cluster_up(paths: Paths, timings: Timings, *, after: Sequence[Future[Any]]) -> None:
+    for part in after:
+        part.result()
     with timings.part("cluster"):
+        program = toolchain.programs(paths)["versitygw"]
+        images.build_static(paths=paths, tag=OBJECT_STORE_IMAGE, program=program, report=_reporter(timings))
         lifecycle.up(paths=paths, report=_reporter(timings))
 
 
-def _build_images(paths: Paths, timings: Timings) -> None:
+def _build_images(paths: Paths, timings: Timings, *, after: Future[None]) -> None:
+    after.result()
     with timings.part("images"):
         report = _reporter(timings)
         images.build_base(paths=paths, report=report)
@@ -108,11 +123,27 @@ def _build_images(paths: Paths, timings: Timings) -> None:
             images.build(paths=paths, context=REPOSITORY, file=REPOSITORY / file, target=target, tag=tag, report=report)
 
 
-def _assets() -> Path:
-    """The folder with model and rows; the trainer's environment makes it."""
-    command = [TRAINER_PYTHON, "-m", "tests.support.demo_assets"]
-    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.strip().splitlines()[-1])
+def _assets(paths: Paths, timings: Timings, *, after: Future[None]) -> Path:
+    """The folder with model and rows. The trainer's image makes them, so that its 5 GB need not be here twice."""
+
+    def convert(packages: Path, target: Path) -> None:
+        script, model = demo_assets.CONVERTER, packages / demo_assets.GGUF
+        command = ["env", f"PYTHONPATH={packages}", "python", script, model, target]
+        images.run_program(TRAINER_IMAGE, command, folders=[script.parent, packages.parent], paths=paths)
+
+    after.result()
+    with timings.part("model and rows"):
+        return demo_assets.ensure_demo_assets(convert).model.parent
+
+
+def _assets_without_images(report: Report) -> Path:
+    """The same, made by the trainer's environment where the images are not built here."""
+    folder = demo_assets.assets_folder()
+    if not folder.is_dir():
+        report("the trainer's Python packages make them (5.4 GB; minutes when they are not there yet)")
+        run(["make", "venv-trainer"], cwd=REPOSITORY)
+        run([TRAINER_PYTHON, "-m", "tests.support.demo_assets"], cwd=REPOSITORY)
+    return folder
 
 
 def _install(kubectl: Kubectl, timings: Timings, *, assets: Path, own_cluster: bool) -> Environment:

