@@ -14,22 +14,26 @@ help: ## This list
 # --- environments -------------------------------------------------------------------------------------------------
 # Bytecode is compiled here, also where the user has Python write none (PYTHONDONTWRITEBYTECODE): tests start the
 # trainer hundreds of times, and importing torch and Unsloth from their sources takes ten seconds more.
+OR_SAY = || { echo "Python packages did not install, for the reason above. Next: run the same command again; it goes on from there."; exit 1; }
 $(VENV)/bin/uv: requirements/bootstrap.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || apt-get install -y -qq python3-venv \
 	  || { echo "Python's venv module is missing: install python3-venv as root, then try again."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
+	@echo "installing requirements/bootstrap.txt"
+	@$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt $(OR_SAY)
 	@touch $@
 
 $(VENV)/.synced: $(VENV)/bin/uv requirements/dev.txt requirements/compile_bytecode.py pyproject.toml
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/dev.txt
+	@echo "installing requirements/dev.txt"
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/dev.txt $(OR_SAY)
 	$(VENV)/bin/python requirements/compile_bytecode.py
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV_TRAINER)/.synced: $(VENV)/bin/uv requirements/trainer-dev.txt requirements/compile_bytecode.py pyproject.toml
 	$(VENV)/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV_TRAINER)
-	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --require-hashes -r requirements/trainer-dev.txt
+	@echo "installing requirements/trainer-dev.txt"
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --require-hashes -r requirements/trainer-dev.txt $(OR_SAY)
 	$(VENV_TRAINER)/bin/python requirements/compile_bytecode.py
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_TRAINER)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@

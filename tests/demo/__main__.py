@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,21 +11,21 @@ from rich.console import Console
 from tests.cluster import lifecycle
 from tests.cluster.commands import ClusterError, RequirementError
 from tests.cluster.settings import Paths
-from tests.demo import live, object_store, summary
+from tests.demo import failures, live, object_store, summary
 from tests.demo.environment import MANIFESTS, TENANT, Environment, ensure_environment
 from tests.demo.kubectl import KubectlError
 from tests.demo.timings import Timings
 
 RUN = "text-to-sql"
+RUN_STEP = "LoraFineTune"
 OUTPUT_PREFIX = "adapters/text-to-sql"
 LONGEST_RUN_SECONDS = 20 * 60
 
 
-def up(console: Console) -> None:
+def up(console: Console, timings: Timings) -> None:
     """Bring everything up, train, sum up."""
-    timings = Timings(console=console)
     environment = ensure_environment(timings)
-    with timings.part("LoraFineTune"):
+    with timings.part(RUN_STEP):
         run = train(environment, console)
     with object_store.bucket(environment.kubectl, environment.account) as store:
         evaluation = object_store.read_json(store, f"{run['status']['artifact']['uri']}/evaluation.json")
@@ -66,15 +67,24 @@ def main() -> int:
     if verb not in ("up", "down"):
         console.print(__doc__)
         return 2
+    timings = Timings(console=console)
     try:
-        up(console) if verb == "up" else down(console)
-    except RequirementError as problem:
-        console.print(str(problem), style="red", markup=False)
-        return 2
+        up(console, timings) if verb == "up" else down(console)
     except (ClusterError, KubectlError, live.RunFailed, TimeoutError, subprocess.CalledProcessError) as problem:
-        console.print(str(problem), style="red", markup=False)
-        return 1
+        text = str(problem) if verb == "down" else failures.told(problem, failed=timings.failed, look=_look(timings))
+        console.print(text, style="red", markup=False, soft_wrap=True)
+        return 2 if isinstance(problem, RequirementError) else 1
     return 0
+
+
+def _look(timings: Timings) -> str:
+    """The command that shows the run, where the run is what failed."""
+    if RUN_STEP not in timings.failed:
+        return ""
+    paths = Paths.from_environment()
+    kubeconfig = os.environ.get("KUBECONFIG", str(paths.kubeconfig))
+    program = paths.state / "bin/kubectl" if kubeconfig == str(paths.kubeconfig) else "kubectl"
+    return f"KUBECONFIG={kubeconfig} {program} -n {TENANT} describe lft {RUN}"
 
 
 if __name__ == "__main__":

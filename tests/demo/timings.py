@@ -1,4 +1,4 @@
-"""How long each part took, told while it runs and as a table at the end."""
+"""How long each part took, told while it runs and as a table at the end; and which parts failed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ class Timings:
 
     console: Console
     parts: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, Exception] = field(default_factory=dict)
+    """What ended a part, by the part's name."""
     began: float = field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time a part and say that it runs."""
+        """Time a part and say that it runs. One that fails says so at once, for others may go on for minutes."""
         self.console.print(f"[bold]{name}[/bold] ...")
         began = time.monotonic()
-        yield
+        try:
+            yield
+        except Exception as problem:
+            self.failed[name] = problem
+            self.console.print(f"[bold red]{name}[/bold red] failed after {time.monotonic() - began:.1f} s")
+            raise
         self.parts[name] = time.monotonic() - began
         self.console.print(f"[bold]{name}[/bold] took {self.parts[name]:.1f} s")
 
