@@ -31,6 +31,7 @@ def up(*, paths: Paths, report: Report) -> None:
         down(paths=paths, report=report)
     existed = paths.state.exists()
     if existed and not problems(paths=paths, parts=parts):
+        _ensure_pause_image(paths=paths, programs=programs, report=report)
         return
     try:
         _converge(paths=paths, parts=parts, programs=programs, report=report)
@@ -51,8 +52,7 @@ def _converge(*, paths: Paths, parts: Sequence[Component], programs: Mapping[str
     for part in parts:
         _ensure(part, paths=paths, report=report)
         if part.name == "containerd":
-            images.build_static(paths=paths, tag=PAUSE_IMAGE, program=programs["pause"], report=report)
-            loading.load(paths=paths, tag=PAUSE_IMAGE, report=report)
+            _ensure_pause_image(paths=paths, programs=programs, report=report)
         elif part.name == "kube-apiserver":
             _wait("the API server takes our manifests", lambda: _apply_manifests(paths))
         elif part.name == "kubelet":  # before kube-proxy, which looks for the node at once and then after 30 s again
@@ -61,6 +61,12 @@ def _converge(*, paths: Paths, parts: Sequence[Component], programs: Mapping[str
         "DNS answers",
         lambda: health.dns_answers(f"kubernetes.default.svc.{CLUSTER_DOMAIN}", server=DNS_SERVICE_ADDRESS),
     )
+
+
+def _ensure_pause_image(*, paths: Paths, programs: Mapping[str, Path], report: Report) -> None:
+    """Have the image without which no pod starts: it could be pulled from nowhere."""
+    images.build_static(paths=paths, tag=PAUSE_IMAGE, program=programs["pause"], report=report)
+    loading.load(paths=paths, tag=PAUSE_IMAGE, report=report)
 
 
 def lay_out(*, paths: Paths, programs: Mapping[str, Path]) -> None:
