@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,8 +37,7 @@ CRDS = sorted((Path(__file__).parents[2] / "manifests" / "crd").glob("*.yaml"))
 PATIENCE = 60.0
 """Seconds for what must happen: it takes fractions of one, unless other tests and programs keep the processors busy."""
 QUIET_SECONDS = 0.3
-LATE = 2.0
-"""A sleep that takes so many times its length tells of a machine on which nobody else got on either."""
+LOOK_SECONDS = 0.05
 
 _addresses = itertools.count(1)
 
@@ -171,15 +169,15 @@ class World:
         return self.status(name)
 
     async def settle(self, seconds: float = QUIET_SECONDS) -> None:
-        """Until nothing was asked of the API server for so long, watches aside. On a busy machine that is longer."""
-        quiet, deadline = 0.0, time.monotonic() + PATIENCE
-        while quiet < seconds and time.monotonic() < deadline:
-            asked, began = len(self.server.requests), time.monotonic()
-            await asyncio.sleep(QUIET_SECONDS / 6)
-            if len(self.server.requests) != asked:
-                quiet = 0.0
-            elif time.monotonic() - began < LATE * QUIET_SECONDS / 6:
-                quiet += QUIET_SECONDS / 6
+        """Until nothing was asked of the API server for so long, watches aside.
+
+        In short sleeps: on a busy machine each of them takes longer, and the operator has had its turn between any two.
+        """
+        asked, quiet = len(self.server.requests), 0.0
+        while quiet < seconds:
+            await asyncio.sleep(LOOK_SECONDS)
+            before, asked = asked, len(self.server.requests)
+            quiet = quiet + LOOK_SECONDS if asked == before else 0.0
 
     def story(self, name: str = NAME) -> list[str]:
         """The reasons of Ready, status by status."""
