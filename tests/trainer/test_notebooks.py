@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Evaluation
@@ -95,6 +96,7 @@ def test_text_completion(credentials: ObjectStore, assets: DemoAssets, tmp_path:
     assert figures.loss < 0.8 * figures.base_loss
 
 
+@pytest.mark.timeout(1200)
 def test_grpo_and_its_resumption(credentials: ObjectStore, tmp_path: Path) -> None:
     generator = random.Random(3407)
     sums = [(generator.randint(1, 9), generator.randint(1, 9)) for _ in range(400)]
