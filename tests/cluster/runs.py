@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import yaml
 from lora_operator import naming
 
@@ -26,6 +27,11 @@ SCRIPTED_CLASS = "scripted"
 DEMO_CLASS = "cpu-demo"
 """The class whose trainer trains."""
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
+TRAINING_PATIENCE = 1800.0
+"""Seconds that a real training may take. It computes for one to three minutes; but the node takes one or two at a time,
+the others wait for it, and all tests share its processors."""
+REAL_TRAINING = pytest.mark.timeout(2 * TRAINING_PATIENCE)
+"""A test that trains: beyond its waits, which say where the run stands when they end."""
 TENANT_PREFIX = "test-"
 """What the name of each test's namespace begins with."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -172,6 +178,10 @@ class Tenant:
     def wait_for(self, name: str, kind: str, *, seconds: float = PATIENCE) -> Body:
         """Wait until the condition is True."""
         return self.wait(name, lambda run: is_true(run, kind), f"{kind}=True", seconds=seconds)
+
+    def wait_for_training(self, name: str) -> Body:
+        """Wait until a real training is complete."""
+        return self.wait_for(name, "Complete", seconds=TRAINING_PATIENCE)
 
     def wait(self, name: str, ready: Callable[[Body], bool], what: str, *, seconds: float = PATIENCE) -> Body:
         """Wait until the run is so; a run that ends otherwise is not waited for any longer."""

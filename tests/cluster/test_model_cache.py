@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.runs import DEMO_CLASS, Body, Tenant, make_class, ready_reason, small_training
+from tests.cluster.runs import (
+    DEMO_CLASS,
+    REAL_TRAINING,
+    TRAINING_PATIENCE,
+    Body,
+    Tenant,
+    make_class,
+    ready_reason,
+    small_training,
+)
 from tests.cluster.settings import Paths
 from tests.demo import object_store
 from tests.demo.environment import MODEL_PREFIX, Environment
@@ -57,6 +66,7 @@ def cached(environment: Environment, tenant: Tenant) -> Iterator[Tenant]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@REAL_TRAINING
 def test_a_model_that_is_gone_from_its_bucket_after_prepare_is_trained_all_the_same(
     environment: Environment, cached: Tenant
 ) -> None:
@@ -68,8 +78,8 @@ def test_a_model_that_is_gone_from_its_bucket_after_prepare_is_trained_all_the_s
     spec = small_training(maxSteps=1)
     model = spec["model"] | {"name": f"s3://lora/{copied}"}
     cached.apply("run", **spec | {"className": cached.namespace, "model": model})
-    cached.wait("run", lambda run: is_true(run, "Prepared"), "Prepared", seconds=400)
+    cached.wait("run", lambda run: is_true(run, "Prepared"), "Prepared", seconds=TRAINING_PATIENCE)
     with object_store.bucket(environment.kubectl, environment.account) as store:
         object_store.delete_folder(store, copied)
-    run = cached.wait_for("run", "Complete", seconds=700)
+    run = cached.wait_for_training("run")
     assert ready_reason(run) == "AdapterPublished"

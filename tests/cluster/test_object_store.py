@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.runs import DEMO_CLASS, Body, Tenant, ready_reason, small_training
+from tests.cluster.runs import DEMO_CLASS, REAL_TRAINING, TRAINING_PATIENCE, Body, Tenant, ready_reason, small_training
 from tests.cluster.settings import NODE_ADDRESS
 from tests.demo import object_store
 from tests.demo.environment import Environment
@@ -35,14 +35,14 @@ def class_name(tenant: Tenant, proxy: Proxy) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.timeout(900)
+@REAL_TRAINING
 def test_training_survives_outages_of_its_object_store(
     environment: Environment, tenant: Tenant, proxy: Proxy, class_name: str
 ) -> None:
     tenant.apply(
         "run", className=class_name, **small_training(maxSteps=STEPS, saveSteps=1, gradientAccumulationSteps=1)
     )
-    tenant.wait_for_reason("run", "Training", seconds=300)
+    tenant.wait_for_reason("run", "Training", seconds=TRAINING_PATIENCE)
 
     first = wait_for_progress(tenant, attempt=1, reached=lambda progress: progress.get("checkpointStep", 0) >= 1)
     with proxy.away():  # for longer than requests are retried
@@ -52,7 +52,7 @@ def test_training_survives_outages_of_its_object_store(
     with proxy.away():  # for as long as requests are retried
         time.sleep(10)
 
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for_training("run")
     assert reasons(run) == ["Succeeded", "StorageUnavailable", "Succeeded"]
     assert ready_reason(run) == "AdapterPublished"
     assert last["resumedFromStep"] >= first["checkpointStep"]
@@ -66,7 +66,9 @@ def reasons(run: Body) -> list[str]:
     return [attempt["reason"] for attempt in run["status"].get("attempts", []) if "reason" in attempt]
 
 
-def wait_for_progress(tenant: Tenant, *, attempt: int, reached: Callable[[Body], bool], seconds: float = 300) -> Body:
+def wait_for_progress(
+    tenant: Tenant, *, attempt: int, reached: Callable[[Body], bool], seconds: float = TRAINING_PATIENCE
+) -> Body:
     """What the train pod of an attempt says, once it is so: status follows only every ten seconds."""
     deadline = time.monotonic() + seconds
     progress: Body = {}

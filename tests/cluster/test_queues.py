@@ -11,7 +11,16 @@ import pytest
 import yaml
 
 from tests.cluster import kueue
-from tests.cluster.runs import SCRIPTED_CLASS, Body, Tenant, ready_message, small_training, steps_done
+from tests.cluster.runs import (
+    REAL_TRAINING,
+    SCRIPTED_CLASS,
+    TRAINING_PATIENCE,
+    Body,
+    Tenant,
+    ready_message,
+    small_training,
+    steps_done,
+)
 from tests.cluster.settings import NODE_NAME, Paths
 from tests.demo import object_store
 from tests.demo.environment import MANIFESTS, Environment
@@ -115,6 +124,7 @@ def test_three_runs_share_one_gpu_one_at_a_time(queued_tenant: Tenant) -> None:
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), spans
 
 
+@REAL_TRAINING
 def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environment, queued_tenant: Tenant) -> None:
     tenant = queued_tenant
     spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1000)
@@ -124,7 +134,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
     local_queue(tenant, "held", stopPolicy="Hold")
     tenant.play("urgent", "short", class_name=GPU_CLASS, queueName="held", workloadPriorityClassName="urgent")
     told(tenant, "urgent", "LocalQueue held is")
-    tenant.wait("run", lambda run: steps_done(run) >= 1, "a first step", seconds=400)
+    tenant.wait("run", lambda run: steps_done(run) >= 1, "a first step", seconds=TRAINING_PATIENCE)
     local_queue(tenant, "held", stopPolicy="None")
     run = tenant.wait_for_reason("run", "Queued")
     tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))
@@ -133,7 +143,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
     assert len(saved) == 1, "what it did when it was asked to stop"
     assert steps_done(run) <= saved[0] < STEPS
     tenant.wait_for("urgent", "Complete")
-    run = tenant.wait_for("run", "Complete", seconds=700)
+    run = tenant.wait_for_training("run")
     (record,) = (attempt for attempt in run["status"]["attempts"] if attempt["stage"] == "train")
     assert (record["reason"], record["fromStep"], record["toStep"]) == ("Succeeded", saved[0], STEPS)
     assert run["status"]["resumptions"] == 1

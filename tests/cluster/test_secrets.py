@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import DEMO_CLASS, Body, Tenant, make_class, ready_reason, small_training
+from tests.cluster.runs import (
+    DEMO_CLASS,
+    REAL_TRAINING,
+    TRAINING_PATIENCE,
+    Body,
+    Tenant,
+    make_class,
+    ready_reason,
+    small_training,
+)
 from tests.demo import object_store
 from tests.demo.environment import OPERATOR_NAMESPACE, Environment
 from tests.demo.object_store import Account
@@ -146,12 +155,13 @@ def written(planted: Planted) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.timeout(900)  # beyond the wait, which says where the run stands
+@REAL_TRAINING
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_run_ends_as_it_should(planted: Planted, name: str) -> None:
     """Otherwise the search below would find nothing where nothing happened."""
     play = PLAYS[name]
-    run = planted.tenant.wait_for(name, "Complete" if play.reason == "AdapterPublished" else "Failed", seconds=700)
+    ending = "Complete" if play.reason == "AdapterPublished" else "Failed"
+    run = planted.tenant.wait_for(name, ending, seconds=TRAINING_PATIENCE)
     assert ready_reason(run) == play.reason
 
 
