@@ -5,18 +5,23 @@ The environment is made once, before pytest's workers start; they only connect t
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.cluster import images, loading
 from tests.cluster.commands import ClusterError, RequirementError
-from tests.cluster.runs import SCRIPTED_IMAGE, TENANT_PREFIX, Tenant, scripted_class
+from tests.cluster.runs import FIRST_LAYERS_PREFIX, SCRIPTED_IMAGE, TENANT_PREFIX, Tenant, scripted_class
 from tests.cluster.settings import HERE, Paths
+from tests.demo import object_store
 from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment, existing_environment
 from tests.demo.kubectl import Kubectl, KubectlError
 from tests.demo.timings import Timings
+from tests.support.demo_assets import ensure_demo_assets
+from tests.support.first_layers import write_first_layers
 
 SCRIPTED_TRAINER = HERE / "scripted_trainer"
 
@@ -32,6 +37,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             _end_earlier_runs(environment.kubectl)
         with timings.part("scripted trainer"):
             _ensure_scripted_class(environment.kubectl)
+        with timings.part("model's first layers"):
+            _upload_first_layers(environment)
     except (ClusterError, RequirementError, KubectlError) as problem:
         raise pytest.UsageError(str(problem)) from problem
     timings.console.print(timings.table())
@@ -59,6 +66,16 @@ def _ensure_scripted_class(kubectl: Kubectl) -> None:
     )
     loading.load(paths=paths, tag=SCRIPTED_IMAGE, report=print)
     kubectl.apply(scripted_class())
+
+
+def _upload_first_layers(environment: Environment) -> None:
+    """The model that most of these tests train."""
+    model = ensure_demo_assets().model
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        object_store.bucket(environment.kubectl, environment.account) as store,
+    ):
+        object_store.upload_folder(store, write_first_layers(model, Path(folder) / "model"), FIRST_LAYERS_PREFIX)
 
 
 @pytest.fixture(scope="session")

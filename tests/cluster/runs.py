@@ -32,6 +32,8 @@ TRAINING_PATIENCE = 1800.0
 the others wait for it, and all tests share its processors."""
 REAL_TRAINING = pytest.mark.timeout(2 * TRAINING_PATIENCE)
 """A test that trains: beyond its waits, which say where the run stands when they end."""
+FIRST_LAYERS_PREFIX = "models/SmolLM2-135M-Instruct-first-layers"
+"""Where the bucket has the model of tests/support/first_layers.py."""
 TENANT_PREFIX = "test-"
 """What the name of each test's namespace begins with."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -224,10 +226,11 @@ def _event_order(event: Body) -> tuple[str, int]:
 
 
 def small_training(**training: Any) -> Body:
-    """The spec of a real training of a few steps; what is given replaces fields of spec.training."""
+    """The spec of a real training of a few steps, on the model's first layers; what is given replaces fields of
+    spec.training."""
     defaults = {"maxSteps": 6, "perDeviceTrainBatchSize": 1, "gradientAccumulationSteps": 4, "warmupRatio": 0}
     return {
-        "model": {"name": "s3://lora/models/SmolLM2-135M-Instruct", "maxSeqLength": 512},
+        "model": {"name": f"s3://lora/{FIRST_LAYERS_PREFIX}", "maxSeqLength": 512},
         "dataset": {"uri": "s3://lora/datasets/text-to-sql/train.jsonl"},
         "lora": {"r": 8, "loraDropout": 0.1},
         "training": defaults | training,

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.runs import (
     DEMO_CLASS,
+    FIRST_LAYERS_PREFIX,
     REAL_TRAINING,
     TRAINING_PATIENCE,
     Body,
@@ -20,7 +21,7 @@ from tests.cluster.runs import (
 )
 from tests.cluster.settings import Paths
 from tests.demo import object_store
-from tests.demo.environment import MODEL_PREFIX, Environment
+from tests.demo.environment import Environment
 from tests.demo.live import is_true
 
 CLAIM = "models"
@@ -72,7 +73,7 @@ def test_a_model_that_is_gone_from_its_bucket_after_prepare_is_trained_all_the_s
 ) -> None:
     copied = f"{cached.namespace}/model"
     with object_store.bucket(environment.kubectl, environment.account) as store:
-        for page in store.list(f"{MODEL_PREFIX}/"):
+        for page in store.list(f"{FIRST_LAYERS_PREFIX}/"):
             for entry in page:
                 store.copy(entry["path"], f"{copied}/{entry['path'].rpartition('/')[2]}")
     spec = small_training(maxSteps=1)

@@ -15,7 +15,7 @@ from tests.cluster.runs import (
     steps_done,
 )
 from tests.demo import object_store
-from tests.demo.environment import Environment
+from tests.demo.environment import MODEL_PREFIX, Environment
 
 
 @REAL_TRAINING
@@ -23,6 +23,7 @@ def test_a_published_adapter_is_complete_proven_and_the_same_after_a_pause(
     environment: Environment, tenant: Tenant
 ) -> None:
     spec = small_training(maxSteps=4)
+    spec["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"
     spec["evaluation"]["samples"] = 1
     tenant.apply("whole", className=DEMO_CLASS, **spec)
     whole = tenant.wait_for_training("whole")

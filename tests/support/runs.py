@@ -8,13 +8,16 @@ from typing import Any
 from lora_trainer.contract.run import RunFile
 
 BUCKET = "team-a"
+WHOLE_MODEL = f"s3://{BUCKET}/models/smollm2"
+FIRST_LAYERS = f"s3://{BUCKET}/models/smollm2-first-layers"
+"""See tests/support/first_layers.py."""
 
 
 def run_file(*, endpoint: str | None = None, **blocks: Mapping[str, Any]) -> RunFile:
     """A run on CPU in the bucket team-a. `blocks` are merged over it: run_file(model={"maxSeqLength": 512})."""
     document: dict[str, dict[str, Any]] = {
         "identity": {"namespace": "team-a", "name": "text-to-sql", "uid": "6c4a1d3e"},
-        "model": {"name": f"s3://{BUCKET}/models/smollm2", "maxSeqLength": 512},
+        "model": {"name": WHOLE_MODEL, "maxSeqLength": 512},
         "lora": {},
         "training": {"maxSteps": 4},
         "dataset": {"uri": f"s3://{BUCKET}/data/train.jsonl"},

@@ -17,7 +17,7 @@ from lora_trainer.telemetry import ProgressServer
 from tests.ports import free_port
 from tests.support.attempts import Attempt
 from tests.support.object_store import ObjectStore
-from tests.support.runs import BUCKET, run_file
+from tests.support.runs import BUCKET, FIRST_LAYERS, run_file
 
 STEPS = 6
 
@@ -54,10 +54,11 @@ class SmallRun:
 
 
 def small_run(store: ObjectStore, folder: Path, *, name: str, **blocks: Mapping[str, Any]) -> SmallRun:
-    """Prepare a run of STEPS steps of 2 rows, with dropout and accumulation. Credentials: see Attempt."""
+    """Prepare a run of STEPS steps of 2 rows, with dropout and accumulation, on the model's first layers unless
+    `blocks` name another one. Credentials: see Attempt."""
     defaults: dict[str, dict[str, Any]] = {
         "identity": {"namespace": "team-a", "name": name, "uid": f"uid-{name}"},
-        "model": {"maxSeqLength": 144},
+        "model": {"name": FIRST_LAYERS, "maxSeqLength": 144},
         "lora": {"loraDropout": 0.1},
         "training": {
             "maxSteps": STEPS,

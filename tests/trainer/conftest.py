@@ -20,6 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets, ensure_demo_assets
+from tests.support.first_layers import write_first_layers
 from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET
@@ -82,14 +83,21 @@ def assets() -> DemoAssets:
 
 @pytest.fixture(scope="session")
 def store(assets: DemoAssets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    """An S3 server with the model at models/smollm2 and the rows at data/train.jsonl and data/eval.jsonl."""
+    """An S3 server with WHOLE_MODEL, FIRST_LAYERS, and the rows at data/train.jsonl and data/eval.jsonl."""
     with object_store(tmp_path_factory.mktemp("s3"), buckets=(BUCKET,)) as running:
         bucket = running.folder / BUCKET
         shutil.copytree(assets.model, bucket / "models/smollm2")
+        write_first_layers(assets.model, bucket / "models/smollm2-first-layers")
         (bucket / "data").mkdir()
         shutil.copy(assets.train, bucket / "data/train.jsonl")
         shutil.copy(assets.evaluation, bucket / "data/eval.jsonl")
         yield running
+
+
+@pytest.fixture(scope="session")
+def first_layers(store: ObjectStore) -> Path:
+    """The folder of FIRST_LAYERS."""
+    return store.folder / BUCKET / "models/smollm2-first-layers"
 
 
 @pytest.fixture

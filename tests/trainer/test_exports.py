@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 
 from tests.ports import free_port
 from tests.support.attempts import Attempt
-from tests.support.demo_assets import DemoAssets
 from tests.support.fork_server import Kind
 from tests.support.runs import BUCKET
 from tests.support.trainer_process import complete
@@ -42,7 +41,7 @@ class Ended:
 
 
 @pytest.fixture
-def export(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[..., Ended]:
+def export(trained: Trained, first_layers: Path, tmp_path: Path) -> Callable[..., Ended]:
     """Runs `python -m lora_trainer export` on the adapter of the run `trained`."""
     adapter = tmp_path / "adapter"
     small = trained.small
@@ -54,7 +53,7 @@ def export(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[...
         path = adapter / "tokenizer.json"
         path.write_text(json.dumps(tokenizer(json.loads(path.read_text()))))
         folder = tmp_path / "exports"
-        arguments = ["export", "--formats", formats, "--folder", folder, "--adapter", adapter, "--base", assets.model]
+        arguments = ["export", "--formats", formats, "--folder", folder, "--adapter", adapter, "--base", first_layers]
         done = complete(arguments, kind=Kind.PLAIN)
         return Ended(code=done.returncode, last_line=done.stdout.strip().rpartition("\n")[2], folder=folder)
 

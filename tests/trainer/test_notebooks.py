@@ -19,7 +19,7 @@ from lora_trainer.contract.outcome import Evaluation
 
 from tests.support.demo_assets import DemoAssets
 from tests.support.object_store import ObjectStore
-from tests.support.runs import BUCKET
+from tests.support.runs import BUCKET, WHOLE_MODEL
 from tests.support.trained import SmallRun, small_run
 
 SAMPLES = Path(__file__).parents[2] / "manifests/samples/notebooks"
@@ -43,7 +43,7 @@ def notebook(
         folder,
         name=name,
         lora=spec["lora"],
-        model={"maxSeqLength": longest},
+        model={"name": WHOLE_MODEL, "maxSeqLength": longest},
         dataset=spec["dataset"] | {"uri": f"s3://{BUCKET}/data/{name}.jsonl"},
         training=spec["training"] | dict(training),
         evaluation={"maxRows": 16, "holdoutFraction": 0.2, "samples": 0, "exactMatch": None, "prompts": []},

@@ -15,7 +15,6 @@ from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verifi
 from lora_trainer.contract.outcome import Outcome
 from safetensors.torch import load_file, save_file
 
-from tests.support.demo_assets import DemoAssets
 from tests.support.fork_server import Kind
 from tests.support.keys import public_pem
 from tests.support.trainer_process import complete
@@ -33,10 +32,10 @@ class Verified:
 
 
 @pytest.fixture
-def verify(trained: Trained, assets: DemoAssets, tmp_path: Path) -> Callable[..., Verified]:
+def verify(trained: Trained, first_layers: Path, tmp_path: Path) -> Callable[..., Verified]:
     """Runs `python -m lora_trainer verify` on an adapter of the run `trained`."""
 
-    def start(artifact: str, *options: str | Path, base: Path | None = assets.model) -> Verified:
+    def start(artifact: str, *options: str | Path, base: Path | None = first_layers) -> Verified:
         arguments = ["verify", "--artifact", artifact, "--scratch", tmp_path]
         arguments += [f"--endpoint={trained.small.run.storage.endpoint}", *options]
         arguments += ["--base", base] if base else []
