@@ -127,7 +127,7 @@ BASE ?= origin/main
 SELECTION := build/selection.json
 RUN_PARTS = $(if $(CHANGED),$(VENV)/bin/python -m tests.changed --base '$(BASE)' --out $(SELECTION) && )$(PYTHON) -m tests.runner $(if $(CHANGED),--selection $(SELECTION))
 test: $(if $(CHANGED),venv) ## All checks and tests, with a table of where the time went; CHANGED=1 BASE=ref: what a change can reach
-	@$(RUN_PARTS) check,test-unit,test-component,test-commands,system-packages,programs,test-trainer,test-cluster-alone,test-cluster
+	@$(RUN_PARTS) check,test-unit,test-component,test-commands,system-packages,programs then test-trainer test-cluster-alone then test-cluster
 
 test-quick: $(if $(CHANGED),venv) ## What to run before a commit: no cluster, and one small training (Go); CHANGED=1 BASE=ref as above
 	@$(RUN_PARTS) check,test-unit,test-component,test-commands,test-trainer-quick

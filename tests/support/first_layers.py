@@ -10,16 +10,23 @@ import json
 import re
 import shutil
 import struct
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 LAYERS = 4
 WEIGHTS = "model.safetensors"
+LAST_NORM = "model.norm.weight"
+HALVED = 2
+"""How often the last norm is halved. What the missing layers would have made of it leaves the first ones large: with it
+as it is the model is sure of wrong tokens, and a run whose loss is above chance counts as diverging."""
+
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def write_first_layers(model: Path, target: Path, *, layers: int = LAYERS) -> Path:
-    """Write the model folder `target`: that of a Llama in one file of weights, without the layers after the first."""
+    """Write the model folder `target`: that of a Llama in one file of bfloat16, without the layers after the first."""
     target.mkdir(parents=True)
     for source in model.iterdir():
         if source.name == WEIGHTS:
@@ -34,21 +41,33 @@ def write_first_layers(model: Path, target: Path, *, layers: int = LAYERS) -> Pa
 
 def _first_tensors(safetensors: bytes, *, layers: int) -> bytes:
     """The file without the tensors of later layers. Its format: https://github.com/huggingface/safetensors#format."""
-    (length,) = struct.unpack_from("<Q", safetensors)
-    data = memoryview(safetensors)[8 + length :]
     header: dict[str, Any] = {}
-    kept: list[memoryview] = []
+    kept: list[bytes] = []
     end = 0
-    for name, tensor in json.loads(safetensors[8 : 8 + length]).items():
+    for name, described, data in _tensors(safetensors):
         found = _LAYER.match(name)
         if found and int(found[1]) >= layers:
             continue
-        header[name] = tensor
-        if "data_offsets" in tensor:
-            first, last = tensor["data_offsets"]
-            kept.append(data[first:last])
-            start, end = end, end + last - first
-            header[name] = tensor | {"data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
+        start, end = end, end + len(data)
+        header[name] = described | {"data_offsets": [start, end]}
+        kept.append(_halved(data) if name == LAST_NORM else data)
+    encoded = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
     encoded += b" " * (-len(encoded) % 8)  # the data is aligned
     return struct.pack("<Q", len(encoded)) + encoded + b"".join(kept)
+
+
+def _tensors(safetensors: bytes) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Name, description and data of each tensor."""
+    (length,) = struct.unpack_from("<Q", safetensors)
+    begin = 8 + length
+    for name, described in json.loads(safetensors[8:begin]).items():
+        if name != "__metadata__":
+            first, last = described["data_offsets"]
+            yield name, described, safetensors[begin + first : begin + last]
+
+
+def _halved(data: bytes) -> bytes:
+    """Numbers in bfloat16, HALVED times: its exponent begins at bit 7."""
+    numbers = array("H", data)
+    assert all((number >> 7 & 0xFF) > HALVED for number in numbers), "none is as small as that"
+    return array("H", (number - (HALVED << 7) for number in numbers)).tobytes()

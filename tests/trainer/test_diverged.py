@@ -11,6 +11,7 @@ from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.training.checkpoints import committed
 
 from tests.support.object_store import ObjectStore
+from tests.support.runs import WHOLE_MODEL
 from tests.support.trained import small_run
 
 TRAINING = {"maxSteps": 40, "learningRate": 1, "warmupRatio": 0.5, "saveSteps": 2, "gradientAccumulationSteps": 1}
@@ -18,7 +19,7 @@ TRAINING = {"maxSteps": 40, "learningRate": 1, "warmupRatio": 0.5, "saveSteps": 
 
 @pytest.mark.timeout(900)
 def test_a_learning_rate_of_one_is_given_up(credentials: ObjectStore, tmp_path: Path) -> None:
-    small = small_run(credentials, tmp_path, name="diverged", training=TRAINING)
+    small = small_run(credentials, tmp_path, name="diverged", training=TRAINING, model={"name": WHOLE_MODEL})
     with small.attempt(1) as attempt:
         ended = attempt.wait()
     assert ended.code == ExitCode.Diverged, ended.log

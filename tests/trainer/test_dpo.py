@@ -14,7 +14,7 @@ from lora_trainer.publishing.folder import TRAINING_LOG
 from tests.support.attempts import Ended
 from tests.support.demo_assets import DemoAssets
 from tests.support.object_store import ObjectStore
-from tests.support.runs import BUCKET, WHOLE_MODEL
+from tests.support.runs import BUCKET, FIRST_LAYERS
 from tests.support.trained import SmallRun, small_run
 
 STEPS = 4
@@ -43,7 +43,7 @@ def dpo_run(store: ObjectStore, pairs: str, folder: Path, *, name: str) -> Small
         training={"method": "DPO", "maxSteps": STEPS, "learningRate": 5e-4, "saveSteps": 1, "dpo": {"beta": 0.2}},
         dataset={"uri": pairs},
         evaluation={"maxRows": 4, "holdoutFraction": 0.1, "samples": 1},
-        model={"name": WHOLE_MODEL, "maxSeqLength": 256},
+        model={"name": FIRST_LAYERS, "maxSeqLength": 256},
     )
 
 

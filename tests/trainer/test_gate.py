@@ -63,7 +63,7 @@ def test_the_same_gate_is_told_at_once_and_a_looser_one_publishes(
     trained: Trained, rejected: Ended, tmp_path: Path
 ) -> None:
     assert rejected.code == ExitCode.QualityGateFailed
-    small, run = trained.small, gated(trained.small.run, min_token_accuracy=0.01)
+    small, run = trained.small, gated(trained.small.run, min_improvement=0.001)
     with pytest.raises(TrainerError, match="minTokenAccuracy") as again:
         prepared_again(trained, gated(run, min_token_accuracy=1.0), tmp_path)
     assert again.value.code == ExitCode.QualityGateFailed

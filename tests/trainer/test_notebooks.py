@@ -33,6 +33,7 @@ def notebook(
     rows: Iterable[Mapping[str, Any]],
     longest: int,
     training: Mapping[str, Any],
+    in_4bit: bool = True,
 ) -> SmallRun:
     """The sample with these `rows`, and `training` over its own."""
     path = store.folder / BUCKET / f"data/{name}.jsonl"
@@ -43,7 +44,7 @@ def notebook(
         folder,
         name=name,
         lora=spec["lora"],
-        model={"name": WHOLE_MODEL, "maxSeqLength": longest},
+        model={"name": WHOLE_MODEL, "maxSeqLength": longest, "loadIn4bit": in_4bit},
         dataset=spec["dataset"] | {"uri": f"s3://{BUCKET}/data/{name}.jsonl"},
         training=spec["training"] | dict(training),
         evaluation={"maxRows": 16, "holdoutFraction": 0.2, "samples": 0, "exactMatch": None, "prompts": []},
@@ -79,6 +80,9 @@ def test_conversational(credentials: ObjectStore, assets: DemoAssets, tmp_path: 
     assert figures.loss is not None
     assert figures.base_loss is not None
     assert figures.loss < 0.6 * figures.base_loss
+    assert figures.token_accuracy is not None
+    assert figures.base_token_accuracy is not None
+    assert 0 < figures.base_token_accuracy <= figures.token_accuracy <= 1
 
 
 def test_text_completion(credentials: ObjectStore, assets: DemoAssets, tmp_path: Path) -> None:
@@ -109,6 +113,7 @@ def test_grpo_and_its_resumption(credentials: ObjectStore, tmp_path: Path) -> No
             for a, b in sorted({*sums})
         ),
         longest=128,
+        in_4bit=False,  # it generates, for which 4 bits are decoded anew with every token
         training={
             "maxSteps": 6,
             "learningRate": 1e-3,

@@ -13,7 +13,11 @@ from lora_trainer.prepared import read_prepared
 from lora_trainer.training.start import as_prepared
 
 from tests.support.object_store import ObjectStore
+from tests.support.runs import WHOLE_MODEL
 from tests.support.trained import small_run
+
+WHOLE = {"name": WHOLE_MODEL}
+"""The one that needs more than one of these sizes in 16 bits, and not more than the other."""
 
 
 @pytest.mark.parametrize(("gib", "in_4bit"), [(16, False), (2.8, True)])
@@ -22,7 +26,7 @@ def test_a_run_is_trained_as_it_was_prepared(
 ) -> None:
     room = {"kind": "CPU", "memoryGiB": gib}
     auto, named = (
-        small_run(credentials, tmp_path / name, name=name, model={"loadIn4bit": asked}, accelerator=room)
+        small_run(credentials, tmp_path / name, name=name, model=WHOLE | {"loadIn4bit": asked}, accelerator=room)
         for name, asked in (("auto", "auto"), ("named", in_4bit))
     )
     uri = prepared_uri(auto.run)

@@ -31,7 +31,7 @@ from tests.ports import free_port
 from tests.support.attempts import Attempt
 from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore
-from tests.support.runs import run_file
+from tests.support.runs import WHOLE_MODEL, run_file
 from tests.support.trained import STEPS, small_run
 from tests.trainer.conftest import SIGNING_SEED, Trained
 
@@ -43,7 +43,13 @@ def answered(trained: Trained, store: ObjectStore, tmp_path_factory: pytest.Temp
     """A run that answers a held-out row, the user's own prompt, and two rows that have one right answer each."""
     del trained  # credentials are in the environment from then on
     asked = {"samples": 1, "prompts": [PROMPT], "exactMatch": {"rows": 2}}
-    small = small_run(store, tmp_path_factory.mktemp("answered"), name="answered", evaluation={"maxRows": 4} | asked)
+    small = small_run(
+        store,
+        tmp_path_factory.mktemp("answered"),
+        name="answered",
+        model={"name": WHOLE_MODEL, "maxSeqLength": 144, "loadIn4bit": False},
+        evaluation={"maxRows": 4} | asked,
+    )
     with small.attempt(1) as attempt:
         ended = attempt.wait()
     assert ended.code == ExitCode.Succeeded, ended.log
@@ -67,17 +73,6 @@ def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
     assert manifest.steps == STEPS
     assert manifest.verification.files == len(manifest.files)
     assert manifest.verification.max_logit_difference > 0
-
-
-def test_training_lowers_the_held_out_loss(trained: Trained) -> None:
-    evaluation = trained.ended.result.evaluation
-    assert evaluation.rows == 4
-    assert evaluation.loss is not None
-    assert evaluation.base_loss is not None
-    assert evaluation.loss < evaluation.base_loss - 0.1
-    assert evaluation.token_accuracy is not None
-    assert evaluation.base_token_accuracy is not None
-    assert 0 < evaluation.base_token_accuracy <= evaluation.token_accuracy <= 1
 
 
 def test_usage_is_measured(trained: Trained) -> None:
