@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,6 +186,23 @@ class Tenant:
         """Wait until a real training is complete."""
         return self.wait_for(name, "Complete", seconds=TRAINING_PATIENCE)
 
+    def wait_for_progress(self, name: str, reached: Callable[[Body], bool], *, attempt: int = 1) -> Body:
+        """What a train pod of an attempt says itself, once it is so: status follows every ten seconds only, in which a
+        small training may end."""
+        deadline = time.monotonic() + TRAINING_PATIENCE
+        progress: Body = {}
+        while time.monotonic() < deadline and not _ended(self.run(name)):
+            for pod in self.pods(name, stage="train"):
+                address = pod["status"].get("podIP")
+                if pod["metadata"]["labels"]["lora-operator.io/attempt"] != str(attempt) or not address:
+                    continue
+                with suppress(OSError), urllib.request.urlopen(f"http://{address}:8080/progress", timeout=5) as answer:
+                    progress = json.load(answer)
+                    if reached(progress):
+                        return progress
+            time.sleep(0.3)
+        raise AssertionError(f"{name}: its training did not come so far: {progress}")
+
     def wait(self, name: str, ready: Callable[[Body], bool], what: str, *, seconds: float = PATIENCE) -> Body:
         """Wait until the run is so; a run that ends otherwise is not waited for any longer."""
         deadline = time.monotonic() + seconds
@@ -192,8 +210,7 @@ class Tenant:
             run = self.run(name)
             if ready(run):
                 return run
-            ended = is_true(run, "Complete") or is_true(run, "Failed")
-            if ended or time.monotonic() > deadline:
+            if _ended(run) or time.monotonic() > deadline:
                 raise AssertionError(f"{name}: waited for {what}, but it stands at {condition(run, 'Ready')}")
             time.sleep(0.3)
 
@@ -219,6 +236,10 @@ def ready_message(run: Body) -> str:
 def steps_done(run: Body) -> int:
     """Optimizer steps that status tells of."""
     return run["status"].get("progress", {}).get("step", 0)
+
+
+def _ended(run: Body) -> bool:
+    return is_true(run, "Complete") or is_true(run, "Failed")
 
 
 def _event_order(event: Body) -> tuple[str, int]:

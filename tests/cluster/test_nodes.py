@@ -13,19 +13,17 @@ from tests.cluster.containerd import ctr
 from tests.cluster.runs import (
     REAL_TRAINING,
     SCRIPTED_CLASS,
-    TRAINING_PATIENCE,
     Body,
     Tenant,
     ready_reason,
     small_training,
-    steps_done,
 )
 from tests.cluster.settings import Paths
 from tests.demo import object_store
 from tests.demo.environment import Environment
 from tests.kstatus import breaches
 
-STEPS = 6
+STEPS = 20
 TWO_NODES = {"resources": {"nodes": 2}}
 
 MakeClass = Callable[..., str]
@@ -90,7 +88,7 @@ def test_two_nodes_train_one_adapter_when_the_kernel_kills_one_of_them(
     spec["evaluation"]["maxRows"] = 2
     tenant.apply("run", className=two_nodes("cpu-demo", train=small), retryLimit=1, **spec, **TWO_NODES)
 
-    tenant.wait("run", lambda run: steps_done(run) >= 2, "a step after a checkpoint", seconds=TRAINING_PATIENCE)
+    tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1)
     (container,) = pod_of(tenant, attempt=1, node=1)["status"]["containerStatuses"]
     ctr(Paths.from_environment(), "tasks", "kill", "-s", "SIGKILL", container["containerID"].partition("://")[2])
     run = tenant.wait_for_training("run")

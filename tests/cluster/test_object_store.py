@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,16 +37,16 @@ def class_name(tenant: Tenant, proxy: Proxy) -> Iterator[str]:
 def test_training_survives_outages_of_its_object_store(
     environment: Environment, tenant: Tenant, proxy: Proxy, class_name: str
 ) -> None:
-    tenant.apply(
-        "run", className=class_name, **small_training(maxSteps=STEPS, saveSteps=1, gradientAccumulationSteps=1)
-    )
+    spec = small_training(maxSteps=STEPS, saveSteps=1, gradientAccumulationSteps=1)
+    spec["evaluation"]["maxRows"] = 64  # long enough to be seen at it
+    tenant.apply("run", className=class_name, **spec)
     tenant.wait_for_reason("run", "Training", seconds=TRAINING_PATIENCE)
 
-    first = wait_for_progress(tenant, attempt=1, reached=lambda progress: progress.get("checkpointStep", 0) >= 1)
+    first = tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1)
     with proxy.away():  # for longer than requests are retried
         tenant.wait("run", lambda run: reasons(run) == ["Succeeded", "StorageUnavailable"], "an end")
 
-    last = wait_for_progress(tenant, attempt=2, reached=lambda progress: progress["stage"] == "Evaluating")
+    last = tenant.wait_for_progress("run", lambda progress: progress["stage"] == "Evaluating", attempt=2)
     with proxy.away():  # for as long as requests are retried
         time.sleep(10)
 
@@ -64,23 +62,3 @@ def test_training_survives_outages_of_its_object_store(
 def reasons(run: Body) -> list[str]:
     """How each attempt ended."""
     return [attempt["reason"] for attempt in run["status"].get("attempts", []) if "reason" in attempt]
-
-
-def wait_for_progress(
-    tenant: Tenant, *, attempt: int, reached: Callable[[Body], bool], seconds: float = TRAINING_PATIENCE
-) -> Body:
-    """What the train pod of an attempt says, once it is so: status follows only every ten seconds."""
-    deadline = time.monotonic() + seconds
-    progress: Body = {}
-    while time.monotonic() < deadline:
-        for pod in tenant.pods("run", stage="train"):
-            if pod["metadata"]["labels"]["lora-operator.io/attempt"] == str(attempt) and "podIP" in pod["status"]:
-                try:
-                    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/progress", timeout=5) as answer:
-                        progress = json.load(answer)
-                except OSError:
-                    continue
-                if reached(progress):
-                    return progress
-        time.sleep(0.3)
-    raise AssertionError(f"not reached within {seconds:.0f} s: {progress}")

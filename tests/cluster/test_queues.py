@@ -14,7 +14,6 @@ from tests.cluster import kueue
 from tests.cluster.runs import (
     REAL_TRAINING,
     SCRIPTED_CLASS,
-    TRAINING_PATIENCE,
     Body,
     Tenant,
     ready_message,
@@ -23,7 +22,7 @@ from tests.cluster.runs import (
 )
 from tests.cluster.settings import NODE_NAME, Paths
 from tests.demo import object_store
-from tests.demo.environment import MANIFESTS, Environment
+from tests.demo.environment import MANIFESTS, MODEL_PREFIX, Environment
 from tests.demo.kubectl import Kubectl
 from tests.demo.live import condition
 from tests.kstatus import breaches
@@ -128,13 +127,14 @@ def test_three_runs_share_one_gpu_one_at_a_time(queued_tenant: Tenant) -> None:
 def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environment, queued_tenant: Tenant) -> None:
     tenant = queued_tenant
     spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1000)
+    spec["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"  # the whole one, whose steps outlast a preemption
     queue = {"queueName": QUEUE, "workloadPriorityClassName": "overnight"}
     tenant.apply("run", className="cpu-demo", **spec | queue | {"retryLimit": 0})
     # It is prepared and held back until the other one is in the middle of its steps.
     local_queue(tenant, "held", stopPolicy="Hold")
     tenant.play("urgent", "short", class_name=GPU_CLASS, queueName="held", workloadPriorityClassName="urgent")
     told(tenant, "urgent", "LocalQueue held is")
-    tenant.wait("run", lambda run: steps_done(run) >= 1, "a first step", seconds=TRAINING_PATIENCE)
+    tenant.wait_for_progress("run", lambda progress: progress.get("step", 0) >= 1)
     local_queue(tenant, "held", stopPolicy="None")
     run = tenant.wait_for_reason("run", "Queued")
     tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))

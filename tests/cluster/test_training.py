@@ -7,7 +7,6 @@ from typing import Any
 from tests.cluster.runs import (
     DEMO_CLASS,
     REAL_TRAINING,
-    TRAINING_PATIENCE,
     Body,
     Tenant,
     ready_reason,
@@ -22,7 +21,7 @@ from tests.demo.environment import MODEL_PREFIX, Environment
 def test_a_published_adapter_is_complete_proven_and_the_same_after_a_pause(
     environment: Environment, tenant: Tenant
 ) -> None:
-    spec = small_training(maxSteps=4)
+    spec = small_training(maxSteps=6)
     spec["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"
     spec["evaluation"]["samples"] = 1
     tenant.apply("whole", className=DEMO_CLASS, **spec)
@@ -31,7 +30,7 @@ def test_a_published_adapter_is_complete_proven_and_the_same_after_a_pause(
     assert whole["status"]["evaluation"]["loss"] < whole["status"]["evaluation"]["baseLoss"]
 
     tenant.apply("paused", className=DEMO_CLASS, **spec)
-    tenant.wait("paused", lambda run: steps_done(run) >= 1, "a first step", seconds=TRAINING_PATIENCE)
+    tenant.wait_for_progress("paused", lambda progress: progress.get("step", 0) >= 1)
     tenant.patch("paused", suspend=True)
     paused = tenant.wait_for("paused", "Suspended")
     assert 1 <= steps_done(paused) < spec["training"]["maxSteps"]

@@ -86,7 +86,7 @@ SUITES = (
         name="cluster",
         target="test-cluster",
         paths=("tests/cluster",),
-        options=(*SLOWEST, "-n", "5", "--dist", "loadfile"),
+        options=(*SLOWEST, "-n", "5", "--dist", "loadfile", "--no-loadscope-reorder"),
         apart=("tests/cluster/test_queues.py",),
     ),
     # These have the cluster to themselves, and mostly wait.
