@@ -24,6 +24,7 @@ from tests.demo.timings import Timings
 from tests.support.demo_assets import ensure_demo_assets
 from tests.support.first_layers import write_first_layers
 
+LONGEST = "test_training.py"
 SCRIPTED_TRAINER = HERE / "scripted_trainer"
 
 
@@ -46,9 +47,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with files of few tests: they train for minutes, one after another, and the others run beside them."""
+    """Begin with the file that trains longest, and go on with those of many tests, as pytest-xdist would."""
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: tests[item.path])
+    items.sort(key=lambda item: (item.path.name != LONGEST, -tests[item.path]))
 
 
 def _end_earlier_runs(kubectl: Kubectl) -> None:

@@ -11,8 +11,10 @@ from lora_trainer.contract.outcome import decode_outcome
 
 from tests.cluster.containerd import ctr
 from tests.cluster.runs import (
+    DEMO_CLASS,
     REAL_TRAINING,
     SCRIPTED_CLASS,
+    SMALL_TRAIN,
     Body,
     Tenant,
     ready_reason,
@@ -83,10 +85,9 @@ def test_a_pod_that_runs_out_of_memory_shrinks_the_batch_of_all(tenant: Tenant, 
 def test_two_nodes_train_one_adapter_when_the_kernel_kills_one_of_them(
     environment: Environment, tenant: Tenant, two_nodes: MakeClass
 ) -> None:
-    small = {"cpu": "300m", "memory": "4Gi", "scratch": "8Gi"}
     spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1)
     spec["evaluation"]["maxRows"] = 2
-    tenant.apply("run", className=two_nodes("cpu-demo", train=small), retryLimit=1, **spec, **TWO_NODES)
+    tenant.apply("run", className=two_nodes(DEMO_CLASS, train=SMALL_TRAIN), retryLimit=1, **spec, **TWO_NODES)
 
     tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1)
     (container,) = pod_of(tenant, attempt=1, node=1)["status"]["containerStatuses"]

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.runs import DEMO_CLASS, REAL_TRAINING, TRAINING_PATIENCE, Body, Tenant, ready_reason, small_training
+from tests.cluster.runs import (
+    DEMO_CLASS,
+    REAL_TRAINING,
+    SMALL_TRAIN,
+    TRAINING_PATIENCE,
+    Body,
+    Tenant,
+    ready_reason,
+    small_training,
+)
 from tests.cluster.settings import NODE_ADDRESS
 from tests.demo import object_store
 from tests.demo.environment import Environment
@@ -29,7 +38,7 @@ def proxy(environment: Environment, tmp_path: Path) -> Iterator[Proxy]:
 @pytest.fixture
 def class_name(tenant: Tenant, proxy: Proxy) -> Iterator[str]:
     """The demo's class, with the proxy as its object store."""
-    with tenant.own_class(like=DEMO_CLASS, storage={"endpoint": f"http://{proxy.address}"}) as name:
+    with tenant.own_class(like=DEMO_CLASS, train=SMALL_TRAIN, storage={"endpoint": f"http://{proxy.address}"}) as name:
         yield name
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from tests.cluster import kueue
 from tests.cluster.runs import (
+    DEMO_CLASS,
     REAL_TRAINING,
     SCRIPTED_CLASS,
     Body,
@@ -129,7 +130,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
     spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1000)
     spec["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"  # the whole one, whose steps outlast a preemption
     queue = {"queueName": QUEUE, "workloadPriorityClassName": "overnight"}
-    tenant.apply("run", className="cpu-demo", **spec | queue | {"retryLimit": 0})
+    tenant.apply("run", className=DEMO_CLASS, **spec | queue | {"retryLimit": 0})
     # It is prepared and held back until the other one is in the middle of its steps.
     local_queue(tenant, "held", stopPolicy="Hold")
     tenant.play("urgent", "short", class_name=GPU_CLASS, queueName="held", workloadPriorityClassName="urgent")

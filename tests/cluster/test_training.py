@@ -2,62 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from tests.cluster.runs import (
-    DEMO_CLASS,
-    REAL_TRAINING,
-    Body,
-    Tenant,
-    ready_reason,
-    small_training,
-    steps_done,
-)
+import pytest
+
+from tests.cluster.runs import DEMO_CLASS, REAL_TRAINING, Body, Tenant, ready_reason, small_training
 from tests.demo import object_store
 from tests.demo.environment import MODEL_PREFIX, Environment
 
+pytestmark = REAL_TRAINING
+STEPS = 6
+SPEC = small_training(maxSteps=STEPS)
+SPEC["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"
+SPEC["evaluation"]["samples"] = 1
 
-@REAL_TRAINING
-def test_a_published_adapter_is_complete_proven_and_the_same_after_a_pause(
-    environment: Environment, tenant: Tenant
-) -> None:
-    spec = small_training(maxSteps=6)
-    spec["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"
-    spec["evaluation"]["samples"] = 1
-    tenant.apply("whole", className=DEMO_CLASS, **spec)
-    whole = tenant.wait_for_training("whole")
-    assert ready_reason(whole) == "AdapterPublished"
-    assert whole["status"]["evaluation"]["loss"] < whole["status"]["evaluation"]["baseLoss"]
 
-    tenant.apply("paused", className=DEMO_CLASS, **spec)
-    tenant.wait_for_progress("paused", lambda progress: progress.get("step", 0) >= 1)
-    tenant.patch("paused", suspend=True)
-    paused = tenant.wait_for("paused", "Suspended")
-    assert 1 <= steps_done(paused) < spec["training"]["maxSteps"]
-    tenant.patch("paused", suspend=False)
-    paused = tenant.wait_for_training("paused")
-    assert paused["status"]["resumptions"] == 1
-    assert paused["status"]["runDigest"] == whole["status"]["runDigest"]
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run that nothing interrupted, complete, and its namespace."""
 
-    uri = whole["status"]["artifact"]["uri"]
+    tenant: Tenant
+    run: Body
+
+
+@pytest.fixture(scope="module")
+def trained(environment: Environment) -> Iterator[Trained]:
+    tenant = Tenant.fresh(environment.kubectl)
+    tenant.create(environment.account)
+    tenant.apply("whole", className=DEMO_CLASS, **SPEC)
+    yield Trained(tenant=tenant, run=tenant.wait_for_training("whole"))
+    tenant.delete()
+
+
+def test_a_published_adapter_is_complete_and_proven(environment: Environment, trained: Trained) -> None:
+    status = trained.run["status"]
+    assert ready_reason(trained.run) == "AdapterPublished"
+    assert status["evaluation"]["loss"] < status["evaluation"]["baseLoss"]
+    uri = status["artifact"]["uri"]
     with object_store.bucket(environment.kubectl, environment.account) as store:
         manifest = object_store.whole_adapter(store, uri)
         config = object_store.read_json(store, f"{uri}/adapter_config.json")
-        latest = object_store.read_json(store, f"s3://lora/{tenant.namespace}/whole/latest.json")
-        assert adapter_sha256(store, paused) == adapter_sha256(store, whole)
+        latest = object_store.read_json(store, f"s3://lora/{trained.tenant.namespace}/whole/latest.json")
     names = {file["path"] for file in manifest["files"]}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= names
-    assert config["base_model_name_or_path"] == spec["model"]["name"]
+    assert config["base_model_name_or_path"] == SPEC["model"]["name"]
     assert manifest["verification"]["maxLogitDifference"] > 0
     assert uri in latest.values()
 
-    # The same run once more: its adapter is there, so no accelerator is taken.
+
+def test_a_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Environment, trained: Trained) -> None:
+    tenant = trained.tenant
+    tenant.apply("paused", className=DEMO_CLASS, **SPEC)
+    tenant.wait_for_progress("paused", lambda progress: progress.get("step", 0) >= 1)
+    tenant.patch("paused", suspend=True)
+    tenant.wait_for("paused", "Suspended")
+    tenant.patch("paused", suspend=False)
+    paused = tenant.wait_for_training("paused")
+    assert paused["status"]["resumptions"] == 1
+    assert 1 <= paused["status"]["attempts"][-1]["fromStep"] < STEPS
+    assert paused["status"]["runDigest"] == trained.run["status"]["runDigest"]
+    with object_store.bucket(environment.kubectl, environment.account) as store:
+        assert adapter_sha256(store, paused) == adapter_sha256(store, trained.run)
+
+
+def test_the_same_run_once_more_takes_no_accelerator(trained: Trained) -> None:
+    tenant = trained.tenant
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "whole")
-    tenant.apply("whole", className=DEMO_CLASS, **spec)
+    tenant.apply("whole", className=DEMO_CLASS, **SPEC)
     again = tenant.wait_for("whole", "Complete")
     assert ready_reason(again) == "AdapterReused"
     assert tenant.jobs("whole", stage="train") == []
-    assert again["status"]["artifact"] == whole["status"]["artifact"]
+    assert again["status"]["artifact"] == trained.run["status"]["artifact"]
 
 
 def adapter_sha256(store: Any, run: Body) -> str:
