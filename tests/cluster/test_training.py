@@ -10,12 +10,12 @@ import pytest
 
 from tests.cluster.runs import DEMO_CLASS, REAL_TRAINING, Body, Tenant, ready_reason, small_training
 from tests.demo import object_store
-from tests.demo.environment import MODEL_PREFIX, Environment
+from tests.demo.environment import Environment
 
 pytestmark = REAL_TRAINING
-STEPS = 6
-SPEC = small_training(maxSteps=STEPS)
-SPEC["model"]["name"] = f"s3://lora/{MODEL_PREFIX}"
+STEPS = 60
+"""More than are taken in the seconds between a first step and the end of a pod that is to be suspended."""
+SPEC = small_training(maxSteps=STEPS, gradientAccumulationSteps=1)
 SPEC["evaluation"]["samples"] = 1
 
 
