@@ -31,8 +31,9 @@ SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 TRAINING_PATIENCE = 1800.0
 """Seconds that a real training may take. It computes for one to three minutes, but the node may have room for one
 at a time, and all tests share its processors."""
-SMALL_TRAIN = {"cpu": "300m", "memory": "4Gi", "scratch": "8Gi"}
-"""What the train pods of tests ask for, so that several find room: on two processors one of the demo's class does."""
+SMALL_TRAIN = {"cpu": "150m", "memory": "3Gi", "scratch": "8Gi"}
+"""What the train pods of tests ask for, so that all find room, and the scripted trainer's beside them: on two
+processors one of the demo's class does."""
 REAL_TRAINING = pytest.mark.timeout(2 * TRAINING_PATIENCE)
 """A test that trains: beyond its waits, which say where the run stands when they end."""
 FIRST_LAYERS_PREFIX = "models/SmolLM2-135M-Instruct-first-layers"
