@@ -56,7 +56,7 @@ def test_suspended_from_the_start_makes_no_pod(tenant: Tenant) -> None:
 
 
 def test_evicted_pod_is_replaced_at_no_cost(tenant: Tenant) -> None:
-    tenant.play("run", "short", retryLimit=0)
+    tenant.play("run", "long", retryLimit=0)  # a pod that has succeeded meanwhile is evicted as well
     tenant.wait_for_reason("run", "Training")
     tenant.evict(tenant.pods("run", stage="train")[0])
     run = tenant.wait_for("run", "Complete")

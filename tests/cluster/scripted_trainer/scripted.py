@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -131,9 +132,9 @@ def wait_for_stop(run: RunFile, arguments: argparse.Namespace) -> int:
     return end(ExitCode.InternalError, "Nobody asked this script to stop.")
 
 
-def work_for_seconds(run: RunFile, _: argparse.Namespace) -> int:
+def work(run: RunFile, _: argparse.Namespace, *, seconds: float) -> int:
     """Work for a while and then succeed; a request to stop ends it with a checkpoint."""
-    if STOP_REQUESTED.wait(timeout=15):
+    if STOP_REQUESTED.wait(timeout=seconds):
         return end(ExitCode.Interrupted, "Stopped on request after a checkpoint.", step=4)
     return succeed(run)
 
@@ -183,7 +184,8 @@ TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "bug": lambda _, __: end(ExitCode.InternalError, "ZeroDivisionError in scripted.py line 1."),
     "silent": lambda _, __: 0,
     "until-stopped": wait_for_stop,
-    "short": work_for_seconds,
+    "short": partial(work, seconds=15),
+    "long": partial(work, seconds=45),
     "deaf": turn_deaf,
     "hog": hog_memory,
     "die-once": die,
