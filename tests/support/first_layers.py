@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import struct
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from tests.support.safetensors_file import decoded, encoded
 
 LAYERS = 4
 WEIGHTS = "model.safetensors"
@@ -39,31 +38,15 @@ def write_first_layers(model: Path, target: Path, *, layers: int = LAYERS) -> Pa
     return target
 
 
-def _first_tensors(safetensors: bytes, *, layers: int) -> bytes:
-    """The file without the tensors of later layers. Its format: https://github.com/huggingface/safetensors#format."""
-    header: dict[str, Any] = {}
-    kept: list[bytes] = []
-    end = 0
-    for name, described, data in _tensors(safetensors):
-        found = _LAYER.match(name)
-        if found and int(found[1]) >= layers:
-            continue
-        start, end = end, end + len(data)
-        header[name] = described | {"data_offsets": [start, end]}
-        kept.append(_halved(data) if name == LAST_NORM else data)
-    encoded = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the data is aligned
-    return struct.pack("<Q", len(encoded)) + encoded + b"".join(kept)
-
-
-def _tensors(safetensors: bytes) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """Name, description and data of each tensor."""
-    (length,) = struct.unpack_from("<Q", safetensors)
-    begin = 8 + length
-    for name, described in json.loads(safetensors[8:begin]).items():
-        if name != "__metadata__":
-            first, last = described["data_offsets"]
-            yield name, described, safetensors[begin + first : begin + last]
+def _first_tensors(file: bytes, *, layers: int) -> bytes:
+    """The file without the tensors of later layers."""
+    return encoded(
+        {
+            name: (shape, _halved(data) if name == LAST_NORM else data)
+            for name, (shape, data) in decoded(file).items()
+            if not (found := _LAYER.match(name)) or int(found[1]) < layers
+        }
+    )
 
 
 def _halved(data: bytes) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from tests.support.safetensors_file import encoded
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -76,10 +77,4 @@ def tensor_shapes() -> dict[str, tuple[int, ...]]:
 
 def safetensors_bytes() -> bytes:
     """A safetensors file with bfloat16 tensors of zeros."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in tensor_shapes().items():
-        start, end = end, end + 2 * prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    return struct.pack("<Q", len(encoded)) + encoded + bytes(end)
+    return encoded({name: (shape, bytes(2 * prod(shape))) for name, shape in tensor_shapes().items()})
