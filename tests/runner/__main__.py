@@ -20,7 +20,7 @@ from tests.runner import durations, lanes, results, selection
 from tests.runner.cores import Stopwatch
 from tests.runner.report import Part, report
 from tests.runner.results import Ran
-from tests.runner.suites import SUITES, suites_of
+from tests.runner.suites import SUITES, make, suites_of
 
 LOGS = results.FOLDER / "logs"
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     LOGS.mkdir()
     watch, ended = Stopwatch(), list[Ran]()
     for phase in phases:
-        ended += lanes.run(phase, command=lambda part: ["make", "--no-print-directory", part], logs=LOGS)
+        ended += lanes.run(phase, command=make, logs=LOGS)
         if any(ran.code for ran in ended):
             break
     for ran in ended:

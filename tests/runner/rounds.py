@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.runner import results
-from tests.runner.suites import REPOSITORY, suites_of
+from tests.runner.suites import REPOSITORY, make, suites_of
 
 TABLE = REPOSITORY / "tests/rounds.tsv"
 HEADING = "# when, commit, target, processors kept busy by other work, seconds, exit code, tests that failed; " + (
@@ -98,11 +98,6 @@ def play(target: str, *, busy: int) -> Round:
         code=code,
         failed=tuple(test.name.replace(" ", "_") for each in ran for test in each.failed),
     )
-
-
-def make(target: str) -> list[str]:
-    """The command for a target."""
-    return ["make", "--no-print-directory", target]
 
 
 @contextmanager

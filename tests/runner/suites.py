@@ -98,6 +98,11 @@ SUITES = (
 )
 
 
+def make(target: str) -> list[str]:
+    """The command that runs a make target."""
+    return ["make", "--no-print-directory", target]
+
+
 def suites_of(target: str) -> tuple[Suite, ...]:
     """What a make target runs, in order; nothing where it runs no tests."""
     return tuple(suite for suite in SUITES if suite.target == target)
