@@ -23,7 +23,7 @@ from tests.support.demo_assets import DemoAssets, ensure_demo_assets
 from tests.support.first_layers import write_first_layers
 from tests.support.keys import private_pem
 from tests.support.object_store import ObjectStore, object_store
-from tests.support.runs import BUCKET
+from tests.support.runs import BUCKET, FIRST_LAYERS, WHOLE_MODEL
 from tests.support.trained import SmallRun, small_run
 from tests.support.trainer_process import fork_servers
 
@@ -86,18 +86,23 @@ def store(assets: DemoAssets, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """An S3 server with WHOLE_MODEL, FIRST_LAYERS, and the rows at data/train.jsonl and data/eval.jsonl."""
     with object_store(tmp_path_factory.mktemp("s3"), buckets=(BUCKET,)) as running:
         bucket = running.folder / BUCKET
-        shutil.copytree(assets.model, bucket / "models/smollm2")
-        write_first_layers(assets.model, bucket / "models/smollm2-first-layers")
+        shutil.copytree(assets.model, path_of(running, WHOLE_MODEL))
+        write_first_layers(assets.model, path_of(running, FIRST_LAYERS))
         (bucket / "data").mkdir()
         shutil.copy(assets.train, bucket / "data/train.jsonl")
         shutil.copy(assets.evaluation, bucket / "data/eval.jsonl")
         yield running
 
 
+def path_of(store: ObjectStore, uri: str) -> Path:
+    """Where the server keeps what is at the URI."""
+    return store.folder / uri.removeprefix("s3://")
+
+
 @pytest.fixture(scope="session")
 def first_layers(store: ObjectStore) -> Path:
     """The folder of FIRST_LAYERS."""
-    return store.folder / BUCKET / "models/smollm2-first-layers"
+    return path_of(store, FIRST_LAYERS)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_grpo_and_its_resumption(credentials: ObjectStore, tmp_path: Path) -> No
             for a, b in sorted({*sums})
         ),
         longest=128,
-        in_4bit=False,  # it generates, for which 4 bits are decoded anew with every token
+        in_4bit=False,  # it generates, for which 4 bits are decoded again with every token
         training={
             "maxSteps": 6,
             "learningRate": 1e-3,
