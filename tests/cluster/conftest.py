@@ -15,7 +15,14 @@ from rich.console import Console
 
 from tests.cluster import images, loading
 from tests.cluster.commands import ClusterError, RequirementError
-from tests.cluster.runs import FIRST_LAYERS_PREFIX, SCRIPTED_IMAGE, TENANT_PREFIX, Tenant, scripted_class
+from tests.cluster.runs import (
+    FIRST_LAYERS_PREFIX,
+    SCRIPTED_IMAGE,
+    TENANT_PREFIX,
+    Tenant,
+    scripted_class,
+    training_class,
+)
 from tests.cluster.settings import HERE, Paths
 from tests.demo import object_store
 from tests.demo.environment import OPERATOR_IMAGE, Environment, ensure_environment, existing_environment
@@ -39,6 +46,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             _end_earlier_runs(environment.kubectl)
         with timings.part("scripted trainer"):
             _ensure_scripted_class(environment.kubectl)
+        environment.kubectl.apply(training_class())
         with timings.part("model's first layers"):
             _upload_first_layers(environment)
     except (ClusterError, RequirementError, KubectlError) as problem:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from lora_operator import naming
+from lora_trainer.contract.progress import PORT
 
 from tests import kstatus
 from tests.demo.environment import MANIFESTS
@@ -27,13 +28,12 @@ SCRIPTED_CLASS = "scripted"
 """The class whose trainer plays scenarios."""
 DEMO_CLASS = "cpu-demo"
 """The class whose trainer trains."""
+TRAINING_CLASS = "cpu-small"
+"""The same with train pods that ask for less."""
 SCRIPTED_IMAGE = "localhost/lora-operator/scripted-trainer:dev"
 TRAINING_PATIENCE = 1800.0
 """Seconds that a real training may take. It computes for one to three minutes, but the node may have room for one
 at a time, and all tests share its processors."""
-SMALL_TRAIN = {"cpu": "150m", "memory": "3Gi", "scratch": "8Gi"}
-"""What the train pods of tests ask for, so that all find room, and the scripted trainer's beside them: on two
-processors one of the demo's class does."""
 REAL_TRAINING = pytest.mark.timeout(2 * TRAINING_PATIENCE)
 """A test that trains: beyond its waits, which say where the run stands when they end."""
 FIRST_LAYERS_PREFIX = "models/SmolLM2-135M-Instruct-first-layers"
@@ -45,11 +45,20 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 def scripted_class() -> Body:
     """The demo's class with the scripted trainer."""
-    body = yaml.safe_load((MANIFESTS / "demo/class.yaml").read_text())
     # Requests are shares where processors are short: with a fiftieth of a training's, Python alone starts for a minute.
     small = {"cpu": "100m", "memory": "128Mi", "scratch": "1Gi"}
     changes = {"image": SCRIPTED_IMAGE, "prepare": small, "train": small, "terminationGracePeriodSeconds": 30}
-    return body | {"metadata": {"name": SCRIPTED_CLASS}, "spec": body["spec"] | changes}
+    return _like_the_demo_s(SCRIPTED_CLASS, **changes)
+
+
+def training_class() -> Body:
+    """The demo's class for train pods that all find room at once, and the scripted trainer's beside them."""
+    return _like_the_demo_s(TRAINING_CLASS, train={"cpu": "150m", "memory": "3Gi", "scratch": "8Gi"})
+
+
+def _like_the_demo_s(name: str, **changes: Any) -> Body:
+    body = yaml.safe_load((MANIFESTS / "demo/class.yaml").read_text())
+    return body | {"metadata": {"name": name}, "spec": body["spec"] | changes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,22 +198,28 @@ class Tenant:
         """Wait until a real training is complete."""
         return self.wait_for(name, "Complete", seconds=TRAINING_PATIENCE)
 
-    def wait_for_progress(self, name: str, reached: Callable[[Body], bool], *, attempt: int = 1) -> Body:
+    def wait_for_progress(self, name: str, reached: Callable[[Body], bool], what: str, *, attempt: int = 1) -> Body:
         """What a train pod of an attempt says itself, once it is so: status follows every ten seconds only, in which a
         small training may end."""
-        deadline = time.monotonic() + TRAINING_PATIENCE
-        progress: Body = {}
-        while time.monotonic() < deadline and not _ended(self.run(name)):
-            for pod in self.pods(name, stage="train"):
-                address = pod["status"].get("podIP")
-                if pod["metadata"]["labels"]["lora-operator.io/attempt"] != str(attempt) or not address:
-                    continue
-                with suppress(OSError), urllib.request.urlopen(f"http://{address}:8080/progress", timeout=5) as answer:
-                    progress = json.load(answer)
-                    if reached(progress):
-                        return progress
-            time.sleep(0.3)
-        raise AssertionError(f"{name}: its training did not come so far: {progress}")
+        found: list[Body] = []
+
+        def ask(_: Body) -> bool:
+            found.extend(filter(reached, self._progress(name, attempt=attempt)))
+            return bool(found)
+
+        self.wait(name, ask, what, seconds=TRAINING_PATIENCE)
+        return found[0]
+
+    def _progress(self, name: str, *, attempt: int) -> Iterator[Body]:
+        """What the train pods of an attempt say, as far as they answer."""
+        for pod in self.pods(name, stage="train"):
+            address = pod["status"].get("podIP")
+            if address and pod["metadata"]["labels"]["lora-operator.io/attempt"] == str(attempt):
+                with (
+                    suppress(OSError),
+                    urllib.request.urlopen(f"http://{address}:{PORT}/progress", timeout=5) as answer,
+                ):
+                    yield json.load(answer)
 
     def wait(self, name: str, ready: Callable[[Body], bool], what: str, *, seconds: float = PATIENCE) -> Body:
         """Wait until the run is so; a run that ends otherwise is not waited for any longer."""

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.runs import (
-    DEMO_CLASS,
     FIRST_LAYERS_PREFIX,
     REAL_TRAINING,
-    SMALL_TRAIN,
+    TRAINING_CLASS,
     TRAINING_PATIENCE,
     Body,
     Tenant,
@@ -59,7 +58,7 @@ def cached(environment: Environment, tenant: Tenant) -> Iterator[Tenant]:
         folder.mkdir()
         kubectl.apply(volume(name, folder))
     kubectl.apply(claim(name, local=environment.own_cluster))
-    make_class(environment.kubectl, name, like=DEMO_CLASS, train=SMALL_TRAIN, modelCache={"claimName": CLAIM})
+    make_class(environment.kubectl, name, like=TRAINING_CLASS, modelCache={"claimName": CLAIM})
     yield tenant
     kubectl("delete", "lorafinetuneclass", name)
     tenant.delete()

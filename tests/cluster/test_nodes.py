@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from lora_trainer.contract.outcome import decode_outcome
 
 from tests.cluster.containerd import ctr
 from tests.cluster.runs import (
-    DEMO_CLASS,
     REAL_TRAINING,
     SCRIPTED_CLASS,
-    SMALL_TRAIN,
+    TRAINING_CLASS,
     Body,
     Tenant,
     ready_reason,
@@ -28,7 +26,7 @@ from tests.kstatus import breaches
 STEPS = 20
 TWO_NODES = {"resources": {"nodes": 2}}
 
-MakeClass = Callable[..., str]
+MakeClass = Callable[[str], str]
 
 
 @pytest.fixture
@@ -36,9 +34,9 @@ def two_nodes(tenant: Tenant) -> Iterator[MakeClass]:
     """Makes a class like another one, but for runs on two nodes, and returns its name."""
     made: list[str] = []
 
-    def make(like: str, **changes: Any) -> str:
+    def make(like: str) -> str:
         body = tenant.kubectl.get("lorafinetuneclass", like)
-        spec = copy.deepcopy(body["spec"]) | changes
+        spec = copy.deepcopy(body["spec"])
         spec["accelerator"]["maxNodes"] = 2
         made.append(f"{like}-{tenant.namespace}")
         kind = {"apiVersion": body["apiVersion"], "kind": body["kind"]}
@@ -87,9 +85,9 @@ def test_two_nodes_train_one_adapter_when_the_kernel_kills_one_of_them(
 ) -> None:
     spec = small_training(maxSteps=STEPS, gradientAccumulationSteps=1, saveSteps=1)
     spec["evaluation"]["maxRows"] = 2
-    tenant.apply("run", className=two_nodes(DEMO_CLASS, train=SMALL_TRAIN), retryLimit=1, **spec, **TWO_NODES)
+    tenant.apply("run", className=two_nodes(TRAINING_CLASS), retryLimit=1, **spec, **TWO_NODES)
 
-    tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1)
+    tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1, "a checkpoint")
     (container,) = pod_of(tenant, attempt=1, node=1)["status"]["containerStatuses"]
     ctr(Paths.from_environment(), "tasks", "kill", "-s", "SIGKILL", container["containerID"].partition("://")[2])
     run = tenant.wait_for_training("run")

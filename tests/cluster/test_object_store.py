@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.runs import (
-    DEMO_CLASS,
     REAL_TRAINING,
-    SMALL_TRAIN,
+    TRAINING_CLASS,
     TRAINING_PATIENCE,
     Body,
     Tenant,
@@ -38,7 +37,7 @@ def proxy(environment: Environment, tmp_path: Path) -> Iterator[Proxy]:
 @pytest.fixture
 def class_name(tenant: Tenant, proxy: Proxy) -> Iterator[str]:
     """The demo's class, with the proxy as its object store."""
-    with tenant.own_class(like=DEMO_CLASS, train=SMALL_TRAIN, storage={"endpoint": f"http://{proxy.address}"}) as name:
+    with tenant.own_class(like=TRAINING_CLASS, storage={"endpoint": f"http://{proxy.address}"}) as name:
         yield name
 
 
@@ -51,11 +50,13 @@ def test_training_survives_outages_of_its_object_store(
     tenant.apply("run", className=class_name, **spec)
     tenant.wait_for_reason("run", "Training", seconds=TRAINING_PATIENCE)
 
-    first = tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1)
+    first = tenant.wait_for_progress("run", lambda progress: progress.get("checkpointStep", 0) >= 1, "a checkpoint")
     with proxy.away():  # for longer than requests are retried
         tenant.wait("run", lambda run: reasons(run) == ["Succeeded", "StorageUnavailable"], "an end")
 
-    last = tenant.wait_for_progress("run", lambda progress: progress["stage"] == "Evaluating", attempt=2)
+    last = tenant.wait_for_progress(
+        "run", lambda progress: progress["stage"] == "Evaluating", "its evaluation", attempt=2
+    )
     with proxy.away():  # for as long as requests are retried
         time.sleep(10)
 

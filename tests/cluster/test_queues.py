@@ -135,7 +135,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
     local_queue(tenant, "held", stopPolicy="Hold")
     tenant.play("urgent", "short", class_name=GPU_CLASS, queueName="held", workloadPriorityClassName="urgent")
     told(tenant, "urgent", "LocalQueue held is")
-    tenant.wait_for_progress("run", lambda progress: progress.get("step", 0) >= 1)
+    tenant.wait_for_progress("run", lambda progress: progress.get("step", 0) >= 1, "a first step")
     local_queue(tenant, "held", stopPolicy="None")
     run = tenant.wait_for_reason("run", "Queued")
     tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))

@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.runs import (
     DEMO_CLASS,
     REAL_TRAINING,
-    SMALL_TRAIN,
+    TRAINING_CLASS,
     TRAINING_PATIENCE,
     Body,
     Tenant,
@@ -112,7 +112,7 @@ def planted(environment: Environment) -> Iterator[Planted]:
     planted = plant(environment)
     pod = {"imagePullSecrets": [{"name": "registry"}]}
     scripted = environment.kubectl.get("lorafinetuneclass", "scripted")["spec"]
-    make_class(environment.kubectl, "canaries", like=DEMO_CLASS, train=SMALL_TRAIN, pod=pod)
+    make_class(environment.kubectl, "canaries", like=TRAINING_CLASS, pod=pod)
     make_class(
         environment.kubectl,
         "canaries-wrong",

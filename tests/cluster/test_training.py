@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runs import DEMO_CLASS, REAL_TRAINING, SMALL_TRAIN, Body, Tenant, ready_reason, small_training
+from tests.cluster.runs import REAL_TRAINING, TRAINING_CLASS, Body, Tenant, ready_reason, small_training
 from tests.demo import object_store
 from tests.demo.environment import Environment
 
@@ -24,7 +24,6 @@ class Trained:
     """A run that nothing interrupted, complete, and its namespace."""
 
     tenant: Tenant
-    spec: Body
     run: Body
 
 
@@ -32,10 +31,8 @@ class Trained:
 def trained(environment: Environment) -> Iterator[Trained]:
     tenant = Tenant.fresh(environment.kubectl)
     tenant.create(environment.account)
-    with tenant.own_class(like=DEMO_CLASS, train=SMALL_TRAIN) as class_name:
-        spec = SPEC | {"className": class_name}
-        tenant.apply("whole", **spec)
-        yield Trained(tenant=tenant, spec=spec, run=tenant.wait_for_training("whole"))
+    tenant.apply("whole", className=TRAINING_CLASS, **SPEC)
+    yield Trained(tenant=tenant, run=tenant.wait_for_training("whole"))
     tenant.delete()
 
 
@@ -57,8 +54,8 @@ def test_a_published_adapter_is_complete_and_proven(environment: Environment, tr
 
 def test_a_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Environment, trained: Trained) -> None:
     tenant = trained.tenant
-    tenant.apply("paused", **trained.spec)
-    tenant.wait_for_progress("paused", lambda progress: progress.get("step", 0) >= 1)
+    tenant.apply("paused", className=TRAINING_CLASS, **SPEC)
+    tenant.wait_for_progress("paused", lambda progress: progress.get("step", 0) >= 1, "a first step")
     tenant.patch("paused", suspend=True)
     tenant.wait_for("paused", "Suspended")
     tenant.patch("paused", suspend=False)
@@ -73,7 +70,7 @@ def test_a_paused_run_ends_in_the_bytes_of_an_uninterrupted_one(environment: Env
 def test_the_same_run_once_more_takes_no_accelerator(trained: Trained) -> None:
     tenant = trained.tenant
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "whole")
-    tenant.apply("whole", **trained.spec)
+    tenant.apply("whole", className=TRAINING_CLASS, **SPEC)
     again = tenant.wait_for("whole", "Complete")
     assert ready_reason(again) == "AdapterReused"
     assert tenant.jobs("whole", stage="train") == []
