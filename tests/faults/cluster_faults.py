@@ -120,6 +120,23 @@ def lose_pod(world: World, rng: Random) -> bool:
     return work is not None
 
 
+def sweep(world: World, rng: Random) -> bool:
+    """A pod is removed as soon as it has ended: a drain or a pod collector passes by."""
+    work = _work(world, rng)
+    if work is None:
+        return False
+
+    async def pass_by() -> None:
+        while not work.over and not work.lost and world.trainers.there(work.pod) is not None:
+            await asyncio.sleep(0.1)
+        if work.over and world.trainers.there(work.pod) is not None:
+            _disturb(world, work.pod, "PodLost", "Disrupted")
+            world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
+
+    world.spawn(pass_by())
+    return True
+
+
 # --- people ---------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ BY_REASON = {
     "SuspendedByUser": ExitClass.INTERRUPTED,
     "NoProgress": ExitClass.STUCK,
     "Disrupted": ExitClass.INTERRUPTED,
+    "ResultLost": ExitClass.INTERRUPTED,
     "PodLost": ExitClass.INFRASTRUCTURE,
     "JobDeleted": ExitClass.INFRASTRUCTURE,
     "OutOfHostMemory": ExitClass.BUG,
@@ -52,6 +53,9 @@ def _untrue(attempt: Obj, script: Script, truth: Truth, uid: str) -> list[str]:
         return []
     if reason == script.expected == "DeadlineExceeded":
         return []
+    if "Succeeded" in befell and "PodLost" in befell:
+        # Work that was done is not lost with its pod, and costs no retry.
+        befell = befell - {"PodLost"} | {"ResultLost"}
     if reason in befell or (reason is None and attempt["stage"] == Stage.TRAIN and "Succeeded" not in befell):
         return []
     return [f"{attempt['stage']} attempt {attempt['number']} says {reason}, but {sorted(befell)} befell it"]

@@ -31,6 +31,7 @@ CATALOGUE: tuple[tuple[int, Mischief], ...] = (
     (4, cluster_faults.preempt),
     (4, cluster_faults.lose_node),
     (4, cluster_faults.lose_pod),
+    (6, cluster_faults.sweep),
     (6, cluster_faults.delete_pod),
     (6, cluster_faults.delete_job),
     (6, cluster_faults.touch),

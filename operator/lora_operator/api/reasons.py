@@ -146,6 +146,8 @@ class Reason(StrEnum):
     """
     DISRUPTED = "Disrupted"
     """One of several pods was drained, preempted, evicted or asked to stop, and all ended with it."""
+    RESULT_LOST = "ResultLost"
+    """The Job completed, and its pod was removed before the operator read the result: it is asked again, at no retry."""
     JOB_DELETED = "JobDeleted"
     """The Job of the attempt was deleted by someone else.
 

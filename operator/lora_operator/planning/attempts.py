@@ -18,7 +18,7 @@ from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
 from lora_operator.planning.running_time import followed, halted, still_running
 
 MAX_ATTEMPTS = 48
-INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, Reason.DISRUPTED, ExitCode.Interrupted.name)
+INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, Reason.DISRUPTED, Reason.RESULT_LOST, ExitCode.Interrupted.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,8 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
     if not job.over:
         # Of prepare nothing is recorded before its end: it is short, and a write for it would be waste.
         return record if record.stage is Stage.PREPARE else still_running(record, job)
+    if job.result_lost:
+        return _result_lost(record, job, now=now)
     pod = job.success or culprit(job.newest_pods)
     if job.disrupted and job.success is None and not _explains(pod):
         return _disrupted(record, job, now=now)
@@ -136,6 +138,12 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
         lost = closed(record, reason=Reason.POD_LOST.value, sentence=sentence, end=now)
         return News(attempt=lost, sentence=sentence)
     return _ended(record, job, pod, pod.last_word)
+
+
+def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> News:
+    sentence = f"Job {job.name} completed, and its pod was removed before the operator read the result."
+    ended = closed(_followed(record, job), reason=Reason.RESULT_LOST.value, sentence=sentence, end=_end(job, now))
+    return News(attempt=ended, sentence=sentence)
 
 
 def _explains(pod: PodView | None) -> bool:

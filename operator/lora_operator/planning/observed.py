@@ -142,6 +142,11 @@ class JobView:
         return self.finished is not None or self.success is not None
 
     @property
+    def result_lost(self) -> bool:
+        """Whether the work was done, and nobody can read its result any more: a drain or a person removed the pod."""
+        return self.finished == "Complete" and self.success is None
+
+    @property
     def lacks_pod(self) -> bool:
         """Whether the Job controller should have made a pod and has not."""
         return len(self.newest_pods) < self.nodes and not (self.suspended or self.deleting or self.over)

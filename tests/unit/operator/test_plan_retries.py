@@ -207,6 +207,23 @@ def test_a_pod_that_vanished_is_lost_and_retried() -> None:
     assert "without a last word" in world.message
 
 
+@pytest.mark.parametrize("name", [PREPARE, TRAIN])
+def test_a_result_that_was_removed_with_its_pod_is_asked_for_again_at_no_retry(name: str) -> None:
+    world = (preparing if name == PREPARE else training)(retryLimit=0)
+    for _ in range(3):
+        newest = world.created[-1]
+        world.jobs[newest] = replace(world.jobs[newest], pods=(), finished="Complete")
+        world.settle()
+        attempt = [entry for entry in world.run.status.attempts if entry.reason][-1]
+        assert (attempt.reason, attempt.exit_class) == ("ResultLost", "Interrupted")
+        assert "before the operator read the result" in (attempt.message or "")
+        assert world.created[-1] != newest, "at once: nobody has to wait"
+    world.end(world.created[-1], 0, prepared_text() if name == PREPARE else trained_text())
+    world.settle()
+    last = [entry for entry in world.run.status.attempts if entry.reason][-1]
+    assert (last.reason, world.condition("Failed")) == ("Succeeded", None)
+
+
 def test_a_job_deleted_by_hand_is_replaced() -> None:
     world = training()
     world.delete_job(TRAIN)
