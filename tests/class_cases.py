@@ -129,6 +129,12 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     _class(
         "steps and epochs by default", "not both", spec__defaults={"training": {"maxSteps": 1, "numTrainEpochs": 1}}
     ),
+    _class("defaults of every block", spec__defaults={"lora": {"r": 8}, "evaluation": {"samples": 0}}),
+    *(
+        _class(f"a default {field} above its limit", f"defaults.{block}.{field} is more than limits.{field}", **edits)
+        for block, field in (("lora", "r"), ("model", "maxSeqLength"), ("training", "maxSteps"))
+        for edits in [{f"spec__defaults__{block}__{field}": 65, f"spec__limits__{field}": 64}]
+    ),
     _class("a model cache", spec__modelCache={"claimName": "models"}),
     _class("a model cache of no claim", "claimName", spec__modelCache={}),
     _class("limits", spec__limits={"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "activeDeadlineSeconds": 3600}),

@@ -52,9 +52,13 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "answers longer than rows",
         "is more than model.maxSeqLength",
-        {"spec.training.grpo.maxCompletionLength": 1537},
+        {"spec.training.grpo.maxCompletionLength": 1537, "spec.model.maxSeqLength": 2048},
     ),
-    ("answers as long as rows", "", {"spec.training.grpo.maxCompletionLength": 1536}),
+    (
+        "answers as long as rows",
+        "",
+        {"spec.training.grpo.maxCompletionLength": 1536, "spec.model.maxSeqLength": 2048},
+    ),
     ("cut prompts", "is not for GRPO", {"spec.dataset.overlength": "truncate"}),
     ("packed answers", "packing is for method SFT only", {"spec.training.packing": True}),
     ("vLLM", "", {"spec.training.grpo.fastInference": True, "spec.training.grpo.gpuMemoryUtilization": 0.6}),
@@ -63,7 +67,7 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "a rank that is too low",
         "is less than lora.r",
-        {"spec.training.grpo.fastInference": True, "spec.training.grpo.maxLoraRank": 8},
+        {"spec.training.grpo.fastInference": True, "spec.training.grpo.maxLoraRank": 8, "spec.lora.r": 16},
     ),
     (
         "vLLM and bias",

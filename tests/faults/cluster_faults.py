@@ -127,7 +127,9 @@ def sweep(world: World, rng: Random) -> bool:
         return False
 
     async def pass_by() -> None:
-        while not work.over and not work.lost and world.trainers.there(work.pod) is not None:
+        for _ in range(10_000):
+            if work.over or work.lost or world.trainers.there(work.pod) is None:
+                break
             await asyncio.sleep(0.1)
         if work.over and world.trainers.there(work.pod) is not None:
             _disturb(world, work.pod, "PodLost", "Disrupted")

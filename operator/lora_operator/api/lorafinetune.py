@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from lora_trainer.contract.exits import ExitClass
 from lora_trainer.contract.outcome import Artifact, Chosen, DatasetFigures, Estimate, Evaluation, ModelFigures
 from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.cel import on_create, rule, rules
 from lora_trainer.contract.spec.dataset import DatasetSpec
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.contract.spec.lora import LoraSpec
@@ -17,11 +17,12 @@ from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.contract.spec.names import ObjectName
 from lora_trainer.contract.spec.output import OutputSpec
 from lora_trainer.contract.spec.resources import ResourcesSpec
-from lora_trainer.contract.spec.training import Method, TrainingSpec
+from lora_trainer.contract.spec.training import TrainingSpec
 from lora_trainer.contract.wire import WireModel
 from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_operator.api.conditions import Condition, ConditionType, in_order, is_true
+from lora_operator.api.conflicts import CONFLICTS
 from lora_operator.naming import MAX_LABEL_VALUE, Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
@@ -52,112 +53,9 @@ def _unchanged(field: str) -> dict[str, str]:
     )
 
 
-def _only_for(method: Method) -> dict[str, str]:
-    block = method.lower()
-    return rule(
-        f"!has(self.training.{block}) || self.training.method == '{method}'",
-        f"training.{block} is for method {method} only: remove it or set training.method to {method}.",
-        field="training",
-    )
-
-
-GRPO_RULES = (
-    rule(
-        "self.training.method != 'GRPO' || !(has(self.training.evalSteps) || has(self.training.earlyStopping))",
-        "GRPO has no held-out loss: remove training.evalSteps and training.earlyStopping.",
-        field="training",
-    ),
-    rule(
-        "self.training.method != 'GRPO' || (self.resources.gpus == 1 && self.resources.nodes == 1)",
-        "GRPO trains on one GPU: set resources.gpus and resources.nodes to 1.",
-        field="resources",
-    ),
-    rule(
-        "self.training.method != 'GRPO' || has(self.training.grpo)",
-        "method GRPO needs training.grpo.rewards: say what makes an answer good.",
-        field="training",
-    ),
-    rule(
-        "!has(self.training.grpo) || self.training.grpo.maxPromptLength + self.training.grpo.maxCompletionLength"
-        " <= self.model.maxSeqLength",
-        "training.grpo.maxPromptLength + maxCompletionLength is more than model.maxSeqLength: lower them or raise it.",
-        field="training",
-    ),
-    rule(
-        "!has(self.training.grpo) || self.dataset.overlength != 'truncate'",
-        "dataset.overlength: truncate is not for GRPO, as a cut prompt asks something else: set drop or fail.",
-        field="dataset",
-    ),
-    rule(
-        "!has(self.training.grpo) || self.training.grpo.fastInference"
-        " || (!has(self.training.grpo.maxLoraRank) && !has(self.training.grpo.gpuMemoryUtilization))",
-        "training.grpo.maxLoraRank and gpuMemoryUtilization need fastInference: true: set it or remove them.",
-        field="training",
-    ),
-    rule(
-        "!has(self.training.grpo) || !has(self.training.grpo.maxLoraRank)"
-        " || self.training.grpo.maxLoraRank >= self.lora.r",
-        "training.grpo.maxLoraRank is less than lora.r: raise it or remove it.",
-        field="training",
-    ),
-    rule(
-        "!has(self.training.grpo) || !self.training.grpo.fastInference || self.lora.bias == 'none'",
-        "training.grpo.fastInference takes no adapter with bias: set lora.bias to none.",
-        field="lora",
-    ),
-    rule(
-        "!has(self.training.grpo) || !has(self.evaluation.gate) || (!has(self.evaluation.gate.maxEvalLoss)"
-        " && !has(self.evaluation.gate.minImprovement) && !has(self.evaluation.gate.minTokenAccuracy))",
-        "GRPO has no held-out loss: gate it by evaluation.gate.minReward.",
-        field="evaluation",
-    ),
-    rule(
-        "has(self.training.grpo) || !has(self.evaluation.gate) || !has(self.evaluation.gate.minReward)",
-        "evaluation.gate.minReward is for method GRPO only: remove it.",
-        field="evaluation",
-    ),
-    rule(
-        "!has(self.training.grpo) || !has(self.evaluation.exactMatch)",
-        "evaluation.exactMatch has no references in prompts of GRPO: use the reward exactAnswer.",
-        field="evaluation",
-    ),
-)
-
 SPEC_RULES = rules(
     *(_unchanged(field) for field in IMMUTABLE),
-    rule(
-        "!has(self.model.revision) || !self.model.name.contains('://')",
-        "model.revision is for Hugging Face models; a folder has no revisions: remove it.",
-        field="model",
-    ),
-    rule(
-        "!(has(self.training.maxSteps) && has(self.training.numTrainEpochs))",
-        "training takes maxSteps or numTrainEpochs, not both: remove one.",
-        field="training",
-    ),
-    rule(
-        "!has(self.evaluation.gate) || !has(self.evaluation.gate.minExactMatch) || has(self.evaluation.exactMatch)",
-        "evaluation.gate.minExactMatch needs evaluation.exactMatch: set evaluation.exactMatch to {rows: 32}, say.",
-        field="evaluation",
-    ),
-    *(_only_for(method) for method in Method),
-    rule(
-        "!has(self.training.packing) || !self.training.packing || self.training.method == 'SFT'",
-        "training.packing is for method SFT only: remove it.",
-        field="training",
-    ),
-    rule(
-        "!has(self.training.dpo) || self.training.dpo.labelSmoothing == 0.0 || self.training.dpo.lossType == 'robust'",
-        "training.dpo.labelSmoothing counts with lossType robust only: set lossType to robust or remove it.",
-        field="training",
-    ),
-    rule(
-        "!has(self.dataset.format) || ((self.dataset.format == 'preference') == (self.training.method == 'DPO')"
-        " && (self.dataset.format == 'prompt') == (self.training.method == 'GRPO'))",
-        "dataset.format does not suit training.method: DPO reads preference rows, GRPO prompt rows, SFT all others.",
-        field="dataset",
-    ),
-    *GRPO_RULES,
+    *(on_create(conflict.rule) for conflict in CONFLICTS),
 )
 
 
@@ -245,6 +143,23 @@ class Adjustment(WireModel):
     """Micro-batches per optimizer step from then on; the effective batch stays the same."""
 
 
+Values = dict[str, Annotated[str, Field(max_length=4096)]]
+
+
+class Settings(WireModel):
+    """Every setting of the run by its path below spec (lora.r), under where it comes from. Values are written as in
+    JSON, texts without quotes."""
+
+    user: Values = Field(default_factory=dict)
+    """Set in this LoraFineTune."""
+    class_: Values = Field(default_factory=dict, alias="class")
+    """Unset in it, and set in spec.defaults of the class."""
+    chosen: Values = Field(default_factory=dict)
+    """Set by neither, and chosen by the trainer for these rows, this model and this class."""
+    default: Values = Field(default_factory=dict)
+    """Set by nobody: the product's defaults."""
+
+
 class ReportedProgress(Progress):
     """Where the work stands, as last polled."""
 
@@ -293,6 +208,8 @@ class LoraFineTuneStatus(WireModel):
     """What prepare found in the data set."""
     model: ModelFigures | None = None
     """The base model as it was resolved."""
+    settings: Settings | None = None
+    """Every setting of the run, and where it comes from."""
     estimate: Estimate | None = None
     """Predicted size of the run."""
     chosen: Chosen | None = None

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from lora_trainer.contract.run import AcceleratorKind
-from lora_trainer.contract.spec.cel import rule, rules
-from lora_trainer.contract.spec.model import SecretKeyRef
+from lora_trainer.contract.spec.cel import given, rule, rules
+from lora_trainer.contract.spec.evaluation import EvaluationSettings
+from lora_trainer.contract.spec.lora import LoraSpec
+from lora_trainer.contract.spec.model import ModelSettings, SecretKeyRef
 from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
+from lora_trainer.contract.spec.training import TrainingSettings
 from lora_trainer.contract.spec.uris import BLANK
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
@@ -32,7 +35,7 @@ class AcceleratorSpec(WireModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.kind == 'CPU' || has(self.memoryGiB)",
+                "has(self.memoryGiB) || (has(self.kind) && self.kind == 'CPU')",
                 "accelerator.memoryGiB is needed for kind GPU: it is what runs are sized against.",
             ),
         )
@@ -176,7 +179,7 @@ class LimitsSpec(WireModel):
     """Longest activeDeadlineSeconds, and that of runs which set none."""
 
 
-class ModelDefaults(WireModel):
+class ModelDefaults(ModelSettings):
     """What runs get that leave it unset in spec.model."""
 
     token_secret_ref: SecretKeyRef | None = None
@@ -184,35 +187,40 @@ class ModelDefaults(WireModel):
     sets are read without a token."""
 
 
-class TrainingDefaults(WireModel):
-    """What runs get that leave it unset in spec.training."""
+class DefaultsSpec(WireModel):
+    """What runs get that leave it unset. A field that is unset here too has the product's default."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.maxSteps) || !has(self.numTrainEpochs)",
+                f"!({given('training.maxSteps')} && {given('training.numTrainEpochs')})",
                 "defaults.training takes maxSteps or numTrainEpochs, not both: remove one.",
+                field="training",
             ),
         )
     )
 
-    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Optimizer steps of runs that set neither maxSteps nor numTrainEpochs."""
-    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the data set of runs that set neither maxSteps nor numTrainEpochs."""
-
-
-class DefaultsSpec(WireModel):
-    """What runs get that leave it unset. Only of fields that have no default of their own in the API."""
-
     model: ModelDefaults = ModelDefaults()
     """Of spec.model."""
-    training: TrainingDefaults = TrainingDefaults()
-    """Of spec.training."""
+    lora: LoraSpec = LoraSpec()
+    """Of spec.lora."""
+    training: TrainingSettings = TrainingSettings()
+    """Of spec.training. A run that sets maxSteps or numTrainEpochs gets neither."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """Of spec.evaluation."""
     queue_name: KueueName | None = None
     """Of spec.queueName. Every namespace with runs of the class needs a LocalQueue of that name."""
     workload_priority_class_name: KueueName | None = None
     """Of spec.workloadPriorityClassName."""
+
+
+def _default_within(default: str, limit: str) -> dict[str, str]:
+    return rule(
+        f"!({given(f'defaults.{default}')} && {given(f'limits.{limit}')})"
+        f" || self.defaults.{default} <= self.limits.{limit}",
+        f"defaults.{default} is more than limits.{limit}: no run could take it. Lower it or raise the limit.",
+        field="defaults",
+    )
 
 
 class LoraFineTuneClassSpec(WireModel):
@@ -221,10 +229,13 @@ class LoraFineTuneClassSpec(WireModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.pod.serviceAccountName) || !has(self.storage.credentials.serviceAccountName)",
+                f"!({given('pod.serviceAccountName')}) || !has(self.storage.credentials.serviceAccountName)",
                 "pod.serviceAccountName and storage.credentials.serviceAccountName name one and the same: remove one.",
                 field="pod",
             ),
+            _default_within("lora.r", "r"),
+            _default_within("model.maxSeqLength", "maxSeqLength"),
+            _default_within("training.maxSteps", "maxSteps"),
         )
     )
 

@@ -81,8 +81,14 @@ class Toleration(WireModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("self.operator == 'Equal' || !has(self.value)", "A toleration with operator Exists takes no value."),
-            rule("self.operator == 'Exists' || has(self.key)", "A toleration with operator Equal needs a key."),
+            rule(
+                "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
+                "A toleration with operator Exists takes no value.",
+            ),
+            rule(
+                "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+                "A toleration with operator Equal needs a key.",
+            ),
             rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
                 "A toleration with tolerationSeconds needs effect NoExecute.",
@@ -194,12 +200,13 @@ class PodOverlay(WireModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                f"self.env.all(variable, !(variable.name in {_listed(OWN_VARIABLES)}))",
+                f"!has(self.env) || self.env.all(variable, !(variable.name in {_listed(OWN_VARIABLES)}))",
                 f"pod.env may not name {', '.join(OWN_VARIABLES)}: the operator sets them.",
                 field="env",
             ),
             rule(
-                "self.volumes.all(one, self.volumes.filter(other, other.mountPath == one.mountPath).size() == 1)",
+                "!has(self.volumes)"
+                " || self.volumes.all(one, self.volumes.filter(other, other.mountPath == one.mountPath).size() == 1)",
                 "Two of pod.volumes have the same mountPath: give each its own.",
                 field="volumes",
             ),

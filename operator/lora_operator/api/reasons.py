@@ -56,6 +56,12 @@ class Reason(StrEnum):
     Cause: The class allows less than the run asks for.
     Remedy: Change the field that the message names, or choose another class.
     """
+    SETTINGS_CONFLICT = "SettingsConflict"
+    """Fields of the run do not agree with each other, once defaults fill in what it leaves unset.
+
+    Cause: A default of the class or the product does not go together with a field of the run.
+    Remedy: Set the fields that the message names.
+    """
     OUTPUT_IN_USE = "OutputInUse"
     """Another unfinished LoraFineTune publishes to the same output.
 
@@ -147,7 +153,8 @@ class Reason(StrEnum):
     DISRUPTED = "Disrupted"
     """One of several pods was drained, preempted, evicted or asked to stop, and all ended with it."""
     RESULT_LOST = "ResultLost"
-    """The Job completed, and its pod was removed before the operator read the result: it is asked again, at no retry."""
+    """The Job completed, and its pod was removed before the operator read the result. Another attempt asks for it and
+    costs no retry."""
     JOB_DELETED = "JobDeleted"
     """The Job of the attempt was deleted by someone else.
 

@@ -6,6 +6,7 @@ number. A structural schema has none of these (Kubernetes API concepts, "Specify
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,7 +18,10 @@ KUBERNETES_LIST_TYPES = {"x-kubernetes-list-type": "atomic"}
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of a model, with descriptions and defaults."""
+    """The structural schema of a model, with descriptions.
+
+    It has no defaults: the API server would store them. Then nobody could tell them from choices, no class could set
+    another, and no release could change one. Descriptions name them instead."""
     document = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(document, document.get("$defs", {}))
 
@@ -39,21 +43,19 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if "items" in schema:
         schema["items"] = _structural(schema["items"], definitions)
         schema = KUBERNETES_LIST_TYPES | schema
+    default = _written(schema.pop("default", None))
     if "description" in schema:
-        schema["description"] = " ".join(schema["description"].split())
-    default = schema.get("default", ...)
-    if default is None:
-        del schema["default"]
-    elif isinstance(default, dict):
-        schema["default"] = _present(default)
+        schema["description"] = " ".join(schema["description"].split()) + (f" (default {default})" if default else "")
     return schema
 
 
-def _present(default: Any) -> Any:
-    """The default without what is unset."""
-    if not isinstance(default, dict):
-        return default
-    return {key: _present(value) for key, value in default.items() if value is not None}
+def _written(default: Any) -> str:
+    """A default for people. Empty for that of a block of fields, which name their own, and for what is unset."""
+    if default is None or isinstance(default, dict) or default == []:
+        return ""
+    if isinstance(default, list):
+        return ", ".join(str(item) for item in default)
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:

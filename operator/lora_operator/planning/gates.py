@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lora_trainer.contract.outcome import Chosen
 
+from lora_operator.api.conflicts import conflicts
 from lora_operator.api.guards import breaches
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
@@ -77,10 +78,15 @@ def _settle_now(observed: Observed) -> Settled | Block:
     if chosen.spec is None:
         message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to mend it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
-    refused = breaches(run.spec.wire(), chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
+    settled = settle(run, class_name=chosen.name, class_spec=chosen.spec)
+    resolved = run.spec.wire() | settled.run_file.wire()
+    refused = breaches(resolved, chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
     if refused:
         return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(refused))
-    return settle(run, class_name=chosen.name, class_spec=chosen.spec)
+    if opposed := conflicts(settled.run_file):
+        message = f"With the defaults of LoraFineTuneClass {chosen.name}: {' '.join(opposed)}"
+        return Block(reason=Reason.SETTINGS_CONFLICT, message=message)
+    return settled
 
 
 def too_many_steps(chosen: Chosen | None, settled: Settled) -> str | None:

@@ -21,6 +21,7 @@ from lora_operator.planning.failure import adjustments
 from lora_operator.planning.gates import Block, accept, too_many_steps
 from lora_operator.planning.housekeeping import after_the_end, surplus
 from lora_operator.planning.observed import Observed
+from lora_operator.planning.settings import settings
 from lora_operator.planning.stages import advance_stage
 from lora_operator.planning.status import Mood, Standing, StatusDraft
 from lora_operator.planning.turn import Plan, Turn
@@ -54,11 +55,15 @@ def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
     message = f"The spec is valid and resolved against LoraFineTuneClass {settled.class_name}."
     turn = turn.set(ConditionType.ACCEPTED, True, reason=Reason.ACCEPTED, message=message)
     turn = turn.update(class_name=settled.class_name)
+    if turn.status.settings is None:
+        turn = turn.update(settings=settings(turn.run, settled, turn.status.chosen))
     if not prepare.succeeded and turn.status.run_digest is None:
         return advance_stage(turn, prepare, settled)
     if prepare.succeeded and prepare.latest is not None and prepare.latest.outcome is not None:
         result = prepare.latest.outcome.result
         turn = prepared(turn, result) if isinstance(result, PrepareResult) else turn
+    if turn.status.chosen is not None and not (turn.status.settings and turn.status.settings.chosen):
+        turn = turn.update(settings=settings(turn.run, settled, turn.status.chosen))
     turn = turn.update(adjustments=adjustments(train.attempts, turn.status.chosen))
     if turn.status.artifact is not None:
         return complete(turn, Reason.ADAPTER_REUSED)

@@ -3,18 +3,28 @@ it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_trainer.contract.run import RUN_FILE, Accelerator, Identity, RunFile, Storage
-from lora_trainer.contract.spec.model import ModelSpec
-from lora_trainer.contract.spec.training import TrainingSpec
+from lora_trainer.contract.spec.training import Method, TrainingSettings
+from lora_trainer.contract.wire import WireModel
 
 from lora_operator.api.lorafinetune import LoraFineTune
-from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec, ModelDefaults, TrainingDefaults
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import config_map_name
 from lora_operator.workloads.metadata import child_metadata
 
+M = TypeVar("M", bound=WireModel)
+LENGTHS = {"max_steps", "num_train_epochs"}
+"""How long a run trains, either way."""
+USELESS: Mapping[Method, tuple[str, ...]] = {
+    Method.SFT: (),
+    Method.DPO: ("packing",),
+    Method.GRPO: ("packing", "eval_steps", "early_stopping"),
+}
+"""Settings that a method takes from nobody."""
 RUN_KEY = RUN_FILE.name
 CLASS_NAME_KEY = "className"
 CLASS_KEY = "class.json"
@@ -35,11 +45,11 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
     accelerator = class_spec.accelerator
     run_file = RunFile(
         identity=Identity(namespace=run.namespace, name=run.name, uid=run.uid),
-        model=_model(run.spec.model, class_spec.defaults.model),
-        lora=run.spec.lora,
-        training=_training(run.spec.training, class_spec.defaults.training).resolved(),
+        model=filled(run.spec.model, class_spec.defaults.model),
+        lora=filled(run.spec.lora, class_spec.defaults.lora).resolved(),
+        training=filled(run.spec.training, training_defaults(run, class_spec)).resolved(),
         dataset=run.spec.dataset,
-        evaluation=run.spec.evaluation,
+        evaluation=filled(run.spec.evaluation, class_spec.defaults.evaluation),
         output=run.spec.output,
         resources=run.spec.resources,
         storage=Storage(
@@ -53,16 +63,27 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
     return Settled(run_file=run_file, class_name=class_name, class_spec=class_spec)
 
 
-def _model(asked: ModelSpec, defaults: ModelDefaults) -> ModelSpec:
-    token = asked.token_secret_ref or defaults.token_secret_ref
-    return asked.model_copy(update={"token_secret_ref": token})
+def training_defaults(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> TrainingSettings:
+    """What the class gives to spec.training: nothing that the method has no use for, and no length to a run that names
+    one."""
+    defaults, asked = class_spec.defaults.training, run.spec.training
+    left_out = set(USELESS[asked.method])
+    if not asked.model_fields_set.isdisjoint(LENGTHS):
+        left_out |= LENGTHS
+    kept = {name: getattr(defaults, name) for name in defaults.model_fields_set - left_out}
+    return TrainingSettings.model_construct(**kept)
 
 
-def _training(asked: TrainingSpec, defaults: TrainingDefaults) -> TrainingSpec:
-    if asked.max_steps is not None or asked.num_train_epochs is not None:
-        return asked
-    length = {"max_steps": defaults.max_steps, "num_train_epochs": defaults.num_train_epochs}
-    return asked.model_copy(update=length)
+def filled(asked: M, defaults: WireModel) -> M:
+    """`asked`, with what is unset in it as it is set in `defaults`."""
+    update = {}
+    for name in defaults.model_fields_set:
+        mine, theirs = getattr(asked, name), getattr(defaults, name)
+        if isinstance(mine, WireModel) and isinstance(theirs, WireModel):
+            update[name] = filled(mine, theirs)
+        elif name not in asked.model_fields_set:
+            update[name] = theirs
+    return asked.model_copy(update=update)
 
 
 def config_map(run: LoraFineTune, settled: Settled) -> dict[str, Any]:
@@ -75,16 +96,18 @@ def config_map(run: LoraFineTune, settled: Settled) -> dict[str, Any]:
         "data": {
             RUN_KEY: settled.run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
             CLASS_NAME_KEY: settled.class_name,
-            CLASS_KEY: settled.class_spec.model_dump_json(by_alias=True, exclude_none=True),
+            # What the class leaves unset stays unset: a default of the product is none of the class.
+            CLASS_KEY: settled.class_spec.model_dump_json(by_alias=True, exclude_unset=True),
         },
     }
 
 
 def read_config_map(body: dict[str, Any]) -> Settled:
-    """What the ConfigMap says. Raises pydantic.ValidationError or KeyError when somebody else wrote it."""
+    """What the ConfigMap says. Fields of a newer operator, which was rolled back since, are passed over: the run has
+    begun. Raises pydantic.ValidationError or KeyError when somebody else wrote it."""
     data = body["data"]
     return Settled(
-        run_file=RunFile.model_validate_json(data[RUN_KEY]),
+        run_file=RunFile.model_validate_json(data[RUN_KEY], extra="ignore"),
         class_name=data[CLASS_NAME_KEY],
-        class_spec=LoraFineTuneClassSpec.model_validate_json(data[CLASS_KEY]),
+        class_spec=LoraFineTuneClassSpec.model_validate_json(data[CLASS_KEY], extra="ignore"),
     )

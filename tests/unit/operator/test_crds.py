@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from lora_operator.api.crds import class_crd, render, run_crd
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.schema import structural_schema
+from lora_trainer.contract.spec.cel import STORED
 from pydantic import BaseModel, Field, ValidationError
 
 from tests.crd_case import CrdCase
 from tests.crd_cases import CASES
-from tests.fakes.schema import apply_defaults, violations
+from tests.fakes.schema import violations
 
 Schema = dict[str, Any]
 FOLDER = Path(__file__).parents[3] / "manifests" / "crd"
@@ -100,7 +102,9 @@ def test_every_field_has_a_description() -> None:
 
 
 def test_descriptions_read_as_sentences() -> None:
-    odd = [path for path, node in SPEC_NODES if (text := node.get("description")) and not text.endswith((".", "'"))]
+    odd = [
+        path for path, node in SPEC_NODES if (text := node.get("description")) and not text.endswith((".", "'", ")"))
+    ]
     assert odd == []
 
 
@@ -129,15 +133,32 @@ def test_lists_say_how_they_merge() -> None:
             assert node.get("x-kubernetes-list-type") in ("atomic", "set", "map"), path
 
 
-def test_defaults_are_valid_and_those_of_the_models() -> None:
-    for kind, model, case in (
-        (naming.RUN_KIND, LoraFineTuneSpec, CASES[0]),
-        (naming.CLASS_KIND, LoraFineTuneClassSpec, next(c for c in CASES if c.kind == naming.CLASS_KIND)),
-    ):
-        body = case.before()
-        by_server = apply_defaults(body["spec"], schema_of(kind)["properties"]["spec"])
-        assert violations({"spec": by_server}, schema_of(kind)) == []
-        assert by_server == model.model_validate(body["spec"]).wire()
+def test_the_api_server_stores_no_defaults() -> None:
+    """A stored default looks like a choice: no class could set another, and no release could change it."""
+    assert [path for path, node in SPEC_NODES if "default" in node] == []
+
+
+@pytest.mark.parametrize("model", [LoraFineTuneSpec, LoraFineTuneClassSpec])
+def test_descriptions_name_the_defaults_of_the_models(model: type[BaseModel]) -> None:
+    told = dict(walk(structural_schema(model)))
+    for path, default in _defaults(model.model_json_schema(by_alias=True)):
+        assert f"(default {default})" in told[path]["description"], path
+
+
+def _defaults(document: Schema) -> Iterator[tuple[str, str]]:
+    """Path and default of every field of a JSON schema that has one."""
+
+    def below(node: Schema, path: str) -> Iterator[tuple[str, str]]:
+        for name, field in node.get("properties", {}).items():
+            here = f"{path}.{name}".lstrip(".")
+            choices = [field, *field.get("anyOf", ())]
+            references = [choice["$ref"].rsplit("/", 1)[-1] for choice in choices if "$ref" in choice]
+            target = document["$defs"][references[0]] if references else {}
+            if isinstance(default := field.get("default"), str | int | float):
+                yield here, default if isinstance(default, str) else json.dumps(default)
+            yield from below(target, here)
+
+    return below(document, "")
 
 
 def test_status_is_a_subresource_of_runs() -> None:
@@ -167,6 +188,7 @@ class Sample(BaseModel):
 def test_the_dialect_of_kubernetes() -> None:
     schema = structural_schema(Sample)
     share, note = schema["properties"]["share"], schema["properties"]["note"]
+    assert (share["description"], "default" in share) == ("A share. (default 0.5)", False)
     assert (share["minimum"], share["exclusiveMinimum"]) == (0, True)
     assert (share["maximum"], share["exclusiveMaximum"]) == (1, True)
     assert note == {"type": "string", "maxLength": 5, "description": "A note."}
@@ -187,15 +209,22 @@ def test_a_union_of_types_is_refused() -> None:
 def refusals(case: CrdCase) -> list[str]:
     """What schema and rules say to a case."""
     schema = schema_of(case.kind)
-    before, after = (apply_defaults(body, schema) for body in (case.before(), case.after()))
+    before, after = case.before(), case.after()
     found = [f"{path}: {message}" for path, message in violations(after, schema)]
     # The API server asks no rule of an object whose shape is wrong.
     return found or list(broken_rules(after, before if case.change is not None else None, schema))
 
 
 def broken_rules(node: Any, old: Any, schema: Schema) -> Iterator[str]:
-    """Messages of the CEL rules that do not hold; transition rules count only on update."""
+    """Messages of the CEL rules that do not hold. Transition rules count on update only, those with optionalOldSelf on
+    creation only."""
     for entry in schema.get("x-kubernetes-validations", ()):
+        if entry.get("optionalOldSelf"):
+            on_creation = entry["rule"].removeprefix(f"{STORED} || ")
+            assert "oldSelf" not in on_creation
+            if old is None and not cel.evaluate(on_creation, {"self": copy.deepcopy(node)}):
+                yield entry["message"]
+            continue
         transition = "oldSelf" in entry["rule"]
         if transition and old is None:
             continue
@@ -226,7 +255,7 @@ def test_the_models_agree_with_the_schema(case: CrdCase) -> None:
     model = LoraFineTuneSpec if case.kind == naming.RUN_KIND else LoraFineTuneClassSpec
     if case.accepted:
         model.model_validate(case.after()["spec"])
-    elif violations(apply_defaults(case.after(), schema_of(case.kind)), schema_of(case.kind)):
+    elif violations(case.after(), schema_of(case.kind)):
         with pytest.raises(ValidationError):
             model.model_validate(case.after()["spec"])
 
@@ -246,6 +275,5 @@ def test_every_rule_is_broken_by_some_case() -> None:
 def test_the_samples_are_accepted(path: Path) -> None:
     body = yaml.safe_load(path.read_text())
     schema = schema_of(body["kind"])
-    body = apply_defaults(body, schema)
     assert violations(body, schema) == []
     assert list(broken_rules(body, None, schema)) == []

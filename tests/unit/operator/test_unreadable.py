@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -15,10 +16,11 @@ from lora_operator.kube.gateway import Gateway
 from lora_operator.metrics import Metrics
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.unreadable import unreadable_plan
+from lora_operator.workloads.settled import config_map, read_config_map
 from pydantic import ValidationError
 
 from tests import kstatus
-from tests.builders import NAME, NAMESPACE, T0, UID, a_run, after, run_body
+from tests.builders import NAME, NAMESPACE, T0, UID, a_run, a_settled, after, run_body
 from tests.unit.operator.simulation import training
 
 PROBLEM = "The operator cannot read spec.lora.r: Input should be greater than 0"
@@ -106,6 +108,16 @@ def test_a_run_that_has_begun_does_not_mind_fields_of_a_newer_crd() -> None:
         parse_run(body)
     begun = body | {"status": training().run.status.wire()}
     assert parse_run(begun).spec.lora.r == 4
+
+
+def test_what_a_newer_operator_settled_is_read_after_a_rollback() -> None:
+    run = a_run()
+    settled = a_settled(run)
+    body = config_map(run, settled)
+    for key in ("run.json", "class.json"):
+        body["data"][key] = json.dumps(json.loads(body["data"][key]) | {"inALaterVersion": {"r": 1}})
+    read = read_config_map(body)
+    assert (read.run_file.wire(), read.class_spec.wire()) == (settled.run_file.wire(), settled.class_spec.wire())
 
 
 def stored_body(**spec: Any) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
     """
     shape = {
         "model": run.model.wire() | {"revision": model_revision},
-        "lora": run.lora.wire() | {"loraAlpha": run.lora.alpha},
+        "lora": run.lora.resolved().wire(),
         "training": run.training.resolved().wire(),
         "dataset": run.dataset.wire() | {"digest": data_digest},
         "evaluation": run.evaluation.wire(),

@@ -35,17 +35,22 @@ class ExactMatchSpec(WireModel):
     """Whether upper and lower case count as the same."""
 
 
-class EvaluationSpec(WireModel):
-    """How base and adapter are compared on rows that were not trained on."""
+class EvaluationSettings(WireModel):
+    """How much is compared: what a class may give to runs that leave it unset."""
 
-    dataset_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
-    """Rows to evaluate on, in the format of the data set. Unset: rows held out of the data set."""
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Share of the data set that is held out when datasetUri is unset."""
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Most rows evaluated."""
     samples: Annotated[int, Field(ge=0, le=16)] = 3
     """Held-out prompts answered by base and adapter; the answers are published in evaluation.json."""
+
+
+class EvaluationSpec(EvaluationSettings):
+    """How base and adapter are compared on rows that were not trained on."""
+
+    dataset_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
+    """Rows to evaluate on, in the format of the data set. Unset: rows held out of the data set."""
     prompts: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=8192)], ...],
         Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),

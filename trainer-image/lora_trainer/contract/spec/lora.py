@@ -55,3 +55,7 @@ class LoraSpec(WireModel):
     def alpha(self) -> int:
         """loraAlpha as it is used."""
         return self.lora_alpha if self.lora_alpha is not None else self.r
+
+    def resolved(self) -> LoraSpec:
+        """The same with loraAlpha written out."""
+        return self.model_copy(update={"lora_alpha": self.alpha})

@@ -90,11 +90,9 @@ class EarlyStoppingSpec(WireModel):
     """How much lower than the lowest before a held-out loss must be to count as an improvement, in nats per token."""
 
 
-class TrainingSpec(WireModel):
-    """How the adapter is trained (TRL's and transformers' own names)."""
+class TrainingSettings(WireModel):
+    """Numbers of training: what a class may give to runs that leave it unset."""
 
-    method: Method = Method.SFT
-    """Training method."""
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Optimizer steps. Give this or numTrainEpochs."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
@@ -136,6 +134,13 @@ class TrainingSpec(WireModel):
     save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
     """Newest checkpoints kept in the bucket. The best one stays besides, and where training has not shown yet that any
     of them is sound, the one before."""
+
+
+class TrainingSpec(TrainingSettings):
+    """How the adapter is trained (TRL's and transformers' own names)."""
+
+    method: Method = Method.SFT
+    """Training method."""
     sft: SftSpec | None = None
     """Settings of method SFT."""
     dpo: DpoSpec | None = None

@@ -1,0 +1,171 @@
+"""What the fields of one run may not say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec.cel import given, rule, value
+from lora_trainer.contract.spec.training import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """One rule between fields, and what to say where it does not hold."""
+
+    cel: str
+    """The rule as the API server asks it, of the spec as its user wrote it."""
+    message: str
+    """What is wrong, and what to do about it."""
+    field: str
+    """Block of spec that the API server names."""
+    holds: Callable[[RunFile], bool] | None = None
+    """The same of a resolved run, where a class's or the product's default may break the rule."""
+
+    @property
+    def rule(self) -> dict[str, str]:
+        """The rule for the CRD."""
+        return rule(self.cel, self.message, field=self.field)
+
+
+def _rows_hold_prompt_and_answer(run: RunFile) -> bool:
+    grpo = run.training.grpo
+    return grpo is None or grpo.max_prompt_length + grpo.max_completion_length <= run.model.max_seq_length
+
+
+def _vllm_has_room_for_the_rank(run: RunFile) -> bool:
+    grpo = run.training.grpo
+    return grpo is None or grpo.max_lora_rank is None or grpo.max_lora_rank >= run.lora.r
+
+
+def _vllm_takes_the_biases(run: RunFile) -> bool:
+    grpo = run.training.grpo
+    return grpo is None or not grpo.fast_inference or run.lora.bias == "none"
+
+
+METHOD = value("training.method", Method.SFT)
+GRPO = given("training.grpo")
+FAST_INFERENCE = value("training.grpo.fastInference", False)
+
+
+def _only_for(method: Method) -> Conflict:
+    block = method.lower()
+    return Conflict(
+        cel=f"!({given(f'training.{block}')}) || {METHOD} == '{method}'",
+        message=f"training.{block} is for method {method} only: remove it or set training.method to {method}.",
+        field="training",
+    )
+
+
+GRPO_CONFLICTS = (
+    Conflict(
+        cel=f"{METHOD} != 'GRPO' || !({given('training.evalSteps')} || {given('training.earlyStopping')})",
+        message="GRPO has no held-out loss: remove training.evalSteps and training.earlyStopping.",
+        field="training",
+    ),
+    Conflict(
+        cel=f"{METHOD} != 'GRPO' || ({value('resources.gpus', 1)} == 1 && {value('resources.nodes', 1)} == 1)",
+        message="GRPO trains on one GPU: set resources.gpus and resources.nodes to 1.",
+        field="resources",
+    ),
+    Conflict(
+        cel=f"{METHOD} != 'GRPO' || {GRPO}",
+        message="method GRPO needs training.grpo.rewards: say what makes an answer good.",
+        field="training",
+    ),
+    Conflict(
+        cel=f"!({GRPO}) || !({given('model.maxSeqLength')}) || {value('training.grpo.maxPromptLength', 512)}"
+        f" + {value('training.grpo.maxCompletionLength', 256)} <= self.model.maxSeqLength",
+        message="training.grpo.maxPromptLength + maxCompletionLength is more than model.maxSeqLength: lower them or "
+        "raise it.",
+        field="training",
+        holds=_rows_hold_prompt_and_answer,
+    ),
+    Conflict(
+        cel=f"!({GRPO}) || {value('dataset.overlength', 'drop')} != 'truncate'",
+        message="dataset.overlength: truncate is not for GRPO, as a cut prompt asks something else: set drop or fail.",
+        field="dataset",
+    ),
+    Conflict(
+        cel=f"{FAST_INFERENCE} || !({given('training.grpo.maxLoraRank')}"
+        f" || {given('training.grpo.gpuMemoryUtilization')})",
+        message="training.grpo.maxLoraRank and gpuMemoryUtilization need fastInference: true: set it or remove them.",
+        field="training",
+    ),
+    Conflict(
+        cel=f"!({given('training.grpo.maxLoraRank')} && {given('lora.r')})"
+        " || self.training.grpo.maxLoraRank >= self.lora.r",
+        message="training.grpo.maxLoraRank is less than lora.r: raise it or remove it.",
+        field="training",
+        holds=_vllm_has_room_for_the_rank,
+    ),
+    Conflict(
+        cel=f"!{FAST_INFERENCE} || {value('lora.bias', 'none')} == 'none'",
+        message="training.grpo.fastInference takes no adapter with bias: set lora.bias to none.",
+        field="lora",
+        holds=_vllm_takes_the_biases,
+    ),
+    Conflict(
+        cel=f"!({GRPO} && {given('evaluation.gate')}) || !(has(self.evaluation.gate.maxEvalLoss)"
+        " || has(self.evaluation.gate.minImprovement) || has(self.evaluation.gate.minTokenAccuracy))",
+        message="GRPO has no held-out loss: gate it by evaluation.gate.minReward.",
+        field="evaluation",
+    ),
+    Conflict(
+        cel=f"{GRPO} || !({given('evaluation.gate.minReward')})",
+        message="evaluation.gate.minReward is for method GRPO only: remove it.",
+        field="evaluation",
+    ),
+    Conflict(
+        cel=f"!({GRPO}) || !({given('evaluation.exactMatch')})",
+        message="evaluation.exactMatch has no references in prompts of GRPO: use the reward exactAnswer.",
+        field="evaluation",
+    ),
+)
+
+CONFLICTS = (
+    Conflict(
+        cel="!has(self.model.revision) || !self.model.name.contains('://')",
+        message="model.revision is for Hugging Face models; a folder has no revisions: remove it.",
+        field="model",
+    ),
+    Conflict(
+        cel=f"!({given('training.maxSteps')} && {given('training.numTrainEpochs')})",
+        message="training takes maxSteps or numTrainEpochs, not both: remove one.",
+        field="training",
+    ),
+    Conflict(
+        cel=f"!({given('evaluation.gate.minExactMatch')}) || has(self.evaluation.exactMatch)",
+        message="evaluation.gate.minExactMatch needs evaluation.exactMatch: set evaluation.exactMatch to {rows: 32}, "
+        "say.",
+        field="evaluation",
+    ),
+    *(_only_for(method) for method in Method),
+    Conflict(
+        cel=f"!{value('training.packing', False)} || {METHOD} == 'SFT'",
+        message="training.packing is for method SFT only: remove it.",
+        field="training",
+    ),
+    Conflict(
+        cel=f"!({given('training.dpo.labelSmoothing')}) || self.training.dpo.labelSmoothing == 0.0"
+        f" || {value('training.dpo.lossType', 'sigmoid')} == 'robust'",
+        message="training.dpo.labelSmoothing counts with lossType robust only: set lossType to robust or remove it.",
+        field="training",
+    ),
+    Conflict(
+        cel=f"!has(self.dataset.format) || ((self.dataset.format == 'preference') == ({METHOD} == 'DPO')"
+        f" && (self.dataset.format == 'prompt') == ({METHOD} == 'GRPO'))",
+        message="dataset.format does not suit training.method: DPO reads preference rows, GRPO prompt rows, SFT all "
+        "others.",
+        field="dataset",
+    ),
+    *GRPO_CONFLICTS,
+)
+"""What must hold between the fields of a run. The API server asks it of what the user wrote; a field that a class may
+set is judged there only where it is given. What a default can break the operator asks again, of the resolved run."""
+
+
+def conflicts(run: RunFile) -> tuple[str, ...]:
+    """A sentence for each rule that a default has broken. `run` has all defaults in it."""
+    return tuple(conflict.message for conflict in CONFLICTS if conflict.holds is not None and not conflict.holds(run))
