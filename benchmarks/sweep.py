@@ -76,7 +76,7 @@ class Workload:
         """A run of which only the class's memory is told, and perhaps the micro-batch. Raises DoesNotFit."""
         named = {"perDeviceTrainBatchSize": micro_batch} if micro_batch else {}
         run = run_file(
-            model={"name": f"s3://models/{self.shape}", "maxSeqLength": ROW_TOKENS, "loadIn4bit": True},
+            model={"name": f"s3://models/{self.shape}", "maxSeqLength": ROW_TOKENS, "quantization": "NF4"},
             training={"maxSteps": WARM_UP + self.steps} | named,
             accelerator={"kind": "GPU", "memoryGiB": cap},
         )

@@ -26,6 +26,7 @@ from typing import Any
 
 from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.libraries import environment, versions
 from lora_trainer.memory import GIB, memory_bytes, weight_bytes
 from lora_trainer.model_shape import ModelShape, model_shape
@@ -73,10 +74,11 @@ class Point:
     def run(self) -> RunFile:
         """The point as a run file."""
         placeholder = {"uri": "s3://bucket/none"}
+        quantization = Quantization.NF4 if self.load_in_4bit else Quantization.NONE
         return RunFile.model_validate(
             {
                 "identity": {"namespace": "benchmarks", "name": self.shape, "uid": "0"},
-                "model": {"name": self.shape, "maxSeqLength": self.row_tokens, "loadIn4bit": self.load_in_4bit},
+                "model": {"name": self.shape, "maxSeqLength": self.row_tokens, "quantization": quantization},
                 "lora": {"r": self.r},
                 "training": {"maxSteps": 2, "learningRate": 1e-4, "optim": "adamw_8bit"},
                 "dataset": placeholder,

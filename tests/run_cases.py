@@ -145,10 +145,17 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("a name of 48", metadata__name="a" * 48),
     _created("a name of 49", "at most 48", metadata__name="a" * 49),
     _created("a name with a dot", "lower-case letters", metadata__name="a.b"),
-    _created("a base in 16 bits", spec__model__loadIn4bit=False),
-    _created("a base in as many bits as fit", spec__model__loadIn4bit="auto"),
-    _created("a base in eight bits", "spec.model.loadIn4bit", spec__model__loadIn4bit=8),
-    _created("a word that is true", "spec.model.loadIn4bit", spec__model__loadIn4bit="true"),
+    _created("a base in 16 bits", spec__model__quantization="None"),
+    _created("a base in as many bits as fit", spec__model__quantization="Auto"),
+    _created("a base in eight bits", "spec.model.quantization", spec__model__quantization="NF8"),
+    _created("a base that is true", "spec.model.quantization", spec__model__quantization=True),
+    _created("LoftQ", spec__lora__loftqConfig={}, spec__model__quantization="None"),
+    _created(
+        "LoftQ of a base in 4 bits",
+        "needs a base model in 16 bits",
+        spec__lora__loftqConfig={},
+        spec__model__quantization="Auto",
+    ),
     _created("a revision of a hub model", spec__model__revision="main"),
     _created(
         "a revision of a folder", "a folder has no revisions", spec__model__revision="x", spec__model__name="s3://abc/m"

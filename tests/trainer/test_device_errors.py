@@ -26,10 +26,10 @@ FOUR_PETABYTES = 2**52
         (Stage.LOADING, {}, "DoesNotFit", "while the model was loaded: the model does not fit", "a class with more"),
         (
             Stage.LOADING,
-            {"loadIn4bit": False},
+            {"quantization": "None"},
             "DoesNotFit",
             "while the model was loaded",
-            "set model.loadIn4bit: true",
+            "set model.quantization: NF4",
         ),
         (Stage.TRAINING, {}, "OutOfMemory", "after step 3 of 60 with 1 rows per forward pass", "perDeviceTrainBatch"),
         (Stage.EVALUATING, {}, "OutOfMemory", "in the evaluation after training with one row", "model.maxSeqLength"),

@@ -33,7 +33,7 @@ def notebook(
     rows: Iterable[Mapping[str, Any]],
     longest: int,
     training: Mapping[str, Any],
-    in_4bit: bool = True,
+    quantization: str = "NF4",
 ) -> SmallRun:
     """The sample with these `rows`, and `training` over its own."""
     path = store.folder / BUCKET / f"data/{name}.jsonl"
@@ -44,7 +44,7 @@ def notebook(
         folder,
         name=name,
         lora=spec["lora"],
-        model={"name": WHOLE_MODEL, "maxSeqLength": longest, "loadIn4bit": in_4bit},
+        model={"name": WHOLE_MODEL, "maxSeqLength": longest, "quantization": quantization},
         dataset=spec["dataset"] | {"uri": f"s3://{BUCKET}/data/{name}.jsonl"},
         training=spec["training"] | dict(training),
         evaluation={"maxRows": 16, "holdoutFraction": 0.2, "samples": 0, "exactMatch": None, "prompts": []},
@@ -113,7 +113,7 @@ def test_grpo_and_its_resumption(credentials: ObjectStore, tmp_path: Path) -> No
             for a, b in sorted({*sums})
         ),
         longest=128,
-        in_4bit=False,  # it generates, for which 4 bits are decoded again with every token
+        quantization="None",  # it generates, for which 4 bits are decoded again with every token
         training={
             "maxSteps": 6,
             "learningRate": 1e-3,

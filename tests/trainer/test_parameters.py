@@ -43,14 +43,14 @@ CASES: dict[str, dict[str, Any]] = {
     "length": {"model": {"maxSeqLength": 640}},
     "recomputed": {"lora": {"useGradientCheckpointing": "enabled"}},
     "kept": {"lora": {"useGradientCheckpointing": "disabled"}},
-    "16 bit": {"model": {"loadIn4bit": False, "dtype": "bfloat16"}},
-    "bias none": {"model": {"loadIn4bit": False, "dtype": "bfloat16"}},
+    "16 bit": {"model": {"quantization": "None", "dtype": "bfloat16"}},
+    "bias none": {"model": {"quantization": "None", "dtype": "bfloat16"}},
     "bias lora_only": {
-        "model": {"loadIn4bit": False, "dtype": "bfloat16"},
+        "model": {"quantization": "None", "dtype": "bfloat16"},
         "lora": {"bias": "lora_only", "targetModules": ["q_proj"]},
     },
     "bias all": {
-        "model": {"loadIn4bit": False, "dtype": "bfloat16"},
+        "model": {"quantization": "None", "dtype": "bfloat16"},
         "lora": {"bias": "all", "targetModules": ["q_proj"]},
     },
 }
@@ -134,7 +134,7 @@ def test_every_field_has_a_case() -> None:
     """A field that is added to the spec must be tried here too."""
     fields = {name for block in ("model", "lora") for name in dict(settled({}).wire())[block]}
     tried = {name for edits in CASES.values() for block in ("model", "lora") for name in edits.get(block, {})}
-    elsewhere = {"name", "loadIn4bit"} | {"revision", "tokenSecretRef", "loftqConfig"}
+    elsewhere = {"name", "quantization"} | {"revision", "tokenSecretRef", "loftqConfig"}
     assert fields <= tried | elsewhere
 
 

@@ -47,7 +47,7 @@ def answered(trained: Trained, store: ObjectStore, tmp_path_factory: pytest.Temp
         store,
         tmp_path_factory.mktemp("answered"),
         name="answered",
-        model={"name": WHOLE_MODEL, "maxSeqLength": 144, "loadIn4bit": False},
+        model={"name": WHOLE_MODEL, "maxSeqLength": 144, "quantization": "None"},
         evaluation={"maxRows": 4} | asked,
     )
     with small.attempt(1) as attempt:

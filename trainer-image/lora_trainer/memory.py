@@ -73,7 +73,7 @@ def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens:
 
 def standing_bytes(shape: ModelShape, run: RunFile) -> float:
     """What is held all the time: weights, the adapter with its optimizer, and what comes with any process."""
-    in_4bit = bool(run.model.load_in_4bit)
+    in_4bit = run.model.in_4bit
     weights = weight_bytes(shape, load_in_4bit=in_4bit) + unpacked_bytes(shape, load_in_4bit=in_4bit)
     adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
     return weights + adapter + beside_bytes(run.accelerator.kind)

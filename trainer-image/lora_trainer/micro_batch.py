@@ -92,7 +92,7 @@ def _least_kept(run: RunFile, layers: int) -> int:
 def _does_not_fit(run: RunFile, cut: Cut, *, row_tokens: int, gib: float) -> TrainerError:
     rows = "one row" if cut.micro_batch == 1 else f"{cut.micro_batch} rows"
     named = "training.perDeviceTrainBatchSize or " if run.training.per_device_train_batch_size else ""
-    sixteen_bit = "" if run.model.load_in_4bit else " set model.loadIn4bit: true,"
+    sixteen_bit = "" if run.model.in_4bit else " set model.quantization: NF4,"
     return TrainerError(
         ExitCode.DoesNotFit,
         f"The run needs about {gib:.1f} GiB for {rows} of {row_tokens} tokens, and the class offers"

@@ -107,8 +107,8 @@ def load_arguments(run: RunFile, *, sequence_tokens: int) -> dict[str, Any]:
     spec = run.model
     return {
         "max_seq_length": sequence_tokens,
-        "load_in_4bit": spec.load_in_4bit,
-        "load_in_16bit": not spec.load_in_4bit,
+        "load_in_4bit": spec.in_4bit,
+        "load_in_16bit": not spec.in_4bit,
         "use_exact_model_name": True,
         "use_gradient_checkpointing": CHECKPOINTING[run.gradient_checkpointing],
         "random_state": run.lora.random_state,

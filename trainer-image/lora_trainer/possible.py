@@ -1,7 +1,6 @@
 """Settings that cannot be honoured, refused before anything is fetched. Pure.
 
-The API server cannot refuse them: whether a class has a GPU stands in another object, and its rules do not see
-model.loadIn4bit, which is of two types.
+The API server cannot refuse them: whether a class has a GPU stands in another object.
 """
 
 from __future__ import annotations
@@ -12,13 +11,7 @@ from lora_trainer.errors import TrainerError
 
 
 def require_possible(run: RunFile) -> None:
-    """Raise ConfigInvalid that names the first setting which does not go with another, or with the run's class."""
-    if run.lora.loftq_config is not None and run.model.load_in_4bit is not False:
-        raise TrainerError(
-            ExitCode.ConfigInvalid,
-            "lora.loftqConfig needs a 16-bit base.",
-            "Set model.loadIn4bit to false or remove lora.loftqConfig.",
-        )
+    """Raise ConfigInvalid that names the first setting which does not go with the run's class."""
     if run.accelerator.kind is AcceleratorKind.GPU:
         return
     grpo = run.training.grpo

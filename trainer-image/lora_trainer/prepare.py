@@ -77,7 +77,7 @@ def prepare(
     drawn = zip(split.train.lengths, split.trained_on, strict=True)
     size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
     estimate, chosen = size_run(run, model_shape(model.config), size)
-    run = run.loaded_in_4bit(chosen.load_in_4bit)
+    run = run.quantized(chosen.quantization)
 
     prompts = tokenise_prompts(run.evaluation.prompts, data.tokenizer, max_length=run.model.max_seq_length)
 

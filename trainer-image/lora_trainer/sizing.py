@@ -6,6 +6,7 @@ from math import ceil
 
 from lora_trainer.contract.outcome import Chosen, Estimate
 from lora_trainer.contract.run import EIGHT_BIT_OPTIMIZERS, FASTEST_OPTIMIZER, AcceleratorKind, RunFile
+from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import (
@@ -31,11 +32,11 @@ Sized = tuple[Estimate, Chosen]
 
 def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     """Fill in every number that the user left unset, so that the run fits the class's memory. Raises DoesNotFit."""
-    if run.model.load_in_4bit != "auto":
+    if run.model.quantization is not Quantization.AUTO:
         return _size(run, shape, data)
-    four = _size(run.loaded_in_4bit(True), shape, data)
+    four = _size(run.quantized(Quantization.NF4), shape, data)
     try:
-        sixteen = _size(run.loaded_in_4bit(False), shape, data)
+        sixteen = _size(run.quantized(Quantization.NONE), shape, data)
     except TrainerError:
         sixteen = None
     why, (estimate, chosen) = _precision(four, sixteen, run, shape)
@@ -46,12 +47,12 @@ def _precision(four: Sized, sixteen: Sized | None, run: RunFile, shape: ModelSha
     """16 bits where they cost nothing but memory, and why. They are no faster: on an H200 Llama 8B's shape trained at
     15 973 tokens per second in 16 bits, at 15 958 in 4 (torch 2.11)."""
     if shape.quantized:
-        return "loadIn4bit true: the model's weights come quantised.", four
+        return "quantization NF4: the model's weights come quantised.", four
     if offered_gib(run) is None:
-        return "loadIn4bit true: the class names no memory.", four
+        return "quantization NF4: the class names no memory.", four
     if sixteen is None or _cut(sixteen) != _cut(four):
-        return f"loadIn4bit true: 16-bit weights leave too little of {run.accelerator.memory_gib:g} GiB.", four
-    return "loadIn4bit false: the class's memory has room for 16-bit weights beside all else.", sixteen
+        return f"quantization NF4: 16-bit weights leave too little of {run.accelerator.memory_gib:g} GiB.", four
+    return "quantization None: the class's memory has room for 16-bit weights beside all else.", sixteen
 
 
 def _cut(sized: Sized) -> tuple[int, int, str]:
@@ -112,7 +113,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
         packing_length=packing_length,
         optim=optim,
         dtype=_dtype(run),
-        load_in_4bit=bool(run.model.load_in_4bit),
+        quantization=run.model.quantization,
         loader=packed.loader,
         dataloader_workers=workers,
         reasons=(

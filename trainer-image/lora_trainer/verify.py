@@ -103,7 +103,7 @@ def _load(spec: ModelSpec, *, base: Path, adapter: Path) -> tuple[PeftModel, Pre
         dtype=getattr(torch, dtype),
         device_map={"": 0} if gpu else "cpu",
         local_files_only=True,
-        **({"quantization_config": four_bit} if spec.load_in_4bit and not quantized else {}),
+        **({"quantization_config": four_bit} if spec.in_4bit and not quantized else {}),
     )
     model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
     return model, AutoTokenizer.from_pretrained(adapter, local_files_only=True), dtype

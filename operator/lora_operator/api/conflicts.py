@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.cel import given, rule, value
+from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.contract.spec.training import Method
 
 
@@ -42,6 +43,10 @@ def _vllm_has_room_for_the_rank(run: RunFile) -> bool:
 def _vllm_takes_the_biases(run: RunFile) -> bool:
     grpo = run.training.grpo
     return grpo is None or not grpo.fast_inference or run.lora.bias == "none"
+
+
+def _loftq_has_16_bits(run: RunFile) -> bool:
+    return run.lora.loftq_config is None or run.model.quantization is Quantization.NONE
 
 
 METHOD = value("training.method", Method.SFT)
@@ -140,6 +145,12 @@ CONFLICTS = (
         message="evaluation.gate.minExactMatch needs evaluation.exactMatch: set evaluation.exactMatch to {rows: 32}, "
         "say.",
         field="evaluation",
+    ),
+    Conflict(
+        cel=f"!({given('lora.loftqConfig')} && {given('model.quantization')}) || self.model.quantization == 'None'",
+        message="lora.loftqConfig needs a base model in 16 bits: set model.quantization: None or remove loftqConfig.",
+        field="lora",
+        holds=_loftq_has_16_bits,
     ),
     *(_only_for(method) for method in Method),
     Conflict(

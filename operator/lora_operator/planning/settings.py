@@ -76,5 +76,5 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-OPEN = "auto"
+OPEN = "Auto"
 """A value that leaves the choice to the trainer."""

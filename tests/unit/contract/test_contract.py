@@ -46,7 +46,7 @@ def digest(*, data: str = "d1", revision: str = "r1", **edits: Any) -> str:
 SHAPING = [
     {"model__name": "other/model"},
     {"model__maxSeqLength": 1024},
-    {"model__loadIn4bit": False},
+    {"model__quantization": "None"},
     {"model__dtype": "float16"},
     {"lora__r": 8},
     {"lora__loraAlpha": 32},

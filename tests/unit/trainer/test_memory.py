@@ -29,7 +29,8 @@ def test_parameters_of_a_known_model() -> None:
 
 def test_sixteen_bit_weights_take_four_times_as_much() -> None:
     four, sixteen = (
-        memory_bytes(SHAPE, run_file(model={"loadIn4bit": flag}), tokens=1, kept_layers=0) for flag in (True, False)
+        memory_bytes(SHAPE, run_file(model={"quantization": asked}), tokens=1, kept_layers=0)
+        for asked in ("NF4", "None")
     )
     unpacked = unpacked_bytes(SHAPE, load_in_4bit=True)
     assert sixteen - four == pytest.approx((2 - 0.5 - 1 / 64) * SHAPE.linear_parameters - unpacked)

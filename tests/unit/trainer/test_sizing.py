@@ -58,34 +58,37 @@ def test_memory_decides_micro_batch_and_kept_layers(
 
 
 @pytest.mark.parametrize(
-    ("gib", "asked", "in_4bit", "why"),
+    ("gib", "asked", "decided", "why"),
     [
-        (139, "auto", False, "loadIn4bit false: the class's memory has room for 16-bit weights beside all else."),
-        (40, "auto", True, "loadIn4bit true: 16-bit weights leave too little of 40 GiB."),
-        (12, "auto", True, "loadIn4bit true: 16-bit weights leave too little of 12 GiB."),  # or do not fit at all
-        (None, "auto", True, "loadIn4bit true: the class names no memory."),
-        (139, True, True, None),
-        (139, False, False, None),
+        (139, "Auto", "None", "quantization None: the class's memory has room for 16-bit weights beside all else."),
+        (40, "Auto", "NF4", "quantization NF4: 16-bit weights leave too little of 40 GiB."),
+        (12, "Auto", "NF4", "quantization NF4: 16-bit weights leave too little of 12 GiB."),  # or do not fit at all
+        (None, "Auto", "NF4", "quantization NF4: the class names no memory."),
+        (139, "NF4", "NF4", None),
+        (139, "None", "None", None),
     ],
 )
 def test_base_in_16_bits_where_it_costs_nothing_but_memory(
-    gib: float | None, asked: bool | str, in_4bit: bool, why: str | None
+    gib: float | None, asked: str, decided: str, why: str | None
 ) -> None:
     model = {"maxSeqLength": 2048}
-    numbers = chosen(accelerator=offering(gib), model=model | {"loadIn4bit": asked})
-    assert numbers.load_in_4bit is in_4bit
+    numbers = chosen(accelerator=offering(gib), model=model | {"quantization": asked})
+    assert numbers.quantization == decided
     assert numbers.reasons[0] == why or why is None
     packed = 0 if why is None else 1
     assert numbers.reasons[packed].startswith("packing on")
-    in_either = chosen(accelerator=offering(gib), model=model | {"loadIn4bit": in_4bit})
+    in_either = chosen(accelerator=offering(gib), model=model | {"quantization": decided})
     assert numbers.model_copy(update={"reasons": ()}) == in_either.model_copy(update={"reasons": ()})
 
 
 def test_weights_that_come_quantised_stay_so() -> None:
     shape = model_shape(LLAMA_8B | {"quantization_config": {"quant_method": "bitsandbytes"}})
-    run = run_file(accelerator=offering(139), model={"loadIn4bit": "auto"}, training={"maxSteps": None})
+    run = run_file(accelerator=offering(139), model={"quantization": "Auto"}, training={"maxSteps": None})
     numbers = size_run(run, shape, DATA)[1]
-    assert (numbers.load_in_4bit, numbers.reasons[0]) == (True, "loadIn4bit true: the model's weights come quantised.")
+    assert (numbers.quantization, numbers.reasons[0]) == (
+        "NF4",
+        "quantization NF4: the model's weights come quantised.",
+    )
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("unsloth", 32), ("enabled", 0), ("disabled", 32)])
@@ -186,11 +189,11 @@ def test_every_choice_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    "blocks", [{"model": {"loadIn4bit": "auto"}}, {"training": {"method": "DPO"}}, {"accelerator": {"kind": "CPU"}}]
+    "blocks", [{"model": {"quantization": "Auto"}}, {"training": {"method": "DPO"}}, {"accelerator": {"kind": "CPU"}}]
 )
 def test_reasons_begin_with_the_name_of_what_was_chosen(blocks: dict[str, Any]) -> None:
     numbers = chosen(**blocks)
-    shown = {"packing": "on" if numbers.packing else "off", "loadIn4bit": str(numbers.load_in_4bit).lower()}
+    shown = {"packing": "on" if numbers.packing else "off", "quantization": numbers.quantization}
     shown |= {"loader": numbers.loader, "optim": numbers.optim, "dataloaderWorkers": str(numbers.dataloader_workers)}
     shown |= {"micro-batch": str(numbers.per_device_train_batch_size)}
     told = dict(reason.split(":")[0].split(" ")[:2] for reason in numbers.reasons)

@@ -24,7 +24,9 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method not in (None, "bitsandbytes"):
         what = f"its weights are quantised already, with {method}"
-        raise unsupported(name, what, "Choose the model's 16-bit weights; model.loadIn4bit quantises them when loading")
+        raise unsupported(
+            name, what, "Choose the model's 16-bit weights; model.quantization: NF4 quantises them when loading"
+        )
 
 
 def check_shards(name: str, index: Mapping[str, Any], files: Collection[str]) -> None:

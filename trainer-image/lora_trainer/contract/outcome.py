@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.contract.wire import WireModel
 
 MAX_BYTES = 4096
@@ -151,8 +152,8 @@ class Chosen(WireModel):
     """Optimizer."""
     dtype: str
     """Compute type."""
-    load_in_4bit: Annotated[bool, Field(alias="loadIn4bit")] = True
-    """Whether the base model is loaded in 4-bit."""
+    quantization: Quantization = Quantization.NF4
+    """How the base model's weights are held: NF4 or None."""
     loader: Loader = Loader.FAST_LANGUAGE_MODEL
     """Unsloth's class that loads and trains the model."""
     dataloader_workers: int = 0

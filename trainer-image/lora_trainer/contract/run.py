@@ -14,7 +14,7 @@ from pydantic import Field
 from lora_trainer.contract.spec.dataset import DatasetSpec
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.contract.spec.lora import GradientCheckpointing, LoraSpec
-from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.model import ModelSpec, Quantization
 from lora_trainer.contract.spec.output import OutputSpec
 from lora_trainer.contract.spec.resources import ResourcesSpec
 from lora_trainer.contract.spec.training import TrainingSpec
@@ -84,9 +84,9 @@ class RunFile(WireModel):
     model_cache: bool = False
     """Whether base models are kept at MODEL_CACHE."""
 
-    def loaded_in_4bit(self, in_4bit: bool) -> RunFile:
-        """The run with model.loadIn4bit as it was decided."""
-        return self.model_copy(update={"model": self.model.model_copy(update={"load_in_4bit": in_4bit})})
+    def quantized(self, quantization: Quantization) -> RunFile:
+        """The run with model.quantization as it was decided."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"quantization": quantization})})
 
     @property
     def gradient_checkpointing(self) -> GradientCheckpointing:

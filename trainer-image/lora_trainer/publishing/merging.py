@@ -79,8 +79,8 @@ def require_same(merged: torch.Tensor, *, tuned: torch.Tensor, plain: torch.Tens
             ExitCode.ExportFailed,
             f"The merged model is not the model that was trained: its logits differ from base and adapter by"
             f" {drift:.2f} of what the adapter changes ({LARGEST_DRIFT:g} is allowed).",
-            "Use the adapter itself; or train with model.loadIn4bit false, or with a higher rank or learning rate: what"
-            " an adapter changes must not drown in the rounding of 16-bit weights.",
+            "Use the adapter itself; or train with model.quantization None, or with a higher rank or learning rate:"
+            " what an adapter changes must not drown in the rounding of 16-bit weights.",
         )
     return drift
 

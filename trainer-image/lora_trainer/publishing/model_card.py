@@ -115,7 +115,7 @@ def _settings(run: RunFile, prepared: PrepareResult, steps: int) -> dict[str, ob
     return {
         "rank / alpha / dropout": f"{run.lora.r} / {run.lora.alpha} / {run.lora.lora_dropout}",
         "target modules": ", ".join(run.lora.target_modules),
-        "base precision": "4-bit NF4" if run.model.load_in_4bit else chosen.dtype,
+        "base precision": "4-bit NF4" if run.model.in_4bit else chosen.dtype,
         "optimizer steps": f"{steps} of {chosen.max_steps}",
         "effective batch (rows)": chosen.per_device_train_batch_size
         * chosen.gradient_accumulation_steps

@@ -37,7 +37,7 @@ WHAT_IS_COMPILED_FOR = {
     "packing_length",
     "optim",
     "dtype",
-    "load_in_4bit",
+    "quantization",
 }
 """Fields of Chosen that shape the code of a step."""
 

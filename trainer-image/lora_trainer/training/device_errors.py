@@ -44,7 +44,7 @@ def _out_of_memory(run: RunFile, chosen: Chosen, progress: ProgressServer) -> Tr
     where, rows = _where(progress), chosen.per_device_train_batch_size
     match progress.progress.stage:
         case Stage.LOADING:
-            four_bit = "" if run.model.load_in_4bit else "set model.loadIn4bit: true, "
+            four_bit = "" if run.model.in_4bit else "set model.quantization: NF4, "
             return TrainerError(
                 ExitCode.DoesNotFit,
                 f"Memory ran out {where}: the model does not fit ({held} held).",

@@ -16,6 +16,7 @@ from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen, PrepareResult
 from lora_trainer.contract.progress import Stage
 from lora_trainer.contract.run import RunFile, run_digest
+from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.errors import TrainerError
 from lora_trainer.libraries import compiled_folder, environment, go_offline, import_libraries
 from lora_trainer.micro_batch import shrink
@@ -87,8 +88,8 @@ def fetch_prepared(this: Attempt) -> tuple[Attempt, Prepared]:
 def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
     """The run with what prepare decided. Raises ConfigInvalid where the run file is not the one that prepare read:
     somebody changed it since."""
-    if run.model.load_in_4bit == "auto":
-        run = run.loaded_in_4bit(prepared.chosen.load_in_4bit)
+    if run.model.quantization is Quantization.AUTO:
+        run = run.quantized(prepared.chosen.quantization)
     digest = run_digest(
         run,
         data_digest=prepared.dataset.digest,

@@ -49,7 +49,7 @@ class LoraSpec(WireModel):
     use_rslora: bool = False
     """Rank-stabilised LoRA: scale by loraAlpha / sqrt(r)."""
     loftq_config: LoftqConfig | None = None
-    """LoftQ initialisation. Needs model.loadIn4bit: false."""
+    """LoftQ initialisation. Needs model.quantization: None."""
 
     @property
     def alpha(self) -> int:

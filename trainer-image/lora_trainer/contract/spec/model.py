@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.config import JsonDict
 
 from lora_trainer.contract.spec.names import KeyName, ObjectName
 from lora_trainer.contract.spec.uris import MODEL_NAME
 from lora_trainer.contract.wire import WireModel
 
-OF_TWO_TYPES: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
-"""What stands in a schema for a type where the values are of two: the API server compares with them all the same, only
-its rules (CEL) do not see the field."""
+
+class Quantization(StrEnum):
+    """How the weights of the base model are held while an adapter is trained."""
+
+    AUTO = "Auto"
+    """None where the class's memory has room for it beside all that the run would take with NF4, else NF4."""
+    NF4 = "NF4"
+    """4-bit NormalFloat (QLoRA)."""
+    NONE = "None"
+    """As they are, in 16 bits."""
 
 
 class SecretKeyRef(WireModel):
@@ -32,11 +39,14 @@ class ModelSettings(WireModel):
     """Longest row in tokens. Longer rows are treated as dataset.overlength says."""
     dtype: Literal["bfloat16", "float16"] | None = None
     """Compute type. Unset: bfloat16 where the accelerator has it, else float16."""
-    load_in_4bit: Annotated[Literal[True, False, "auto"], Field(alias="loadIn4bit", json_schema_extra=OF_TWO_TYPES)] = (
-        True
-    )
-    """Load the base model in 4-bit NF4 (QLoRA). False: 16-bit LoRA. auto: 16-bit where the class's memory has room for
-    it beside all that the run would take in 4-bit."""
+    quantization: Quantization = Quantization.NF4
+    """How the base model's weights are held in memory: NF4 (4 bits, QLoRA), None (16 bits, LoRA), or Auto: None where
+    the class's memory has room for it beside all that the run would take with NF4."""
+
+    @property
+    def in_4bit(self) -> bool:
+        """Whether the base model is loaded in 4 bits; also while that is open."""
+        return self.quantization is not Quantization.NONE
 
 
 class ModelSpec(ModelSettings):
