@@ -50,7 +50,7 @@ def steps(store: ObjectStore, folder: Path, *, name: str, gpus: int) -> list[dic
         training=TRAINING | {"saveSteps": STEPS},
         dataset={"overlength": "truncate"},
         evaluation={"maxRows": 8, "samples": 0, "prompts": [], "exactMatch": None},
-        resources={"gpus": gpus},
+        parallelism={"gpus": gpus},
         accelerator={"kind": "GPU", "memoryGiB": 139},
     )
     with small.attempt(1) as attempt:

@@ -137,7 +137,7 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     ),
     _class("a model cache", spec__modelCache={"claimName": "models"}),
     _class("a model cache of no claim", "claimName", spec__modelCache={}),
-    _class("limits", spec__limits={"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "activeDeadlineSeconds": 3600}),
+    _class("limits", spec__limits={"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "maxRuntimeSeconds": 3600}),
     _class("a rank of nought at most", "spec.limits.r", spec__limits={"r": 0}),
     *(_class(f"{entry} in {field}", spec__allowed={field: [entry]}) for field, entry in ALLOWED),
     *(_class(f"{entry} in {field}", f"spec.allowed.{field}", spec__allowed={field: [entry]}) for field, entry in LOOSE),

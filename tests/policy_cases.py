@@ -13,7 +13,7 @@ GUARDED = "guarded"
 """The class of the cases."""
 NAMESPACE = "team-a"
 LIMITS: Body = {
-    "limits": {"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "activeDeadlineSeconds": 3600},
+    "limits": {"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "maxRuntimeSeconds": 3600},
     "allowed": {
         "models": ["meta-llama/*", "s3://{namespace}/models/*", "Qwen/Qwen3-8B"],
         "datasets": ["s3://{namespace}/*", "s3://shared/rows.jsonl", "hf://datasets/openai/*", "configmap://*"],
@@ -69,9 +69,9 @@ CASES: tuple[PolicyCase, ...] = (
     *_pair("lora.r", 65, 64, most=64),
     *_pair("model.maxSeqLength", 4097, 4096, most=4096),
     *_pair("training.maxSteps", 501, 500, most=500),
-    *_pair("activeDeadlineSeconds", 3601, 3600, most=3600),
-    *_pair("resources.gpus", 5, 4, most=4),
-    *_pair("resources.nodes", 3, 2, most=2),
+    *_pair("maxRuntimeSeconds", 3601, 3600, most=3600),
+    *_pair("parallelism.gpus", 5, 4, most=4),
+    *_pair("parallelism.nodes", 3, 2, most=2),
     *_only(
         "model.name",
         refused=("mistralai/Mistral-7B-v0.3", "meta-llama-evil/x", "Qwen/Qwen3-8B-Base", "s3://team-b/models/x"),

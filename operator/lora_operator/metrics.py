@@ -119,7 +119,7 @@ class Metrics:
     def _attempt_ended(self, run: StoredRun, attempt: Attempt, *, class_name: str) -> None:
         self.attempts.labels(run.namespace, attempt.stage, bounded(attempt.reason)).inc()
         if attempt.stage is Stage.TRAIN and attempt.duration_seconds and isinstance(run, LoraFineTune):
-            held = attempt.duration_seconds * run.spec.resources.processes
+            held = attempt.duration_seconds * run.spec.parallelism.processes
             self.accelerator_seconds.labels(run.namespace, class_name).inc(held)
 
 

@@ -104,7 +104,7 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
 
 
 def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
-    tenant.play("run", "ok", ttlSecondsAfterFinished=3)
+    tenant.play("run", "ok", jobRetentionSeconds=3)
     tenant.wait_for("run", "Complete")
     tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"))
     assert tenant.config_map("run") is None
@@ -112,7 +112,7 @@ def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
 
 
 def test_deadline_ends_the_run(tenant: Tenant) -> None:
-    tenant.play("run", "until-stopped", activeDeadlineSeconds=60)
+    tenant.play("run", "until-stopped", maxRuntimeSeconds=60)
     run = tenant.wait_for("run", "Failed")
     assert ready_reason(run) == "DeadlineExceeded"
     tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))

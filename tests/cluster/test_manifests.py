@@ -77,7 +77,7 @@ def name(path: Path) -> str:
 
 def classes() -> list[dict]:
     """The classes of our manifests, with a limit."""
-    limits = {"spec.limits.activeDeadlineSeconds": LONGEST}
+    limits = {"spec.limits.maxRuntimeSeconds": LONGEST}
     return [edited(yaml.safe_load(file.read_text()), limits) for file in CLASSES]
 
 
@@ -85,7 +85,7 @@ def greedy(sample: Path) -> dict:
     """The sample, asking for more than its class allows."""
     body = yaml.safe_load(sample.read_text())
     named = body["spec"].get("className", UNSET)
-    return edited(body, {"spec.className": named, "spec.activeDeadlineSeconds": LONGEST + 1})
+    return edited(body, {"spec.className": named, "spec.maxRuntimeSeconds": LONGEST + 1})
 
 
 def refusal(kubectl: Kubectl, body: dict) -> str:
@@ -150,5 +150,5 @@ def test_file_is_accepted(file: Path, kubectl: Kubectl) -> None:
 def test_a_sample_that_asks_for_too_much_is_refused_by_its_class(sample: Path, kubectl: Kubectl) -> None:
     body = greedy(sample)
     said = refusal(kubectl, body)
-    assert f"spec.activeDeadlineSeconds is {LONGEST + 1}" in said
+    assert f"spec.maxRuntimeSeconds is {LONGEST + 1}" in said
     assert f"LoraFineTuneClass {body['spec']['className']} allows at most {LONGEST}" in said

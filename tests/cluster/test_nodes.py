@@ -24,7 +24,7 @@ from tests.demo.environment import Environment
 from tests.kstatus import breaches
 
 STEPS = 20
-TWO_NODES = {"resources": {"nodes": 2}}
+TWO_NODES = {"parallelism": {"nodes": 2}}
 
 MakeClass = Callable[[str], str]
 

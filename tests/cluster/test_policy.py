@@ -42,15 +42,15 @@ def test_a_class_that_became_stricter_keeps_nobody_from_editing_a_run(environmen
     name = f"{tenant.namespace}-stricter"
     make_class(environment.kubectl, name, like=DEMO_CLASS)
     try:
-        tenant.apply("run", className=name, lora={"r": 64}, suspend=True, activeDeadlineSeconds=7200)
-        make_class(environment.kubectl, name, like=DEMO_CLASS, limits={"r": 8, "activeDeadlineSeconds": 3600})
+        tenant.apply("run", className=name, lora={"r": 64}, suspend=True, maxRuntimeSeconds=7200)
+        make_class(environment.kubectl, name, like=DEMO_CLASS, limits={"r": 8, "maxRuntimeSeconds": 3600})
         later = itertools.count(7201)
-        said = first_refusal(lambda: refusal_of(lambda: tenant.patch("run", activeDeadlineSeconds=next(later))))
-        assert "spec.activeDeadlineSeconds is" in said
+        said = first_refusal(lambda: refusal_of(lambda: tenant.patch("run", maxRuntimeSeconds=next(later))))
+        assert "spec.maxRuntimeSeconds is" in said
         assert f"LoraFineTuneClass {name} allows at most 3600" in said
         tenant.patch("run", suspend=False)
         tenant.patch("run", suspend=True, retryLimit=1)
-        tenant.patch("run", activeDeadlineSeconds=3600)
+        tenant.patch("run", maxRuntimeSeconds=3600)
     finally:
         environment.kubectl("delete", "lorafinetuneclass", name)
 

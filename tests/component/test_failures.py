@@ -117,7 +117,7 @@ async def test_a_run_applied_suspended_waits_without_pods(world: World) -> None:
 
 
 async def test_the_deadline_stops_the_pod(world: World) -> None:
-    world.apply(activeDeadlineSeconds=60)
+    world.apply(maxRuntimeSeconds=60)
     await world.prepare()
     await world.start(Stage.TRAIN)
     await world.until("Training")
@@ -127,7 +127,7 @@ async def test_the_deadline_stops_the_pod(world: World) -> None:
 
 
 async def test_children_go_after_the_ttl_and_nothing_comes_back(world: World) -> None:
-    world.apply(ttlSecondsAfterFinished=60)
+    world.apply(jobRetentionSeconds=60)
     await world.prepare()
     await world.train()
     await world.until("AdapterPublished")

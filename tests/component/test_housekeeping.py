@@ -37,11 +37,11 @@ async def test_the_class_says_how_long_children_stay_also_after_the_end(world: W
     await world.train()
     await world.until("AdapterPublished")
     before = world.status()
-    edit_class(world, ttlSecondsAfterFinished=3600)
+    edit_class(world, jobRetentionSeconds=3600)
     world.pass_time(3000)
     await world.settle()
     assert world.jobs() == [PREPARE, train(1)]
-    edit_class(world, ttlSecondsAfterFinished=60)
+    edit_class(world, jobRetentionSeconds=60)
     await world.server.wait_for(lambda: world.jobs() == [], what="the end of the Jobs")
     assert world.server.find("configmaps", CONFIG_MAP, NAMESPACE) is None
     await world.settle()

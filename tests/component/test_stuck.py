@@ -68,7 +68,7 @@ async def test_a_pod_without_steps_to_take_is_left_alone(world: World) -> None:
 
 
 async def test_a_queue_does_not_eat_up_the_deadline(world: World) -> None:
-    world.apply(activeDeadlineSeconds=60)
+    world.apply(maxRuntimeSeconds=60)
     await world.prepare()
     await world.pod(Stage.TRAIN)
     queue(world, suspend=True)

@@ -78,7 +78,7 @@ class Script:
         return ends[min(number, len(ends) - 1)]
 
 
-TWO_NODES = {"resources": {"nodes": 2}}
+TWO_NODES = {"parallelism": {"nodes": 2}}
 STORAGE, BUG, OOM = End(code=50), End(code=1), End(code=30, seconds=8)
 STUCK = End(seconds=None, stuck=True)
 HOST_OOM = End(code=137, bare=True, kubelet_reason="OOMKilled")
@@ -97,11 +97,11 @@ SCRIPTS = (
     Script(name="bug", expected="InternalError", train=(BUG,)),
     Script(name="host-memory", expected="OutOfHostMemory", train=(HOST_OOM,)),
     Script(name="mute-once", expected="AdapterPublished", train=(End(bare=True), End())),
-    Script(name="hung", expected="DeadlineExceeded", train=(End(seconds=None),), spec={"activeDeadlineSeconds": 200}),
+    Script(name="hung", expected="DeadlineExceeded", train=(End(seconds=None),), spec={"maxRuntimeSeconds": 200}),
     Script(name="stuck-once", expected="AdapterPublished", train=(STUCK, End())),
     Script(name="stuck", expected="NoProgress", train=(STUCK,)),
-    Script(name="in-time", expected="AdapterPublished", spec={"activeDeadlineSeconds": 36_000}),
-    Script(name="short-lived", expected="AdapterPublished", spec={"ttlSecondsAfterFinished": 60}),
+    Script(name="in-time", expected="AdapterPublished", spec={"maxRuntimeSeconds": 36_000}),
+    Script(name="short-lived", expected="AdapterPublished", spec={"jobRetentionSeconds": 60}),
     Script(
         name="paused",
         expected="AdapterPublished",

@@ -40,7 +40,7 @@ METADATA: Schema = {
     },
 }
 """Of metadata a CRD's schema says nothing; what is odd in it is the API server's own to refuse."""
-MUTABLE = ("suspend", "retryLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+MUTABLE = ("suspend", "retryLimit", "maxRuntimeSeconds", "jobRetentionSeconds")
 """Fields of a run's spec that may change."""
 
 

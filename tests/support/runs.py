@@ -23,7 +23,7 @@ def run_file(*, endpoint: str | None = None, **blocks: Mapping[str, Any]) -> Run
         "dataset": {"uri": f"s3://{BUCKET}/data/train.jsonl"},
         "evaluation": {"maxRows": 8, "samples": 1},
         "output": {"uri": f"s3://{BUCKET}/adapters"},
-        "resources": {},
+        "parallelism": {},
         "storage": {"workUri": f"s3://{BUCKET}/work"} | ({"endpoint": endpoint} if endpoint else {}),
         "accelerator": {"kind": "CPU"},
     }

@@ -41,7 +41,7 @@ def alone(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def two_processes(store: ObjectStore, folder: Path, *, name: str, of: str = "gpus") -> SmallRun:
     """A run with the effective batch of small_run's, shared by two processes."""
     training = TRAINING | {"gradientAccumulationSteps": 1}
-    return small_run(store, folder, name=name, training=training, lora=LORA, resources={of: 2})
+    return small_run(store, folder, name=name, training=training, lora=LORA, parallelism={of: 2})
 
 
 def two_nodes(small: SmallRun, *, attempt: int) -> list[Attempt]:

@@ -135,7 +135,7 @@ def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: 
         scratch=arguments.scratch,
         place=Place(
             node=arguments.node,
-            nodes=run.resources.nodes,
+            nodes=run.parallelism.nodes,
             host=arguments.first_node,
             port=arguments.rendezvous_port,
         ),

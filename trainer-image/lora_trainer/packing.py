@@ -67,7 +67,7 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
         why = (f"loader {loader}: FastModel was measured to be faster for packed rows only.",) if gpu else ()
         return Packing(length=None, loader=loader, reasons=(reason, *why))
     # What several processes make of it was not measured.
-    alone = run.resources.processes == 1
+    alone = run.parallelism.processes == 1
     loader = Loader.FAST_MODEL if alone else Loader.FAST_LANGUAGE_MODEL
     why = "it is the fastest for packed rows" if alone else "several GPUs share each step"
     return Packing(length=length, loader=loader, reasons=(reason, f"loader {loader}: {why}."))

@@ -65,7 +65,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     packed = choose_packing(run, data, positions=shape.positions)
     packing_length = packed.length
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
-    group, processes = group_size(run.training), run.resources.processes
+    group, processes = group_size(run.training), run.parallelism.processes
     effective = group * max(1, EFFECTIVE_BATCH // group)
     if packing_length:
         effective = EFFECTIVE_BATCH * run.model.max_seq_length // packing_length
@@ -74,7 +74,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     def peak(cut: Cut) -> float:
         tokens = tokens_per_pass(run, cut, row_tokens=row_tokens)
         # The processes of a CPU pod share its memory, each with a model of its own; a GPU has its own.
-        sharing = run.resources.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
+        sharing = run.parallelism.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
         training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers, loader=packed.loader)
         if not generates_itself(run.training):
             return sharing * training

@@ -215,7 +215,7 @@ def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
         fingerprint=digest,
         keep=this.run.training.save_total_limit,
         on_commit=show,
-        processes=this.run.resources.processes,
+        processes=this.run.parallelism.processes,
     )
 
 

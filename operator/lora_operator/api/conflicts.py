@@ -70,9 +70,9 @@ GRPO_CONFLICTS = (
         field="training",
     ),
     Conflict(
-        cel=f"{METHOD} != 'GRPO' || ({value('resources.gpus', 1)} == 1 && {value('resources.nodes', 1)} == 1)",
-        message="GRPO trains on one GPU: set resources.gpus and resources.nodes to 1.",
-        field="resources",
+        cel=f"{METHOD} != 'GRPO' || ({value('parallelism.gpus', 1)} == 1 && {value('parallelism.nodes', 1)} == 1)",
+        message="GRPO trains on one GPU: set parallelism.gpus and parallelism.nodes to 1.",
+        field="parallelism",
     ),
     Conflict(
         cel=f"{METHOD} != 'GRPO' || {GRPO}",

@@ -77,9 +77,9 @@ GUARDS: tuple[Guard, ...] = (
     Guard(field="lora.r", place="limits.r", comparison=AT_MOST),
     Guard(field="model.maxSeqLength", place="limits.maxSeqLength", comparison=AT_MOST),
     Guard(field="training.maxSteps", place="limits.maxSteps", comparison=AT_MOST),
-    Guard(field="activeDeadlineSeconds", place="limits.activeDeadlineSeconds", comparison=AT_MOST),
-    Guard(field="resources.gpus", place="accelerator.maxGpus", comparison=AT_MOST),
-    Guard(field="resources.nodes", place="accelerator.maxNodes", comparison=AT_MOST),
+    Guard(field="maxRuntimeSeconds", place="limits.maxRuntimeSeconds", comparison=AT_MOST),
+    Guard(field="parallelism.gpus", place="accelerator.maxGpus", comparison=AT_MOST),
+    Guard(field="parallelism.nodes", place="accelerator.maxNodes", comparison=AT_MOST),
 )
 
 

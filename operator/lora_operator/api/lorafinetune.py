@@ -16,7 +16,7 @@ from lora_trainer.contract.spec.lora import LoraSpec
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.contract.spec.names import ObjectName
 from lora_trainer.contract.spec.output import OutputSpec
-from lora_trainer.contract.spec.resources import ResourcesSpec
+from lora_trainer.contract.spec.parallelism import ParallelismSpec
 from lora_trainer.contract.spec.training import TrainingSpec
 from lora_trainer.contract.wire import WireModel
 from pydantic import AfterValidator, ConfigDict, Field
@@ -37,7 +37,7 @@ IMMUTABLE = (
     "lora",
     "training",
     "evaluation",
-    "resources",
+    "parallelism",
     "className",
     "queueName",
     "workloadPriorityClassName",
@@ -60,7 +60,7 @@ SPEC_RULES = rules(
 
 
 class LoraFineTuneSpec(WireModel):
-    """What is wanted. A run is immutable: only suspend, retryLimit, activeDeadlineSeconds and ttlSecondsAfterFinished
+    """What is wanted. A run is immutable: only suspend, retryLimit, maxRuntimeSeconds and jobRetentionSeconds
     may
     change after creation."""
 
@@ -80,7 +80,7 @@ class LoraFineTuneSpec(WireModel):
     """How the adapter is trained."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How base and adapter are compared."""
-    resources: ResourcesSpec = ResourcesSpec()
+    parallelism: ParallelismSpec = ParallelismSpec()
     """What the run computes on, within what its class allows."""
     queue_name: KueueName | None = None
     """LocalQueue of Kueue, in the namespace of the run, that training waits in for its accelerator. Unset: the one
@@ -93,9 +93,9 @@ class LoraFineTuneSpec(WireModel):
     """True stops the run after a checkpoint and gives the accelerator back; false goes on from that checkpoint."""
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
     """Attempts that may fail for passing causes (storage, network, node) before the run fails."""
-    active_deadline_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
+    max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
     """The run fails when it is not done this long after its first pod started. Time in a queue does not count."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
+    job_retention_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
     """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time. The LoraFineTune and its status
     stay. Unset: as the class says."""
 
@@ -175,8 +175,8 @@ class Usage(WireModel):
     """What the run took."""
 
     accelerator_seconds: int = 0
-    """Seconds that its train pods held accelerators (or, on a CPU class, ran), times resources.gpus and
-    resources.nodes."""
+    """Seconds that its train pods held accelerators (or, on a CPU class, ran), times parallelism.gpus and
+    parallelism.nodes."""
     peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
     """Peak accelerator memory; peak resident memory on a CPU class."""
     tokens_per_second: float | None = None

@@ -24,7 +24,7 @@ WORK_URI = rf"^(s3|gs|az)://([a-z0-9]|\{{namespace\}})([a-z0-9._-]|\{{namespace\
 URL = rf"^https?://[^{BLANK}]+$"
 RESOURCE_NAME = rf"^{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
-DEFAULT_TTL_SECONDS = 7 * 24 * 3600
+DEFAULT_RETENTION_SECONDS = 7 * 24 * 3600
 DEFAULT_HISTORY_LIMIT = 3
 Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
 
@@ -48,9 +48,9 @@ class AcceleratorSpec(WireModel):
     memory_gib: Annotated[float | None, Field(alias="memoryGiB", gt=0, le=1024)] = None
     """Memory of one GPU in GiB; on a CPU class, what all processes of a run share."""
     max_gpus: Annotated[int, Field(ge=1, le=16)] = 1
-    """Most GPUs of a node that one run may ask for (spec.resources.gpus). On a CPU class: processes."""
+    """Most GPUs of a node that one run may ask for (spec.parallelism.gpus). On a CPU class: processes."""
     max_nodes: Annotated[int, Field(ge=1, le=16)] = 1
-    """Most nodes that one run may ask for (spec.resources.nodes)."""
+    """Most nodes that one run may ask for (spec.parallelism.nodes)."""
 
 
 class CredentialsSpec(WireModel):
@@ -175,8 +175,8 @@ class LimitsSpec(WireModel):
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Most optimizer steps: of training.maxSteps at once, and of epochs when the rows are counted, before a GPU is
     taken."""
-    active_deadline_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
-    """Longest activeDeadlineSeconds, and that of runs which set none."""
+    max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
+    """Longest maxRuntimeSeconds, and that of runs which set none."""
 
 
 class ModelDefaults(ModelSettings):
@@ -269,7 +269,7 @@ class LoraFineTuneClassSpec(WireModel):
     liveness_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = 600
     """A pod that has not answered the kubelet for so long is ended, and its attempt retried. Loading weights and
     compiling kernels may keep a healthy one silent for minutes."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] = DEFAULT_TTL_SECONDS
+    job_retention_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] = DEFAULT_RETENTION_SECONDS
     """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time, unless the run itself says
     when. The LoraFineTune and its status stay. A change holds for finished runs too."""
     failed_jobs_history_limit: Annotated[int, Field(ge=0, le=20)] = DEFAULT_HISTORY_LIMIT

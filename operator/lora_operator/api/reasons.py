@@ -127,9 +127,9 @@ class Reason(StrEnum):
     NOT_SUSPENDED = "NotSuspended"
     """spec.suspend is false."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    """The run's pods have run for spec.activeDeadlineSeconds.
+    """The run's pods have run for spec.maxRuntimeSeconds.
 
-    Cause: The run took longer than spec.activeDeadlineSeconds, or the class's limit.
+    Cause: The run took longer than spec.maxRuntimeSeconds, or the class's limit.
     Remedy: Create another LoraFineTune with a longer deadline or fewer steps.
     """
     NO_PROGRESS = "NoProgress"

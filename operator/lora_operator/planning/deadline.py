@@ -21,15 +21,15 @@ class TimeLimit:
 
 def time_limit(turn: Turn, settled: Settled) -> TimeLimit | None:
     """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
-    own, of_class = turn.run.spec.active_deadline_seconds, settled.class_spec.limits.active_deadline_seconds
+    own, of_class = turn.run.spec.max_runtime_seconds, settled.class_spec.limits.max_runtime_seconds
     if of_class is not None and (own is None or of_class < own):
-        place = f"limits.activeDeadlineSeconds of LoraFineTuneClass {settled.class_name}"
+        place = f"limits.maxRuntimeSeconds of LoraFineTuneClass {settled.class_name}"
         remedy = "Create another LoraFineTune with fewer steps, or with another spec.className."
         return TimeLimit(seconds=of_class, place=place, remedy=remedy)
     if own is None:
         return None
     remedy = "Create another LoraFineTune with a longer deadline or fewer steps."
-    return TimeLimit(seconds=own, place="spec.activeDeadlineSeconds", remedy=remedy)
+    return TimeLimit(seconds=own, place="spec.maxRuntimeSeconds", remedy=remedy)
 
 
 def deadline(turn: Turn, state: StageState, limit: TimeLimit) -> datetime | None:

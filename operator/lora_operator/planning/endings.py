@@ -58,7 +58,7 @@ def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainRes
 
 
 def _accelerator_seconds(turn: Turn, attempts: tuple[Attempt, ...]) -> int:
-    return int(time_spent(attempts).total_seconds()) * turn.run.spec.resources.processes
+    return int(time_spent(attempts).total_seconds()) * turn.run.spec.parallelism.processes
 
 
 def found(turn: Turn, state: StageState) -> Turn:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from lora_trainer.contract.exits import ExitCode
 
-from lora_operator.api.lorafinetuneclass import DEFAULT_HISTORY_LIMIT, DEFAULT_TTL_SECONDS
+from lora_operator.api.lorafinetuneclass import DEFAULT_HISTORY_LIMIT, DEFAULT_RETENTION_SECONDS
 from lora_operator.naming import config_map_name, service_name
 from lora_operator.planning.observed import JobView, Observed
 from lora_operator.planning.status import seen
@@ -34,11 +34,11 @@ def after_the_end(observed: Observed, now: datetime) -> Plan:
 def lifetime(observed: Observed) -> timedelta:
     """How long the children outlive the run: as the run says, or else its class as that is now."""
     run = observed.run
-    if (asked := run.spec.ttl_seconds_after_finished) is not None:
+    if (asked := run.spec.job_retention_seconds) is not None:
         return timedelta(seconds=asked)
     named = (view.spec for view in observed.classes if view.name == run.status.class_name)
     spec = next(named, None)
-    return timedelta(seconds=spec.ttl_seconds_after_finished if spec is not None else DEFAULT_TTL_SECONDS)
+    return timedelta(seconds=spec.job_retention_seconds if spec is not None else DEFAULT_RETENTION_SECONDS)
 
 
 def surplus(observed: Observed) -> tuple[Action, ...]:

@@ -30,7 +30,7 @@ class StageRequest:
     @property
     def nodes(self) -> int:
         """Pods of the attempt; prepare has one."""
-        return self.settled.run_file.resources.nodes if self.stage is Stage.TRAIN else 1
+        return self.settled.run_file.parallelism.nodes if self.stage is Stage.TRAIN else 1
 
 
 @dataclass(frozen=True, kw_only=True)

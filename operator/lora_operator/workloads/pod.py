@@ -63,7 +63,7 @@ def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
     room = spec.prepare if request.stage is Stage.PREPARE else spec.train
     resources = {"cpu": room.cpu, "memory": room.memory}
     if request.stage is Stage.TRAIN and spec.accelerator.kind is AcceleratorKind.GPU:
-        resources[spec.accelerator.resource_name] = str(request.settled.run_file.resources.gpus)
+        resources[spec.accelerator.resource_name] = str(request.settled.run_file.parallelism.gpus)
     return replace(draft, resources=resources)
 
 

@@ -51,7 +51,7 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
         dataset=run.spec.dataset,
         evaluation=filled(run.spec.evaluation, class_spec.defaults.evaluation),
         output=run.spec.output,
-        resources=run.spec.resources,
+        parallelism=run.spec.parallelism,
         storage=Storage(
             work_uri=storage.work_uri.replace("{namespace}", run.namespace),
             endpoint=storage.endpoint,

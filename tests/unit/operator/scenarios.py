@@ -94,7 +94,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     ),
     "model-cache": ({}, {"modelCache": {"claimName": "models"}}),
     "overlaid": ({}, OVERLAY),
-    "two-nodes": ({"resources": {"nodes": 2}}, {}),
+    "two-nodes": ({"parallelism": {"nodes": 2}}, {}),
     "many-sources": (
         {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
         {"storage": GOOGLE, "hubEndpoint": MIRROR},

@@ -54,10 +54,10 @@ def test_a_named_class_needs_not_be_the_default() -> None:
 
 @pytest.mark.parametrize(("field", "limit"), [("gpus", "maxGpus"), ("nodes", "maxNodes")])
 def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class(field: str, limit: str) -> None:
-    world = Simulation(run=a_run(resources={field: 4}), classes=(a_class("small", accelerator=GPUS | {limit: 2}),))
+    world = Simulation(run=a_run(parallelism={field: 4}), classes=(a_class("small", accelerator=GPUS | {limit: 2}),))
     world.settle()
     assert world.condition("Accepted") == ("False", "PolicyViolation")
-    assert f"spec.resources.{field} is 4 and LoraFineTuneClass small allows at most 2" in world.message
+    assert f"spec.parallelism.{field} is 4 and LoraFineTuneClass small allows at most 2" in world.message
     assert not world.created
     world.classes = (a_class("small", accelerator=GPUS | {limit: 4}),)
     world.settle()
@@ -65,8 +65,8 @@ def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class(field: str
 
 
 def test_a_class_that_becomes_stricter_touches_no_run_that_has_begun() -> None:
-    world = training(lora={"r": 64}, activeDeadlineSeconds=7200)
-    strict = {"limits": {"r": 8, "maxSteps": 5, "activeDeadlineSeconds": 60}, "allowed": {"models": ["other/*"]}}
+    world = training(lora={"r": 64}, maxRuntimeSeconds=7200)
+    strict = {"limits": {"r": 8, "maxSteps": 5, "maxRuntimeSeconds": 60}, "allowed": {"models": ["other/*"]}}
     world.classes = (a_class(**strict),)
     world.pass_time(3600)
     world.settle()
@@ -88,17 +88,17 @@ def test_epochs_count_as_steps_when_the_rows_are_known(most: int, trains: bool) 
         assert f"allows at most {most} (its spec.limits.maxSteps)" in world.message
 
 
-@pytest.mark.parametrize("own", [{}, {"activeDeadlineSeconds": 100}], ids=["unset", "raised later"])
+@pytest.mark.parametrize("own", [{}, {"maxRuntimeSeconds": 100}], ids=["unset", "raised later"])
 def test_the_class_ends_a_run_that_sets_no_shorter_deadline(own: dict[str, int]) -> None:
-    world = training(classes=(a_class(limits={"activeDeadlineSeconds": 100}),), **own)
-    world.edit(active_deadline_seconds=7200 if own else None)
+    world = training(classes=(a_class(limits={"maxRuntimeSeconds": 100}),), **own)
+    world.edit(max_runtime_seconds=7200 if own else None)
     world.pass_time(79)
     world.settle()
     assert world.reason == "Training", "prepare took 20 s"
     world.pass_time(1)
     world.settle()
     assert world.condition("Failed") == ("True", "DeadlineExceeded")
-    assert "100 s that limits.activeDeadlineSeconds of LoraFineTuneClass h100 allows" in world.message
+    assert "100 s that limits.maxRuntimeSeconds of LoraFineTuneClass h100 allows" in world.message
 
 
 def test_the_class_comes_before_the_output() -> None:

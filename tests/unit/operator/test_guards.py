@@ -117,11 +117,11 @@ def test_no_class_is_the_default_by_another_word() -> None:
     ("before", "after", "refused"),
     [
         ({"suspend": False}, {"suspend": True}, False),
-        ({"activeDeadlineSeconds": 7200}, {"activeDeadlineSeconds": 7200, "suspend": True}, False),
-        ({"activeDeadlineSeconds": 7200}, {}, False),
-        ({"activeDeadlineSeconds": 7200}, {"activeDeadlineSeconds": 600}, False),
-        ({"activeDeadlineSeconds": 600}, {"activeDeadlineSeconds": 7200}, True),
-        ({}, {"activeDeadlineSeconds": 7200}, True),
+        ({"maxRuntimeSeconds": 7200}, {"maxRuntimeSeconds": 7200, "suspend": True}, False),
+        ({"maxRuntimeSeconds": 7200}, {}, False),
+        ({"maxRuntimeSeconds": 7200}, {"maxRuntimeSeconds": 600}, False),
+        ({"maxRuntimeSeconds": 600}, {"maxRuntimeSeconds": 7200}, True),
+        ({}, {"maxRuntimeSeconds": 7200}, True),
     ],
 )
 def test_a_class_that_became_stricter_keeps_nobody_from_editing_a_run(before: Body, after: Body, refused: bool) -> None:

@@ -15,7 +15,7 @@ from lora_operator.api.reasons import Reason
 from lora_operator.metrics import KNOWN_REASONS, NOT_SEEN, OTHER, Metrics, bounded
 from lora_operator.naming import Stage
 from lora_operator.workloads.metadata import child_labels
-from lora_trainer.contract.spec.resources import ResourcesSpec
+from lora_trainer.contract.spec.parallelism import ParallelismSpec
 from lora_trainer.telemetry import GAUGES
 from prometheus_client import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
@@ -95,7 +95,9 @@ def test_each_end_of_an_attempt_counts_once() -> None:
 def test_accelerators_count_each_for_itself() -> None:
     metrics = the_metrics()
     world = training()
-    world.run = replace(world.run, spec=world.run.spec.model_copy(update={"resources": ResourcesSpec(gpus=2, nodes=2)}))
+    world.run = replace(
+        world.run, spec=world.run.spec.model_copy(update={"parallelism": ParallelismSpec(gpus=2, nodes=2)})
+    )
     world.pass_time(40)
     world.delete_job(TRAIN)
     written(world, metrics)

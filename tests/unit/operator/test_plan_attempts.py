@@ -90,7 +90,7 @@ CLOSED_BY_OTHERS = [
 
 @pytest.mark.parametrize(("how", "reason", "kind"), CLOSED_BY_OTHERS)
 def test_records_that_no_pod_closed_are_as_complete(how: str, reason: str, kind: str) -> None:
-    world = training(activeDeadlineSeconds=100)
+    world = training(maxRuntimeSeconds=100)
     world.settle(polled=silent_for(0, pod=f"{TRAIN}-2", step=30))
     world.pass_time(90 if how == "deadline" else 50)
     if how == "suspend":

@@ -100,7 +100,7 @@ def test_an_adapter_that_missed_its_gate_before_fails_the_run_without_an_acceler
 
 
 def test_the_deadline_counts_from_the_start_of_the_pod() -> None:
-    world = training(activeDeadlineSeconds=100)
+    world = training(maxRuntimeSeconds=100)
     plan = world.turn()
     assert plan.requeue_after == timedelta(seconds=80), "prepare took 20 s"
     world.pass_time(80)
@@ -112,7 +112,7 @@ def test_the_deadline_counts_from_the_start_of_the_pod() -> None:
 
 @pytest.mark.parametrize("begin", [preparing, training], ids=["prepare", "train"])
 def test_a_run_past_its_deadline_fails_when_its_pod_has_stopped(begin: Callable[..., Simulation]) -> None:
-    world = begin(activeDeadlineSeconds=60)
+    world = begin(maxRuntimeSeconds=60)
     world.slow_deletion = True
     [job] = [job.name for job in world.jobs.values() if not job.over]
     world.start(job)
@@ -130,7 +130,7 @@ def test_a_run_past_its_deadline_fails_when_its_pod_has_stopped(begin: Callable[
 
 
 def test_queues_pauses_and_suspension_are_free() -> None:
-    world = starting(activeDeadlineSeconds=100)
+    world = starting(maxRuntimeSeconds=100)
     world.pass_time(3600)
     world.settle()
     assert world.reason == "Starting"
@@ -148,8 +148,8 @@ def test_queues_pauses_and_suspension_are_free() -> None:
 
 
 def test_a_longer_deadline_is_heard() -> None:
-    world = training(activeDeadlineSeconds=100)
-    world.edit(active_deadline_seconds=200)
+    world = training(maxRuntimeSeconds=100)
+    world.edit(max_runtime_seconds=200)
     world.pass_time(80)
     world.settle()
     assert world.reason == "Training"

@@ -32,7 +32,7 @@ from tests.builders import (
 from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation
 
 SERVICE = f"nodes-{NAME}"
-NODES: dict[str, Any] = {"resources": {"nodes": 2}}
+NODES: dict[str, Any] = {"parallelism": {"nodes": 2}}
 CLASS = a_class(accelerator={"kind": "GPU", "memoryGiB": 80, "maxNodes": 2})
 SHARE = encode_outcome(Outcome(reason="Succeeded", message="This node took its share of every step."))
 
@@ -227,7 +227,7 @@ def test_while_some_pods_still_end_nothing_is_decided() -> None:
 
 
 def test_accelerators_of_all_nodes_count_and_the_service_goes_with_the_jobs() -> None:
-    world = training(ttlSecondsAfterFinished=60)
+    world = training(jobRetentionSeconds=60)
     world.pass_time(100)
     share, done = dead_pods({"code": 0}, {"code": 0, "text": SHARE})[1], world.now
     world.change_pod_of(TRAIN, 1, phase="Succeeded", last_word=share.last_word)

@@ -31,7 +31,7 @@ class RunLife(RuleBasedStateMachine):
         slow_deletion=st.booleans(),
     )
     def begin(self, retry_limit: int, micro_batch: int, deadline: int | None, slow_deletion: bool) -> None:
-        limits: dict[str, Any] = {"retryLimit": retry_limit} | ({"activeDeadlineSeconds": deadline} if deadline else {})
+        limits: dict[str, Any] = {"retryLimit": retry_limit} | ({"maxRuntimeSeconds": deadline} if deadline else {})
         run = a_run(**limits)
         self.world = Simulation(run=run, slow_deletion=slow_deletion)
         self.micro_batch = micro_batch

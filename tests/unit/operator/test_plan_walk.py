@@ -197,7 +197,7 @@ def test_nothing_is_started_again_after_the_end(make) -> None:
 @pytest.mark.parametrize("make", [complete, failed])
 def test_an_edit_after_the_end_is_observed(make) -> None:
     world = make()
-    world.edit(ttl_seconds_after_finished=3600)
+    world.edit(job_retention_seconds=3600)
     world.settle()
     assert world.run.status.observed_generation == 2
     assert {condition.observed_generation for condition in world.run.status.conditions} == {2}
@@ -216,8 +216,8 @@ WEEK = 7 * 24 * 3600
 @pytest.mark.parametrize(
     ("spec", "classes", "seconds"),
     [
-        ({"ttlSecondsAfterFinished": 3600}, (a_class(ttlSecondsAfterFinished=60),), 3600),
-        ({}, (a_class(ttlSecondsAfterFinished=60),), 60),
+        ({"jobRetentionSeconds": 3600}, (a_class(jobRetentionSeconds=60),), 3600),
+        ({}, (a_class(jobRetentionSeconds=60),), 60),
         ({}, (a_class(),), WEEK),
         ({}, (), WEEK),
         ({}, (a_class(invalid="no"),), WEEK),
@@ -254,7 +254,7 @@ def test_a_class_that_changes_or_goes_does_not_touch_a_run_that_has_begun() -> N
             train={"nodeSelector": {"gpu": "other"}},
             modelCache={"claimName": "new"},
             defaults={"training": {"maxSteps": 1}},
-            limits={"r": 1, "maxSteps": 1, "activeDeadlineSeconds": 60},
+            limits={"r": 1, "maxSteps": 1, "maxRuntimeSeconds": 60},
             allowed={"models": ["other/*"]},
         )
     )

@@ -95,12 +95,12 @@ def test_only_the_train_pod_of_a_gpu_class_takes_an_accelerator(name: str) -> No
 
 
 def test_the_train_pod_asks_for_as_many_gpus_as_the_run() -> None:
-    run = a_run(resources={"gpus": 4})
+    run = a_run(parallelism={"gpus": 4})
     settled = settle(run, class_name=CLASS_NAME, class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
     request = StageRequest(run=run, settled=settled, stage=Stage.TRAIN, attempt=1)
     (container,) = stage_job(request)["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    assert settled.run_file.resources.gpus == 4
+    assert settled.run_file.parallelism.gpus == 4
 
 
 def test_bucket_credentials_come_from_the_tenants_secret() -> None:

@@ -80,7 +80,7 @@ def preempt(world: Simulation, *, seconds: float) -> None:
 
 
 def test_a_preempted_run_neither_pays_nor_runs_out_of_time_while_it_waits() -> None:
-    world = training(activeDeadlineSeconds=200)
+    world = training(maxRuntimeSeconds=200)
     world.pass_time(100)
     preempt(world, seconds=7200)
     assert world.reason == "Training"
@@ -112,7 +112,7 @@ def test_replaced_pods_add_up() -> None:
 
 
 def test_an_attempt_that_has_failed_and_is_not_closed_yet_is_not_overdue() -> None:
-    world = training(activeDeadlineSeconds=100)
+    world = training(maxRuntimeSeconds=100)
     world.pass_time(60)
     world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable))
     world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished=None)
@@ -125,7 +125,7 @@ def test_an_attempt_that_has_failed_and_is_not_closed_yet_is_not_overdue() -> No
 
 @pytest.mark.parametrize("how", ["stuck", "suspended and resumed"])
 def test_a_pod_that_takes_long_to_stop_is_not_counted_twice(how: str) -> None:
-    world = training(activeDeadlineSeconds=1200)
+    world = training(maxRuntimeSeconds=1200)
     world.slow_deletion = True
     world.pass_time(900)
     if how == "stuck":

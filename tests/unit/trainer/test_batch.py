@@ -95,22 +95,22 @@ def test_shrinking_keeps_the_effective_batch() -> None:
 
 @pytest.mark.parametrize(("gpus", "expected"), [(1, 8), (2, 8), (3, 6), (4, 8), (16, 16)])
 def test_gpus_share_the_effective_batch(gpus: int, expected: int) -> None:
-    micro_batch, accumulation = batch(resources={"gpus": gpus}, training={"packing": False})
+    micro_batch, accumulation = batch(parallelism={"gpus": gpus}, training={"packing": False})
     assert micro_batch * accumulation * gpus == expected
 
 
 def test_nodes_share_like_gpus() -> None:
     spread = {"gpus": 2, "nodes": 4}
     for cpu in ({}, {"accelerator": {"kind": "CPU"}}):
-        one_node = batch(resources={"gpus": 8}, training={"packing": False}, **cpu)
-        assert batch(resources=spread, training={"packing": False}, **cpu) == one_node
+        one_node = batch(parallelism={"gpus": 8}, training={"packing": False}, **cpu)
+        assert batch(parallelism=spread, training={"packing": False}, **cpu) == one_node
 
 
 def test_gpus_share_what_the_user_left_of_the_batch() -> None:
     alone = {"packing": False, "perDeviceTrainBatchSize": 1}
-    assert batch(resources={"gpus": 2}, training=alone) == (1, 4)
+    assert batch(parallelism={"gpus": 2}, training=alone) == (1, 4)
     named = {"perDeviceTrainBatchSize": 4, "gradientAccumulationSteps": 4}
-    assert batch(resources={"gpus": 2}, training=named) == (4, 4), "numbers that are named are per GPU"
+    assert batch(parallelism={"gpus": 2}, training=named) == (4, 4), "numbers that are named are per GPU"
 
 
 def test_an_epoch_takes_fewer_steps_on_more_gpus() -> None:
@@ -118,13 +118,13 @@ def test_an_epoch_takes_fewer_steps_on_more_gpus() -> None:
     data = DataSize(lengths=100 * [300], tokens=30_000)
     cpu = {"kind": "CPU"}
     steps = [
-        chosen(data=data, resources={"gpus": gpus}, training=named, accelerator=cpu).max_steps for gpus in (1, 2, 4)
+        chosen(data=data, parallelism={"gpus": gpus}, training=named, accelerator=cpu).max_steps for gpus in (1, 2, 4)
     ]
     assert steps == [50, 25, 13]
 
 
 def test_processes_share_the_memory_of_a_cpu_class() -> None:
-    run = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500}, resources={"gpus": 2})
+    run = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500}, parallelism={"gpus": 2})
     alone = run_file(training={"maxSteps": 1}, accelerator={"kind": "CPU", "memoryGiB": 500})
     shared, own = (size_run(each, SHAPE, DATA)[0].memory_gib for each in (run, alone))
     assert shared == pytest.approx(2 * own, abs=0.02)

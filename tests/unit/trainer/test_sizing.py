@@ -160,7 +160,7 @@ def test_what_the_user_names_stays() -> None:
     ("data", "blocks", "packing", "loader"),
     [
         (DATA, {}, True, Loader.FAST_MODEL),
-        (DATA, {"resources": {"gpus": 2}}, True, Loader.FAST_LANGUAGE_MODEL),
+        (DATA, {"parallelism": {"gpus": 2}}, True, Loader.FAST_LANGUAGE_MODEL),
         (DATA, {"training": {"packing": False}}, False, Loader.FAST_LANGUAGE_MODEL),
         (DATA, {"training": {"method": "DPO"}}, False, Loader.FAST_LANGUAGE_MODEL),
         (DATA, {"accelerator": {"kind": "CPU"}}, False, Loader.FAST_LANGUAGE_MODEL),

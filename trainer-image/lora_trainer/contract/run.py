@@ -16,7 +16,7 @@ from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.contract.spec.lora import GradientCheckpointing, LoraSpec
 from lora_trainer.contract.spec.model import ModelSpec, Quantization
 from lora_trainer.contract.spec.output import OutputSpec
-from lora_trainer.contract.spec.resources import ResourcesSpec
+from lora_trainer.contract.spec.parallelism import ParallelismSpec
 from lora_trainer.contract.spec.training import TrainingSpec
 from lora_trainer.contract.wire import WireModel
 
@@ -78,7 +78,7 @@ class RunFile(WireModel):
     dataset: DatasetSpec
     evaluation: EvaluationSpec
     output: OutputSpec
-    resources: ResourcesSpec = ResourcesSpec()
+    parallelism: ParallelismSpec = ParallelismSpec()
     storage: Storage
     accelerator: Accelerator
     model_cache: bool = False
@@ -129,7 +129,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         "evaluation": run.evaluation.wire(),
         "accelerator": run.accelerator.kind,
         # However they are spread over nodes, as many processes train the same.
-        "resources": {"gpus": run.resources.processes},
+        "parallelism": {"gpus": run.parallelism.processes},
     }
     shape["model"].pop("tokenSecretRef", None)
     for field in ("uri", "sources", "maxBadPercent"):

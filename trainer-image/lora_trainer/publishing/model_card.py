@@ -119,7 +119,7 @@ def _settings(run: RunFile, prepared: PrepareResult, steps: int) -> dict[str, ob
         "optimizer steps": f"{steps} of {chosen.max_steps}",
         "effective batch (rows)": chosen.per_device_train_batch_size
         * chosen.gradient_accumulation_steps
-        * run.resources.processes,
+        * run.parallelism.processes,
         "learning rate": f"{chosen.learning_rate:g} ({run.training.lr_scheduler_type})",
         "longest row (tokens)": run.model.max_seq_length,
         "seed": run.training.seed,

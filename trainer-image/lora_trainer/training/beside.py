@@ -73,7 +73,7 @@ def train_node(this: Attempt) -> None:
 
 def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, rank: int, oom_shrinks: int) -> None:
     """A further process of a node, whose first one has fetched everything into `scratch`. Raises TrainerError."""
-    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, rank=rank, ranks=run.resources.gpus))
+    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, rank=rank, ranks=run.parallelism.gpus))
     prepared = read_prepared(scratch / "prepared")
     chosen = chosen_here(run, prepared.result, oom_shrinks=oom_shrinks)
     silent = ProgressServer(port=0)
@@ -97,7 +97,7 @@ def train_beside(
     from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
 
     progress.update(stage=Stage.TRAINING)
-    channel = Channel(count=run.resources.processes)
+    channel = Channel(count=run.parallelism.processes)
     events: list[TrainerCallback] = [callbacks.FollowFirst(channel, progress=progress, stop=stop)]
     with explained(run, chosen, progress):
         trainer = build_loop(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, events=events)

@@ -109,7 +109,7 @@ def run_loop(
     step = resume.checkpoint.step if resume else 0
     if more_steps(attempt.run, chosen, step=step, history=history):
         attempt.nodes.agree({})
-        channel = Channel(count=attempt.run.resources.processes)
+        channel = Channel(count=attempt.run.parallelism.processes)
         shown, events = first_process(
             attempt, chosen, model=model, held_out=held_out, writer=writer, compiled=compiled, channel=channel
         )
@@ -187,7 +187,7 @@ def build_loop(
     """The method's trainer over the prepared rows. `events` is what happens at its steps, in this order."""
     from datasets import Dataset  # noqa: PLC0415 - see the module's docstring
 
-    if run.resources.processes > 1 and run.accelerator.kind is AcceleratorKind.CPU:
+    if run.parallelism.processes > 1 and run.accelerator.kind is AcceleratorKind.CPU:
         restore_on_numbered_cpus()
     return trainer_builder(run.training.method, panel)(
         run,
@@ -260,4 +260,4 @@ def peak_tokens_per_second(attempt: Attempt, chosen: Chosen, *, model: PeftModel
     shape = model_shape(model.config.to_dict())
     work = shape.flops_per_token(attempt.run.lora, row_tokens=data.tokens / data.kept)
     peak = peak_flops(attempt.run.accelerator.kind, dtype=chosen.dtype)
-    return attempt.run.resources.processes * peak / work if peak and work else None
+    return attempt.run.parallelism.processes * peak / work if peak and work else None

@@ -56,8 +56,8 @@ def begin(
     """
     stop = StopRequest(leave=lambda: leave(interrupted(place, progress)))
     nodes = Nodes(place, attempt=f"{run.identity.uid}/{number}", stop=stop, leave=leave)
-    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, ranks=run.resources.gpus))
-    require_accelerator(run.accelerator.kind, count=run.resources.gpus)
+    os.environ.update(environment(kind=run.accelerator.kind, scratch=scratch, ranks=run.parallelism.gpus))
+    require_accelerator(run.accelerator.kind, count=run.parallelism.gpus)
     return Attempt(
         run=run,
         bucket=bucket,
@@ -117,7 +117,7 @@ def fetch_base(this: Attempt, prepared: PrepareResult) -> Path:
 def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
     """What `fetch` returns. It waits for buckets in another thread, while this one imports the libraries; but where
     further processes begin when it is done, this one imports at the same time as they do."""
-    if this.run.resources.gpus > 1:
+    if this.run.parallelism.gpus > 1:
         return fetch()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch") as pool:
         fetched = pool.submit(fetch)
@@ -162,7 +162,7 @@ def further_ranks(this: Attempt, *, base: Path, resume: Path | None, port: int) 
     arguments += ["--oom-shrinks", str(this.oom_shrinks)]
     place = this.nodes.place
     return Ranks(
-        World(per_node=this.run.resources.gpus, nodes=place.nodes, node=place.node, host=place.host, port=port),
+        World(per_node=this.run.parallelism.gpus, nodes=place.nodes, node=place.node, host=place.host, port=port),
         arguments=[*arguments, "--resume", resume] if resume else arguments,
         scratch=this.scratch,
         leave=this.nodes.leave,

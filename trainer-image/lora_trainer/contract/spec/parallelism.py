@@ -9,7 +9,7 @@ from pydantic import Field
 from lora_trainer.contract.wire import WireModel
 
 
-class ResourcesSpec(WireModel):
+class ParallelismSpec(WireModel):
     """What one run computes on, within what its class allows."""
 
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
