@@ -91,7 +91,7 @@ def prepare_workload(
         identity={"namespace": "benchmarks", "name": "gpu", "uid": place},
         model={"name": f"pvc://{CLAIM}/{workload.shape}", "maxSeqLength": ROW_TOKENS},
         training={"maxSteps": STEPS_OF_A_RUN},
-        dataset={"uri": f"s3://{BUCKET}/data/{place}.jsonl", "overlength": "truncate"},
+        dataset={"uri": f"s3://{BUCKET}/data/{place}.jsonl", "overlength": "Truncate"},
         output={"uri": f"s3://{BUCKET}/adapters/{place}"},
         accelerator=kind,
     )

@@ -48,7 +48,7 @@ def steps(store: ObjectStore, folder: Path, *, name: str, gpus: int) -> list[dic
         model={"name": f"s3://{BUCKET}/models/{SHAPE}", "maxSeqLength": ROW_TOKENS},
         lora={"loraDropout": 0.0},
         training=TRAINING | {"saveSteps": STEPS},
-        dataset={"overlength": "truncate"},
+        dataset={"overlength": "Truncate"},
         evaluation={"maxRows": 8, "samples": 0, "prompts": [], "exactMatch": None},
         parallelism={"gpus": gpus},
         accelerator={"kind": "GPU", "memoryGiB": 139},

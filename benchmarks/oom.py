@@ -65,7 +65,7 @@ ON_GPU = {
     "right": 48,
     "accelerator": {"kind": "GPU", "memoryGiB": 2000},
     "model": {"name": f"pvc://{CLAIM}/{SHAPE}", "maxSeqLength": ROW_TOKENS},
-    "dataset": {"overlength": "truncate"},
+    "dataset": {"overlength": "Truncate"},
     "evaluation": {"maxRows": 1},
 }
 
@@ -78,7 +78,7 @@ def prepared(store: ObjectStore, folder: Path, case: Mapping[str, Any], *, name:
         name=name,
         model=case["model"],
         accelerator=case["accelerator"],
-        lora={"loraDropout": 0, "useGradientCheckpointing": "disabled"},
+        lora={"loraDropout": 0, "useGradientCheckpointing": "Disabled"},
         training={
             "maxSteps": STEPS,
             "packing": False,

@@ -87,7 +87,7 @@ def plain(fast: Prepared, *, seed: int) -> dict[str, dict[str, Any]]:
     micro_batch = max(1, round(rows / ACCUMULATION))
     batch = {"perDeviceTrainBatchSize": micro_batch, "gradientAccumulationSteps": ACCUMULATION}
     return {
-        "lora": {"useGradientCheckpointing": "enabled"},
+        "lora": {"useGradientCheckpointing": "Enabled"},
         "training": training(seed=seed, packing=False, optim="adamw_torch", **batch),
     }
 

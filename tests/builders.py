@@ -228,7 +228,7 @@ def prepare_result(
     return PrepareResult(
         run_digest=DIGEST,
         dataset=DatasetFigures(
-            format="messages",
+            format="Messages",
             rows=1000,
             kept=940,
             held_out=50,

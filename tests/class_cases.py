@@ -44,7 +44,7 @@ LOOSE = (
 
 
 EPOCHS: Body = {"training": {"numTrainEpochs": 2}}
-DEFAULTS: Body = {"model": {"tokenSecretRef": {"name": "hub"}}} | EPOCHS
+DEFAULTS: Body = {"huggingFace": {"tokenSecretRef": {"name": "hub"}}} | EPOCHS
 CLAIM: Body = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}
 TAINT: Body = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 ACCOUNT: Body = class_spec()["storage"] | {"credentials": {"serviceAccountName": "a"}}

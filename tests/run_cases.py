@@ -15,7 +15,7 @@ def _changed(name: str, change: dict[str, Any], words: str = "", **start: Any) -
     return CrdCase(name=name, start=dotted(start), change=change, words=words)
 
 
-SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "text"}]
+SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "Text"}]
 
 GRPO: dict[str, Any] = {"rewards": [{"numericAnswer": {}}]}
 CODE = {"configMapRef": {"name": "judges", "key": "judge.py"}}
@@ -26,8 +26,8 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("early stopping", "GRPO has no held-out loss", {"spec.training.earlyStopping": {}}),
     ("two GPUs", "GRPO trains on one GPU", {"spec.parallelism.gpus": 2}),
     ("two nodes", "GRPO trains on one GPU", {"spec.parallelism.nodes": 2}),
-    ("prompt rows", "", {"spec.dataset.format": "prompt"}),
-    ("chats for GRPO", "does not suit", {"spec.dataset.format": "messages"}),
+    ("prompt rows", "", {"spec.dataset.format": "Prompt"}),
+    ("chats for GRPO", "does not suit", {"spec.dataset.format": "Messages"}),
     ("no rewards", "rewards", {"spec.training.grpo.rewards": []}),
     ("nine rewards", "rewards", {"spec.training.grpo.rewards": [{"length": {"target": 9}}] * 9}),
     ("a reward of no kind", "exactly one of", {"spec.training.grpo.rewards": [{"weight": 2}]}),
@@ -59,7 +59,7 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "",
         {"spec.training.grpo.maxCompletionLength": 1536, "spec.model.maxSeqLength": 2048},
     ),
-    ("cut prompts", "is not for GRPO", {"spec.dataset.overlength": "truncate"}),
+    ("cut prompts", "is not for GRPO", {"spec.dataset.overlength": "Truncate"}),
     ("packed answers", "packing is for method SFT only", {"spec.training.packing": True}),
     ("vLLM", "", {"spec.training.grpo.fastInference": True, "spec.training.grpo.gpuMemoryUtilization": 0.6}),
     ("memory for no vLLM", "need fastInference", {"spec.training.grpo.gpuMemoryUtilization": 0.6}),
@@ -101,8 +101,8 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("no target modules", "spec.lora.targetModules", spec__lora__targetModules=[]),
     _created("an unknown method", "spec.training.method", spec__training__method="PPO"),
     _created("an unknown format", "spec.dataset.format", spec__dataset__format="xml"),
-    _created("101 percent of bad rows", "spec.dataset.maxBadPercent", spec__dataset__maxBadPercent=101),
-    _created("a half percent of bad rows", spec__dataset__maxBadPercent=0.5),
+    _created("more bad rows than rows", "spec.dataset.maxBadFraction", spec__dataset__maxBadFraction=1.01),
+    _created("half a percent of bad rows", spec__dataset__maxBadFraction=0.005),
     _created("a dataset over http", "spec.dataset.uri", spec__dataset__uri="http://x/y.jsonl"),
     _created("a dataset on a claim", spec__dataset__uri="pvc://claim/rows/train.jsonl"),
     _created("a dataset in Google's cloud", spec__dataset__uri="gs://bucket/rows.jsonl"),
@@ -116,10 +116,12 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("no sources", "spec.dataset.sources", spec__dataset={"sources": []}),
     _created("a weight of nought", "weight", spec__dataset={"sources": [SOURCES[0] | {"weight": 0}]}),
     _created("a uri and sources", "exactly one of uri and sources", spec__dataset__sources=SOURCES),
-    _created("neither uri nor sources", "exactly one of uri and sources", spec__dataset={"format": "text"}),
+    _created("neither uri nor sources", "exactly one of uri and sources", spec__dataset={"format": "Text"}),
     _created("a named chat template", spec__dataset__chatTemplate={"name": "llama-3.1"}),
     _created("a chat template of one's own", spec__dataset__chatTemplate={"jinja": "{{ messages }}"}),
-    _created("an unknown chat template", "spec.dataset.chatTemplate", spec__dataset__chatTemplate={"name": "claude"}),
+    _created(
+        "a chat template of no name", "spec.dataset.chatTemplate", spec__dataset__chatTemplate={"name": "my template"}
+    ),
     _created("a template of no kind", "exactly one of name and jinja", spec__dataset__chatTemplate={}),
     _created(
         "a template of two kinds",
@@ -134,8 +136,10 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("a key that is a way out", "spec.dataset.uri", spec__dataset__uri="configmap://rows/.."),
     _created("a key that is hidden", spec__dataset__uri="configmap://rows/.train.jsonl"),
     _created("a class in capitals", "spec.className", spec__className="GPU"),
-    _created("a token's Secret in capitals", "tokenSecretRef.name", spec__model__tokenSecretRef={"name": "Hub"}),
-    _created("a token's key with a path", "tokenSecretRef.key", spec__model__tokenSecretRef={"name": "a", "key": "/"}),
+    _created("a token's Secret in capitals", "tokenSecretRef.name", spec__huggingFace__tokenSecretRef={"name": "Hub"}),
+    _created(
+        "a token's key with a path", "tokenSecretRef.key", spec__huggingFace__tokenSecretRef={"name": "a", "key": "/"}
+    ),
     _created("rows in another script", spec__dataset__uri="s3://bucket/\u8cc7\u6599/\u3000.jsonl"),
     _created("rows with a blank", "spec.dataset.uri", spec__dataset__uri="s3://bucket/my rows.jsonl"),
     _created("a model with spaces", "spec.model.name", spec__model__name="my model"),
@@ -204,13 +208,13 @@ RUN_CASES: tuple[CrdCase, ...] = (
         spec__training__method="DPO",
         spec__training__packing=True,
     ),
-    _created("chats for DPO", "does not suit", spec__training__method="DPO", spec__dataset__format="messages"),
-    _created("pairs for SFT", "does not suit", spec__dataset__format="preference"),
+    _created("chats for DPO", "does not suit", spec__training__method="DPO", spec__dataset__format="Messages"),
+    _created("pairs for SFT", "does not suit", spec__dataset__format="Preference"),
     _created("a signing key", spec__output__signing={"keySecretRef": {"name": "signing"}}),
     _created("a signing key without a Secret", "keySecretRef", spec__output__signing={}),
     *(_grpo(name, words, **edits) for name, words, edits in GRPO_CASES),
     _created("GRPO without settings", "needs training.grpo.rewards", spec__training__method="GRPO"),
-    _created("prompts for SFT", "does not suit", spec__dataset__format="prompt"),
+    _created("prompts for SFT", "does not suit", spec__dataset__format="Prompt"),
     _created("settings of GRPO for SFT", "training.grpo is for method GRPO only", spec__training__grpo=GRPO),
     _created("a gate on rewards for SFT", "is for method GRPO only", spec__evaluation__gate={"minReward": 0.5}),
     _created("a checkpoint every minute", spec__training__saveMinutes=1),
@@ -236,11 +240,11 @@ RUN_CASES: tuple[CrdCase, ...] = (
         "spec.training.earlyStopping.patience",
         spec__training__earlyStopping={"patience": 0},
     ),
-    _created("all formats", spec__output__formats=["adapter", "merged16bit", "gguf"]),
-    _created("an unknown format", "spec.output.formats", spec__output__formats=["onnx"]),
-    _created("no format", "spec.output.formats", spec__output__formats=[]),
-    _created("quantisations", spec__output__gguf={"quantizationMethod": ["f16", "q4_k_m"]}),
-    _created("an unknown quantisation", "quantizationMethod", spec__output__gguf={"quantizationMethod": ["q2"]}),
+    _created("all exports", spec__output__exports=["Merged16Bit", "GGUF"]),
+    _created("an unknown export", "spec.output.exports", spec__output__exports=["onnx"]),
+    _created("no export", spec__output__exports=[]),
+    _created("quantisations", spec__output__gguf={"quantizationMethods": ["f16", "q4_k_m"]}),
+    _created("an unknown quantisation", "quantizationMethods", spec__output__gguf={"quantizationMethods": ["q2"]}),
     # what may change later
     _changed("suspend", {"spec.suspend": True}),
     _changed("a deadline", {"spec.maxRuntimeSeconds": 600}),
@@ -248,6 +252,7 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _changed("a TTL", {"spec.jobRetentionSeconds": 60}),
     _changed("a retry limit", {"spec.retryLimit": 0}),
     # what may not
+    _changed("a token", {"spec.huggingFace.tokenSecretRef": {"name": "a"}}, "spec.huggingFace cannot change"),
     _changed("the model", {"spec.model.name": "other/model"}, "spec.model cannot change"),
     _changed("the length", {"spec.model.maxSeqLength": 4096}, "spec.model cannot change"),
     _changed("the dataset", {"spec.dataset.uri": "s3://other/x.jsonl"}, "spec.dataset cannot change"),

@@ -29,9 +29,9 @@ from tests.support.keys import private_pem
 
 KINDS = ("lorafinetunes", "configmaps", "events", "jobs", "pods", "events.events.k8s.io")
 SHORTEST_PIECE = 16
-MODEL = {"tokenSecretRef": {"name": "hub"}}
+HUB = {"huggingFace": {"tokenSecretRef": {"name": "hub"}}}
 SPEC = small_training(maxSteps=1)
-SHORT = SPEC | {"model": SPEC["model"] | MODEL}
+SHORT = SPEC | HUB
 
 
 def signed(secret: str) -> Body:
@@ -52,8 +52,8 @@ class Play:
 PLAYS = {
     "published": Play(reason="AdapterPublished"),
     "rows-missing": Play(reason="DatasetNotFound", spec={"dataset": {"uri": "s3://lora/nothing.jsonl"}}),
-    "model-missing": Play(reason="ModelNotFound", spec={"model": {"name": "s3://lora/models/nowhere"} | MODEL}),
-    "hub-away": Play(reason="HubUnavailable", spec={"model": {"name": "owner/model"} | MODEL, "retryLimit": 0}),
+    "model-missing": Play(reason="ModelNotFound", spec={"model": {"name": "s3://lora/models/nowhere"}} | HUB),
+    "hub-away": Play(reason="HubUnavailable", spec={"model": {"name": "owner/model"}, "retryLimit": 0} | HUB),
     "key-damaged": Play(reason="ConfigInvalid", output=signed("damaged")),
     "keys-wrong": Play(reason="StorageDenied", class_name="canaries-wrong"),
     "bug": Play(reason="InternalError", spec={"dataset": {"uri": "s3://lora/scripted/bug"}}, class_name="canaries-bug"),

@@ -122,7 +122,7 @@ def test_the_store_refuses_what_a_class_allows(teams: tuple[Team, Team], field: 
 # --- objects of the cluster ---------------------------------------------------------------------------------------
 
 REACHING_OUT = {
-    "Secret of a model": {"model": {"name": "a/b", "tokenSecretRef": {"name": "hub", "namespace": "other"}}},
+    "Secret of a model": {"huggingFace": {"tokenSecretRef": {"name": "hub", "namespace": "other"}}},
     "key of a signature": {
         "output": {"uri": "s3://abc/x", "signing": {"keySecretRef": {"name": "k", "namespace": "other"}}}
     },

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.spec.dataset import ChatTemplateName, ChatTemplateSpec
+from lora_trainer.contract.spec.dataset import ChatTemplateSpec
+from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.chat_template import PROBE, ChatTemplate
 from lora_trainer.data.named_templates import VARIABLE, template_source
 from lora_trainer.data.tokens import load_tokenizer
@@ -42,16 +42,18 @@ def in_the_image(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(exported))
 
 
-def test_the_api_names_them_all(exported: Path) -> None:
-    assert set(json.loads(exported.read_bytes())) - MAPPED_BY_UNSLOTH == set(get_args(ChatTemplateName))
+def test_each_renders_an_answer_with_its_end(exported: Path) -> None:
+    named = set(json.loads(exported.read_bytes())) - MAPPED_BY_UNSLOTH
+    assert {"llama-3.1", "qwen-2.5", "chatml"} <= named
+    for name in sorted(named):
+        renders_an_answer_with_its_end(name)
 
 
-@pytest.mark.parametrize("name", get_args(ChatTemplateName))
-def test_each_renders_an_answer_with_its_end(name: ChatTemplateName) -> None:
+def renders_an_answer_with_its_end(name: str) -> None:
     source = template_source(ChatTemplateSpec(name=name))
     assert source
     rendered = ChatTemplate(source, special_tokens={"bos_token": "<bos>", "eos_token": "<eos>"}).render(
-        PROBE, train_on="answers"
+        PROBE, train_on=TrainOn.ANSWERS
     )
     ((start, end),) = rendered.answers
     answer = rendered.text[start:end]

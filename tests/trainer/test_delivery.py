@@ -27,7 +27,7 @@ from tests.builders import an_evaluation, prepare_result, train_result
 from tests.support.keys import private_pem
 from tests.support.runs import run_file
 
-RUN = run_file(output={"formats": ["merged16bit"], "signing": {"keySecretRef": {"name": "signing"}}})
+RUN = run_file(output={"exports": ["Merged16Bit"], "signing": {"keySecretRef": {"name": "signing"}}})
 URI = artifact_uri(RUN, prepare_result().run_digest)
 
 

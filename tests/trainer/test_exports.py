@@ -114,14 +114,14 @@ def test_a_merge_that_is_not_the_adapter_is_refused() -> None:
         assert ended.value.code == ExitCode.ExportFailed
 
 
-def exporting(run: RunFile, *formats: str) -> RunFile:
+def exporting(run: RunFile, *exports: str) -> RunFile:
     """The run with other formats and an output folder of its own. Neither changes its digest."""
-    output = {"uri": f"s3://{BUCKET}/adapters/exported", "formats": formats, "gguf": GgufSpec()}
+    output = {"uri": f"s3://{BUCKET}/adapters/exported", "exports": exports, "gguf": GgufSpec()}
     return run.model_copy(update={"output": run.output.model_copy(update=output)})
 
 
 def test_a_run_publishes_the_merged_model_beside_the_adapter(trained: Trained, tmp_path: Path) -> None:
-    small, run = trained.small, exporting(trained.small.run, "adapter", "merged16bit")
+    small, run = trained.small, exporting(trained.small.run, "Merged16Bit")
     with Attempt(run, folder=tmp_path / "attempt", port=free_port()) as attempt:
         ended = attempt.wait()
     artifact = ended.result.artifact
@@ -139,4 +139,4 @@ def test_a_run_publishes_the_merged_model_beside_the_adapter(trained: Trained, t
             return prepare(again, bucket=small.bucket, progress=progress, scratch=tmp_path / "again").artifact
 
     assert prepared_again(run) == artifact
-    assert prepared_again(exporting(run, "gguf")) is None, "there is no GGUF file yet"
+    assert prepared_again(exporting(run, "GGUF")) is None, "there is no GGUF file yet"

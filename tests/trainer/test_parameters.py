@@ -38,11 +38,11 @@ CASES: dict[str, dict[str, Any]] = {
     "alpha": {"lora": {"r": 8, "loraAlpha": 32}},
     "rslora": {"lora": {"r": 16, "loraAlpha": 32, "useRslora": True}},
     "dropout": {"lora": {"loraDropout": 0.25}},
-    "another seed": {"lora": {"randomState": 1}},
-    "the same seed": {"lora": {"randomState": 3407}},
+    "another seed": {"training": {"seed": 1}},
+    "the same seed": {"training": {"seed": 3407}},
     "length": {"model": {"maxSeqLength": 640}},
-    "recomputed": {"lora": {"useGradientCheckpointing": "enabled"}},
-    "kept": {"lora": {"useGradientCheckpointing": "disabled"}},
+    "recomputed": {"lora": {"useGradientCheckpointing": "Enabled"}},
+    "kept": {"lora": {"useGradientCheckpointing": "Disabled"}},
     "16 bit": {"model": {"quantization": "None", "dtype": "bfloat16"}},
     "bias none": {"model": {"quantization": "None", "dtype": "bfloat16"}},
     "bias lora_only": {
@@ -134,7 +134,7 @@ def test_every_field_has_a_case() -> None:
     """A field that is added to the spec must be tried here too."""
     fields = {name for block in ("model", "lora") for name in dict(settled({}).wire())[block]}
     tried = {name for edits in CASES.values() for block in ("model", "lora") for name in edits.get(block, {})}
-    elsewhere = {"name", "quantization"} | {"revision", "tokenSecretRef", "loftqConfig"}
+    elsewhere = {"name", "quantization"} | {"revision", "loftqConfig"}
     assert fields <= tried | elsewhere
 
 

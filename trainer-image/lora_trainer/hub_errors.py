@@ -44,19 +44,23 @@ def hub_error(error: Exception, asked: HubRepository) -> TrainerError:
     """The ending that one of HUB_ERRORS stands for."""
     kind, name = asked.kind, asked.name
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    token = "the token of model.tokenSecretRef" if os.environ.get("HF_TOKEN") else "no token (model.tokenSecretRef)"
+    token = (
+        "the token of huggingFace.tokenSecretRef"
+        if os.environ.get("HF_TOKEN")
+        else "no token (huggingFace.tokenSecretRef)"
+    )
     if isinstance(error, GatedRepoError) or (status in (401, 403) and not isinstance(error, RepositoryNotFoundError)):
         return TrainerError(
             asked.denied,
             f"The hub refused access to the {kind} {name}, asked with {token}.",
-            f"Accept the {kind}'s licence on the hub with the token's account, and set model.tokenSecretRef.",
+            f"Accept the {kind}'s licence on the hub with the token's account, and set huggingFace.tokenSecretRef.",
         )
     if isinstance(error, RepositoryNotFoundError):
         # The hub answers 401 for a private repository as for one that does not exist.
         return TrainerError(
             asked.missing,
             f"The hub has no {kind} {name}, or hides it from this run, which asked with {token}.",
-            f"Correct {asked.field}, or set model.tokenSecretRef where the {kind} is private.",
+            f"Correct {asked.field}, or set huggingFace.tokenSecretRef where the {kind} is private.",
         )
     if isinstance(error, RevisionNotFoundError):
         at = f" at revision {asked.revision}" if asked.revision else ""

@@ -20,6 +20,7 @@ from typing import assert_never
 
 from lora_trainer.contract.outcome import Loader
 from lora_trainer.contract.run import EIGHT_BIT_OPTIMIZERS, AcceleratorKind, RunFile
+from lora_trainer.contract.spec.lora import GradientCheckpointing
 from lora_trainer.model_shape import ModelShape
 
 GIB = 2**30
@@ -61,7 +62,9 @@ def memory_bytes(
     loss = LOSS_BYTES + LOSS_BYTES_PER_TOKEN * min(tokens, MOST_TOKENS_OF_A_LOSS)
     moment = max(kept_layers * layer * tokens + loss, layer * tokens + RECOMPUTATION_BYTES)
     # PyTorch's own recomputation leaves each layer's input on the accelerator; Unsloth's takes it to the host.
-    inputs = 2 * shape.hidden * tokens * shape.layers if run.gradient_checkpointing == "enabled" else 0
+    inputs = (
+        2 * shape.hidden * tokens * shape.layers if run.gradient_checkpointing is GradientCheckpointing.ENABLED else 0
+    )
     return standing_bytes(shape, run) + STEP_BYTES_PER_TOKEN_OF_HIDDEN * shape.hidden * tokens + mask + moment + inputs
 
 

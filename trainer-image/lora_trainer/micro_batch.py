@@ -10,6 +10,7 @@ from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.spec.lora import GradientCheckpointing
 from lora_trainer.contract.spec.training import Method, TrainingSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB
@@ -62,7 +63,9 @@ def cut_to_fit(run: RunFile, needed: Predict, *, shape: ModelShape, row_tokens: 
 def _keeping_is_open(run: RunFile) -> bool:
     """Whether memory decides how many layers are kept. What is left beside GRPO's training holds its answers."""
     told = run.accelerator.memory_gib is not None
-    return told and run.gradient_checkpointing == "unsloth" and run.training.method is not Method.GRPO
+    return (
+        told and run.gradient_checkpointing is GradientCheckpointing.UNSLOTH and run.training.method is not Method.GRPO
+    )
 
 
 def _micro_batches(run: RunFile, effective: int) -> Sequence[int]:
@@ -86,7 +89,7 @@ def _kept_layers(run: RunFile, fits: Callable[[Cut], bool], *, rows: int, layers
 
 
 def _least_kept(run: RunFile, layers: int) -> int:
-    return layers if run.gradient_checkpointing == "disabled" else 0
+    return layers if run.gradient_checkpointing is GradientCheckpointing.DISABLED else 0
 
 
 def _does_not_fit(run: RunFile, cut: Cut, *, row_tokens: int, gib: float) -> TrainerError:

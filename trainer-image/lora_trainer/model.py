@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import resource
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.spec.lora import GradientCheckpointing
 from lora_trainer.errors import TrainerError
 from lora_trainer.memory import GIB
 
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CHECKPOINTING = {"unsloth": "unsloth", "enabled": True, "disabled": False}
+CHECKPOINTING: Mapping[GradientCheckpointing, str | bool] = {
+    GradientCheckpointing.UNSLOTH: "unsloth",
+    GradientCheckpointing.ENABLED: True,
+    GradientCheckpointing.DISABLED: False,
+}
+"""Values of Unsloth's own argument."""
 """Gradient checkpointing as Unsloth writes it."""
 
 
@@ -111,7 +118,7 @@ def load_arguments(run: RunFile, *, sequence_tokens: int) -> dict[str, Any]:
         "load_in_16bit": not spec.in_4bit,
         "use_exact_model_name": True,
         "use_gradient_checkpointing": CHECKPOINTING[run.gradient_checkpointing],
-        "random_state": run.lora.random_state,
+        "random_state": run.training.seed,
         "local_files_only": True,
         "trust_remote_code": False,
         **vllm_arguments(run),
@@ -138,9 +145,11 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
     spec = run.lora
     loftq = {}
     if spec.loftq_config is not None:
-        loftq = {"init_lora_weights": "loftq", "loftq_config": spec.loftq_config.model_dump()}
+        loftq = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4} | spec.loftq_config.model_dump()}
     # Unsloth's CPU backend does not know the argument, and has nothing to skip.
-    kept = {"checkpoint_skip_layers": kept_layers} if run.gradient_checkpointing == "unsloth" else {}
+    kept = (
+        {"checkpoint_skip_layers": kept_layers} if run.gradient_checkpointing is GradientCheckpointing.UNSLOTH else {}
+    )
     # It takes the models of FastModel too.
     return unsloth.FastLanguageModel.get_peft_model(
         model,
@@ -150,7 +159,7 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
         lora_dropout=spec.lora_dropout,
         bias=spec.bias,
         use_gradient_checkpointing=CHECKPOINTING[run.gradient_checkpointing],
-        random_state=spec.random_state,
+        random_state=run.training.seed,
         use_rslora=spec.use_rslora,
         **kept,
         **loftq,

@@ -109,10 +109,10 @@ def prepare(
 
 def require_mergeable(run: RunFile, config: Mapping[str, Any]) -> None:
     """Raise ConfigInvalid where a format needs the base model's 16-bit weights and it has none."""
-    if run.output.exports and "quantization_config" in config:
+    if run.output.formats and "quantization_config" in config:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"output.formats asks for {run.output.exports[0]}, and the model {run.model.name} has no 16-bit weights to"
+            f"output.exports asks for {run.output.formats[0]}, and the model {run.model.name} has no 16-bit weights to"
             " merge the adapter into: they are quantised already.",
             "Name the 16-bit model in model.name (it is loaded in 4 bits all the same), or publish the adapter only.",
         )
@@ -181,7 +181,7 @@ def require_usable(rows: RowSet, sources: Sequence[OpenSource], *, run: RunFile,
             raise TrainerError(
                 ExitCode.DatasetInvalid, f"The data set {uri} has no rows.", "Upload a data set with rows."
             )
-        rows.bad.limit(rows=rows.read, max_percent=run.dataset.max_bad_percent, report=data_report_uri(run))
+        rows.bad.limit(rows=rows.read, largest_share=run.dataset.max_bad_fraction, report=data_report_uri(run))
         require_short(rows, run)
         require_rows(rows, run, uri=uri)
     except TrainerError:
@@ -203,7 +203,7 @@ def require_short(rows: RowSet, run: RunFile) -> None:
             ExitCode.DatasetInvalid,
             f"{rows.overlong.count} of {rows.read} rows are longer than {limits.field} {limits.max_length}:"
             f" {rows.overlong.shown()}.",
-            f"Raise {limits.field} (to {max(rows.report.lengths)} for all rows), or set dataset.overlength: drop"
+            f"Raise {limits.field} (to {max(rows.report.lengths)} for all rows), or set dataset.overlength: Drop"
             f"{'' if run.training.grpo else ' or truncate'}.",
         )
 
@@ -221,7 +221,7 @@ def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
             f"No row of {uri} is left: {dropped[reason]} of {rows.read} are longer than {rows.limits.field}"
             f" {rows.limits.max_length}; the shortest has {min(lengths)} tokens, the longest {max(lengths)}.",
             f"Raise {rows.limits.field} (to {max(lengths)} for all rows)"
-            f"{'.' if run.training.grpo else ', or set dataset.overlength: truncate.'}",
+            f"{'.' if run.training.grpo else ', or set dataset.overlength: Truncate.'}",
         )
     if reason is DropReason.BAD_ROW:
         raise TrainerError(

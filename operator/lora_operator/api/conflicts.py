@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.cel import given, rule, value
+from lora_trainer.contract.spec.dataset import Overlength
 from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.contract.spec.training import Method
 
@@ -88,8 +89,8 @@ GRPO_CONFLICTS = (
         holds=_rows_hold_prompt_and_answer,
     ),
     Conflict(
-        cel=f"!({GRPO}) || {value('dataset.overlength', 'drop')} != 'truncate'",
-        message="dataset.overlength: truncate is not for GRPO, as a cut prompt asks something else: set drop or fail.",
+        cel=f"!({GRPO}) || {value('dataset.overlength', Overlength.DROP)} != 'Truncate'",
+        message="dataset.overlength: Truncate is not for GRPO, as a cut prompt asks something else: set Drop or Fail.",
         field="dataset",
     ),
     Conflict(
@@ -165,9 +166,9 @@ CONFLICTS = (
         field="training",
     ),
     Conflict(
-        cel=f"!has(self.dataset.format) || ((self.dataset.format == 'preference') == ({METHOD} == 'DPO')"
-        f" && (self.dataset.format == 'prompt') == ({METHOD} == 'GRPO'))",
-        message="dataset.format does not suit training.method: DPO reads preference rows, GRPO prompt rows, SFT all "
+        cel=f"!has(self.dataset.format) || ((self.dataset.format == 'Preference') == ({METHOD} == 'DPO')"
+        f" && (self.dataset.format == 'Prompt') == ({METHOD} == 'GRPO'))",
+        message="dataset.format does not suit training.method: DPO reads Preference rows, GRPO Prompt rows, SFT all "
         "others.",
         field="dataset",
     ),

@@ -12,6 +12,7 @@ from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.spec.cel import on_create, rule, rules
 from lora_trainer.contract.spec.dataset import DatasetSpec
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
+from lora_trainer.contract.spec.hugging_face import HuggingFaceSpec
 from lora_trainer.contract.spec.lora import LoraSpec
 from lora_trainer.contract.spec.model import ModelSpec
 from lora_trainer.contract.spec.names import ObjectName
@@ -31,6 +32,7 @@ KueueName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_VALUE, patte
 """Name of an object of Kueue: it is the value of a label."""
 
 IMMUTABLE = (
+    "huggingFace",
     "model",
     "dataset",
     "output",
@@ -68,6 +70,8 @@ class LoraFineTuneSpec(WireModel):
 
     class_name: ObjectName | None = None
     """LoraFineTuneClass that says where and on what the run trains. Unset: the default class."""
+    hugging_face: HuggingFaceSpec = HuggingFaceSpec()
+    """How the Hugging Face Hub is read."""
     model: ModelSpec
     """The base model and how it is loaded."""
     dataset: DatasetSpec

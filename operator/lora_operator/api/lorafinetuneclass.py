@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from lora_trainer.contract.run import AcceleratorKind
 from lora_trainer.contract.spec.cel import given, rule, rules
 from lora_trainer.contract.spec.evaluation import EvaluationSettings
+from lora_trainer.contract.spec.hugging_face import HuggingFaceSpec
 from lora_trainer.contract.spec.lora import LoraSpec
-from lora_trainer.contract.spec.model import ModelSettings, SecretKeyRef
+from lora_trainer.contract.spec.model import ModelSettings
 from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
 from lora_trainer.contract.spec.training import TrainingSettings
 from lora_trainer.contract.spec.uris import BLANK
@@ -179,14 +180,6 @@ class LimitsSpec(WireModel):
     """Longest maxRuntimeSeconds, and that of runs which set none."""
 
 
-class ModelDefaults(ModelSettings):
-    """What runs get that leave it unset in spec.model."""
-
-    token_secret_ref: SecretKeyRef | None = None
-    """Secret key with a Hugging Face token in the namespace of the run. Where that Secret is missing, models and data
-    sets are read without a token."""
-
-
 class DefaultsSpec(WireModel):
     """What runs get that leave it unset. A field that is unset here too has the product's default."""
 
@@ -200,7 +193,9 @@ class DefaultsSpec(WireModel):
         )
     )
 
-    model: ModelDefaults = ModelDefaults()
+    hugging_face: HuggingFaceSpec = HuggingFaceSpec()
+    """Of spec.huggingFace. Where the Secret is missing in the namespace of the run, the hub is read without a token."""
+    model: ModelSettings = ModelSettings()
     """Of spec.model."""
     lora: LoraSpec = LoraSpec()
     """Of spec.lora."""

@@ -96,8 +96,8 @@ def _held_back(pod: PodView) -> Trouble | None:
     if "secret" in pod.waiting_message.lower():
         message = (
             f"Pod {pod.name} waits for a Secret: {pod.waiting_message}. Create the Secret with that key in this "
-            "namespace (model.tokenSecretRef, output.signing.keySecretRef, or storage.credentials.secretName of the "
-            "class); the pod then starts by itself."
+            "namespace (huggingFace.tokenSecretRef, output.signing.keySecretRef, or storage.credentials.secretName of "
+            "the class); the pod then starts by itself."
         )
         return Trouble(reason=Reason.SECRET_NOT_FOUND, message=message, needs_person=True)
     message = f"The kubelet cannot create the container of pod {pod.name}: {pod.waiting_message}"

@@ -210,11 +210,11 @@ def hub_mirror(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The Hugging Face token of a private model or data set."""
-    reference = request.settled.run_file.model.token_secret_ref
+    reference = request.settled.run_file.hugging_face.token_secret_ref
     if reference is None:
         return draft
     # One that only the class names may be missing: most models need none.
-    optional = request.run.spec.model.token_secret_ref is None
+    optional = request.run.spec.hugging_face.token_secret_ref is None
     secret = _secret_env(HUB_TOKEN_VARIABLE, secret=reference.name, key=reference.key, optional=optional)
     return draft.plus(env=(secret,))
 

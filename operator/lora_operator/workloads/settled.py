@@ -45,6 +45,7 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
     accelerator = class_spec.accelerator
     run_file = RunFile(
         identity=Identity(namespace=run.namespace, name=run.name, uid=run.uid),
+        hugging_face=filled(run.spec.hugging_face, class_spec.defaults.hugging_face),
         model=filled(run.spec.model, class_spec.defaults.model),
         lora=filled(run.spec.lora, class_spec.defaults.lora).resolved(),
         training=filled(run.spec.training, training_defaults(run, class_spec)).resolved(),

@@ -45,7 +45,7 @@ def figures() -> DatasetFigures:
     """A small data set."""
     lengths = Lengths(p50=10, p95=20, max=30)
     return DatasetFigures(
-        format="text", rows=8, kept=7, held_out=1, tokens=70, trained_token_share=1.0, lengths=lengths, digest=DIGEST
+        format="Text", rows=8, kept=7, held_out=1, tokens=70, trained_token_share=1.0, lengths=lengths, digest=DIGEST
     )
 
 

@@ -14,12 +14,12 @@ from tests.builders import CLASS_NAME, a_run, class_spec
 
 Body = dict[str, Any]
 SECRET = {"name": "hub", "key": "token"}
-PRIVATE_MODEL = {"name": "acme/private-8b", "revision": "main", "tokenSecretRef": SECRET}
+PRIVATE_MODEL = {"name": "acme/private-8b", "revision": "main"}
 IDENTITY = {"workUri": "s3://platform/runs/{namespace}", "credentials": {"serviceAccountName": "bucket-writer"}}
 GOOGLE = {"workUri": "gs://platform/runs/{namespace}", "credentials": {"secretName": "bucket"}}
 MANY = [
     {"uri": "configmap://rows/b.jsonl", "weight": 3},
-    {"uri": "configmap://rows/a.jsonl", "format": "text"},
+    {"uri": "configmap://rows/a.jsonl", "format": "Text"},
     {"uri": "pvc://rows/c.parquet"},
     {"uri": "hf://datasets/owner/name@main/data"},
 ]
@@ -54,7 +54,7 @@ OVERLAY: Body = {
             },
         ],
     },
-    "defaults": {"model": {"tokenSecretRef": {"name": "hub"}}, "training": {"numTrainEpochs": 3}},
+    "defaults": {"huggingFace": {"tokenSecretRef": {"name": "hub"}}, "training": {"numTrainEpochs": 3}},
 }
 
 SCENARIOS: dict[str, tuple[Body, Body]] = {
@@ -69,6 +69,7 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     ),
     "private-model": (
         {
+            "huggingFace": {"tokenSecretRef": SECRET},
             "model": PRIVATE_MODEL,
             "output": SIGNED,
             "dataset": {"uri": "pvc://rows/sql/train.jsonl", "columns": {"prompt": "question"}},

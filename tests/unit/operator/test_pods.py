@@ -247,15 +247,15 @@ def test_a_class_says_how_long_runs_train_that_do_not(asked: Body, resolved: tup
 
 
 @pytest.mark.parametrize(
-    ("model", "reference"),
+    ("hub", "reference"),
     [
         ({}, {"name": "hub", "key": "token", "optional": True}),
         ({"tokenSecretRef": {"name": "mine"}}, {"name": "mine", "key": "token"}),
     ],
     ids=["of the class", "of the run"],
 )
-def test_the_token_of_a_class_is_for_runs_that_name_none_and_may_be_missing(model: Body, reference: Body) -> None:
-    run = a_run(model={"name": "meta-llama/Llama-3.2-3B-Instruct"} | model)
+def test_the_token_of_a_class_is_for_runs_that_name_none_and_may_be_missing(hub: Body, reference: Body) -> None:
+    run = a_run(huggingFace=hub)
     request = StageRequest(run=run, settled=a_settled(run, **OVERLAY), stage=Stage.TRAIN, attempt=1)
     env = environment(stage_job(request)["spec"]["template"]["spec"])
     assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == reference

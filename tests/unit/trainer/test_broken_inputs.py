@@ -185,20 +185,20 @@ CASES: dict[str, Case] = {
     "tools that are not JSON": row({"messages": [USER, ASSISTANT], "tools": "f("}, "the column tools is not JSON"),
     "a call that is not JSON": row({"messages": [USER, CALL]}, "messages[1].tool_calls is not JSON"),
     "a column that is not there": rows(CHATS, "the column chat is missing", dataset={
-        "columns": {"messages": "chat"}, "format": "messages"}),
+        "columns": {"messages": "chat"}, "format": "Messages"}),
     "a number for a text": rows([{"text": "a"}, {"text": 5}], "train.jsonl:2", "the column text is a number"),
     "more bad rows than allowed": rows(
-        [*CHATS, {}, {}, {}], "3 of 103 rows", "allows 2 %", "train.jsonl:101", dataset={"maxBadPercent": 2}
+        [*CHATS, {}, {}, {}], "3 of 103 rows", "allows 0.02", "train.jsonl:101", dataset={"maxBadFraction": 0.02}
     ),
-    "bad rows only": rows([{"text": 1}] * 4, TRAIN, "4 of 4 cannot be used", dataset={"maxBadPercent": 100}),
+    "bad rows only": rows([{"text": 1}] * 4, TRAIN, "4 of 4 cannot be used", dataset={"maxBadFraction": 1}),
     "answers of nothing": rows([{**conversation(1), "messages": [USER, {**ASSISTANT, "content": " "}]}], "EmptyAnswer"),
     "every row too long": rows([{"text": "a" * 600}, {"text": "a" * 900}], "maxSeqLength 512", "shortest has 601"),
     "a row too long where none may be": rows(
-        [*CHATS, conversation("long " * 200)], "train.jsonl:101", "maxSeqLength 512", dataset={"overlength": "fail"}
+        [*CHATS, conversation("long " * 200)], "train.jsonl:101", "maxSeqLength 512", dataset={"overlength": "Fail"}
     ),
     "answers cut away": rows(
         [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in range(5)], "NothingToTrain: 5 of 5",
-        model={"maxSeqLength": 32}, dataset={"overlength": "truncate"},
+        model={"maxSeqLength": 32}, dataset={"overlength": "Truncate"},
     ),
     "one row": rows(CHATS[:1], "No row can be held out", "1 rows"),
     "one row many times": rows([CHATS[0]] * 5, "5 rows, 4 of them repeated"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.data.chat_template import ChatTemplate, TrainOn
+from lora_trainer.contract.spec.training import TrainOn
+from lora_trainer.data.chat_template import ChatTemplate
 from lora_trainer.data.formats import Conversation, RowError, Turn
 from lora_trainer.errors import TrainerError
 
@@ -36,7 +37,7 @@ def conversation(*contents: str, first: str = "user") -> Conversation:
     return Conversation(turns=tuple(turns))
 
 
-def answers(source: str, chat: Conversation, train_on: TrainOn = "answers") -> list[str]:
+def answers(source: str, chat: Conversation, train_on: TrainOn = TrainOn.ANSWERS) -> list[str]:
     template = ChatTemplate(source, special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
     rendered = template.render(chat, train_on=train_on)
     return [rendered.text[start:end] for start, end in rendered.answers]
@@ -73,26 +74,28 @@ def test_answers_with_their_end(source: str, chat: Conversation, expected: list[
 
 def test_last_answer_and_everything() -> None:
     chat = conversation("q", "a", "r", "b")
-    assert answers(CHATML, chat, "lastAnswer") == ["b<|im_end|>"]
-    (everything,) = answers(CHATML, chat, "everything")
+    assert answers(CHATML, chat, TrainOn.LAST_ANSWER) == ["b<|im_end|>"]
+    (everything,) = answers(CHATML, chat, TrainOn.EVERYTHING)
     assert everything.startswith("<|im_start|>user\nq")
 
 
 def test_the_prompt_ends_where_the_last_answer_begins() -> None:
-    rendered = ChatTemplate(CHATML, special_tokens={}).render(conversation("q", "a", "r", "b"), train_on="answers")
+    rendered = ChatTemplate(CHATML, special_tokens={}).render(
+        conversation("q", "a", "r", "b"), train_on=TrainOn.ANSWERS
+    )
     assert rendered.text[: rendered.prompt_end].endswith("r<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_the_date_is_the_same_every_day() -> None:
     source = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
-    rendered = ChatTemplate(source, special_tokens={}).render(conversation("q", "a"), train_on="answers")
+    rendered = ChatTemplate(source, special_tokens={}).render(conversation("q", "a"), train_on=TrainOn.ANSWERS)
     assert rendered.text.startswith("26 Jul 2024\n")
 
 
 def test_tools_reach_the_template() -> None:
     source = "{% if tools %}{{ tools[0] | tojson }}\n{% endif %}" + CHATML
     chat = Conversation(turns=conversation("q", "a").turns, tools=({"name": "<f>"},))
-    rendered = ChatTemplate(source, special_tokens={}).render(chat, train_on="answers")
+    rendered = ChatTemplate(source, special_tokens={}).render(chat, train_on=TrainOn.ANSWERS)
     assert rendered.text.startswith('{"name": "<f>"}\n')
 
 
@@ -118,4 +121,4 @@ def test_a_row_that_the_template_refuses_is_a_bad_row() -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
     chat = Conversation(turns=(Turn(role="system", content="s", extra={}), *conversation("q", "a").turns))
     with pytest.raises(RowError, match="no system role"):
-        ChatTemplate(strict, special_tokens={}).render(chat, train_on="answers")
+        ChatTemplate(strict, special_tokens={}).render(chat, train_on=TrainOn.ANSWERS)

@@ -30,7 +30,7 @@ def test_the_prepared_set_is_whole(world: World, tmp_path: Path) -> None:
     run = run_file(evaluation={"maxRows": 256, "holdoutFraction": 0.1})
     result = world.prepare_run(run)
     figures = result.dataset
-    assert (figures.format, figures.rows, figures.kept, figures.held_out) == ("messages", 100, 90, 10)
+    assert (figures.format, figures.rows, figures.kept, figures.held_out) == ("Messages", 100, 90, 10)
     assert figures.dropped == ()
     assert 0 < figures.trained_token_share < 1
     assert result.artifact is None
@@ -58,7 +58,7 @@ def test_pairs_are_prepared_for_dpo(world: World, tmp_path: Path) -> None:
     world.write("data/train.jsonl", [preference(number) for number in range(40)])
     run = run_file(training={"method": "DPO"}, evaluation={"holdoutFraction": 0.1})
     result = world.prepare_run(run)
-    assert (result.dataset.format, result.dataset.kept, result.dataset.held_out) == ("preference", 36, 4)
+    assert (result.dataset.format, result.dataset.kept, result.dataset.held_out) == ("Preference", 36, 4)
     assert result.chosen.learning_rate == 5e-6
     assert result.chosen.packing is False
     folder = world.fetched(run, tmp_path / "set")
@@ -79,7 +79,7 @@ def test_prompts_are_prepared_for_grpo(world: World, tmp_path: Path) -> None:
     world.write("data/train.jsonl", [{"prompt": f"{number} + 1", "answer": number + 1} for number in range(20)])
     run = run_file(training=grpo(), evaluation={"holdoutFraction": 0.1})
     result = world.prepare_run(run)
-    assert (result.dataset.format, result.dataset.kept, result.dataset.held_out) == ("prompt", 18, 2)
+    assert (result.dataset.format, result.dataset.kept, result.dataset.held_out) == ("Prompt", 18, 2)
     assert result.dataset.trained_token_share == 0
     chosen = result.chosen
     assert chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps == 8
@@ -100,7 +100,7 @@ def test_a_prompt_that_is_too_long_names_the_field(world: World) -> None:
     with pytest.raises(
         TrainerError, match=r"1 of 3 rows are longer than training\.grpo\.maxPromptLength 64"
     ) as refused:
-        world.prepare(training=grpo(), dataset={"overlength": "fail"})
+        world.prepare(training=grpo(), dataset={"overlength": "Fail"})
     assert "truncate" not in (refused.value.remedy or "")
 
 
@@ -175,7 +175,7 @@ def report(world: World) -> DataReport:
 
 def test_allowed_bad_rows_are_left_out_and_reported(world: World) -> None:
     world.write("data/train.jsonl", BAD)
-    result = world.prepare(dataset={"maxBadPercent": 10})
+    result = world.prepare(dataset={"maxBadFraction": 0.1})
     assert (result.dataset.rows, result.dataset.kept, result.dataset.held_out) == (32, 28, 2)
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("BadRow", 2)]
     assert [row.where for row in report(world).train.bad_rows] == ["train.jsonl:31", "train.jsonl:32"]
@@ -183,15 +183,15 @@ def test_allowed_bad_rows_are_left_out_and_reported(world: World) -> None:
 
 def test_truncated_rows_are_counted(world: World) -> None:
     world.write("data/train.jsonl", [*CHATS, conversation("long " * 200)])
-    figures = world.prepare(dataset={"overlength": "truncate"}, evaluation={"maxRows": 1}).dataset
+    figures = world.prepare(dataset={"overlength": "Truncate"}, evaluation={"maxRows": 1}).dataset
     assert figures.truncated == 1
     assert [(each.reason, each.rows) for each in figures.dropped] == [("NothingToTrain", 1)]
 
 
 def test_bad_rows_that_fail_the_run_are_reported_too(world: World) -> None:
     world.write("data/train.jsonl", BAD)
-    with pytest.raises(TrainerError, match=r"^2 of 32 rows .* allows 5 %: train.jsonl:31: the column") as caught:
-        world.prepare(dataset={"maxBadPercent": 5})
+    with pytest.raises(TrainerError, match=r"^2 of 32 rows .* allows 0.05: train.jsonl:31: the column") as caught:
+        world.prepare(dataset={"maxBadFraction": 0.05})
     (path,) = (world.root / "work").rglob(DATA_REPORT)
     assert f"s3://team-a/{path.relative_to(world.root)}" in (caught.value.remedy or "")
     assert (report(world).train.rows, len(report(world).train.bad_rows)) == (32, 2)
@@ -227,7 +227,7 @@ def test_several_sources_with_formats_and_weights_of_their_own(world: World, tmp
     pairs = {"uri": "data/pairs", "weight": 0.5, "columns": {"prompt": "q", "completion": "a"}}
     run = run_file(dataset=sources({"uri": "data/train.jsonl", "weight": 2}, pairs), evaluation={"maxRows": 10})
     result = world.prepare_run(run)
-    assert result.dataset.format == "messages, promptCompletion"
+    assert result.dataset.format == "Messages, PromptCompletion"
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("NotDrawn", 20)]
     folder = world.fetched(run, tmp_path / "set")
     trained = [tiny_tokenizer().decode(ids) for ids in pq.read_table(folder / TRAIN_ROWS)["input_ids"].to_pylist()]
@@ -258,7 +258,7 @@ def test_the_same_rows_have_the_same_digest_wherever_they_come_from(world: World
 def test_text_rows_need_no_template(world: World) -> None:
     write_tiny_model(world.root / "models/smollm2", template="{{ broken")
     world.write("data/train.jsonl", [{"text": f"text {number}"} for number in range(10)])
-    assert world.prepare().dataset.format == "text"
+    assert world.prepare().dataset.format == "Text"
 
 
 def test_nothing_is_left_beside_the_set(world: World) -> None:

@@ -108,7 +108,7 @@ def test_an_adapter_without_a_wanted_format_is_made_again(world: World) -> None:
     first = world.prepare()
     publish_adapter(world, run_file(), first)
     assert world.prepare().artifact
-    assert world.prepare(output={"formats": ["adapter", "merged16bit"]}).artifact is None
+    assert world.prepare(output={"exports": ["Merged16Bit"]}).artifact is None
 
 
 SIGNING = {"signing": {"keySecretRef": {"name": "signing"}}}

@@ -56,13 +56,13 @@ CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in 
         (rows([{"question": "q", "sql": "s"}]), {}, ExitCode.DatasetInvalid, "found question, sql"),
         (rows([*CHATS[:3], {"text": "t"}]), {}, ExitCode.DatasetInvalid, "train.jsonl:4: the column messages is"),
         (rows(LONG), {}, ExitCode.DatasetInvalid, "longer than model.maxSeqLength 512; the shortest"),
-        (rows([*CHATS, conversation(7 * "long " * 200)]), {"dataset": {"overlength": "fail", "maxBadPercent": 50}},
+        (rows([*CHATS, conversation(7 * "long " * 200)]), {"dataset": {"overlength": "Fail", "maxBadFraction": 0.5}},
          ExitCode.DatasetInvalid, "1 of 101 rows are longer than model.maxSeqLength 512: train.jsonl:101: has"),
-        (rows([{"messages": 1}] * 5), {"dataset": {"maxBadPercent": 100}}, ExitCode.DatasetInvalid,
+        (rows([{"messages": 1}] * 5), {"dataset": {"maxBadFraction": 1}}, ExitCode.DatasetInvalid,
          "No row of s3://team-a/data/train.jsonl is left: 5 of 5 cannot be used: train.jsonl:1: messages is a number"),
         (rows([conversation(1) | {"messages": [{"role": "assistant", "content": ""}]}]), {}, ExitCode.DatasetInvalid,
          "no row of s3://team-a/data/train.jsonl has a token that counts"),
-        (rows(CUT_AWAY), {"model": {"maxSeqLength": 32}, "dataset": {"overlength": "truncate"}},
+        (rows(CUT_AWAY), {"model": {"maxSeqLength": 32}, "dataset": {"overlength": "Truncate"}},
          ExitCode.DatasetInvalid,
          "NothingToTrain: 5 of 5"),
         (rows(CHATS[:1]), {}, ExitCode.DatasetInvalid, "No row can be held out"),
@@ -98,8 +98,8 @@ def test_bad_input_ends_with_a_remedy(
 
 def test_a_model_that_is_quantised_already_cannot_be_merged(world: World) -> None:
     model(config=CONFIG | {"quantization_config": {"quant_method": "bitsandbytes"}})(world)
-    with pytest.raises(TrainerError, match=r"output\.formats asks for gguf/q8_0, .* has no 16-bit weights") as ended:
-        world.prepare(output={"formats": ["gguf"]})
+    with pytest.raises(TrainerError, match=r"output\.exports asks for gguf/q8_0, .* has no 16-bit weights") as ended:
+        world.prepare(output={"exports": ["GGUF"]})
     assert ended.value.code == ExitCode.ConfigInvalid
 
 

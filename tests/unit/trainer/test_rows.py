@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
-from lora_trainer.contract.spec.training import Method, TrainingSpec
+from lora_trainer.contract.spec.dataset import Overlength, RowFormat, SourceSpec
+from lora_trainer.contract.spec.training import Method, TrainingSpec, TrainOn
 from lora_trainer.data.encoders import answers_encoder
 from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, DropReason, histogram, length_figures
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, peek_format, tokenise
@@ -36,7 +36,7 @@ def run(
     *,
     row_format: RowFormat = RowFormat.TEXT,
     max_length: int = 1000,
-    overlength: str = "drop",
+    overlength: Overlength = Overlength.DROP,
 ) -> RowSet:
     template = None if row_format is RowFormat.TEXT else CHATML
     tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=template)
@@ -44,7 +44,7 @@ def run(
     return tokenise(
         [OpenSource(spec=SPEC, row_format=row_format, records=read)],
         tmp_path / "rows.parquet",
-        encoder=lambda _: answers_encoder(tokenizer, row_format, None, train_on="answers"),
+        encoder=lambda _: answers_encoder(tokenizer, row_format, None, train_on=TrainOn.ANSWERS),
         limits=Limits(max_length=max_length, overlength=overlength),
         bad=BadRows(),
     )
@@ -71,19 +71,21 @@ def test_long_rows_are_dropped_and_counted(tmp_path: Path) -> None:
 
 
 def test_long_rows_are_cut(tmp_path: Path) -> None:
-    rows = run([{"text": "a" * 50}], tmp_path, max_length=10, overlength="truncate")
+    rows = run([{"text": "a" * 50}], tmp_path, max_length=10, overlength=Overlength.TRUNCATE)
     assert list(rows.lengths) == [10]
     assert rows.report.truncated == 1
 
 
 def test_long_rows_are_noted_by_line_where_they_may_not_be(tmp_path: Path) -> None:
-    rows = run([{"text": "a"}, {"text": "a" * 50}], tmp_path, max_length=10, overlength="fail")
+    rows = run([{"text": "a"}, {"text": "a" * 50}], tmp_path, max_length=10, overlength=Overlength.FAIL)
     assert rows.overlong.shown() == "data.jsonl:2: has 51 tokens"
     assert rows.bad.count == 0
 
 
 def test_an_answer_that_was_cut_away_leaves_nothing_to_train(tmp_path: Path) -> None:
-    rows = run([answer("a" * 50)], tmp_path, row_format=RowFormat.MESSAGES, max_length=20, overlength="truncate")
+    rows = run(
+        [answer("a" * 50)], tmp_path, row_format=RowFormat.MESSAGES, max_length=20, overlength=Overlength.TRUNCATE
+    )
     assert rows.digests == []
     assert [each.reason for each in rows.report.dropped_rows()] == ["NothingToTrain"]
 
@@ -113,12 +115,12 @@ def test_so_many_bad_rows_may_be() -> None:
     bad = BadRows()
     for line in range(5):
         bad.add(f"a:{line}", "no")
-    bad.limit(rows=100, max_percent=5, report="s3://b/r.json")
+    bad.limit(rows=100, largest_share=0.05, report="s3://b/r.json")
     with pytest.raises(TrainerError) as caught:
-        bad.limit(rows=99, max_percent=5, report="s3://b/r.json")
+        bad.limit(rows=99, largest_share=0.05, report="s3://b/r.json")
     assert caught.value.code is ExitCode.DatasetInvalid
     assert caught.value.message == (
-        "5 of 99 rows of the data set cannot be used, and dataset.maxBadPercent allows 5 %:"
+        "5 of 99 rows of the data set cannot be used, and dataset.maxBadFraction allows 0.05:"
         " a:0: no; a:1: no; a:2: no; and 2 more."
     )
     assert "s3://b/r.json" in (caught.value.remedy or "")
@@ -218,8 +220,8 @@ def weighted(*weights: float) -> RunFile:
 def row_set(*rows_of_source: int) -> RowSet:
     count = sum(rows_of_source)
     tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=None)
-    encoder = answers_encoder(tokenizer, RowFormat.TEXT, None, train_on="answers")
-    limits = Limits(max_length=100, overlength="drop")
+    encoder = answers_encoder(tokenizer, RowFormat.TEXT, None, train_on=TrainOn.ANSWERS)
+    limits = Limits(max_length=100, overlength=Overlength.DROP)
     rows = RowSet(
         path=Path("none"),
         encoder=encoder,

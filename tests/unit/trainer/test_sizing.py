@@ -91,7 +91,7 @@ def test_weights_that_come_quantised_stay_so() -> None:
     )
 
 
-@pytest.mark.parametrize(("mode", "kept"), [("unsloth", 32), ("enabled", 0), ("disabled", 32)])
+@pytest.mark.parametrize(("mode", "kept"), [("Unsloth", 32), ("Enabled", 0), ("Disabled", 32)])
 def test_layers_are_kept_where_the_user_leaves_it_open(mode: str, kept: int) -> None:
     numbers = chosen(lora={"useGradientCheckpointing": mode}, model={"maxSeqLength": 2048}, accelerator=offering(139))
     assert numbers.kept_layers == kept

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.data.chat_template import TrainOn
+from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text, Turn
 from lora_trainer.data.tokens import RowTokenizer, TokenRow, load_tokenizer
 from lora_trainer.errors import TrainerError
@@ -23,7 +23,7 @@ def tokenizer(template: str | None = CHATML, *, bos: str | None = None) -> RowTo
     return RowTokenizer(backend=tiny_tokenizer(bos=bos), special_tokens=special, template=template)
 
 
-def encode(row: Row, using: RowTokenizer, train_on: TrainOn = "answers") -> TokenRow:
+def encode(row: Row, using: RowTokenizer, train_on: TrainOn = TrainOn.ANSWERS) -> TokenRow:
     (encoded,) = using.encode([using.draft(row, train_on)])
     assert len(encoded.input_ids) == len(encoded.completion_mask)
     return encoded
@@ -55,14 +55,14 @@ def test_the_answer_and_its_end_are_trained_and_nothing_else() -> None:
 def test_every_answer_the_last_one_or_everything() -> None:
     row = chat("q", "a", "r", "b")
     assert trained(encode(row, tokenizer())) == "a<|im_end|>b<|im_end|>"
-    assert trained(encode(row, tokenizer(), "lastAnswer")) == "b<|im_end|>"
-    everything = encode(row, tokenizer(), "everything")
+    assert trained(encode(row, tokenizer(), TrainOn.LAST_ANSWER)) == "b<|im_end|>"
+    everything = encode(row, tokenizer(), TrainOn.EVERYTHING)
     assert trained(everything) == text(everything.input_ids)
 
 
 def test_rows_of_both_kinds_keep_their_order() -> None:
     using = tokenizer()
-    rows = using.encode([using.draft(row, "answers") for row in (Text(text="t"), chat("q", "a"), Text(text="u"))])
+    rows = using.encode([using.draft(row, TrainOn.ANSWERS) for row in (Text(text="t"), chat("q", "a"), Text(text="u"))])
     assert [trained(row) for row in rows] == ["t<|im_end|>", "a<|im_end|>", "u<|im_end|>"]
 
 
@@ -94,7 +94,7 @@ def test_prompt_and_completion_without_a_template_are_plain_text() -> None:
     assert text(row.input_ids) == "q a<|im_end|>"
     assert trained(row) == "a<|im_end|>"
     assert row.prompt_length == 2
-    assert trained(encode(COMPLETION, tokenizer(None), "everything")) == "q a<|im_end|>"
+    assert trained(encode(COMPLETION, tokenizer(None), TrainOn.EVERYTHING)) == "q a<|im_end|>"
 
 
 def test_half_of_a_plain_text_is_its_prompt() -> None:
@@ -140,12 +140,12 @@ def test_an_answer_that_the_template_does_not_end_is_a_bad_row() -> None:
     using = tokenizer(ends_short_ones)
     assert trained(encode(chat("q", "short"), using)) == "short<|im_end|>"
     with pytest.raises(RowError, match="ends an answer with 'ngest answer' instead of an end token"):
-        using.draft(chat("q", "the very longest answer"), "answers")
+        using.draft(chat("q", "the very longest answer"), TrainOn.ANSWERS)
 
 
 def test_conversations_need_a_template() -> None:
     with pytest.raises(TrainerError) as caught:
-        tokenizer(None).draft(chat("q", "a"), "answers")
+        tokenizer(None).draft(chat("q", "a"), TrainOn.ANSWERS)
     assert caught.value.code is ExitCode.ChatTemplateInvalid
     assert "dataset.chatTemplate" in (caught.value.remedy or "")
 

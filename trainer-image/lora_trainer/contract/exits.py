@@ -34,7 +34,7 @@ class ExitCode(IntEnum):
 
     Cause: Rows are not what their format wants: no JSON, a column missing, an unknown role, nothing to train on.
     Remedy: Mend the file and line that the message names; data-report.json lists more of them.
-    dataset.maxBadPercent lets some be left out.
+    dataset.maxBadFraction lets some be left out.
     """
     DatasetNotFound = 12
     """The data set is not there.
@@ -52,7 +52,7 @@ class ExitCode(IntEnum):
     """The hub or the store does not let the run read the base model.
 
     Cause: No token, one without access, or the licence of a gated model was not accepted.
-    Remedy: Accept the licence on the hub and name a token in model.tokenSecretRef.
+    Remedy: Accept the licence on the hub and name a token in huggingFace.tokenSecretRef.
     """
     ModelUnsupported = 15
     """The base model cannot be trained.
@@ -96,7 +96,7 @@ class ExitCode(IntEnum):
     """The hub or the store does not let the run read the rows.
 
     Cause: No token or keys, or none with access.
-    Remedy: Give the token of model.tokenSecretRef, or the account of the class, access to the data set.
+    Remedy: Give the token of huggingFace.tokenSecretRef, or the account of the class, access to the data set.
     """
     RewardFailed = 22
     """A reward function failed.
@@ -114,7 +114,7 @@ class ExitCode(IntEnum):
     """An output format could not be made.
 
     Cause: The base model's architecture has no such format.
-    Remedy: Remove the format from output.formats. The adapter itself may have been published.
+    Remedy: Remove the format from output.exports. The adapter itself may have been published.
     """
     OutOfMemory = 30
     """The accelerator's memory did not suffice.

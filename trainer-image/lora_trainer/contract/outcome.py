@@ -71,7 +71,7 @@ class DatasetFigures(WireModel):
     dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()
     """Rows left out, by reason."""
     truncated: int = 0
-    """Rows whose end was cut off at model.maxSeqLength (dataset.overlength: truncate)."""
+    """Rows whose end was cut off at model.maxSeqLength (dataset.overlength: Truncate)."""
     duplicates: int = 0
     """Rows that repeat an earlier one. Both are trained on and neither is held out."""
     leaked_prompts: int = 0

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from lora_trainer.contract.spec.dataset import DatasetSpec
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
+from lora_trainer.contract.spec.hugging_face import HuggingFaceSpec
 from lora_trainer.contract.spec.lora import GradientCheckpointing, LoraSpec
 from lora_trainer.contract.spec.model import ModelSpec, Quantization
 from lora_trainer.contract.spec.output import OutputSpec
@@ -72,6 +73,7 @@ class RunFile(WireModel):
 
     version: Literal[1] = 1
     identity: Identity
+    hugging_face: HuggingFaceSpec = HuggingFaceSpec()
     model: ModelSpec
     lora: LoraSpec
     training: TrainingSpec
@@ -93,7 +95,11 @@ class RunFile(WireModel):
         """lora.useGradientCheckpointing as it takes effect: offloading to host memory frees none where there is no
         other."""
         asked = self.lora.use_gradient_checkpointing
-        return "disabled" if asked == "unsloth" and self.accelerator.kind is AcceleratorKind.CPU else asked
+        return (
+            GradientCheckpointing.DISABLED
+            if asked is GradientCheckpointing.UNSLOTH and self.accelerator.kind is AcceleratorKind.CPU
+            else asked
+        )
 
     @property
     def optim(self) -> str:
@@ -131,8 +137,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         # However they are spread over nodes, as many processes train the same.
         "parallelism": {"gpus": run.parallelism.processes},
     }
-    shape["model"].pop("tokenSecretRef", None)
-    for field in ("uri", "sources", "maxBadPercent"):
+    for field in ("uri", "sources", "maxBadFraction"):
         shape["dataset"].pop(field, None)
     for field in ("datasetUri", "gate"):
         shape["evaluation"].pop(field, None)

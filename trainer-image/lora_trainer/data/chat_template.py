@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -21,6 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.formats import Conversation, RowError, Turn
 from lora_trainer.errors import TrainerError, first_sentence
 
@@ -39,7 +40,6 @@ MARKUP = re.compile(
 )
 """What is meant as a special token wherever a template writes it; DeepSeek's bars are full-width, Gemma 4 has one."""
 
-TrainOn = Literal["answers", "lastAnswer", "everything"]
 Span = tuple[int, int]
 
 
@@ -62,7 +62,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
-            probe = self.render(PROBE, train_on="answers")
+            probe = self.render(PROBE, train_on=TrainOn.ANSWERS)
             start, end = probe.answers[0]
             if PROBE.turns[-1].content not in probe.text[start:end]:
                 raise RowError("it does not show the answer")
@@ -80,10 +80,10 @@ class ChatTemplate:
         messages = [turn.message() for turn in conversation.turns]
         text = self._text(messages, conversation.tools)
         answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
-        if train_on != "answers":
+        if train_on != TrainOn.ANSWERS:
             answers = answers[-1:]
         spans = tuple(self._answer(text, conversation, messages, index) for index in answers)
-        trained = ((0, len(text)),) if train_on == "everything" else spans
+        trained = ((0, len(text)),) if train_on == TrainOn.EVERYTHING else spans
         return Rendered(text=text, answers=trained, prompt_end=spans[-1][0])
 
     def _answer(self, text: str, conversation: Conversation, messages: Sequence[dict], index: int) -> Span:

@@ -12,8 +12,7 @@ from typing import Any, Protocol, Self, assert_never
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.dataset import RowFormat
-from lora_trainer.contract.spec.training import Method
-from lora_trainer.data.chat_template import TrainOn
+from lora_trainer.contract.spec.training import Method, TrainOn
 from lora_trainer.data.formats import Completion, Conversation, Row, Text, normalise
 from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair
 from lora_trainer.data.questions import draft_question, normalise_question
@@ -127,5 +126,5 @@ def _is_empty(row: Row, train_on: TrainOn) -> bool:
             return not completion.strip()
         case Conversation(turns=turns):
             answers = [turn for turn in turns if turn.role == "assistant"]
-            wanted = answers[-1:] if train_on == "lastAnswer" else answers
+            wanted = answers[-1:] if train_on == TrainOn.LAST_ANSWER else answers
             return not any(turn.content.strip() or "tool_calls" in turn.extra for turn in wanted)

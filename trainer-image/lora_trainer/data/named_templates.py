@@ -34,6 +34,6 @@ def template_source(spec: ChatTemplateSpec | None) -> str | None:
         raise TrainerError(
             ExitCode.ConfigInvalid,
             f"The Unsloth of this trainer image has no chat template {spec.name!r} (dataset.chatTemplate.name).",
-            "Use the operator and the trainer image of the same release.",
+            f"Choose one of {', '.join(sorted(named))}; or write it in dataset.chatTemplate.jinja.",
         )
     return named[spec.name]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Self
 
+from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.formats import (
     Completion,
     Conversation,
@@ -171,7 +172,7 @@ def draft_pair(pair: Preference, tokenizer: RowTokenizer) -> PairDraft | None:
     """Both answers as text, None where one is empty. Raises RowError."""
     if not all(_last_words(row).strip() for row in (pair.chosen, pair.rejected)):
         return None
-    chosen, rejected = (tokenizer.draft(row, "lastAnswer") for row in (pair.chosen, pair.rejected))
+    chosen, rejected = (tokenizer.draft(row, TrainOn.LAST_ANSWER) for row in (pair.chosen, pair.rejected))
     return PairDraft(chosen=chosen, rejected=rejected)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.formats import Completion
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
@@ -17,7 +18,7 @@ SOME_ANSWER = "\nan answer"
 def tokenise_prompts(prompts: Sequence[str], tokenizer: RowTokenizer, *, max_length: int) -> tuple[Prompt, ...]:
     """Raises ConfigInvalid that names a prompt which leaves no room for an answer."""
     rows = [Completion(system=None, prompt=prompt, completion=SOME_ANSWER, plain_prompt=prompt) for prompt in prompts]
-    encoded = tokenizer.encode([tokenizer.draft(row, "answers") for row in rows])
+    encoded = tokenizer.encode([tokenizer.draft(row, TrainOn.ANSWERS) for row in rows])
     for index, row in enumerate(encoded):
         if row.prompt_length >= max_length:
             raise TrainerError(

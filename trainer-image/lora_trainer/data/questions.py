@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lora_trainer.contract.run import canonical_json
+from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.formats import (
     Completion,
     Conversation,
@@ -110,7 +111,7 @@ def normalise_question(record: Record, columns: Mapping[str, str] | None, *, nee
 
 def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow | None:
     """The question as it is trained on, None where nothing is asked. Raises RowError."""
-    draft = tokenizer.draft(question.asked, "lastAnswer")
+    draft = tokenizer.draft(question.asked, TrainOn.LAST_ANSWER)
     if not draft.text[: draft.prompt_end].strip():
         return None
     prompt, ids = tokenizer.prompt(draft)

@@ -25,9 +25,9 @@ class DropReason(StrEnum):
     """Why a row is not trained on."""
 
     BAD_ROW = outcome.BAD_ROW
-    """It cannot be used; allowed by dataset.maxBadPercent."""
+    """It cannot be used; allowed by dataset.maxBadFraction."""
     TOO_LONG = "TooLong"
-    """Longer than model.maxSeqLength, with dataset.overlength: drop."""
+    """Longer than model.maxSeqLength, with dataset.overlength: Drop."""
     EMPTY_ANSWER = "EmptyAnswer"
     """There is nothing in it to learn."""
     NOTHING_TO_TRAIN = "NothingToTrain"
@@ -63,19 +63,19 @@ class BadRows:
         if len(self.first) < REPORTED_BAD_ROWS:
             self.first.append(BadRow(where=where, reason=reason))
 
-    def limit(self, *, rows: int, max_percent: float, report: str) -> None:
-        """Raise DatasetInvalid, with the first of them, where more than `max_percent` of all `rows` are bad.
+    def limit(self, *, rows: int, largest_share: float, report: str) -> None:
+        """Raise DatasetInvalid, with the first of them, where more than `largest_share` of all `rows` are bad.
 
         `report` is where the others are listed.
         """
-        if self.count * 100 <= rows * max_percent:
+        if self.count <= rows * largest_share:
             return
-        allowed = f", and dataset.maxBadPercent allows {max_percent:g} %" if max_percent else ""
+        allowed = f", and dataset.maxBadFraction allows {largest_share:g}" if largest_share else ""
         raise TrainerError(
             ExitCode.DatasetInvalid,
             f"{self.count} of {rows} rows of the data set cannot be used{allowed}: {self.shown()}.",
             "Correct or remove these rows, name the format and columns in dataset.format and dataset.columns, or leave"
-            f" such rows out with dataset.maxBadPercent. The first {REPORTED_BAD_ROWS} are listed in {report}.",
+            f" such rows out with dataset.maxBadFraction. The first {REPORTED_BAD_ROWS} are listed in {report}.",
         )
 
     def shown(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
+from lora_trainer.contract.spec.dataset import Overlength, RowFormat, SourceSpec
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.encoders import RowEncoder, TokenisedRow
 from lora_trainer.data.formats import RowError, detect_format
@@ -46,7 +46,7 @@ class Limits:
     max_length: int
     field: str = "model.maxSeqLength"
     """Where max_length stands in the spec."""
-    overlength: str
+    overlength: Overlength
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,7 @@ class RowSet:
     bad: BadRows = field(default_factory=BadRows)
     """Rows that cannot be used."""
     overlong: BadRows = field(default_factory=BadRows)
-    """Rows that are too long, with dataset.overlength: fail."""
+    """Rows that are too long, with dataset.overlength: Fail."""
     read: int = 0
     """All rows, bad ones too."""
     digests: list[bytes] = field(default_factory=list)
@@ -159,10 +159,10 @@ def _limit(row: TokenisedRow, where: str, rows: RowSet, limits: Limits) -> Token
     report, length = rows.report, row.length
     report.lengths.append(length)
     if length > limits.max_length:
-        if limits.overlength == "drop":
+        if limits.overlength is Overlength.DROP:
             report.dropped[DropReason.TOO_LONG] += 1
             return None
-        if limits.overlength == "fail":
+        if limits.overlength is Overlength.FAIL:
             rows.overlong.add(where, f"has {length} tokens")
             return None
         report.truncated += 1

@@ -17,7 +17,8 @@ from typing import Any, Self, assert_never
 from tokenizers import Encoding, Tokenizer
 
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span, TrainOn
+from lora_trainer.contract.spec.training import TrainOn
+from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span
 from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text
 from lora_trainer.errors import TrainerError, first_sentence
 
@@ -137,7 +138,7 @@ class RowTokenizer:
             case Text(text=text):
                 return Draft(text=text, spans=((0, len(text)),), prompt_end=0, plain=True, prompt="", completion="")
             case Completion(plain_prompt=prompt, completion=completion):
-                start = 0 if train_on == "everything" else len(prompt)
+                start = 0 if train_on == TrainOn.EVERYTHING else len(prompt)
                 text = prompt + completion
                 return Draft(
                     text=text,
@@ -149,7 +150,7 @@ class RowTokenizer:
                 )
             case Conversation():
                 draft = self._chat_draft(row, train_on)
-                if train_on != "everything":
+                if train_on != TrainOn.EVERYTHING:
                     self._check_ends(draft)
                 return draft
             case _:
@@ -252,7 +253,7 @@ class RowTokenizer:
                 f"The chat template writes {', '.join(unknown)}, which the model's tokenizer does not know.",
                 "Use the template that belongs to this model, or a model that knows these tokens.",
             )
-        (probe,) = self.encode([self._chat_draft(PROBE, "answers")])
+        (probe,) = self.encode([self._chat_draft(PROBE, TrainOn.ANSWERS)])
         last = max(index for index, trained in enumerate(probe.completion_mask) if trained)
         end = probe.input_ids[last]
         if end != eos and end not in self._backend.get_added_tokens_decoder():

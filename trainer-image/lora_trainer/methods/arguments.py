@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import AcceleratorKind, RunFile
+from lora_trainer.contract.spec.lora import GradientCheckpointing
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,7 +30,7 @@ def loop_arguments(run: RunFile, *, chosen: Chosen, folder: Path) -> dict[str, A
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "optim": chosen.optim,
-        "gradient_checkpointing": run.gradient_checkpointing != "disabled",
+        "gradient_checkpointing": run.gradient_checkpointing is not GradientCheckpointing.DISABLED,
         "bf16": chosen.dtype == "bfloat16",
         "fp16": chosen.dtype == "float16",
         "dataloader_num_workers": chosen.dataloader_workers,

@@ -62,7 +62,7 @@ def deliver(delivery: Delivery) -> TrainResult:
     if missed:
         raise gate_failed(missed, artifact, result)
     point_latest(bucket, run, artifact)
-    if not run.output.exports:
+    if not run.output.formats:
         return result
     this.progress.update(stage=Stage.EXPORTING)
     try:
@@ -87,8 +87,8 @@ def verify_elsewhere(delivery: Delivery, *, uri: str, files: tuple[FileEntry, ..
 
 
 def export_elsewhere(delivery: Delivery) -> tuple[Path, Exported]:
-    """Write and prove the formats of output.formats, and say in which folder. Raises TrainerError."""
-    folder, formats = delivery.this.scratch / "exports", ",".join(delivery.this.run.output.exports)
+    """Write and prove the formats of output.exports, and say in which folder. Raises TrainerError."""
+    folder, formats = delivery.this.scratch / "exports", ",".join(delivery.this.run.output.formats)
     options = {"adapter": delivery.folder, "base": delivery.base, "folder": folder, "formats": formats}
     return folder, run_elsewhere("export", options, result=Exported)
 

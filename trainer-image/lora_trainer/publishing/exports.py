@@ -28,7 +28,7 @@ CANDIDATES = 10
 
 
 def export(adapter: Path, *, base: Path, formats: Sequence[str], folder: Path) -> Exported:
-    """Write the formats (as OutputSpec.exports names them) below `folder`. Raises TrainerError ExportFailed."""
+    """Write the formats (as OutputSpec.formats names them) below `folder`. Raises TrainerError ExportFailed."""
     methods = [method for kind, _, method in (name.partition("/") for name in formats) if kind == GGUF]
     try:
         with ExitStack() as stack:
@@ -77,5 +77,5 @@ def _differs(file: Path, how: str) -> TrainerError:
     return TrainerError(
         ExitCode.ExportFailed,
         f"{file.name} is not the model that was trained: {how}.",
-        "Leave gguf out of output.formats or choose a quantizationMethod with more bits; the adapter itself works.",
+        "Leave GGUF out of output.exports or choose quantizationMethods with more bits; the adapter itself works.",
     )

@@ -148,5 +148,5 @@ def _failed(what: str, output: str) -> TrainerError:
     return TrainerError(
         ExitCode.ExportFailed,
         f"{what}: {' / '.join(said) or 'it gave no reason'}.",
-        "Leave gguf out of output.formats, or ask llama.cpp's project for this architecture and tokenizer.",
+        "Leave GGUF out of output.exports, or ask llama.cpp's project for this architecture and tokenizer.",
     )

@@ -33,7 +33,7 @@ def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer
         found = result.model_copy(update={"artifact": artifact, "evaluation": manifest.evaluation})
         if missed := failures(run.evaluation.gate, manifest.evaluation):
             raise gate_failed(missed, artifact, found)
-        if not set(run.output.exports) <= set(manifest.formats):
+        if not set(run.output.formats) <= set(manifest.formats):
             continue
         if uri == published:
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -15,13 +15,21 @@ from lora_trainer.contract.wire import WireModel
 class RowFormat(StrEnum):
     """Shapes of a data-set row."""
 
-    MESSAGES = "messages"
-    SHAREGPT = "sharegpt"
-    ALPACA = "alpaca"
-    PROMPT_COMPLETION = "promptCompletion"
-    TEXT = "text"
-    PREFERENCE = "preference"
-    PROMPT = "prompt"
+    MESSAGES = "Messages"
+    SHAREGPT = "ShareGPT"
+    ALPACA = "Alpaca"
+    PROMPT_COMPLETION = "PromptCompletion"
+    TEXT = "Text"
+    PREFERENCE = "Preference"
+    PROMPT = "Prompt"
+
+
+class Overlength(StrEnum):
+    """What happens to rows that are too long."""
+
+    DROP = "Drop"
+    TRUNCATE = "Truncate"
+    FAIL = "Fail"
 
 
 COLUMN_ROLES = (
@@ -57,60 +65,6 @@ class SourceSpec(WireModel):
     """Your column names, as in dataset.columns. Unset: dataset.columns."""
 
 
-ChatTemplateName = Literal[
-    "alpaca",
-    "chatml",
-    "gemma",
-    "gemma-3",
-    "gemma-3n",
-    "gemma-4",
-    "gemma-4-thinking",
-    "gemma2",
-    "gemma2_chatml",
-    "gemma3",
-    "gemma3n",
-    "gemma4",
-    "gemma4-thinking",
-    "gemma_chatml",
-    "gpt-oss",
-    "gptoss",
-    "lfm-2",
-    "lfm-2.5",
-    "llama",
-    "llama-3",
-    "llama-3.1",
-    "llama-3.2",
-    "llama-3.3",
-    "llama-31",
-    "llama-32",
-    "llama-33",
-    "llama3",
-    "mistral",
-    "phi-3",
-    "phi-3.5",
-    "phi-35",
-    "phi-4",
-    "qwen-2.5",
-    "qwen-2.5-coder",
-    "qwen-25",
-    "qwen-25-coder",
-    "qwen-3",
-    "qwen2.5",
-    "qwen2.5-coder",
-    "qwen25",
-    "qwen25-coder",
-    "qwen3",
-    "qwen3-instruct",
-    "qwen3-thinking",
-    "starling",
-    "unsloth",
-    "vicuna",
-    "vicuna_old",
-    "yi-chat",
-    "zephyr",
-]
-
-
 class ChatTemplateSpec(WireModel):
     """A chat template: one of Unsloth's by its name, or your own."""
 
@@ -120,9 +74,10 @@ class ChatTemplateSpec(WireModel):
         )
     )
 
-    name: ChatTemplateName | None = None
-    """Name of a template of Unsloth's get_chat_template. Its special tokens must be in the model's vocabulary; what it
-    writes behind an answer is the end token that is trained and published."""
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
+    """Name of a template of Unsloth's get_chat_template (llama-3.1, qwen-2.5, chatml). Prepare knows those of the
+    class's image, and lists them where this is none of them. Its special tokens must be in the model's vocabulary;
+    what it writes behind an answer is the end token that is trained and published."""
     jinja: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
     """Source of a Jinja template, as in tokenizer_config.json."""
 
@@ -141,20 +96,21 @@ class DatasetSpec(WireModel):
     .zip too) or .parquet: s3://bucket/path, gs://bucket/path or az://container/path; pvc://claim/path for a
     PersistentVolumeClaim and configmap://name/key for a ConfigMap of the namespace; or
     hf://datasets/owner/name@revision/path for a data set on the Hugging Face Hub, read with the token of
-    model.tokenSecretRef, whose revision (unset: main) is pinned for the run and reported."""
+    huggingFace.tokenSecretRef, whose revision (unset: main) is pinned for the run and reported."""
     sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1, max_length=MAX_SOURCES)] | None = None
     """Several places whose rows are trained on together."""
     format: RowFormat | None = None
-    """Shape of the rows. Unset: detected from the columns. Method DPO reads preference (prompt, chosen, rejected), GRPO
-    reads prompt (prompt and the columns of its rewards), SFT the others."""
+    """Shape of the rows. Unset: detected from the columns. Method DPO reads Preference (prompt, chosen, rejected), GRPO
+    reads Prompt (prompt and the columns of its rewards), SFT the others."""
     columns: Columns = None
     """Your column names, keyed by the name the format expects (prompt: question)."""
     chat_template: ChatTemplateSpec | None = None
     """How conversations are rendered. Unset: the tokenizer's own template."""
-    overlength: Literal["drop", "truncate", "fail"] = "drop"
-    """What happens to rows longer than model.maxSeqLength: drop the row, cut its end, or fail the run."""
-    max_bad_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Percent of the rows that may be unusable (not JSON, a column missing, an unknown role): they are left out and
+    overlength: Overlength = Overlength.DROP
+    """What happens to rows longer than model.maxSeqLength: Drop leaves the row out, Truncate cuts its end, Fail fails
+    the run."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the rows that may be unusable (not JSON, a column missing, an unknown role): they are left out and
     listed with file, line and reason in data-report.json. 0: the first unusable row fails the run."""
 
     def all_sources(self) -> tuple[SourceSpec, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,19 +10,24 @@ from pydantic import Field
 from lora_trainer.contract.wire import WireModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LARGEST_SEED = 2**31 - 1
 
 
 class LoftqConfig(WireModel):
     """LoftQ initialisation of the LoRA matrices (PEFT's LoftQConfig). Needs a 16-bit base."""
 
-    loftq_bits: Literal[4] = 4
-    """Bits of the quantisation that LoftQ prepares for."""
     loftq_iter: Annotated[int, Field(ge=1, le=20)] = 1
     """Alternating LoftQ iterations."""
 
 
-GradientCheckpointing = Literal["unsloth", "enabled", "disabled"]
+class GradientCheckpointing(StrEnum):
+    """How activations of a forward pass are had again for the backward pass."""
+
+    UNSLOTH = "Unsloth"
+    """Recomputed from what was offloaded to host memory."""
+    ENABLED = "Enabled"
+    """Recomputed, as PyTorch does it."""
+    DISABLED = "Disabled"
+    """Kept."""
 
 
 class LoraSpec(WireModel):
@@ -40,12 +46,10 @@ class LoraSpec(WireModel):
     """Dropout in front of the adapter. 0 is the fastest path."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias vectors are trained too."""
-    use_gradient_checkpointing: GradientCheckpointing = "unsloth"
-    """Recompute activations to save memory: unsloth (offloads to host memory, and keeps those of as many layers as fit
-    the class's memory; does nothing on a CPU class), enabled (PyTorch's own, of every layer), disabled (fastest, most
+    use_gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.UNSLOTH
+    """Recompute activations to save memory: Unsloth (offloads to host memory, and keeps those of as many layers as fit
+    the class's memory; does nothing on a CPU class), Enabled (PyTorch's own, of every layer), Disabled (fastest, most
     memory)."""
-    random_state: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
-    """Seed of the adapter's initial weights."""
     use_rslora: bool = False
     """Rank-stabilised LoRA: scale by loraAlpha / sqrt(r)."""
     loftq_config: LoftqConfig | None = None

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_trainer.contract.spec.names import KeyName, ObjectName
 from lora_trainer.contract.spec.uris import MODEL_NAME
 from lora_trainer.contract.wire import WireModel
 
@@ -21,15 +20,6 @@ class Quantization(StrEnum):
     """4-bit NormalFloat (QLoRA)."""
     NONE = "None"
     """As they are, in 16 bits."""
-
-
-class SecretKeyRef(WireModel):
-    """One key of a Secret in the namespace of the fine-tune."""
-
-    name: ObjectName
-    """Name of the Secret."""
-    key: KeyName = "token"
-    """Key inside the Secret."""
 
 
 class ModelSettings(WireModel):
@@ -58,5 +48,3 @@ class ModelSpec(ModelSettings):
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Branch, tag or commit of a Hugging Face model. The commit it resolves to is pinned for the run and shown in
     status."""
-    token_secret_ref: SecretKeyRef | None = None
-    """Secret key with the Hugging Face token for a private or gated model."""

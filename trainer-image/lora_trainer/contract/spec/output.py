@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,14 +31,23 @@ class SigningSpec(WireModel):
 ADAPTER = "adapter"
 MERGED_16BIT = "merged16bit"
 GGUF = "gguf"
-Format = Literal["adapter", "merged16bit", "gguf"]
+"""Folders of an artifact, besides the adapter's own."""
+
+
+class Export(StrEnum):
+    """What may be published besides the adapter."""
+
+    MERGED_16BIT = "Merged16Bit"
+    GGUF = "GGUF"
+
+
 QuantizationMethod = Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
 class GgufSpec(WireModel):
     """GGUF files for llama.cpp and what is built on it."""
 
-    quantization_method: Annotated[
+    quantization_methods: Annotated[
         tuple[QuantizationMethod, ...],
         Field(min_length=1, max_length=5, json_schema_extra={"x-kubernetes-list-type": "set"}),
     ] = ("q8_0",)
@@ -50,21 +60,21 @@ class OutputSpec(WireModel):
     uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
     """Folder in the bucket. The adapter is published to <uri>/<run digest>/ and <uri>/latest.json points to the
     newest."""
-    formats: Annotated[
-        tuple[Format, ...], Field(min_length=1, max_length=3, json_schema_extra={"x-kubernetes-list-type": "set"})
-    ] = ("adapter",)
-    """What is published: adapter (always, named or not), merged16bit (the adapter merged into a 16-bit copy of the base
-    model, in the folder merged16bit/) and gguf (that model as GGUF files, in the folder gguf/). The last two need
-    memory and scratch for the 16-bit model. Each is proven against the adapter; one that cannot be made or proven ends
-    the run as ExportFailed, with the adapter published."""
+    exports: Annotated[
+        tuple[Export, ...], Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"})
+    ] = ()
+    """What is published besides the adapter: Merged16Bit (the adapter merged into a 16-bit copy of the base model, in
+    the folder merged16bit/) and GGUF (that model as GGUF files, in the folder gguf/). Both need memory and scratch for
+    the 16-bit model. Each is proven against the adapter; one that cannot be made or proven ends the run as
+    ExportFailed, with the adapter published."""
     gguf: GgufSpec = GgufSpec()
-    """Settings of the format gguf."""
+    """Settings of the export GGUF."""
     signing: SigningSpec | None = None
     """Publish an Ed25519 signature beside the manifest. Unset: none."""
 
     @property
-    def exports(self) -> tuple[str, ...]:
+    def formats(self) -> tuple[str, ...]:
         """What is published besides the adapter, each with its folder's name: merged16bit, gguf/q8_0."""
-        merged = (MERGED_16BIT,) if MERGED_16BIT in self.formats else ()
-        files = tuple(f"{GGUF}/{method}" for method in self.gguf.quantization_method) if GGUF in self.formats else ()
-        return merged + files
+        merged = (MERGED_16BIT,) if Export.MERGED_16BIT in self.exports else ()
+        methods = self.gguf.quantization_methods if Export.GGUF in self.exports else ()
+        return merged + tuple(f"{GGUF}/{method}" for method in methods)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field
 
-from lora_trainer.contract.spec.lora import LARGEST_SEED
 from lora_trainer.contract.spec.rewards import RewardSpec
 from lora_trainer.contract.wire import WireModel
+
+LARGEST_SEED = 2**31 - 1
 
 
 class Method(StrEnum):
@@ -27,12 +28,20 @@ class Method(StrEnum):
 DEFAULT_LEARNING_RATES: Mapping[Method, float] = {Method.SFT: 2e-4, Method.DPO: 5e-6, Method.GRPO: 5e-6}
 
 
+class TrainOn(StrEnum):
+    """Tokens of a conversation that count in the loss."""
+
+    ANSWERS = "Answers"
+    LAST_ANSWER = "LastAnswer"
+    EVERYTHING = "Everything"
+
+
 class SftSpec(WireModel):
     """Settings of supervised fine-tuning."""
 
-    train_on: Literal["answers", "lastAnswer", "everything"] = "answers"
-    """Tokens that count in the loss: all assistant turns, the last assistant turn, or every token. Rows of plain text
-    always train on everything."""
+    train_on: TrainOn = TrainOn.ANSWERS
+    """Tokens that count in the loss: Answers (all assistant turns), LastAnswer (the last one) or Everything. Rows of
+    plain text always train on everything."""
 
 
 class DpoSpec(WireModel):
@@ -59,7 +68,7 @@ class GrpoSpec(WireModel):
     """Answers to each prompt, which are compared with each other. The rows of an optimizer step (micro-batch times
     accumulation) are answers, and must be a multiple of it."""
     max_prompt_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
-    """Longest prompt in tokens. Longer ones are treated as dataset.overlength says: drop or fail."""
+    """Longest prompt in tokens. Longer ones are treated as dataset.overlength says: Drop or Fail."""
     max_completion_length: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """Tokens after which an answer is cut."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
@@ -118,7 +127,7 @@ class TrainingSettings(WireModel):
     """Pack several rows into one sequence without attention between them; SFT only. Unset: on where the accelerator
     supports it and rows do not fill a sequence by themselves."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
-    """Seed of data order and dropout."""
+    """Seed of the adapter's first weights, of the order of rows, and of dropout."""
     eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Optimizer steps between evaluations on the held-out rows; the last step is evaluated too. The adapter of the step
     with the lowest held-out loss (with DPO, log loss of the preferences) is then the one that is published. Unset:
