@@ -17,6 +17,8 @@ def _changed(name: str, change: dict[str, Any], words: str = "", **start: Any) -
 
 SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "Text"}]
 
+RIGHT = {"metric": "ExactMatch", "min": 0.5}
+REWARDED = {"metric": "Reward", "min": 0.5}
 GRPO: dict[str, Any] = {"rewards": [{"numericAnswer": {}}]}
 CODE = {"configMapRef": {"name": "judges", "key": "judge.py"}}
 
@@ -74,8 +76,8 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "takes no adapter with bias",
         {"spec.training.grpo.fastInference": True, "spec.lora.bias": "all"},
     ),
-    ("a gate on the reward", "", {"spec.evaluation.gate": {"minReward": 0.5}}),
-    ("a gate on a loss", "GRPO has no held-out loss", {"spec.evaluation.gate": {"maxEvalLoss": 0.5}}),
+    ("a gate on the reward", "", {"spec.evaluation.gates": [REWARDED]}),
+    ("a gate on a loss", "gate it by metric Reward", {"spec.evaluation.gates": [{"metric": "Loss", "max": 0.5}]}),
     ("exact match of prompts", "has no references", {"spec.evaluation.exactMatch": {}}),
 )
 
@@ -170,17 +172,27 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("steps", spec__training__maxSteps=10),
     _created("epochs", spec__training__numTrainEpochs=2),
     _created("steps and epochs", "not both: remove one", spec__training__maxSteps=10, spec__training__numTrainEpochs=2),
-    _created("a gate", spec__evaluation__gate={"maxEvalLoss": 1.5, "minImprovement": 0.2, "minTokenAccuracy": 0.5}),
-    _created("a gate below nought", "minImprovement", spec__evaluation__gate={"minImprovement": -0.1}),
-    _created("an accuracy above one", "minTokenAccuracy", spec__evaluation__gate={"minTokenAccuracy": 1.1}),
-    _created("a loss of nought", "maxEvalLoss", spec__evaluation__gate={"maxEvalLoss": 0}),
+    _created("gates", spec__evaluation__gates=[{"metric": "Loss", "max": 1.5}, {"metric": "Improvement", "min": 0.2}]),
+    _created("a gate with both ends", spec__evaluation__gates=[{"metric": "TokenAccuracy", "min": 0.5, "max": 1}]),
+    _created("a share below nought", "are shares", spec__evaluation__gates=[{"metric": "Improvement", "min": -0.1}]),
+    _created("a share above one", "are shares", spec__evaluation__gates=[{"metric": "TokenAccuracy", "max": 1.1}]),
+    _created("a gate of no end", "takes min, max or both", spec__evaluation__gates=[{"metric": "Loss"}]),
+    _created("a gate on nothing", "spec.evaluation.gates", spec__evaluation__gates=[{"min": 1}]),
+    _created("two gates on one figure", "Duplicate value", spec__evaluation__gates=[{"metric": "Loss", "max": 1}] * 2),
     _created("a prompt of one's own", spec__evaluation__prompts=["How many singers are there?"]),
     _created("an empty prompt", "prompts", spec__evaluation__prompts=[""]),
     _created("17 prompts", "prompts", spec__evaluation__prompts=["x"] * 17),
     _created("exact match", spec__evaluation__exactMatch={"rows": 8, "ignoreCase": True}),
     _created("an exact match of no rows", "exactMatch", spec__evaluation__exactMatch={"rows": 0}),
-    _created("a gate on exact match", "needs evaluation.exactMatch", spec__evaluation__gate={"minExactMatch": 0.5}),
-    _created("a gate on what is measured", spec__evaluation={"exactMatch": {}, "gate": {"minExactMatch": 0.5}}),
+    _created(
+        "a gate on exact match",
+        "needs evaluation.exactMatch",
+        spec__evaluation__gates=[RIGHT],
+    ),
+    _created(
+        "a gate on what is measured",
+        spec__evaluation={"exactMatch": {}, "gates": [RIGHT]},
+    ),
     # methods
     _created("preferences", spec__training__method="DPO", spec__training__dpo={"beta": 0.2}),
     _created("settings of another method", "training.dpo is for method DPO only", spec__training__dpo={}),
@@ -216,7 +228,11 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("GRPO without settings", "needs training.grpo.rewards", spec__training__method="GRPO"),
     _created("prompts for SFT", "does not suit", spec__dataset__format="Prompt"),
     _created("settings of GRPO for SFT", "training.grpo is for method GRPO only", spec__training__grpo=GRPO),
-    _created("a gate on rewards for SFT", "is for method GRPO only", spec__evaluation__gate={"minReward": 0.5}),
+    _created(
+        "a gate on rewards for SFT",
+        "is for method GRPO only",
+        spec__evaluation__gates=[REWARDED],
+    ),
     _created("a checkpoint every minute", spec__training__saveMinutes=1),
     _created("a checkpoint every moment", "spec.training.saveMinutes", spec__training__saveMinutes=0),
     _created("two GPUs", spec__parallelism__gpus=2),

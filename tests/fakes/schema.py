@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -72,7 +73,24 @@ def violations(obj: Obj, schema: Obj) -> list[tuple[str, str]]:
         for part in error.absolute_path:
             path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
         found.append((path or "<root>", f"Invalid value: {error.message}"))
-    return sorted(found)
+    return sorted((*found, *_duplicates(obj, schema, path="")))
+
+
+def _duplicates(node: Any, schema: Obj, *, path: str) -> Iterator[tuple[str, str]]:
+    """What stands twice in a list that is a set, or a map of its items."""
+    if isinstance(node, dict):
+        for name, child in schema.get("properties", {}).items():
+            if name in node:
+                yield from _duplicates(node[name], child, path=f"{path}.{name}".lstrip("."))
+    if isinstance(node, list):
+        keys = schema.get("x-kubernetes-list-map-keys", ())
+        seen: list[Any] = []
+        for index, item in enumerate(node):
+            identity = [item.get(key) for key in keys] if keys and isinstance(item, dict) else item
+            if identity in seen and schema.get("x-kubernetes-list-type") in ("set", "map"):
+                yield f"{path}[{index}]", f"Duplicate value: {identity}"
+            seen.append(identity)
+            yield from _duplicates(item, schema.get("items", {}), path=f"{path}[{index}]")
 
 
 def _to_draft4(node: Any) -> Any:

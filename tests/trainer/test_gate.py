@@ -10,7 +10,7 @@ from lora_trainer.contract.layout import artifact_uri, latest_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest
 from lora_trainer.contract.outcome import Artifact, TrainResult
 from lora_trainer.contract.run import RunFile
-from lora_trainer.contract.spec.evaluation import GateSpec
+from lora_trainer.contract.spec.evaluation import GateMetric, GateSpec
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepare import prepare
 from lora_trainer.telemetry import ProgressServer
@@ -20,18 +20,21 @@ from tests.support.attempts import Attempt, Ended
 from tests.support.runs import BUCKET
 from tests.trainer.conftest import Trained
 
+PERFECT = GateSpec(metric=GateMetric.TOKEN_ACCURACY, minimum=1)
+LOOSE = GateSpec(metric=GateMetric.IMPROVEMENT, minimum=0.001)
 
-def gated(run: RunFile, **gate: float) -> RunFile:
-    """The run with a gate and an output folder of its own. Neither changes its digest, nor where it resumes from."""
+
+def gated(run: RunFile, *gates: GateSpec) -> RunFile:
+    """The run with gates and an output folder of its own. Neither changes its digest, nor where it resumes from."""
     output = run.output.model_copy(update={"uri": f"s3://{BUCKET}/adapters/gated"})
-    evaluation = run.evaluation.model_copy(update={"gate": GateSpec(**gate)})
+    evaluation = run.evaluation.model_copy(update={"gates": gates})
     return run.model_copy(update={"output": output, "evaluation": evaluation})
 
 
 @pytest.fixture(scope="module")
 def rejected(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """The trained run once more, from its last checkpoint, with a gate that nothing passes."""
-    run = gated(trained.small.run, min_token_accuracy=1.0)
+    run = gated(trained.small.run, PERFECT)
     with Attempt(run, folder=tmp_path_factory.mktemp("gate") / "attempt", port=free_port()) as attempt:
         return attempt.wait()
 
@@ -47,9 +50,7 @@ def test_the_run_fails_with_the_figures_and_nothing_is_lost(trained: Trained, re
     assert rejected.outcome
     result = rejected.outcome.result
     assert isinstance(result, TrainResult)
-    assert f"token accuracy {result.evaluation.token_accuracy:.4f} is below minTokenAccuracy 1" in (
-        rejected.outcome.message
-    )
+    assert f"token accuracy {result.evaluation.token_accuracy:.4f} is below min 1" in (rejected.outcome.message)
     assert result.artifact.uri == rejected_uri(run, small.digest)
     manifest = small.bucket.read_manifest(result.artifact.uri, ArtifactManifest)
     assert manifest
@@ -63,9 +64,9 @@ def test_the_same_gate_is_told_at_once_and_a_looser_one_publishes(
     trained: Trained, rejected: Ended, tmp_path: Path
 ) -> None:
     assert rejected.code == ExitCode.QualityGateFailed
-    small, run = trained.small, gated(trained.small.run, min_improvement=0.001)
-    with pytest.raises(TrainerError, match="minTokenAccuracy") as again:
-        prepared_again(trained, gated(run, min_token_accuracy=1.0), tmp_path)
+    small, run = trained.small, gated(trained.small.run, LOOSE)
+    with pytest.raises(TrainerError, match="token accuracy") as again:
+        prepared_again(trained, gated(run, PERFECT), tmp_path)
     assert again.value.code == ExitCode.QualityGateFailed
     artifact = prepared_again(trained, run, tmp_path)
     assert artifact

@@ -52,6 +52,7 @@ def _loftq_has_16_bits(run: RunFile) -> bool:
 
 METHOD = value("training.method", Method.SFT)
 GRPO = given("training.grpo")
+GATES = given("evaluation.gates")
 FAST_INFERENCE = value("training.grpo.fastInference", False)
 
 
@@ -113,14 +114,13 @@ GRPO_CONFLICTS = (
         holds=_vllm_takes_the_biases,
     ),
     Conflict(
-        cel=f"!({GRPO} && {given('evaluation.gate')}) || !(has(self.evaluation.gate.maxEvalLoss)"
-        " || has(self.evaluation.gate.minImprovement) || has(self.evaluation.gate.minTokenAccuracy))",
-        message="GRPO has no held-out loss: gate it by evaluation.gate.minReward.",
+        cel=f"!({GRPO} && {GATES}) || self.evaluation.gates.all(gate, gate.metric == 'Reward')",
+        message="GRPO has no held-out loss: gate it by metric Reward only.",
         field="evaluation",
     ),
     Conflict(
-        cel=f"{GRPO} || !({given('evaluation.gate.minReward')})",
-        message="evaluation.gate.minReward is for method GRPO only: remove it.",
+        cel=f"{GRPO} || !({GATES}) || self.evaluation.gates.all(gate, gate.metric != 'Reward')",
+        message="A gate on metric Reward is for method GRPO only: remove it.",
         field="evaluation",
     ),
     Conflict(
@@ -142,9 +142,9 @@ CONFLICTS = (
         field="training",
     ),
     Conflict(
-        cel=f"!({given('evaluation.gate.minExactMatch')}) || has(self.evaluation.exactMatch)",
-        message="evaluation.gate.minExactMatch needs evaluation.exactMatch: set evaluation.exactMatch to {rows: 32}, "
-        "say.",
+        cel=f"!({GATES}) || has(self.evaluation.exactMatch)"
+        " || self.evaluation.gates.all(gate, gate.metric != 'ExactMatch')",
+        message="A gate on metric ExactMatch needs evaluation.exactMatch: set it to {rows: 32}, for example.",
         field="evaluation",
     ),
     Conflict(

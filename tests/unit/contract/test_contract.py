@@ -83,7 +83,7 @@ NOT_SHAPING = [
     {"accelerator__memoryGiB": 24},
     {"model__revision": "main"},
     {"lora__loraAlpha": 16},
-    {"evaluation__gate": {"maxEvalLoss": 1.0}},
+    {"evaluation__gates": [{"metric": "Loss", "max": 1.0}]},
 ]
 
 

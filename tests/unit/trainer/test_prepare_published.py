@@ -69,8 +69,8 @@ def test_an_adapter_with_a_missing_file_is_trained_again(world: World) -> None:
 def test_a_published_adapter_that_misses_the_gate_of_today_fails_the_run(world: World) -> None:
     first = world.prepare()
     manifest = publish_adapter(world, run_file(), first)
-    strict = run_file(evaluation={"gate": {"maxEvalLoss": 0.4}})
-    with pytest.raises(TrainerError, match=r"held-out loss 0\.5000 is above maxEvalLoss 0\.4") as ended:
+    strict = run_file(evaluation={"gates": [{"metric": "Loss", "max": 0.4}]})
+    with pytest.raises(TrainerError, match=r"held-out loss 0\.5000 is above max 0\.4") as ended:
         world.prepare_run(strict)
     assert ended.value.code == ExitCode.QualityGateFailed
     assert isinstance(ended.value.result, PrepareResult)
@@ -80,7 +80,7 @@ def test_a_published_adapter_that_misses_the_gate_of_today_fails_the_run(world: 
 
 
 def test_a_rejected_adapter_is_not_trained_again_while_it_misses_the_gate(world: World) -> None:
-    strict = run_file(evaluation={"gate": {"minTokenAccuracy": 0.9}})
+    strict = run_file(evaluation={"gates": [{"metric": "TokenAccuracy", "min": 0.9}]})
     first = world.prepare_run(strict)
     publish_adapter(world, strict, first, folder_of=rejected_uri)
     with pytest.raises(TrainerError, match=r"token accuracy 0\.8000 is below") as ended:
@@ -91,7 +91,7 @@ def test_a_rejected_adapter_is_not_trained_again_while_it_misses_the_gate(world:
 
 
 def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(world: World, tmp_path: Path) -> None:
-    run = run_file(evaluation={"gate": {"minTokenAccuracy": 0.7}})
+    run = run_file(evaluation={"gates": [{"metric": "TokenAccuracy", "min": 0.7}]})
     first = world.prepare_run(run)
     manifest = publish_adapter(world, run, first, folder_of=rejected_uri)
     found = world.prepare_run(run)

@@ -86,7 +86,7 @@ class ExitCode(IntEnum):
     Remedy: Lower training.learningRate; the message names the last good checkpoint.
     """
     QualityGateFailed = 20
-    """The adapter is not as good as evaluation.gate asks.
+    """The adapter is not as good as evaluation.gates ask.
 
     Cause: Too few steps or rows, or a gate that is too strict.
     Remedy: Look at status.evaluation and the model card in rejected/, then train longer, mend the rows or lower the

@@ -53,7 +53,7 @@ def artifact_uri(run: RunFile, digest: str) -> str:
 
 
 def rejected_uri(run: RunFile, digest: str) -> str:
-    """Folder of an adapter that did not pass evaluation.gate: whole and verified, but not published."""
+    """Folder of an adapter that did not pass evaluation.gates: whole and verified, but not published."""
     return f"{run.output.uri.rstrip('/')}/rejected/{digest}"
 
 

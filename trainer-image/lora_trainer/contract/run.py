@@ -124,7 +124,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
     """All that shapes the adapter, as canonical JSON.
 
     Two runs with the same shape train the same adapter, whoever asked: the identity, where things are stored, how
-    often checkpoints are made, the gate and the token's Secret are left out; contents stand in for the locations of
+    often checkpoints are made, the gates and the token's Secret are left out; contents stand in for the locations of
     data and model.
     """
     shape = {
@@ -139,7 +139,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
     }
     for field in ("uri", "sources", "maxBadFraction"):
         shape["dataset"].pop(field, None)
-    for field in ("datasetUri", "gate"):
+    for field in ("datasetUri", "gates"):
         shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveMinutes", "saveTotalLimit"):
         shape["training"].pop(field, None)

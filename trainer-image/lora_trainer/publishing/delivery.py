@@ -48,7 +48,7 @@ def deliver(delivery: Delivery) -> TrainResult:
     """
     this, signer = delivery.this, delivery.signer
     run, bucket = this.run, this.bucket
-    missed = failures(run.evaluation.gate, delivery.evaluation.figures)
+    missed = failures(run.evaluation.gates, delivery.evaluation.figures)
     uri = (rejected_uri if missed else artifact_uri)(run, delivery.prepared.run_digest)
 
     def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:

@@ -31,7 +31,7 @@ def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer
             continue
         artifact = manifest.artifact(uri, data)
         found = result.model_copy(update={"artifact": artifact, "evaluation": manifest.evaluation})
-        if missed := failures(run.evaluation.gate, manifest.evaluation):
+        if missed := failures(run.evaluation.gates, manifest.evaluation):
             raise gate_failed(missed, artifact, found)
         if not set(run.output.formats) <= set(manifest.formats):
             continue

@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.uris import DATA_URI
 from lora_trainer.contract.wire import WireModel
 
 
-class GateSpec(WireModel):
-    """What the adapter must reach on the held-out rows. Every value that is set must be met."""
+class GateMetric(StrEnum):
+    """Figures of the adapter on held-out rows."""
 
-    max_eval_loss: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Highest held-out loss per token (nats) with the adapter."""
-    min_improvement: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Smallest share by which the adapter lowers the base model's held-out loss: 0.2 asks for a loss at least 20 %
-    lower."""
-    min_token_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Smallest share of held-out tokens that are predicted with the adapter."""
-    min_exact_match: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Smallest share of generated answers that are exactly right. Needs evaluation.exactMatch."""
-    min_reward: Annotated[float, Field(ge=-8_000, le=8_000)] | None = None
-    """Method GRPO: smallest mean reward of the answers to held-out prompts with the adapter."""
+    LOSS = "Loss"
+    """Loss per token, in nats."""
+    IMPROVEMENT = "Improvement"
+    """Share by which the adapter lowers the base model's loss."""
+    TOKEN_ACCURACY = "TokenAccuracy"
+    """Share of tokens that are predicted."""
+    EXACT_MATCH = "ExactMatch"
+    """Share of generated answers that are exactly right."""
+    REWARD = "Reward"
+    """Mean reward of the answers (method GRPO)."""
+
+
+class GateSpec(WireModel):
+    """What one figure of the adapter must reach."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.min) || has(self.max)", "a gate takes min, max or both."),
+            rule(
+                "self.metric in ['Loss', 'Reward'] || ((!has(self.min) || (self.min >= 0.0 && self.min <= 1.0))"
+                " && (!has(self.max) || (self.max >= 0.0 && self.max <= 1.0)))",
+                "Improvement, TokenAccuracy and ExactMatch are shares: give min and max between 0 and 1.",
+            ),
+        )
+    )
+
+    metric: GateMetric
+    """Figure on the held-out rows: Loss (per token, nats), Improvement (share by which the adapter lowers the base
+    model's loss), TokenAccuracy (share of tokens that are predicted), ExactMatch (share of generated answers that are
+    right; needs evaluation.exactMatch) or Reward (mean reward, method GRPO)."""
+    minimum: Annotated[float, Field(ge=-8_000, le=8_000)] | None = Field(default=None, alias="min")
+    """Smallest value that passes."""
+    maximum: Annotated[float, Field(ge=-8_000, le=8_000)] | None = Field(default=None, alias="max")
+    """Largest value that passes."""
+
+
+def _one_for_each_metric(gates: tuple[GateSpec, ...]) -> tuple[GateSpec, ...]:
+    if len({gate.metric for gate in gates}) < len(gates):
+        raise ValueError("two gates have the same metric")
+    return gates
 
 
 class ExactMatchSpec(WireModel):
@@ -59,7 +90,14 @@ class EvaluationSpec(EvaluationSettings):
     published in evaluation.json and in the model card."""
     exact_match: ExactMatchSpec | None = None
     """Compare generated answers with their references. Unset: no answers are generated for this."""
-    gate: GateSpec | None = None
-    """What the adapter must reach to be published. One that does not is kept, whole and verified, in
-    <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with a gate that it passes
-    publishes it without training again. Unset: every adapter is published."""
+    gates: Annotated[
+        tuple[GateSpec, ...],
+        Field(
+            max_length=len(GateMetric),
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["metric"]},
+        ),
+        AfterValidator(_one_for_each_metric),
+    ] = ()
+    """What the adapter must reach to be published: every gate must be passed. An adapter that does not is kept, whole
+    and verified, in <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with gates
+    that it passes publishes it without training again. Unset: every adapter is published."""
