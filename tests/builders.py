@@ -82,7 +82,7 @@ def class_spec(**spec: Any) -> Body:
     """The smallest complete spec of a GPU class."""
     smallest = {
         "image": "registry.example/lora-trainer:0.1.0",
-        "accelerator": {"kind": "GPU", "memoryGiB": 80},
+        "accelerator": {"gpu": {"memory": "80Gi"}},
         "storage": {
             "workUri": "s3://platform/runs/{namespace}",
             "endpoint": "http://object-store.example:7070",

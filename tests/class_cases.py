@@ -47,6 +47,7 @@ EPOCHS: Body = {"training": {"numTrainEpochs": 2}}
 DEFAULTS: Body = {"huggingFace": {"tokenSecretRef": {"name": "hub"}}} | EPOCHS
 CLAIM: Body = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}
 TAINT: Body = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+BOTH: Body = {"gpu": {"memory": "80Gi"}, "cpu": {}}
 ACCOUNT: Body = class_spec()["storage"] | {"credentials": {"serviceAccountName": "a"}}
 OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
     ("a variable", "", "pod.env", [{"name": "NCCL_DEBUG", "value": "INFO"}]),
@@ -98,14 +99,16 @@ OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
 
 CLASS_CASES: tuple[CrdCase, ...] = (
     _class("the smallest class"),
-    _class("a GPU class without memory", "accelerator.memoryGiB is needed", spec__accelerator={"kind": "GPU"}),
-    _class("a CPU class without memory", spec__accelerator={"kind": "CPU"}),
-    _class("an accelerator by half a name", "resourceName", spec__accelerator={"kind": "CPU", "resourceName": "gpu"}),
-    _class("another accelerator", spec__accelerator={"kind": "CPU", "resourceName": "amd.com/gpu"}),
+    _class("a GPU class without memory", "spec.accelerator.gpu", spec__accelerator={"gpu": {}}),
+    _class("a CPU class without memory", spec__accelerator={"cpu": {}}),
+    _class(
+        "an accelerator by half a name", "resourceName", spec__accelerator={"gpu": {"memory": 1, "resourceName": "gpu"}}
+    ),
+    _class("another accelerator", spec__accelerator={"gpu": {"memory": "192Gi", "resourceName": "amd.com/gpu"}}),
     _class("credentials in a sentence", "secretName", spec__storage__credentials={"secretName": "my secret"}),
     _class("a cache on no name", "claimName", spec__modelCache={"claimName": "a..b"}),
-    _class("a class for several nodes", spec__accelerator={"kind": "CPU", "maxNodes": 2}),
-    _class("a class for no node", "spec.accelerator.maxNodes", spec__accelerator={"kind": "CPU", "maxNodes": 0}),
+    _class("a class for several nodes", spec__limits__nodes=2),
+    _class("a class for no node", "spec.limits.nodes", spec__limits__nodes=0),
     _class("no credentials", "exactly one of secretName", spec__storage__credentials={}),
     _class(
         "both credentials",
@@ -146,5 +149,21 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     _class("an image by digest", spec__image=f"registry.example:5000/a/trainer:1.0@sha256:{'0' * 64}"),
     _class("an image by half a digest", "spec.image", spec__image="registry.example/trainer@sha256:0123"),
     _class("an image with a space", "spec.image", spec__image="my trainer"),
-    _class("memory as a word", "spec.train.memory", spec__train__memory="much"),
+    _class("an accelerator of no kind", "exactly one of gpu and cpu", spec__accelerator={}),
+    _class("an accelerator of two kinds", "exactly one of gpu and cpu", spec__accelerator=BOTH),
+    _class("memory as a word", "spec.train.resources.requests.memory", spec__train__resources__requests__memory="much"),
+    _class(
+        "whole processors", spec__train__resources={"requests": {"cpu": 4}, "limits": {"cpu": "8", "memory": "1Gi"}}
+    ),
+    _class("half a processor as a number", "cpu", spec__train__resources__requests__cpu=0.5),
+    _class("a network card", spec__train__resources={"limits": {"rdma/hca": 1}}),
+    _class("a resource of no name", "keys of limits", spec__train__resources={"limits": {"hca": 1}}),
+    _class("a resource of no name that is wanted", "keys of requests", spec__train__resources={"requests": {"hca": 1}}),
+    _class("GPUs by hand", "may not name the GPUs", spec__train__resources={"limits": {"nvidia.com/gpu": 1}}),
+    _class(
+        "GPUs of another maker by hand",
+        "may not name the GPUs",
+        spec__accelerator={"gpu": {"memory": "192Gi", "resourceName": "amd.com/gpu"}},
+        spec__train__resources={"requests": {"amd.com/gpu": 1}},
+    ),
 )

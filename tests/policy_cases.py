@@ -13,14 +13,13 @@ GUARDED = "guarded"
 """The class of the cases."""
 NAMESPACE = "team-a"
 LIMITS: Body = {
-    "limits": {"r": 64, "maxSeqLength": 4096, "maxSteps": 500, "maxRuntimeSeconds": 3600},
+    "limits": {"gpus": 4, "nodes": 2, "r": 64, "maxSeqLength": 4096, "maxSteps": 500, "maxRuntimeSeconds": 3600},
     "allowed": {
         "models": ["meta-llama/*", "s3://{namespace}/models/*", "Qwen/Qwen3-8B"],
         "datasets": ["s3://{namespace}/*", "s3://shared/rows.jsonl", "hf://datasets/openai/*", "configmap://*"],
         "outputs": ["s3://{namespace}/*"],
     },
 }
-ACCELERATOR: Body = {"kind": "GPU", "memoryGiB": 80, "maxGpus": 4, "maxNodes": 2}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,10 @@ def run(namespace: str, name: str) -> tuple[str, Body]:
 
 
 def _class() -> Body:
-    huge = {"cpu": "1000", "memory": "1Gi", "scratch": "1Gi"}
+    huge = {"resources": {"requests": {"cpu": 1000, "memory": "1Gi"}}, "scratch": "1Gi"}
     spec = {
         "image": "localhost/none",
-        "accelerator": {"kind": "CPU"},
+        "accelerator": {"cpu": {}},
         "storage": {"workUri": "s3://load/work", "credentials": {"secretName": "load"}},
         "prepare": huge,
         "train": huge,

@@ -46,14 +46,15 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 def scripted_class() -> Body:
     """The demo's class with the scripted trainer."""
     # Requests are shares where processors are short: with a fiftieth of a training's, Python alone starts for a minute.
-    small = {"cpu": "100m", "memory": "128Mi", "scratch": "1Gi"}
+    small = {"resources": {"requests": {"cpu": "100m", "memory": "128Mi"}}, "scratch": "1Gi"}
     changes = {"image": SCRIPTED_IMAGE, "prepare": small, "train": small, "terminationGracePeriodSeconds": 30}
     return _like_the_demo_s(SCRIPTED_CLASS, **changes)
 
 
 def training_class() -> Body:
     """The demo's class for train pods that all find room at once, and the scripted trainer's beside them."""
-    return _like_the_demo_s(TRAINING_CLASS, train={"cpu": "150m", "memory": "3Gi", "scratch": "8Gi"})
+    train = {"resources": {"requests": {"cpu": "150m", "memory": "3Gi"}}, "scratch": "8Gi"}
+    return _like_the_demo_s(TRAINING_CLASS, train=train)
 
 
 def _like_the_demo_s(name: str, **changes: Any) -> Body:

@@ -138,14 +138,16 @@ def test_image_that_cannot_be_pulled(tenant: Tenant) -> None:
 
 
 def test_pod_that_fits_no_node(tenant: Tenant) -> None:
-    with tenant.own_class(prepare={"cpu": "1000", "memory": "1Gi", "scratch": "1Gi"}) as huge:
+    with tenant.own_class(
+        prepare={"resources": {"requests": {"cpu": 1000, "memory": "1Gi"}}, "scratch": "1Gi"}
+    ) as huge:
         tenant.apply("run", className=huge)
         run = tenant.wait_for_reason("run", "Unschedulable")
         assert "Insufficient cpu" in ready_message(run)
 
 
 def test_gpu_class_without_a_gpu_waits_and_says_so(tenant: Tenant) -> None:
-    with tenant.own_class(accelerator={"kind": "GPU", "memoryGiB": 24}) as no_gpu:
+    with tenant.own_class(accelerator={"gpu": {"memory": "24Gi"}}) as no_gpu:
         tenant.play("run", "ok", class_name=no_gpu)
         run = tenant.wait_for_reason("run", "Unschedulable")
         assert "nvidia.com/gpu" in ready_message(run)

@@ -37,7 +37,7 @@ def two_nodes(tenant: Tenant) -> Iterator[MakeClass]:
     def make(like: str) -> str:
         body = tenant.kubectl.get("lorafinetuneclass", like)
         spec = copy.deepcopy(body["spec"])
-        spec["accelerator"]["maxNodes"] = 2
+        spec["limits"] = {"nodes": 2}
         made.append(f"{like}-{tenant.namespace}")
         kind = {"apiVersion": body["apiVersion"], "kind": body["kind"]}
         tenant.kubectl.apply(kind | {"metadata": {"name": made[-1]}, "spec": spec})

@@ -12,7 +12,7 @@ from tests.builders import class_body
 from tests.cluster.refusals import first_refusal, refusal_of
 from tests.cluster.runs import DEMO_CLASS, Tenant, make_class, ready_message
 from tests.demo.environment import Environment
-from tests.policy_cases import ACCELERATOR, CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
+from tests.policy_cases import CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
 
 
 def refusal(tenant: Tenant, body: dict) -> str:
@@ -24,7 +24,7 @@ def refusal(tenant: Tenant, body: dict) -> str:
 def guarded(environment: Environment) -> Iterator[Tenant]:
     """A namespace as the cases have it, and their class, once the API server judges by it."""
     tenant = Tenant(kubectl=environment.kubectl, namespace=NAMESPACE)
-    tenant.kubectl.apply(class_body(GUARDED, default=False, accelerator=ACCELERATOR, **LIMITS))
+    tenant.kubectl.apply(class_body(GUARDED, default=False, **LIMITS))
     beyond = next(case for case in CASES if case.refused).body()
     first_refusal(lambda: refusal(tenant, beyond))
     yield tenant

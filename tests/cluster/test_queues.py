@@ -46,7 +46,7 @@ def queues(environment: Environment) -> Iterator[Kubectl]:
     kueue.apply(kubectl, [body for body in sample() if body["kind"] != "LocalQueue"])
     capacity(kubectl, {"op": "add", "value": "1"})
     spec = kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)["spec"]
-    accelerator = {"kind": "GPU", "resourceName": GPU, "memoryGiB": 24}
+    accelerator = {"gpu": {"resourceName": GPU, "memory": "24Gi"}}
     metadata = {"name": GPU_CLASS}
     body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTuneClass", "metadata": metadata}
     kubectl.apply(body | {"spec": spec | {"accelerator": accelerator, "defaults": {"queueName": QUEUE}}})

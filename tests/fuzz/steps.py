@@ -18,7 +18,7 @@ from tests.builders import class_body, run_body
 from tests.crd_case import Body, edited
 from tests.crd_cases import CASES
 from tests.fuzz.mutations import edit, mutated
-from tests.policy_cases import ACCELERATOR, GUARDED, LIMITS, NAMESPACE
+from tests.policy_cases import GUARDED, LIMITS, NAMESPACE
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 
@@ -124,14 +124,14 @@ def standing_classes() -> tuple[Body, ...]:
     """Classes that are there all the time: one for each name that a sound run gives, and a default."""
     named = {run["spec"]["className"] for run in runs() if "className" in run["spec"]}
     there = {body["metadata"]["name"]: body for body in (*_documents("classes", naming.CLASS_KIND), guarded())}
-    large = ACCELERATOR | {"maxGpus": 16, "maxNodes": 16}
-    others = (there.get(name) or class_body(name, default=False, accelerator=large) for name in sorted(named))
-    return class_body(accelerator=large), *others
+    large = {"gpus": 16, "nodes": 16}
+    others = (there.get(name) or class_body(name, default=False, limits=large) for name in sorted(named))
+    return class_body(limits=large), *others
 
 
 def guarded() -> Body:
     """The class with all the limits."""
-    return class_body(GUARDED, default=False, accelerator=ACCELERATOR, **LIMITS)
+    return class_body(GUARDED, default=False, **LIMITS)
 
 
 def _in_namespace(body: Body) -> Body:

@@ -56,11 +56,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def settled(edits: Mapping[str, Mapping[str, Any]], *, kind: str = "CPU") -> RunFile:
+def settled(edits: Mapping[str, Mapping[str, Any]], *, kind: str = "cpu") -> RunFile:
     """The run file that the operator makes of a LoraFineTune with these fields."""
     model = {"name": "s3://team-a/models/smollm2"} | dict(edits.get("model", {}))
     others: dict[str, Any] = {block: dict(values) for block, values in edits.items() if block != "model"}
-    parsed = LoraFineTuneClassSpec.model_validate(class_spec(accelerator={"kind": kind, "memoryGiB": 80}))
+    parsed = LoraFineTuneClassSpec.model_validate(class_spec(accelerator={kind: {"memory": "80Gi"}}))
     return settle(a_run(model=model, **others), class_name=CLASS_NAME, class_spec=parsed).run_file
 
 
@@ -160,7 +160,7 @@ def gpu_signature(module: str, owner: str, function: str) -> set[str]:
 def test_arguments_of_fast_inference_are_known_to_the_gpu_loader() -> None:
     rewards = [{"length": {"target": 9}}]
     edits = {"lora": {"r": 24}, "training": {"method": "GRPO", "grpo": {"rewards": rewards, "fastInference": True}}}
-    arguments = load_arguments(settled(edits, kind="GPU"), sequence_tokens=2048)
+    arguments = load_arguments(settled(edits, kind="gpu"), sequence_tokens=2048)
     assert arguments["fast_inference"] is True
     assert arguments["max_lora_rank"] == 24
     assert arguments["gpu_memory_utilization"] == 0.5
@@ -177,7 +177,7 @@ def test_limits_of_fast_inference_are_those_of_the_user() -> None:
         "gpuMemoryUtilization": 0.7,
     }
     arguments = load_arguments(
-        settled({"training": {"method": "GRPO", "grpo": grpo}}, kind="GPU"), sequence_tokens=2048
+        settled({"training": {"method": "GRPO", "grpo": grpo}}, kind="gpu"), sequence_tokens=2048
     )
     assert (arguments["max_lora_rank"], arguments["gpu_memory_utilization"]) == (64, 0.7)
 

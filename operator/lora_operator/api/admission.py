@@ -114,7 +114,7 @@ def _refused(guard: Guard) -> str:
 def _refused_values(guard: Guard) -> str:
     """None where the class sets no bound, or where nothing of it changes: a class that became stricter must not keep
     anybody from suspending a run."""
-    judged = f"{_has(CLASS, guard.place)} && {_judged(guard)}"
+    judged = _judged(guard) if guard.unset is not None else f"{_has(CLASS, guard.place)} && {_judged(guard)}"
     holds = guard.comparison.cel.replace("BOUND", _bound(guard))
     return f"{judged}\n? {_run_values(guard)}\n  .filter(value, !({holds}))\n: []"
 
@@ -135,6 +135,8 @@ def _run_values(guard: Guard) -> str:
 
 def _bound(guard: Guard) -> str:
     place = f"{CLASS}.{guard.place}"
+    if guard.unset is not None:
+        return f"({_has(CLASS, guard.place)} ? {place} : {guard.unset})"
     if guard.comparison is not LISTED:
         return place
     return f"{place}.map(entry, entry.replace('{NAMESPACE_PLACEHOLDER}', namespaceObject.metadata.name))"

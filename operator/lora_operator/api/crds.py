@@ -56,8 +56,9 @@ RUN_COLUMNS = [
     _column("Age", ".metadata.creationTimestamp", "date"),
 ]
 CLASS_COLUMNS = [
-    _column("Accelerator", ".spec.accelerator.kind"),
-    _column("Memory", ".spec.accelerator.memoryGiB", "number"),
+    _column("GPU", ".spec.accelerator.gpu.resourceName"),
+    _column("Memory", ".spec.accelerator.gpu.memory"),
+    _column("GPUs", ".spec.limits.gpus", "integer"),
     _column("Image", ".spec.image", wide=True),
     _column("Age", ".metadata.creationTimestamp", "date"),
 ]

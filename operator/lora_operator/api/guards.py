@@ -54,13 +54,15 @@ LISTED = Comparison(
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """One field of a run and what bounds it. A class that leaves the bound unset allows everything."""
+    """One field of a run and what bounds it."""
 
     field: str
     """Path below spec of a LoraFineTune; [] stands for each item of a list."""
     place: str
     """Path of the bound below spec of a LoraFineTuneClass."""
     comparison: Comparison
+    unset: int | None = None
+    """The bound where the class leaves it unset. None: everything is allowed then."""
 
     @property
     def mutable(self) -> bool:
@@ -78,8 +80,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(field="model.maxSeqLength", place="limits.maxSeqLength", comparison=AT_MOST),
     Guard(field="training.maxSteps", place="limits.maxSteps", comparison=AT_MOST),
     Guard(field="maxRuntimeSeconds", place="limits.maxRuntimeSeconds", comparison=AT_MOST),
-    Guard(field="parallelism.gpus", place="accelerator.maxGpus", comparison=AT_MOST),
-    Guard(field="parallelism.nodes", place="accelerator.maxNodes", comparison=AT_MOST),
+    Guard(field="parallelism.gpus", place="limits.gpus", comparison=AT_MOST, unset=1),
+    Guard(field="parallelism.nodes", place="limits.nodes", comparison=AT_MOST, unset=1),
 )
 
 

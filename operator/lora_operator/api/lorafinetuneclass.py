@@ -18,40 +18,57 @@ from pydantic import ConfigDict, Field
 
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.pod_overlay import PodOverlay, Scheduling
+from lora_operator.api.quantity import Quantity, in_gib
 
-QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 IMAGE = r"^[A-Za-z0-9][A-Za-z0-9_./-]*(:[0-9]+/[A-Za-z0-9_./-]+)?(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$"
 WORK_URI = rf"^(s3|gs|az)://([a-z0-9]|\{{namespace\}})([a-z0-9._-]|\{{namespace\}})*(/[^{BLANK}?#]*)?$"
 URL = rf"^https?://[^{BLANK}]+$"
+CONTAINER_RESOURCE = rf"^(cpu|memory|ephemeral-storage|{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)$"
+GPU_RESOURCE = "(has(self.accelerator.gpu.resourceName) ? self.accelerator.gpu.resourceName : 'nvidia.com/gpu')"
 RESOURCE_NAME = rf"^{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
 DEFAULT_RETENTION_SECONDS = 7 * 24 * 3600
 DEFAULT_HISTORY_LIMIT = 3
-Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=QUANTITY)]
+
+
+class GpuSpec(WireModel):
+    """The GPUs of a class, all of one kind."""
+
+    resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = "nvidia.com/gpu"
+    """Extended resource that a train pod asks for, one per GPU."""
+    memory: Quantity
+    """Memory of one GPU: what runs are sized against."""
+
+
+class CpuSpec(WireModel):
+    """A class without GPUs."""
+
+    memory: Quantity | None = None
+    """Memory that all processes of a run share. Unset: runs are not sized against any."""
 
 
 class AcceleratorSpec(WireModel):
-    """What one train pod computes on."""
+    """What train pods compute on. Exactly one kind."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "has(self.memoryGiB) || (has(self.kind) && self.kind == 'CPU')",
-                "accelerator.memoryGiB is needed for kind GPU: it is what runs are sized against.",
-            ),
-        )
+        json_schema_extra=rules(rule("has(self.gpu) != has(self.cpu)", "accelerator takes exactly one of gpu and cpu."))
     )
 
-    kind: AcceleratorKind = AcceleratorKind.GPU
-    """GPU, or CPU for small models and trials. A GPU class never falls back to the CPU."""
-    resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = "nvidia.com/gpu"
-    """Extended resource that a GPU pod asks for, one per GPU."""
-    memory_gib: Annotated[float | None, Field(alias="memoryGiB", gt=0, le=1024)] = None
-    """Memory of one GPU in GiB; on a CPU class, what all processes of a run share."""
-    max_gpus: Annotated[int, Field(ge=1, le=16)] = 1
-    """Most GPUs of a node that one run may ask for (spec.parallelism.gpus). On a CPU class: processes."""
-    max_nodes: Annotated[int, Field(ge=1, le=16)] = 1
-    """Most nodes that one run may ask for (spec.parallelism.nodes)."""
+    gpu: GpuSpec | None = None
+    """GPUs. A run of such a class never falls back to the CPU."""
+    cpu: CpuSpec | None = None
+    """The CPU, for small models and trials."""
+
+    @property
+    def kind(self) -> AcceleratorKind:
+        """What train pods compute on."""
+        return AcceleratorKind.CPU if self.gpu is None else AcceleratorKind.GPU
+
+    @property
+    def memory_gib(self) -> float | None:
+        """Memory that runs are sized against, in GiB."""
+        offered = self.gpu or self.cpu
+        return in_gib(offered.memory) if offered is not None and offered.memory is not None else None
 
 
 class CredentialsSpec(WireModel):
@@ -89,34 +106,49 @@ class StorageSpec(WireModel):
     """How pods prove who they are."""
 
 
-class PodResources(Scheduling):
-    """What a pod gets and where it runs."""
-
-    cpu: Quantity = "2"
-    """CPU cores, at least; what the node has to spare comes on top."""
-    memory: Quantity = "4Gi"
-    """Host memory, at most."""
-    scratch: Quantity = "20Gi"
-    """Disk for model weights, rows and compiled kernels."""
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+"""Amounts by name of the resource."""
 
 
-class PrepareResources(PodResources):
-    """What a prepare pod gets."""
+def _resource_names(field: str) -> dict[str, str]:
+    return rule(
+        f"!has(self.{field}) || self.{field}.all(key, key.matches('{CONTAINER_RESOURCE}'))",
+        f"The keys of {field} are cpu, memory, ephemeral-storage or extended resources (example.com/name).",
+        field=field,
+    )
+
+
+class ContainerResources(WireModel):
+    """Resources of a container, as in a pod's."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_resource_names("requests"), _resource_names("limits")))
+
+    requests: Quantities | None = None
+    """What the node must have left."""
+    limits: Quantities | None = None
+    """The most that the container gets."""
+
+
+class PrepareSpec(Scheduling):
+    """Prepare pods."""
 
     image: Image | None = None
     """Image of prepare pods: the slim one without torch (target prepare of trainer-image/Dockerfile). Unset:
     spec.image."""
+    resources: ContainerResources = ContainerResources()
+    """Resources of the container. Unset: requests cpu 2 and memory 4Gi, limits memory as requested."""
+    scratch: Quantity = "20Gi"
+    """Size of the volume for model weights and rows."""
 
 
-class TrainResources(PodResources):
-    """What a train pod gets besides the accelerator."""
+class TrainSpec(Scheduling):
+    """Train pods."""
 
-    cpu: Quantity = "4"
-    """CPU cores, at least; what the node has to spare comes on top."""
-    memory: Quantity = "32Gi"
-    """Host memory, at most."""
+    resources: ContainerResources = ContainerResources()
+    """Resources of the container besides the GPUs. Unset: requests cpu 4 and memory 32Gi, limits memory as
+    requested."""
     scratch: Quantity = "100Gi"
-    """Disk for model weights, rows and compiled kernels."""
+    """Size of the volume for model weights, rows and compiled kernels."""
 
 
 _REST = rf"[^*{BLANK}]*"
@@ -167,8 +199,12 @@ class AllowedSpec(WireModel):
 
 
 class LimitsSpec(WireModel):
-    """The most that one run of this class may ask for, by the names of a run's fields. What is unset is not limited."""
+    """The most that one run of this class may ask for. What is unset is not limited, apart from gpus and nodes."""
 
+    gpus: Annotated[int, Field(ge=1, le=16)] = 1
+    """Most GPUs of a node (spec.parallelism.gpus); on a CPU class, processes."""
+    nodes: Annotated[int, Field(ge=1, le=16)] = 1
+    """Most nodes (spec.parallelism.nodes)."""
     r: Annotated[int, Field(ge=1, le=512)] | None = None
     """Highest lora.r."""
     max_seq_length: Annotated[int, Field(ge=32, le=1_048_576)] | None = None
@@ -218,6 +254,15 @@ def _default_within(default: str, limit: str) -> dict[str, str]:
     )
 
 
+def _names_no_gpu(part: str) -> dict[str, str]:
+    named = f"train.resources.{part}"
+    return rule(
+        f"!has(self.accelerator.gpu) || !({given(named)}) || !({GPU_RESOURCE} in self.{named})",
+        f"{named} may not name the GPUs of the class: the operator asks for as many as a run wants.",
+        field="train",
+    )
+
+
 class LoraFineTuneClassSpec(WireModel):
     """Where runs of this class train, on what, and where their work is kept."""
 
@@ -228,6 +273,7 @@ class LoraFineTuneClassSpec(WireModel):
                 "pod.serviceAccountName and storage.credentials.serviceAccountName name one and the same: remove one.",
                 field="pod",
             ),
+            *(_names_no_gpu(part) for part in ("requests", "limits")),
             _default_within("lora.r", "r"),
             _default_within("model.maxSeqLength", "maxSeqLength"),
             _default_within("training.maxSteps", "maxSteps"),
@@ -245,10 +291,10 @@ class LoraFineTuneClassSpec(WireModel):
     """The object store."""
     hub_endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=URL)] | None = None
     """URL of a mirror of the Hugging Face Hub that models and data sets are read from (HF_ENDPOINT). Unset: the hub."""
-    prepare: PrepareResources = PrepareResources()
-    """Resources and image of prepare pods."""
-    train: TrainResources = TrainResources()
-    """Resources of train pods, besides the accelerator."""
+    prepare: PrepareSpec = PrepareSpec()
+    """Image, resources and nodes of prepare pods."""
+    train: TrainSpec = TrainSpec()
+    """Resources and nodes of train pods, besides the accelerator."""
     pod: PodOverlay = PodOverlay()
     """What all pods get besides: labels, variables, volumes, pull secrets."""
     model_cache: ModelCacheSpec | None = None
@@ -256,7 +302,7 @@ class LoraFineTuneClassSpec(WireModel):
     allowed: AllowedSpec = AllowedSpec()
     """What runs may name: models, data sets, outputs."""
     limits: LimitsSpec = LimitsSpec()
-    """The most that one run may ask for, besides accelerator.maxGpus."""
+    """The most that one run may ask for."""
     defaults: DefaultsSpec = DefaultsSpec()
     """What runs get that leave it unset."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120

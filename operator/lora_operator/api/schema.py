@@ -34,6 +34,9 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if exclusive in schema:
             schema[bound], schema[exclusive] = schema[exclusive], True
+    if schema.get("x-kubernetes-int-or-string"):
+        del schema["type"]
+        schema["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     if schema.get("type") == "integer":
         schema["format"] = "int64"
     if "properties" in schema:

@@ -43,7 +43,8 @@ class PodDraft:
     mounts: tuple[Entry, ...] = ()
     ports: tuple[Entry, ...] = ({"name": PORT_NAME, "containerPort": PORT},)
     subdomain: str | None = None
-    resources: Mapping[str, str] | None = None
+    requests: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
     service_account: str | None = None
     grace_seconds: int = 10
     """A prepare pod has nothing to lose."""

@@ -19,7 +19,6 @@ from lora_trainer.contract.run import (
     RENDEZVOUS_PORT,
     RUN_FILE,
     SCRATCH,
-    AcceleratorKind,
 )
 from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
 
@@ -30,6 +29,9 @@ from lora_operator.workloads.overlay import overlay, scheduling
 from lora_operator.workloads.settled import RUN_KEY
 
 CONTAINER = "trainer"
+CPU = {Stage.PREPARE: "2", Stage.TRAIN: "4"}
+MEMORY = {Stage.PREPARE: "4Gi", Stage.TRAIN: "32Gi"}
+"""What a pod requests where its class says nothing."""
 USER = 1000
 TEMPORARY = "/tmp"
 PROBE_SECONDS = 10
@@ -60,11 +62,13 @@ def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Only the train pod of a GPU class asks for accelerators."""
     spec = request.settled.class_spec
-    room = spec.prepare if request.stage is Stage.PREPARE else spec.train
-    resources = {"cpu": room.cpu, "memory": room.memory}
-    if request.stage is Stage.TRAIN and spec.accelerator.kind is AcceleratorKind.GPU:
-        resources[spec.accelerator.resource_name] = str(request.settled.run_file.parallelism.gpus)
-    return replace(draft, resources=resources)
+    asked = (spec.prepare if request.stage is Stage.PREPARE else spec.train).resources
+    requests, limits = dict(asked.requests or {}), dict(asked.limits or {})
+    limits.setdefault("memory", requests.get("memory", MEMORY[request.stage]))
+    if request.stage is Stage.TRAIN and (gpu := spec.accelerator.gpu) is not None:
+        limits[gpu.resource_name] = str(request.settled.run_file.parallelism.gpus)
+    # A processor that nobody else wants may be used: only what is asked for has no limit.
+    return replace(draft, requests={"cpu": CPU[request.stage], **limits, **requests}, limits=limits)
 
 
 def grace(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -301,7 +305,7 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
         "env": list(draft.env),
         "ports": list(draft.ports),
         "livenessProbe": _liveness(request),
-        "resources": {"requests": dict(draft.resources or {}), "limits": _limits(draft)},
+        "resources": {"requests": dict(draft.requests), "limits": dict(draft.limits)},
         "volumeMounts": list(draft.mounts),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -328,8 +332,3 @@ def _liveness(request: StageRequest) -> Entry:
 def _image(request: StageRequest) -> str:
     spec = request.settled.class_spec
     return (spec.prepare.image if request.stage is Stage.PREPARE else None) or spec.image
-
-
-def _limits(draft: PodDraft) -> dict[str, str]:
-    """Memory and accelerator are limited to what is requested; a processor that nobody else wants may be used."""
-    return {name: amount for name, amount in (draft.resources or {}).items() if name != "cpu"}

@@ -62,9 +62,9 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     "cpu-class": (
         {},
         {
-            "accelerator": {"kind": "CPU"},
+            "accelerator": {"cpu": {}},
             "prepare": {"image": SLIM},
-            "train": {"cpu": "2", "memory": "6Gi", "scratch": "10Gi"},
+            "train": {"resources": {"requests": {"cpu": 2, "memory": "6Gi"}}, "scratch": "10Gi"},
         },
     ),
     "private-model": (

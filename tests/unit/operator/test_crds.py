@@ -33,7 +33,8 @@ KNOWN = {
     "description",
     "default",
     "enum",
-    "x-kubernetes-preserve-unknown-fields",
+    "anyOf",
+    "x-kubernetes-int-or-string",
     "pattern",
     "minimum",
     "maximum",
@@ -87,10 +88,10 @@ def test_patterns_mean_the_same_to_the_api_server_and_to_the_operator() -> None:
 def test_every_node_is_structural() -> None:
     for path, node in NODES:
         assert set(node) <= KNOWN, path
-        if several := node.get("x-kubernetes-preserve-unknown-fields"):
-            assert several is True, path
-            assert len({type(value) for value in node["enum"]}) > 1, f"{path} has values of one type: name it"
+        if "x-kubernetes-int-or-string" in node:
+            assert node["anyOf"] == [{"type": "integer"}, {"type": "string"}], path
             assert "type" not in node, path
+            assert "pattern" in node, path
         else:
             assert node.get("type") in ("object", "array", "string", "integer", "number", "boolean"), path
         assert not ("properties" in node and "additionalProperties" in node), path

@@ -18,12 +18,12 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 
 from tests.builders import class_body, run_body
-from tests.policy_cases import ACCELERATOR, CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
+from tests.policy_cases import CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
 
 Body = dict[str, Any]
 
 MANIFEST = Path(__file__).parents[3] / "manifests/policy/classes.yaml"
-GUARDED_CLASS = class_body(GUARDED, default=False, accelerator=ACCELERATOR, **LIMITS)
+GUARDED_CLASS = class_body(GUARDED, default=False, **LIMITS)
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 

@@ -50,7 +50,7 @@ def test_a_user_error_in_prepare_fails_the_run_at_once_and_takes_no_accelerator(
 )
 def test_a_run_that_does_not_fit_is_told_where_it_would(needed: float, says: str) -> None:
     world = preparing()
-    accelerator = {"kind": "GPU", "memoryGiB": 48}
+    accelerator = {"gpu": {"memory": "48Gi"}}
     world.classes = (*world.classes, a_class("a40", default=False, accelerator=accelerator), a_class("x", invalid="y"))
     world.end(PREPARE, ExitCode.DoesNotFit, failed_text(ExitCode.DoesNotFit, needed_memory_gib=needed))
     world.settle()
