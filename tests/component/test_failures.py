@@ -230,7 +230,7 @@ async def test_a_class_that_arrives_late_is_found(world: World) -> None:
 async def test_of_two_runs_with_one_output_the_older_goes_first(world: World) -> None:
     world.apply("older")
     await world.until("Preparing", "older")
-    world.apply("younger", output={"uri": OUTPUT})
+    world.apply("younger", output={"uri": f"{OUTPUT}/"})
     await world.until("OutputInUse", "younger")
     assert world.jobs("younger") == []
     await world.prepare(name="older")

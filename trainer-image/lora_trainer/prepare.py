@@ -71,7 +71,7 @@ def prepare(
     check_vocabulary(run.model, model.shapes, tokens=data.tokenizer.vocabulary_size)
     split, report = data.split, data_report(data)
     publish_report(report, run, bucket)
-    figures = dataset_figures(report, split, uri=data_report_uri(run))
+    figures = dataset_figures(report, split, uri=data_report_uri(run), samples=run.dataset.samples_in_status)
     log.info("Data set tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
 
     drawn = zip(split.train.lengths, split.trained_on, strict=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from lora_trainer.contract.spec.output import output_folder
+
 from lora_operator.api.conditions import ConditionType
 from lora_operator.kube.store import Key, Store
 from lora_operator.naming import RUN_LABEL
@@ -57,7 +59,7 @@ def run_record(body: Body) -> RunRecord:
         key=key_of(body),
         uid=metadata["uid"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
-        output=body["spec"]["output"]["uri"],
+        output=output_folder(body["spec"]["output"]["uri"]),
         ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
         begun=bool(status.get("attempts")),
         terminal=not true.isdisjoint({ConditionType.COMPLETE, ConditionType.FAILED}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from lora_trainer.contract.spec.output import output_folder
 from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
@@ -144,7 +145,7 @@ class Observer:
         """Another unfinished run with the same output that has begun or is older. Creation times are whole seconds, so
         age alone could let one go first that came after another had begun."""
         mine = (run.created, run.uid)
-        others = (record for record in self.cache.runs.of(run.spec.output.uri) if record.uid != run.uid)
+        others = (record for record in self.cache.runs.of(output_folder(run.spec.output.uri)) if record.uid != run.uid)
         unfinished = (record for record in others if not record.terminal)
         holder = next((one for one in unfinished if self._begun(one) or (one.created, one.uid) < mine), None)
         return "/".join(holder.key) if holder is not None else None

@@ -76,6 +76,7 @@ NOT_SHAPING = [
     {"storage__endpoint": "http://other:1"},
     {"dataset__uri": "s3://elsewhere/copy-of-the-rows.jsonl"},
     {"dataset__maxBadFraction": 0.05},
+    {"dataset__samplesInStatus": 3},
     {"training__saveSteps": 7},
     {"training__saveMinutes": 7},
     {"training__saveTotalLimit": 9},

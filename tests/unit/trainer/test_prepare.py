@@ -142,7 +142,8 @@ def test_a_changed_chat_template_changes_the_rows(world: World) -> None:
 
 def test_a_named_template_is_taken_from_the_file_of_the_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     chatml = with_template(name="chatml")
-    assert world.prepare(**chatml).dataset.samples[0].startswith("chatml: <|im_start|>user")
+    world.prepare(**chatml)
+    assert report(world).train.samples[0].startswith("chatml: <|im_start|>user")
     monkeypatch.setenv("LORA_CHAT_TEMPLATES", "/nowhere/chat_templates.json")
     with pytest.raises(TrainerError, match="cannot read Unsloth's chat templates") as caught:
         world.prepare(**chatml)
@@ -198,11 +199,12 @@ def test_bad_rows_that_fail_the_run_are_reported_too(world: World) -> None:
 
 
 def test_the_report_shows_the_rows_as_the_model_sees_them(world: World) -> None:
-    result = world.prepare()
+    assert world.prepare().dataset.samples == (), "status is read by more people than the bucket"
+    result = world.prepare(dataset={"samplesInStatus": 2})
     told = report(world)
     first = "<|im_start|>user\nquestion 0<|im_end|>\n<|im_start|>assistant\n⟦answer 0<|im_end|>⟧\n"
     assert told.train.samples[0] == result.dataset.samples[0] == first
-    assert len(told.train.samples) == 3
+    assert (len(told.train.samples), len(result.dataset.samples)) == (3, 2)
     assert sum(bucket.rows for bucket in told.train.histogram) == 100
     assert told.train.histogram == result.dataset.histogram
     assert (told.evaluation, told.held_out, told.train.kept) == (None, 5, 95)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.spec.output import output_folder
 
 MANIFEST = "manifest.json"
 SIGNATURE = f"{MANIFEST}.sig"
@@ -49,14 +50,14 @@ def trial_uri(run: RunFile) -> str:
 
 def artifact_uri(run: RunFile, digest: str) -> str:
     """Folder of the published adapter."""
-    return f"{run.output.uri.rstrip('/')}/{digest}"
+    return f"{output_folder(run.output.uri)}/{digest}"
 
 
 def rejected_uri(run: RunFile, digest: str) -> str:
     """Folder of an adapter that did not pass evaluation.gates: whole and verified, but not published."""
-    return f"{run.output.uri.rstrip('/')}/rejected/{digest}"
+    return f"{output_folder(run.output.uri)}/rejected/{digest}"
 
 
 def latest_uri(run: RunFile) -> str:
     """Pointer to the adapter published last."""
-    return f"{run.output.uri.rstrip('/')}/{LATEST}"
+    return f"{output_folder(run.output.uri)}/{LATEST}"

@@ -137,7 +137,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         # However they are spread over nodes, as many processes train the same.
         "parallelism": {"gpus": run.parallelism.processes},
     }
-    for field in ("uri", "sources", "maxBadFraction"):
+    for field in ("uri", "sources", "maxBadFraction", "samplesInStatus"):
         shape["dataset"].pop(field, None)
     for field in ("datasetUri", "gates"):
         shape["evaluation"].pop(field, None)

@@ -134,8 +134,8 @@ def data_report(data: Data) -> DataReport:
     )
 
 
-def dataset_figures(report: DataReport, split: Split, *, uri: str) -> DatasetFigures:
-    """What status shows of the data set; `uri` is where the report stands."""
+def dataset_figures(report: DataReport, split: Split, *, uri: str, samples: int) -> DatasetFigures:
+    """What status shows of the data set, with so many `samples`; `uri` is where the report stands."""
     train = report.train
     return DatasetFigures(
         format=", ".join(dict.fromkeys(source.format for source in train.sources if source.format)),
@@ -155,7 +155,7 @@ def dataset_figures(report: DataReport, split: Split, *, uri: str) -> DatasetFig
             compress(split.evaluation.digests, split.evaluated_on),
         ),
         histogram=train.histogram,
-        samples=clip_samples(train.samples, MAX_SAMPLE),
+        samples=clip_samples(train.samples[:samples], MAX_SAMPLE),
         report=uri,
     )
 

@@ -109,6 +109,9 @@ class DatasetSpec(WireModel):
     overlength: Overlength = Overlength.DROP
     """What happens to rows longer than model.maxSeqLength: Drop leaves the row out, Truncate cuts its end, Fail fails
     the run."""
+    samples_in_status: Annotated[int, Field(ge=0, le=3)] = 0
+    """Shortened training rows that status.dataset.samples shows to everybody who may read the LoraFineTune. The whole
+    report in the bucket always has three."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the rows that may be unusable (not JSON, a column missing, an unknown role): they are left out and
     listed with file, line and reason in data-report.json. 0: the first unusable row fails the run."""

@@ -54,6 +54,11 @@ class GgufSpec(WireModel):
     """One file is written for each: f16 (16 bits a weight), q8_0 (8.5), q6_k (6.6), q5_k_m (5.7) or q4_k_m (4.8)."""
 
 
+def output_folder(uri: str) -> str:
+    """The one name of an output: with and without a slash at its end it is the same folder."""
+    return uri.rstrip("/")
+
+
 class OutputSpec(WireModel):
     """Where the adapter is published."""
 
