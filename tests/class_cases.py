@@ -156,6 +156,7 @@ CLASS_CASES: tuple[CrdCase, ...] = (
         "whole processors", spec__train__resources={"requests": {"cpu": 4}, "limits": {"cpu": "8", "memory": "1Gi"}}
     ),
     _class("half a processor as a number", "cpu", spec__train__resources__requests__cpu=0.5),
+    _class("less than no memory", "spec.train.scratch", spec__train__scratch=-1),
     _class("a network card", spec__train__resources={"limits": {"rdma/hca": 1}}),
     _class("a resource of no name", "keys of limits", spec__train__resources={"limits": {"hca": 1}}),
     _class("a resource of no name that is wanted", "keys of requests", spec__train__resources={"requests": {"hca": 1}}),

@@ -52,6 +52,8 @@ def valid(schema: Schema) -> Values:
     """What the node's schema takes."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
+    if "x-kubernetes-int-or-string" in schema:
+        return st.one_of(_integers(schema), _strings(schema))
     return _BY_TYPE[schema["type"]](schema)
 
 
@@ -59,7 +61,7 @@ def beyond(schema: Schema) -> Values:
     """What it does not take, nearly always."""
     others = st.sampled_from(OF_OTHER_TYPES)
     special = {"integer": _beyond_numbers, "number": _beyond_numbers, "string": _beyond_strings, "array": _beyond_lists}
-    kind = schema.get("type")  # a field of several types has none, but its values
+    kind = schema.get("type")  # a field of two types has none
     if kind not in special:
         return others
     return st.one_of(others, special[kind](schema), special[kind](schema))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from kubernetes.utils.quantity import parse_quantity
 from pydantic import BeforeValidator, Field
 
-PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+_UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+PATTERN = rf"^[0-9]+(\.[0-9]+)?({'|'.join(filter(None, _UNITS))})?$"
 
 
 def _as_text(value: object) -> object:
@@ -16,7 +17,12 @@ def _as_text(value: object) -> object:
 
 Quantity = Annotated[
     str,
-    Field(min_length=1, max_length=32, pattern=PATTERN, json_schema_extra={"x-kubernetes-int-or-string": True}),
+    Field(
+        min_length=1,
+        max_length=32,
+        pattern=PATTERN,
+        json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 0},
+    ),
     BeforeValidator(_as_text),
 ]
 """A whole number, or a text with a unit."""
@@ -24,4 +30,5 @@ Quantity = Annotated[
 
 def in_gib(quantity: str) -> float:
     """The amount in GiB."""
-    return float(parse_quantity(quantity) / 2**30)
+    unit = quantity.lstrip("0123456789.")
+    return float(quantity.removesuffix(unit)) * _UNITS[unit] / 2**30

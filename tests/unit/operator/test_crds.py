@@ -12,10 +12,12 @@ from typing import Any
 import cel
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 from lora_operator import naming
 from lora_operator.api.crds import class_crd, render, run_crd
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.quantity import PATTERN, in_gib
 from lora_operator.api.schema import structural_schema
 from lora_trainer.contract.spec.cel import STORED
 from pydantic import BaseModel, Field, ValidationError
@@ -278,3 +280,11 @@ def test_the_samples_are_accepted(path: Path) -> None:
     schema = schema_of(body["kind"])
     assert violations(body, schema) == []
     assert list(broken_rules(body, None, schema)) == []
+
+
+@pytest.mark.parametrize("unit", ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"])
+@pytest.mark.parametrize("number", ["1", "0", "1.5", "80"])
+def test_amounts_mean_what_kubernetes_means(number: str, unit: str) -> None:
+    quantity = f"{number}{unit}"
+    assert re.fullmatch(PATTERN, quantity)
+    assert in_gib(quantity) == pytest.approx(float(parse_quantity(quantity)) / 2**30)
