@@ -99,8 +99,8 @@ def measure(environment: Environment) -> tuple[list[Figure], Body]:
         applied = time.time()
         kubectl("apply", "-f", MANIFESTS / "samples/text-to-sql-demo.yaml")
         prepare = pods.first(lambda pod: pod_stage(pod) == "prepare", seconds=30)
-        ended = runs.first(lambda run: is_true(run, "Complete") or is_true(run, "Failed"), seconds=LONGEST_RUN_SECONDS)
-    if is_true(ended.body, "Failed"):
+        ended = runs.first(lambda run: is_true(run, "Finished"), seconds=LONGEST_RUN_SECONDS)
+    if not is_true(ended.body, "Ready"):
         raise RunFailed(json.dumps(ended.body["status"]["conditions"]))
     status = ended.body["status"]
     time.sleep(2)  # the Event that follows the status

@@ -69,15 +69,14 @@ def _set_breaches(status: Body) -> list[str]:
         "Ready is missing": bool(by_type) and "Ready" not in by_type,
         "Reconciling and Stalled are both True": {"Reconciling", "Stalled"} <= true,
         "Ready is True while Reconciling or Stalled": "Ready" in true and bool(true & set(ONLY_WHILE_TRUE)),
-        "Complete and Failed are both True": {"Complete", "Failed"} <= true,
-        "Ready and Complete disagree": ("Ready" in true) != ("Complete" in true),
-        "Failed without Stalled: tools would wait for ever": "Failed" in true and "Stalled" not in true,
-        "Running is True in a run that is over": "Running" in true and bool(true & {"Complete", "Failed"}),
+        "Ready without Finished": "Ready" in true and "Finished" not in true,
+        "Finished is there while it is not True": "Finished" in by_type and "Finished" not in true,
+        "Finished neither Ready nor Stalled: tools would wait for ever": "Finished" in true
+        and not true & {"Ready", "Stalled"},
+        "Running is True in a run that is over": {"Running", "Finished"} <= true,
         "Running and Suspended are both True": {"Running", "Suspended"} <= true,
-        "Complete without Published": "Complete" in true and "Published" not in true,
-        "Published without an artifact": "Published" in true and "artifact" not in status,
-        "completionTime and Complete or Failed disagree": ("completionTime" in status)
-        != bool(true & {"Complete", "Failed"}),
+        "Ready without an artifact": "Ready" in true and "artifact" not in status,
+        "completionTime and Finished disagree": ("completionTime" in status) != ("Finished" in true),
     }
     for kind in ONLY_WHILE_TRUE:
         if kind in true and "Ready" in by_type:
@@ -89,9 +88,8 @@ def regressions(before: Body, after: Body, *, sampled: bool = False) -> list[str
     """What a later status must not have taken back. Between samples a condition may have gone and come back."""
     found = []
     old, new = _by_type(before), _by_type(after)
-    for kind in ("Complete", "Failed"):
-        if old.get(kind, {}).get("status") == "True" and new.get(kind) is None:
-            found.append(f"{kind} was taken back")
+    if "Finished" in old and "Finished" not in new:
+        found.append("Finished was taken back")
     for kind in set(old) & set(new):
         since, now = old[kind]["lastTransitionTime"], new[kind]["lastTransitionTime"]
         moved = now != since and old[kind]["status"] == new[kind]["status"]

@@ -197,7 +197,7 @@ class Tenant:
 
     def wait_for_training(self, name: str) -> Body:
         """Wait until a real training is complete."""
-        return self.wait_for(name, "Complete", seconds=TRAINING_PATIENCE)
+        return self.wait_for(name, "Ready", seconds=TRAINING_PATIENCE)
 
     def wait_for_progress(self, name: str, reached: Callable[[Body], bool], what: str, *, attempt: int = 1) -> Body:
         """What a train pod of an attempt says itself, once it is so: status follows every ten seconds only, in which a
@@ -258,7 +258,7 @@ def steps_done(run: Body) -> int:
 
 
 def _ended(run: Body) -> bool:
-    return is_true(run, "Complete") or is_true(run, "Failed")
+    return is_true(run, "Finished")
 
 
 def _event_order(event: Body) -> tuple[str, int]:

@@ -72,7 +72,7 @@ def test_explain_reads_like_documentation(environment: Environment) -> None:
 
 def test_columns_that_people_see(tenant: Tenant) -> None:
     tenant.play("run", "ok")
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
     header, line = tenant.kubectl("-n", tenant.namespace, "get", "lft").splitlines()
     assert header.split() == ["NAME", "MODEL", "STATUS", "PROGRESS", "LOSS", "ETA", "AGE"]
     assert "AdapterPublished" in line

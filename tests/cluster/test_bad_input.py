@@ -111,7 +111,7 @@ def bad_runs(environment: Environment) -> Iterator[Tenant]:
 @pytest.mark.parametrize("name", CASES)
 def test_named_before_an_accelerator_is_taken(bad_runs: Tenant, name: str) -> None:
     case = CASES[name]
-    run = bad_runs.wait_for(name, "Failed")
+    run = bad_runs.wait_for(name, "Finished")
     assert ready_reason(run) == case.reason, ready_message(run)
     for word in case.says:
         assert word in ready_message(run)
@@ -162,7 +162,7 @@ def test_namespace_whose_quota_is_used_up(environment: Environment, tenant: Tena
     run = tenant.wait_for_reason("run", "QuotaExceeded")
     assert "exceeded quota: full" in ready_message(run)
     environment.kubectl("-n", tenant.namespace, "delete", "resourcequota", "full")
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
 
 
 def test_namespace_that_refuses_the_pod(environment: Environment, tenant: Tenant) -> None:
@@ -198,4 +198,4 @@ def test_a_webhook_that_does_not_answer_is_told_of_and_heals(environment: Enviro
         assert is_true(run, "Reconciling")
     finally:
         environment.kubectl("delete", kind, name)
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")

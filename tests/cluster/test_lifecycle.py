@@ -44,7 +44,7 @@ def test_suspend_stops_after_a_checkpoint_and_resume_goes_on(tenant: Tenant) -> 
     run = tenant.wait_for("run", "Suspended")
     assert tenant.pods("run", stage="train") == []
     tenant.patch("run", suspend=False)
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for("run", "Ready")
     reasons = [attempt["reason"] for attempt in run["status"]["attempts"]]
     assert reasons == ["Succeeded", "SuspendedByUser", "Succeeded"]
 
@@ -59,7 +59,7 @@ def test_evicted_pod_is_replaced_at_no_cost(tenant: Tenant) -> None:
     tenant.play("run", "long", retryLimit=0)  # a pod that has succeeded meanwhile is evicted as well
     tenant.wait_for_reason("run", "Training")
     tenant.evict(tenant.pods("run", stage="train")[0])
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for("run", "Ready")
     assert [attempt["stage"] for attempt in run["status"]["attempts"]] == ["prepare", "train"]
     assert len(tenant.jobs("run", stage="train")) == 1
 
@@ -70,7 +70,7 @@ def test_the_config_map_deleted_by_hand_is_made_again_for_the_next_pod(tenant: T
     tenant.wait_for_reason("run", "BackingOff")
     before = tenant.config_map("run")
     tenant.kubectl("-n", tenant.namespace, "delete", "configmap", "run-run")
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
     after = tenant.config_map("run")
     assert before
     assert after
@@ -82,13 +82,13 @@ def test_job_deleted_by_hand_is_started_again(tenant: Tenant) -> None:
     tenant.play("run", "until-stopped")
     tenant.wait_for_reason("run", "Training")
     tenant.kubectl("-n", tenant.namespace, "delete", "job", "run-train-1", "--wait=false")
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for("run", "Ready")
     assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "JobDeleted", "Succeeded"]
 
 
 def test_terminal_is_terminal(tenant: Tenant) -> None:
     tenant.play("run", "ok")
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
     before = tenant.run("run")
     tenant.kubectl("-n", tenant.namespace, "delete", "jobs", "--all", "--wait=true")
     tenant.patch("run", retryLimit=5)
@@ -97,7 +97,7 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
     )
     tenant.kubectl.wait_for_rollout(OPERATOR_NAMESPACE, "lora-operator")
     tenant.play("next", "ok")
-    tenant.wait_for("next", "Complete")  # the operator has had its turn with both
+    tenant.wait_for("next", "Ready")  # the operator has had its turn with both
     assert tenant.jobs("run") == []
     for name in ("attempts", "artifact", "completionTime", "runDigest"):
         assert tenant.run("run")["status"][name] == before["status"][name]
@@ -105,7 +105,7 @@ def test_terminal_is_terminal(tenant: Tenant) -> None:
 
 def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
     tenant.play("run", "ok", jobRetentionSeconds=3)
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
     tenant.kubectl.wait_for("children are gone", lambda: not tenant.jobs("run"))
     assert tenant.config_map("run") is None
     assert ready_reason(tenant.run("run")) == "AdapterPublished"
@@ -113,7 +113,7 @@ def test_children_go_after_the_ttl_and_status_stays(tenant: Tenant) -> None:
 
 def test_deadline_ends_the_run(tenant: Tenant) -> None:
     tenant.play("run", "until-stopped", maxRuntimeSeconds=60)
-    run = tenant.wait_for("run", "Failed")
+    run = tenant.wait_for("run", "Finished")
     assert ready_reason(run) == "DeadlineExceeded"
     tenant.kubectl.wait_for("the pod is gone", lambda: not tenant.pods("run", stage="train"))
 
@@ -123,7 +123,7 @@ def test_operator_killed_in_mid_run_changes_nothing(tenant: Tenant) -> None:
     tenant.wait_for_reason("run", "Training")
     delete = ("delete", "pod", "-l", "app.kubernetes.io/name=lora-operator", "--grace-period=0", "--force")
     tenant.kubectl("-n", OPERATOR_NAMESPACE, *delete)
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for("run", "Ready")
     assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
     assert len(tenant.jobs("run")) == 2
 
@@ -139,7 +139,7 @@ def test_the_second_operator_takes_over(tenant: Tenant, how: tuple[str, ...], se
         before = _leader(tenant)
         tenant.kubectl(*operators, "delete", "pod", before, *how)
         tenant.kubectl.wait_for("another one leads", lambda: _leader(tenant) not in ("", before), seconds=seconds)
-        run = tenant.wait_for("run", "Complete")
+        run = tenant.wait_for("run", "Ready")
         assert [a["reason"] for a in run["status"]["attempts"]] == ["Succeeded", "Succeeded"]
     finally:
         tenant.kubectl(*operators, "scale", "deployment/lora-operator", "--replicas=1")
@@ -222,7 +222,7 @@ def test_second_run_with_the_same_output_waits_for_the_first(tenant: Tenant) -> 
     assert f"{tenant.namespace}/first" in ready_message(run)
     assert tenant.jobs("second") == []
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "first")
-    tenant.wait_for("second", "Complete")
+    tenant.wait_for("second", "Ready")
 
 
 def test_class_that_comes_late_is_found(tenant: Tenant) -> None:
@@ -230,4 +230,4 @@ def test_class_that_comes_late_is_found(tenant: Tenant) -> None:
     run = tenant.wait_for_reason("run", "ClassNotFound")
     assert "Classes offered:" in ready_message(run)
     with tenant.own_class():
-        tenant.wait_for("run", "Complete")
+        tenant.wait_for("run", "Ready")

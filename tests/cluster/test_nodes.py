@@ -67,14 +67,14 @@ def test_one_evicted_pod_is_no_failure_of_the_run(tenant: Tenant, two_nodes: Mak
     tenant.wait_for_reason("run", "Training")
     assert {pod["spec"]["hostname"] for pod in tenant.pods("run", stage="train")} == {"run-train-1-0", "run-train-1-1"}
     tenant.evict(pod_of(tenant, attempt=1, node=1))
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for("run", "Ready")
     assert breaches(run["status"]) == []
     assert attempts(run) == [("prepare", "Succeeded"), ("train", "Disrupted"), ("train", "Succeeded")]
 
 
 def test_a_pod_that_runs_out_of_memory_shrinks_the_batch_of_all(tenant: Tenant, two_nodes: MakeClass) -> None:
     tenant.play("run", "oom-beside", class_name=two_nodes(SCRIPTED_CLASS), **TWO_NODES)
-    run = tenant.wait_for("run", "Complete")
+    run = tenant.wait_for("run", "Ready")
     assert attempts(run) == [("prepare", "Succeeded"), ("train", "OutOfMemory"), ("train", "Succeeded")]
     assert [adjustment["attempt"] for adjustment in run["status"]["adjustments"]] == [2]
 

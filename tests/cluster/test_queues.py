@@ -118,7 +118,7 @@ def test_three_runs_share_one_gpu_one_at_a_time(queued_tenant: Tenant) -> None:
     tenant.patch("first", suspend=True)  # its user gives the GPU back
     tenant.wait_for("second", "Running")
     tenant.patch("first", suspend=False)
-    runs = [tenant.wait_for(name, "Complete") for name in ("first", "second", "third")]
+    runs = [tenant.wait_for(name, "Ready") for name in ("first", "second", "third")]
     spans = sorted(span for run in runs for span in trained(run))
     assert len(spans) == 4
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), spans
@@ -143,7 +143,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(environment: Environme
         saved = checkpoints(store, run)
     assert len(saved) == 1, "what it did when it was asked to stop"
     assert steps_done(run) <= saved[0] < STEPS
-    tenant.wait_for("urgent", "Complete")
+    tenant.wait_for("urgent", "Ready")
     run = tenant.wait_for_training("run")
     (record,) = (attempt for attempt in run["status"]["attempts"] if attempt["stage"] == "train")
     assert (record["reason"], record["fromStep"], record["toStep"]) == ("Succeeded", saved[0], STEPS)
@@ -167,7 +167,7 @@ def test_a_queue_that_does_not_exist_is_named_and_may_come_later(queued_tenant: 
     run = told(tenant, "run", "LocalQueue late doesn't exist")
     assert breaches(run["status"]) == []
     local_queue(tenant, "late")
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
 
 
 def test_a_priority_that_does_not_exist_is_named(queued_tenant: Tenant) -> None:

@@ -94,7 +94,7 @@ except OSError as problem:
 def test_secret_appears_nowhere(environment: Environment, tenant: Tenant) -> None:
     """The keys of the bucket are in the Secret and in the pods' environment, and in nothing that anybody writes."""
     tenant.play("run", "ok")
-    tenant.wait_for("run", "Complete")
+    tenant.wait_for("run", "Ready")
     kubectl, canary = environment.kubectl, environment.account.secret
     written = [
         json.dumps(kubectl.get("-n", tenant.namespace, kind))

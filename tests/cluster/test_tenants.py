@@ -114,7 +114,7 @@ def test_the_store_refuses_what_a_class_allows(teams: tuple[Team, Team], field: 
     address = {"model": {"name": f"s3://{others.name}/tiny"}, "dataset": {"uri": f"s3://{others.name}/rows.jsonl"}}
     address |= {"output": {"uri": f"s3://{others.name}/out"}}
     mine.apply(f"others-{field}", class_name=OPEN, **{field: address[field]})
-    run = mine.tenant.wait_for(f"others-{field}", "Failed")
+    run = mine.tenant.wait_for(f"others-{field}", "Finished")
     assert ready_reason(run) == "StorageDenied"
     assert others.name in ready_message(run)
 
@@ -215,9 +215,9 @@ def test_one_tenant_s_quota_is_not_another_s(teams: tuple[Team, Team]) -> None:
     full.tenant.play("waits", "ok")
     free.tenant.play("runs", "ok")
     full.tenant.wait_for_reason("waits", "QuotaExceeded")
-    free.tenant.wait_for("runs", "Complete")
+    free.tenant.wait_for("runs", "Ready")
     full.tenant.kubectl("-n", full.name, "delete", "resourcequota", "full")
-    full.tenant.wait_for("waits", "Complete")
+    full.tenant.wait_for("waits", "Ready")
 
 
 @pytest.mark.parametrize("folder", ["operator", "tenant"])

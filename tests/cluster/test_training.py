@@ -71,7 +71,7 @@ def test_the_same_run_once_more_takes_no_accelerator(trained: Trained) -> None:
     tenant = trained.tenant
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "whole")
     tenant.apply("whole", className=TRAINING_CLASS, **SPEC)
-    again = tenant.wait_for("whole", "Complete")
+    again = tenant.wait_for("whole", "Ready")
     assert ready_reason(again) == "AdapterReused"
     assert tenant.jobs("whole", stage="train") == []
     assert again["status"]["artifact"] == trained.run["status"]["artifact"]

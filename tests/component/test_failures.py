@@ -29,7 +29,7 @@ async def test_a_user_error_ends_the_run_without_a_train_pod(world: World) -> No
     await world.end(Stage.PREPARE, code=ExitCode.DatasetInvalid, text=text)
     await world.until("DatasetInvalid")
     assert kstatus.kstatus(world.run()) == "Failed"
-    assert world.condition("Failed")["message"].startswith("Line 7 is not JSON. Mend line 7.")
+    assert world.condition("Finished")["message"].startswith("Line 7 is not JSON. Mend line 7.")
     await world.settle()
     assert world.created_jobs() == [PREPARE]
 
@@ -56,7 +56,7 @@ async def test_a_passing_cause_is_retried_when_its_pause_is_over(world: World) -
     world.pass_time(11)
     await world.end(Stage.TRAIN, 2, code=ExitCode.StorageUnavailable, text=failed_text(ExitCode.StorageUnavailable))
     await world.until("StorageUnavailable")
-    assert "spec.retryLimit allows 1" in world.condition("Failed")["message"]
+    assert "spec.retryLimit allows 1" in world.condition("Finished")["message"]
 
 
 async def test_a_drained_pod_is_replaced_by_the_job_controller(world: World) -> None:

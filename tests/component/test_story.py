@@ -81,7 +81,7 @@ async def test_describe_tells_the_whole_story_of_a_failed_run(world: World) -> N
     ]
     assert status["adjustments"][0]["perDeviceTrainBatchSize"] == 4
     assert status["usage"]["acceleratorSeconds"] >= 120
-    failed = world.condition("Failed")
+    failed = world.condition("Finished")
     assert failed["reason"] == "Diverged"
     assert failed["message"] == (
         "The loss became nan at step 52 of 600. Lower learningRate. "

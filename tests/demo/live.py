@@ -84,9 +84,9 @@ def watch(kubectl: Kubectl, *, namespace: str, name: str, console: Console, seco
             if not console.is_terminal and view.line != told:
                 console.print(view.line, highlight=False)
             told = view.line
-            if is_true(run, "Complete"):
+            if is_true(run, "Ready"):
                 return run
-            if is_true(run, "Failed"):
+            if is_true(run, "Finished"):
                 raise RunFailed(f"{view.reason}: {view.message}")
             time.sleep(1)
     raise TimeoutError(f"{namespace}/{name} was not done after {seconds:.0f} s; the last thing seen was: {told}")

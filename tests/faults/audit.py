@@ -103,7 +103,7 @@ def _gist(obj: Obj) -> str:
             told.append(f"exit {ended['exitCode']}")
     told += [f"{a['stage']}-{a['number']}:{a.get('reason', 'open')}" for a in status.get("attempts", ())]
     told += [f"step {status['progress']['step']}"] if "progress" in status else []
-    shown = ("Ready", "Complete", "Failed", "DisruptionTarget")
+    shown = ("Ready", "Finished", "Complete", "Failed", "DisruptionTarget")
     conditions = [entry for entry in status.get("conditions", ()) if entry["type"] in shown]
     told += [f"{entry['type']}={entry['status']}({entry.get('reason', '')})" for entry in conditions]
     suspended = obj.get("spec", {}).get("suspend")

@@ -194,9 +194,9 @@ def _users(run: Obj) -> Obj:
 
 
 def terminal(run: Obj) -> bool:
-    """Whether Complete or Failed is True."""
+    """Whether Finished is True."""
     conditions = run.get("status", {}).get("conditions", ())
-    return any(entry["type"] in ("Complete", "Failed") and entry["status"] == "True" for entry in conditions)
+    return any(entry["type"] == "Finished" and entry["status"] == "True" for entry in conditions)
 
 
 def _attempts(status: Obj) -> list[Obj]:

@@ -89,7 +89,7 @@ def settled(run: Body) -> Outcome | None:
         raise Violation(f"the operator does not say why: {ready['message']}")
     true = {name for name, entry in by_type.items() if entry["status"] == "True"}
     for end, holds in (
-        (End.FAILED, "Failed" in true),
+        (End.FAILED, "Finished" in true and "Ready" not in true),
         (End.NOT_ACCEPTED, "Accepted" not in true),
         (End.SUSPENDED, "Suspended" in true),
     ):

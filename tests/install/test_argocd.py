@@ -107,7 +107,7 @@ def test_an_application_brings_operator_class_and_run(argo: ArgoCD, repository: 
     tenant.kubectl("-n", tenant.namespace, "delete", "job", "run-train-1")
     argo.refresh("lora-operator")
     tenant.play("next", "ok")  # nobody's but the tenant's: Argo CD leaves it alone
-    tenant.wait_for("next", "Complete")  # the operator has had its turn with both
+    tenant.wait_for("next", "Ready")  # the operator has had its turn with both
     app = wait_until(argo, "lora-operator", health="Healthy", what="peace")
     assert operation_start(app) == synced, "something was healed"
     assert trainings(tenant, "run") == before

@@ -169,7 +169,7 @@ def test_from_installation_to_removal(bare: Kubectl, reader: Reader, member: str
     reader.follow(OPERATIONS, "Drain a node")
     team.wait_for_reason("run", "Training")
     reader.follow(OPERATIONS, "Pause a run")
-    team.wait_for("run", "Complete")
+    team.wait_for("run", "Ready")
     assert attempts(team) == [("prepare", "Succeeded"), ("train", "SuspendedByUser"), ("train", "Succeeded")]
 
     reader.follow(OPERATIONS, "Back up")

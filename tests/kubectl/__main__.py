@@ -70,7 +70,7 @@ def complete(kubectl: Kubectl, *, run: Body) -> None:
     run["metadata"] = {"name": RUN, "namespace": TEAM}
     kubectl.apply(run)
     condition: Body = {
-        "type": "Complete",
+        "type": "Finished",
         "status": "True",
         "reason": "AdapterPublished",
         "message": "It is published.",

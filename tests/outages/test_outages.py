@@ -42,7 +42,7 @@ def start(tenant: Tenant, scenario: str = "short") -> None:
 
 def assert_trained_once(tenant: Tenant, *, seconds: float = 150) -> None:
     """The run is complete after one attempt of each stage, and one pod trained to the end."""
-    run = tenant.wait_for("run", "Complete", seconds=seconds)
+    run = tenant.wait_for("run", "Ready", seconds=seconds)
     stages = [(attempt["stage"], attempt["reason"]) for attempt in run["status"]["attempts"]]
     assert stages == [("prepare", "Succeeded"), ("train", "Succeeded")]
     assert len(tenant.jobs("run")) == 2
@@ -76,7 +76,7 @@ def test_an_api_server_that_starts_refuses_nobody_and_lets_nobody_past_the_class
             assert tenant.jobs("beyond") == []
         assert f"spec.lora.r is 64 and LoraFineTuneClass {name} allows at most 8" in said
         for run in ("sound", "paused"):
-            tenant.wait_for(run, "Complete")
+            tenant.wait_for(run, "Ready")
 
 
 def test_a_drained_node_costs_nothing(tenant: Tenant) -> None:
@@ -147,7 +147,7 @@ def test_the_crd_is_upgraded_with_live_runs(tenant: Tenant) -> None:
     # The API server takes a moment; what it stores before has the newer field again.
     tenant.wait("next", lambda run: "inALaterVersion" not in run["spec"], "the older schema")
     tenant.patch("next", retryLimit=1)
-    tenant.wait_for("next", "Complete")
+    tenant.wait_for("next", "Ready")
 
 
 def without_status(body: dict[str, Any]) -> dict[str, Any]:

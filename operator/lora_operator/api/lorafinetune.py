@@ -200,8 +200,8 @@ class LoraFineTuneStatus(WireModel):
         ),
         AfterValidator(in_order),
     ] = ()
-    """Accepted, Prepared, Running, Published, Suspended, Complete, Failed, and Ready, Reconciling, Stalled as kstatus
-    has them."""
+    """Accepted, Prepared, Running and Suspended tell of the parts. Finished turns True when the run ends, well or not.
+    Ready (the adapter is published and works), Reconciling and Stalled are those of kstatus."""
     class_name: str | None = None
     """The class that the run was resolved against."""
     run_digest: str | None = None
@@ -233,12 +233,12 @@ class LoraFineTuneStatus(WireModel):
     usage: Usage | None = None
     """What the run took."""
     completion_time: datetime | None = None
-    """When the run became Complete or Failed."""
+    """When the run became Finished."""
 
     @property
     def terminal(self) -> bool:
         """Whether the run is over for good."""
-        return is_true(self.conditions, ConditionType.COMPLETE) or is_true(self.conditions, ConditionType.FAILED)
+        return is_true(self.conditions, ConditionType.FINISHED)
 
     def of(self, stage: Stage) -> tuple[Attempt, ...]:
         """The attempts of one stage, oldest first."""

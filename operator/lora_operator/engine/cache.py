@@ -62,7 +62,7 @@ def run_record(body: Body) -> RunRecord:
         output=output_folder(body["spec"]["output"]["uri"]),
         ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
         begun=bool(status.get("attempts")),
-        terminal=not true.isdisjoint({ConditionType.COMPLETE, ConditionType.FAILED}),
+        terminal=ConditionType.FINISHED in true,
         text=json.dumps(body | {"metadata": metadata}),
     )
 

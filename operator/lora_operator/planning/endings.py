@@ -82,7 +82,6 @@ def complete(turn: Turn, reason: Reason) -> Plan:
     best_step = turn.status.best_step
     chosen = f" Step {best_step} had the lowest held-out loss." if best_step is not None else ""
     message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}"
-    turn = turn.set(ConditionType.PUBLISHED, True, reason=reason, message=message)
     turn = turn.not_running(reason, "The run is complete.")
     return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=lifetime(turn.observed))
 
@@ -105,8 +104,6 @@ def fail(turn: Turn, *, reason: str, message: str) -> Plan:
     """The run is over without an adapter, or with a rejected one; what still runs is stopped."""
     if turn.status.run_digest is None:
         turn = turn.set(ConditionType.PREPARED, False, reason=reason, message=message)
-    if turn.status.artifact is not None:
-        turn = turn.set(ConditionType.PUBLISHED, False, reason=reason, message=message)
     if turn.status.usage is None and (attempts := turn.status.of(Stage.TRAIN)):
         turn = turn.update(usage=Usage(accelerator_seconds=_accelerator_seconds(turn, attempts)))
     turn = turn.not_running(reason, "The run has failed.")

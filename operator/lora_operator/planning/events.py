@@ -60,8 +60,10 @@ def transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedE
     """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
     if standing.reason in (ready_reason(before), Reason.BACKING_OFF):
         return ()
-    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON, Mood.STUCK) or standing.reason in (
+    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON) or standing.reason in (
         Reason.UNSCHEDULABLE,
         Reason.QUOTA_EXCEEDED,
+        Reason.NO_PROGRESS,
+        Reason.OUTPUT_IN_USE,
     )
     return (PlannedEvent(warning=warning, reason=standing.reason, message=standing.message),)

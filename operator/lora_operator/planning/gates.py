@@ -21,6 +21,8 @@ class Block:
 
     reason: Reason
     message: str
+    passes: bool = False
+    """Whether what objects goes away by itself."""
 
 
 def output_is_free(observed: Observed) -> Block | None:
@@ -35,6 +37,7 @@ def output_is_free(observed: Observed) -> Block | None:
             f"LoraFineTune {observed.output_holder}. Give this one another spec.output.uri, or wait: "
             "it starts when that one is done."
         ),
+        passes=True,
     )
 
 

@@ -78,4 +78,5 @@ def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
 
 def _blocked(turn: Turn, block: Block) -> Plan:
     turn = turn.set(ConditionType.ACCEPTED, False, reason=block.reason, message=block.message)
-    return turn.end(Standing(mood=Mood.NEEDS_PERSON, reason=block.reason, message=block.message))
+    mood = Mood.WORKING if block.passes else Mood.NEEDS_PERSON
+    return turn.end(Standing(mood=mood, reason=block.reason, message=block.message))

@@ -84,7 +84,7 @@ def _told_stuck(turn: Turn, state: StageState, *actions: Action) -> Plan:
     what_then = "" if last_one else ", and the next attempt goes on from the last checkpoint"
     message = f"{turn.status.attempts[-1].message} It is ended{what_then}."
     turn = turn.not_running(Reason.NO_PROGRESS, message)
-    return turn.end(Standing(mood=Mood.STUCK, reason=Reason.NO_PROGRESS, message=message), actions=actions)
+    return turn.end(Standing(mood=Mood.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
 
 
 def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:

@@ -1,8 +1,8 @@
 """How a run's standing becomes conditions. kstatus is derived here and nowhere else.
 
 Reconciling and Stalled are there only while True, so that `kubectl wait`, Flux and kstatus readers agree:
-Stalled = somebody must act, or a pod is stuck and being ended, Reconciling = the operator is at work, neither and
-Ready=True = done.
+Stalled = somebody must act, or the run has failed; Reconciling = the operator is at work, or waits for what comes by
+itself; neither and Ready=True = done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ class Mood(Enum):
 
     WORKING = auto()
     NEEDS_PERSON = auto()
-    STUCK = auto()
     SUSPENDED = auto()
     DONE = auto()
     FAILED = auto()
@@ -84,21 +83,21 @@ def conclude(draft: StatusDraft, standing: Standing) -> LoraFineTuneStatus:
     # Only what is no longer true goes: one that is set anew would seem to have begun just now.
     if standing.mood is not Mood.WORKING:
         draft = draft.without(ConditionType.RECONCILING)
-    if standing.mood not in (Mood.NEEDS_PERSON, Mood.STUCK, Mood.FAILED):
+    if standing.mood not in (Mood.NEEDS_PERSON, Mood.FAILED):
         draft = draft.without(ConditionType.STALLED)
     draft = _suspension(draft, standing)
     match standing.mood:
         case Mood.WORKING:
             draft = draft.set(ConditionType.RECONCILING, True, reason=reason, message=message)
-        case Mood.NEEDS_PERSON | Mood.STUCK:
+        case Mood.NEEDS_PERSON:
             draft = draft.set(ConditionType.STALLED, True, reason=reason, message=message)
         case Mood.SUSPENDED:
             pass
         case Mood.DONE:
-            draft = draft.set(ConditionType.COMPLETE, True, reason=reason, message=message)
+            draft = draft.set(ConditionType.FINISHED, True, reason=reason, message=message)
             draft = draft.update(completion_time=draft.now)
         case Mood.FAILED:
-            draft = draft.set(ConditionType.FAILED, True, reason=reason, message=message)
+            draft = draft.set(ConditionType.FINISHED, True, reason=reason, message=message)
             draft = draft.set(ConditionType.STALLED, True, reason=reason, message=message)
             draft = draft.update(completion_time=draft.now)
         case _:

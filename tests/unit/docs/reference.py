@@ -35,12 +35,11 @@ def reference(crd: Schema) -> str:
 
 
 def _table(schema: Schema) -> Iterator[str]:
-    yield "| field | type | default | what it is |"
-    yield "|---|---|---|---|"
+    yield "| field | type | what it is |"
+    yield "|---|---|---|"
     for path, field, required in _fields(schema, prefix=""):
-        default = "required" if required else _default(field)
         text = " ".join(filter(None, (_sentence(field.get("description", "")), _limits(field))))
-        yield f"| `{path}` | {_type(field)} | {default} | {_cell(text)} |"
+        yield f"| `{path}` | {_type(field)}{', required' if required else ''} | {_cell(text)} |"
 
 
 def _fields(schema: Schema, *, prefix: str) -> Iterator[tuple[str, Schema, bool]]:
@@ -48,7 +47,7 @@ def _fields(schema: Schema, *, prefix: str) -> Iterator[tuple[str, Schema, bool]
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
         path = f"{prefix}{name}"
-        yield path, field, name in required and "default" not in field
+        yield path, field, name in required
         inner = field.get("items", field)
         if "properties" in inner:
             yield from _fields(inner, prefix=f"{path}[]." if "items" in field else f"{path}.")
@@ -57,18 +56,13 @@ def _fields(schema: Schema, *, prefix: str) -> Iterator[tuple[str, Schema, bool]
 def _type(field: Schema) -> str:
     if "enum" in field:
         return " \\| ".join(f"`{_written(value)}`" for value in field["enum"])
+    if "x-kubernetes-int-or-string" in field:
+        return "quantity"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if field["type"] == "object" and "additionalProperties" in field:
         return f"map to {_type(field['additionalProperties'])}"
     return field["type"]
-
-
-def _default(field: Schema) -> str:
-    value = field.get("default")
-    if value is None or isinstance(value, dict):
-        return ""
-    return f"`{_written(value)}`"
 
 
 def _written(value: Any) -> str:

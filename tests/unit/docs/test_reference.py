@@ -16,8 +16,8 @@ INTRODUCTION = """\
 # API reference
 
 Made from the CRDs by `pytest --update-golden`. Do not edit. `kubectl explain lft.spec` says the same.
-A field whose default is empty is unset unless you set it; for numbers of the training that means that the trainer
-chooses, and `status.chosen` shows what it chose. An object's fields are listed below it.
+What is unset has the default that its text names, or the class's; numbers of the training without one are chosen by the
+trainer. `status.settings` shows what a run got. An object's fields are listed below it.
 """
 
 
@@ -34,8 +34,9 @@ def test_the_reference_is_up_to_date(request: pytest.FixtureRequest) -> None:
 
 def test_a_field_shows_its_type_default_bounds_and_text() -> None:
     fields = {
-        "r": {"type": "integer", "default": 16, "minimum": 1, "maximum": 256, "description": "Rank\n| of the adapter."},
+        "r": {"type": "integer", "minimum": 1, "maximum": 256, "description": "Rank\n| of the adapter. (default 16)"},
         "bias": {"type": "string", "enum": ["none", "all"], "description": "Which biases train."},
+        "memory": {"x-kubernetes-int-or-string": True, "description": "Memory."},
         "rewards": {
             "type": "array",
             "maxItems": 8,
@@ -55,13 +56,14 @@ def test_a_field_shows_its_type_default_bounds_and_text() -> None:
     }
     schema = {"type": "object", "description": "A run.", "properties": {"spec": spec}}
     names = {"names": {"kind": "Run"}, "versions": [{"schema": {"openAPIV3Schema": schema}}]}
-    assert reference({"spec": names}).splitlines()[-10:] == [
-        "| field | type | default | what it is |",
-        "|---|---|---|---|",
-        "| `r` | integer | `16` | Rank \\| of the adapter. (>= 1, <= 256) |",
-        "| `bias` | `none` \\| `all` |  | Which biases train. |",
-        "| `rewards` | list of object |  | Rewards. (at most 8 items) |",
-        "| `rewards[].name` | string | required | (at most 63 characters) |",
+    assert reference({"spec": names}).splitlines()[-11:] == [
+        "| field | type | what it is |",
+        "|---|---|---|",
+        "| `r` | integer | Rank \\| of the adapter. (default 16) (>= 1, <= 256) |",
+        "| `bias` | `none` \\| `all` | Which biases train. |",
+        "| `memory` | quantity | Memory. |",
+        "| `rewards` | list of object | Rewards. (at most 8 items) |",
+        "| `rewards[].name` | string, required | (at most 63 characters) |",
         "",
         "The API server also refuses what breaks one of these rules:",
         "",

@@ -58,7 +58,7 @@ def working(reason: str = "Training", **status: Any) -> Obj:
 
 
 def failed(reason: str = "Diverged", **status: Any) -> Obj:
-    kinds = (("Ready", "False"), ("Failed", "True"), ("Stalled", "True"))
+    kinds = (("Ready", "False"), ("Finished", "True"), ("Stalled", "True"))
     entries = [condition(kind, value, reason) for kind, value in kinds]
     return a_body(*entries, completionTime=stamp(after(0)), **status)
 
@@ -183,7 +183,7 @@ def changed(before: Obj, **fields: Any) -> Obj:
 FIRST = {"stage": "train", "number": 1, "reason": "OutOfMemory"}
 SECOND = {"stage": "train", "number": 2}
 RETREATS = [
-    (failed(), working("Training"), "Failed was taken back"),
+    (failed(), working("Training"), "Finished was taken back"),
     (failed(), failed("DeadlineExceeded"), "conditions changed after the run was over"),
     (failed(), changed(failed(), completionTime=stamp(after(9))), "completionTime changed after the run was over"),
     (working(attempts=[FIRST, SECOND]), working(attempts=[FIRST]), "attempt numbers of train went"),

@@ -70,7 +70,7 @@ def a_run(reason: str, *, generation: int = 1, **true: bool) -> Body:
 
     conditions = [condition(kind, status) for kind, status in ({"Ready": False} | true).items()]
     status: Body = {"observedGeneration": 1, "conditions": conditions}
-    if true.get("Failed"):
+    if true.get("Finished"):
         status["completionTime"] = "2026-01-01T12:00:00Z"
     return {"metadata": {"generation": generation}, "status": status}
 
@@ -80,7 +80,7 @@ def a_run(reason: str, *, generation: int = 1, **true: bool) -> Body:
     [
         (a_run("Preparing", Accepted=True, Reconciling=True), End.RUNNING),
         (a_run("PolicyViolation", Accepted=False, Stalled=True), End.NOT_ACCEPTED),
-        (a_run("DatasetInvalid", Accepted=True, Failed=True, Stalled=True), End.FAILED),
+        (a_run("DatasetInvalid", Accepted=True, Finished=True, Stalled=True), End.FAILED),
         (a_run("SuspendedByUser", Accepted=True, Suspended=True), End.SUSPENDED),
     ],
 )

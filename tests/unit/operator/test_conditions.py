@@ -52,11 +52,11 @@ def test_the_three_words(status: bool | None, word: str) -> None:
 
 def test_conditions_keep_their_order_and_unknown_ones_come_last() -> None:
     conditions: Conditions = ready(status=True)
-    for kind in (ConditionType.FAILED, ConditionType.ACCEPTED, ConditionType.RECONCILING):
+    for kind in (ConditionType.FINISHED, ConditionType.ACCEPTED, ConditionType.RECONCILING):
         conditions = put(conditions, kind, status=True, reason="R", message="M.", generation=1, now=T0)
     stranger = conditions[0].model_copy(update={"type": "FromTheFuture"})
     kinds = [condition.type for condition in in_order((stranger, *conditions))]
-    assert kinds == ["Accepted", "Failed", "Ready", "Reconciling", "FromTheFuture"]
+    assert kinds == ["Accepted", "Finished", "Ready", "Reconciling", "FromTheFuture"]
 
 
 def test_dropping_and_finding() -> None:
@@ -111,7 +111,7 @@ UNSOUND = [
     ("Ready is missing", [entry("Accepted")]),
     ("both True", [entry("Ready", "False"), entry("Reconciling"), entry("Stalled")]),
     ("while it is False", [entry("Ready", "False"), entry("Stalled", "False")]),
-    ("wait for ever", [entry("Ready", "False"), entry("Failed")]),
+    ("wait for ever", [entry("Ready", "False"), entry("Finished")]),
     ("different reasons", [entry("Ready", "False", reason="A"), entry("Reconciling", reason="B")]),
     ("occurs twice", [entry("Ready", "False"), entry("Ready", "False")]),
     ("not CamelCase", [entry("Ready", "False", reason="not camel")]),

@@ -201,10 +201,10 @@ def test_a_stuck_attempt_is_ended_and_restarted_at_once() -> None:
     world.slow_deletion = True
     plan = world.turn(polled=silent_for(900, pod=f"{TRAIN}-2"))
     assert (plan.actions, plan.decisive) == ((), True), "first the record is closed"
-    assert world.condition("Stalled") == ("True", "NoProgress")
+    assert world.condition("Reconciling") == ("True", "NoProgress")
     assert world.condition("Ready") == ("False", "NoProgress")
     assert world.condition("Running") == ("False", "NoProgress")
-    assert world.condition("Reconciling") is None
+    assert world.condition("Stalled") is None
     told = world.message
     assert told.startswith(
         "Train attempt 1 (pod text-to-sql-train-1-2 on node node-1) has not got beyond step 40 of 600 for 15m, "
@@ -230,7 +230,7 @@ def test_a_second_time_the_run_fails() -> None:
     world = training()
     get_stuck(world)
     get_stuck(world, attempt=2)
-    assert world.condition("Failed") == ("True", "NoProgress")
+    assert world.condition("Finished") == ("True", "NoProgress")
     assert world.condition("Stalled") == ("True", "NoProgress")
     assert "That was the second time, so it is not restarted again. Ask the platform team" in world.message
     assert [a.reason for a in world.run.status.of(Stage.TRAIN)] == ["NoProgress", "NoProgress"]

@@ -32,7 +32,7 @@ def test_a_user_error_in_prepare_fails_the_run_at_once_and_takes_no_accelerator(
     text = failed_text(code, message="Line 7 of train.jsonl is not JSON.", remedy="Mend line 7.")
     world.end(PREPARE, code, text)
     world.settle()
-    assert world.condition("Failed") == ("True", code.name)
+    assert world.condition("Finished") == ("True", code.name)
     assert world.condition("Stalled") == ("True", code.name)
     assert world.condition("Prepared") == ("False", code.name)
     assert world.message.startswith("Line 7 of train.jsonl is not JSON. Mend line 7.")
@@ -54,7 +54,7 @@ def test_a_run_that_does_not_fit_is_told_where_it_would(needed: float, says: str
     world.classes = (*world.classes, a_class("a40", default=False, accelerator=accelerator), a_class("x", invalid="y"))
     world.end(PREPARE, ExitCode.DoesNotFit, failed_text(ExitCode.DoesNotFit, needed_memory_gib=needed))
     world.settle()
-    assert world.condition("Failed") == ("True", "DoesNotFit")
+    assert world.condition("Finished") == ("True", "DoesNotFit")
     assert world.message.endswith(says)
 
 
@@ -62,7 +62,7 @@ def test_a_run_that_does_not_fit_is_told_where_it_would(needed: float, says: str
 def test_a_user_error_in_train_fails_the_run_at_once(code: ExitCode) -> None:
     world = training()
     fail_train(world, code)
-    assert world.condition("Failed") == ("True", code.name)
+    assert world.condition("Finished") == ("True", code.name)
     assert world.condition("Running") == ("False", code.name)
     assert world.condition("Prepared") == ("True", "Prepared"), "what was true stays true"
     assert world.created == [PREPARE, TRAIN]
@@ -73,8 +73,7 @@ def test_an_adapter_that_missed_its_gate_is_shown_and_never_trained_again() -> N
     text = failed_text(ExitCode.QualityGateFailed, message="Loss 0.6 is above 0.5.", step=600, result=train_result())
     fail_train(world, ExitCode.QualityGateFailed, text=text)
     status = world.run.status
-    assert world.condition("Failed") == ("True", "QualityGateFailed")
-    assert world.condition("Published") == ("False", "QualityGateFailed")
+    assert world.condition("Finished") == ("True", "QualityGateFailed")
     assert (status.artifact, status.evaluation) == (train_result().artifact, train_result().evaluation)
     assert status.usage is not None
     assert world.message.startswith("Loss 0.6 is above 0.5.")
@@ -88,8 +87,7 @@ def test_an_adapter_that_missed_its_gate_before_fails_the_run_without_an_acceler
     result = prepare_result(artifact=an_artifact())
     world.end(PREPARE, ExitCode.QualityGateFailed, failed_text(ExitCode.QualityGateFailed, result=result))
     world.settle()
-    assert world.condition("Failed") == ("True", "QualityGateFailed")
-    assert world.condition("Published") == ("False", "QualityGateFailed")
+    assert world.condition("Finished") == ("True", "QualityGateFailed")
     assert world.condition("Prepared") == ("True", "Prepared")
     assert world.run.status.artifact == an_artifact()
     assert world.run.status.evaluation is not None
@@ -105,7 +103,7 @@ def test_the_deadline_counts_from_the_start_of_the_pod() -> None:
     assert plan.requeue_after == timedelta(seconds=80), "prepare took 20 s"
     world.pass_time(80)
     world.settle()
-    assert world.condition("Failed") == ("True", "DeadlineExceeded")
+    assert world.condition("Finished") == ("True", "DeadlineExceeded")
     assert world.live_train_jobs == []
     assert "100 s" in world.message
 
@@ -125,7 +123,7 @@ def test_a_run_past_its_deadline_fails_when_its_pod_has_stopped(begin: Callable[
     assert not world.run.status.terminal, "the Job may yet get another pod"
     world.finish_deletions()
     world.settle()
-    assert world.condition("Failed") == ("True", "DeadlineExceeded")
+    assert world.condition("Finished") == ("True", "DeadlineExceeded")
     assert world.run.status.attempts[-1].reason == "DeadlineExceeded"
 
 

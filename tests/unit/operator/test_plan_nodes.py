@@ -214,7 +214,7 @@ def test_a_killed_pod_costs_a_retry() -> None:
     world.settle()
     world.start(TRAIN_2)
     fall(world, TRAIN_2, KILLED, ALONE)
-    assert world.condition("Failed") == ("True", "Killed")
+    assert world.condition("Finished") == ("True", "Killed")
 
 
 def test_while_some_pods_still_end_nothing_is_decided() -> None:

@@ -60,7 +60,7 @@ def test_out_of_memory_halves_the_batch_and_gives_up_at_one_row(
         assert smaller * longer == micro * accumulation, "the effective batch stays"
         assert world.created[-1] == train_job(times + 1), "at once: nobody has to wait"
     fail_train(world, ExitCode.OutOfMemory, attempt=len(sequence) + 1)
-    assert world.condition("Failed") == ("True", "OutOfMemory")
+    assert world.condition("Finished") == ("True", "OutOfMemory")
     assert "one row" in world.message
 
 
@@ -111,7 +111,7 @@ def test_the_pause_doubles_up_to_six_minutes_and_the_retries_end() -> None:
         world.settle()
     assert pauses == [10, 20, 40, 80, 160, 320, 360, 360]
     fail_train(world, ExitCode.StorageUnavailable, attempt=9)
-    assert world.condition("Failed") == ("True", "StorageUnavailable")
+    assert world.condition("Finished") == ("True", "StorageUnavailable")
     assert "spec.retryLimit allows 8" in world.message
 
 
@@ -123,7 +123,7 @@ def test_a_raised_retry_limit_counts_while_the_run_lives() -> None:
         world.pass_time(60)
         world.settle()
         fail_train(world, ExitCode.HubUnavailable, attempt=attempt)
-    assert world.condition("Failed") == ("True", "HubUnavailable")
+    assert world.condition("Finished") == ("True", "HubUnavailable")
 
 
 def test_prepare_and_train_have_retries_of_their_own() -> None:
@@ -161,7 +161,7 @@ def test_a_bug_is_retried_once(code: int) -> None:
     world.pass_time(10)
     world.settle()
     fail_train(world, code, text="", attempt=2)
-    assert world.condition("Failed") == ("True", "InternalError")
+    assert world.condition("Finished") == ("True", "InternalError")
     assert "twice" in world.message
     assert "See its log" in world.message
 
@@ -173,7 +173,7 @@ def test_the_kernels_kill_is_named_and_retried_once() -> None:
     world.pass_time(10)
     world.settle()
     fail_train(world, 137, kubelet_reason="OOMKilled", text="", attempt=2)
-    assert world.condition("Failed") == ("True", "OutOfHostMemory")
+    assert world.condition("Finished") == ("True", "OutOfHostMemory")
     assert "model.maxSeqLength" in world.message
 
 
@@ -221,7 +221,7 @@ def test_a_result_that_was_removed_with_its_pod_is_asked_for_again_at_no_retry(n
     world.end(world.created[-1], 0, prepared_text() if name == PREPARE else trained_text())
     world.settle()
     last = [entry for entry in world.run.status.attempts if entry.reason][-1]
-    assert (last.reason, world.condition("Failed")) == ("Succeeded", None)
+    assert last.reason == "Succeeded"
 
 
 def test_a_job_deleted_by_hand_is_replaced() -> None:

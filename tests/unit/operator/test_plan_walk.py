@@ -59,8 +59,7 @@ def test_prepare_and_train_follow_each_other_and_the_run_completes() -> None:
     status = world.run.status
     assert world.created == [PREPARE, TRAIN]
     assert world.condition("Ready") == ("True", "AdapterPublished")
-    assert world.condition("Complete") == ("True", "AdapterPublished")
-    assert world.condition("Published") == ("True", "AdapterPublished")
+    assert world.condition("Finished") == ("True", "AdapterPublished")
     assert world.condition("Running") == ("False", "AdapterPublished")
     assert world.condition("Reconciling") is None
     assert status.artifact == an_artifact()
@@ -108,7 +107,7 @@ def test_an_adapter_that_is_there_already_is_not_trained_again() -> None:
     world = preparing()
     world.end(PREPARE, 0, prepared_text(artifact=an_artifact()))
     world.settle()
-    assert world.condition("Complete") == ("True", "AdapterReused")
+    assert world.condition("Finished") == ("True", "AdapterReused")
     assert world.created == [PREPARE]
     assert world.run.status.evaluation is not None
 
@@ -162,7 +161,7 @@ def test_a_completion_whose_status_was_lost_is_reached_again() -> None:
     world.end(TRAIN, 0, trained_text())
     world.turn(lose_status=True)
     world.settle()
-    assert world.condition("Complete") == ("True", "AdapterPublished")
+    assert world.condition("Finished") == ("True", "AdapterPublished")
     assert world.created == [PREPARE, TRAIN]
 
 

@@ -14,10 +14,8 @@ for _, condition in ipairs(obj.status.conditions) do
   end
 end
 
--- A stuck pod (NoProgress) is restarted once without anybody's help. Were that Degraded, it would fail a sync.
-local needs_somebody = holds.Stalled ~= nil and holds.Stalled ~= "NoProgress"
 local status = "Progressing"
-if holds.Failed ~= nil or needs_somebody then
+if holds.Stalled ~= nil then
   status = "Degraded"
 elseif holds.Suspended ~= nil then
   status = "Suspended"
