@@ -70,7 +70,7 @@ class View:
 
 
 def watch(kubectl: Kubectl, *, namespace: str, name: str, console: Console, seconds: float) -> dict[str, Any]:
-    """Show the run until it is Complete. Raises RunFailed, TimeoutError."""
+    """Show the run until it is Ready. Raises RunFailed, TimeoutError."""
     path = f"/apis/{naming.API_VERSION}/namespaces/{namespace}/{naming.RUN_PLURAL}/{name}"
     deadline = time.monotonic() + seconds
     told = "nothing"
