@@ -156,7 +156,7 @@ class Settings(WireModel):
 
     user: Values = Field(default_factory=dict)
     """Set in this LoraFineTune."""
-    class_: Values = Field(default_factory=dict, alias="class")
+    class_: Annotated[Values, Field(alias="class", default_factory=dict)]
     """Unset in it, and set in spec.defaults of the class."""
     chosen: Values = Field(default_factory=dict)
     """Set by neither, and chosen by the trainer for these rows, this model and this class."""

@@ -45,9 +45,9 @@ class GateSpec(WireModel):
     """Figure on the held-out rows: Loss (per token, nats), Improvement (share by which the adapter lowers the base
     model's loss), TokenAccuracy (share of tokens that are predicted), ExactMatch (share of generated answers that are
     right; needs evaluation.exactMatch) or Reward (mean reward, method GRPO)."""
-    minimum: Annotated[float, Field(ge=-8_000, le=8_000)] | None = Field(default=None, alias="min")
+    minimum: Annotated[float | None, Field(alias="min", ge=-8_000, le=8_000)] = None
     """Smallest value that passes."""
-    maximum: Annotated[float, Field(ge=-8_000, le=8_000)] | None = Field(default=None, alias="max")
+    maximum: Annotated[float | None, Field(alias="max", ge=-8_000, le=8_000)] = None
     """Largest value that passes."""
 
 
