@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from lora_operator import naming
+from lora_operator.api.crds import run_crd
 
+from tests.builders import run_spec
 from tests.cluster.refusals import refusal_of
 from tests.cluster.runs import Tenant
-from tests.crd_case import CrdCase
+from tests.crd_case import Body, CrdCase
 from tests.crd_cases import CASES
 from tests.demo.environment import Environment
 from tests.demo.kubectl import KubectlError
@@ -66,7 +72,7 @@ def test_unknown_field_and_wrong_type_are_refused(tenant: Tenant) -> None:
 
 def test_explain_reads_like_documentation(environment: Environment) -> None:
     text = environment.kubectl("explain", "lorafinetune.spec.lora")
-    for words in ("Rank of the adapter matrices", "Scale of the adapter", "enum: unsloth, enabled, disabled"):
+    for words in ("Rank of the adapter matrices", "Scale of the adapter", "enum: Unsloth, Enabled, Disabled"):
         assert words in text
 
 
@@ -76,3 +82,54 @@ def test_columns_that_people_see(tenant: Tenant) -> None:
     header, line = tenant.kubectl("-n", tenant.namespace, "get", "lft").splitlines()
     assert header.split() == ["NAME", "MODEL", "STATUS", "PROGRESS", "LOSS", "ETA", "AGE"]
     assert "AdapterPublished" in line
+
+
+GROUP = "later-rules.example.com"
+"""Of a CRD that only this test knows: it changes under objects that are there."""
+
+
+@pytest.fixture
+def earlier(environment: Environment, tmp_path: Path) -> Iterator[Callable[[Body], None]]:
+    """Applies a version of a CRD of runs."""
+    kubectl = environment.kubectl
+
+    def apply(crd: Body) -> None:
+        path = tmp_path / "crd.json"
+        path.write_text(json.dumps(crd))
+        kubectl.apply_crds("-f", path)
+
+    yield apply
+    kubectl("delete", "crd", f"{naming.RUN_PLURAL}.{GROUP}")
+
+
+def test_a_rule_that_came_later_keeps_nobody_from_suspending(tenant: Tenant, earlier: Callable[[Body], None]) -> None:
+    strict = copy.deepcopy(run_crd())
+    strict["metadata"]["name"] = f"{naming.RUN_PLURAL}.{GROUP}"
+    strict["spec"] |= {"group": GROUP, "names": strict["spec"]["names"] | {"shortNames": [], "categories": []}}
+    loose = copy.deepcopy(strict)
+    spec = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    del spec["x-kubernetes-validations"]
+    spec["properties"]["lora"]["properties"]["r"]["maximum"] = 9999
+    earlier(loose)
+    rest, folder = tenant.kubectl.rest, f"/apis/{GROUP}/{naming.VERSION}/namespaces/{tenant.namespace}/lorafinetunes"
+
+    def body(name: str, **changed: Any) -> Body:
+        odd = run_spec(training={"method": "GRPO"}, lora={"r": 5000}) | changed
+        metadata = {"name": name, "namespace": tenant.namespace}
+        return {"apiVersion": f"{GROUP}/{naming.VERSION}", "kind": naming.RUN_KIND, "metadata": metadata, "spec": odd}
+
+    rest.apply(f"{folder}/stored", body("stored"))
+    earlier(strict)
+    tenant.kubectl.wait_for(
+        "the later rules hold", lambda: refusal_of(lambda: rest.apply(f"{folder}/new", body("new"), dry_run=True))
+    )
+    said = refusal_of(lambda: rest.apply(f"{folder}/new", body("new"), dry_run=True))
+    assert "spec.lora.r" in said
+    said = refusal_of(lambda: rest.apply(f"{folder}/new", body("new", lora={"r": 8}), dry_run=True))
+    assert "needs training.grpo.rewards" in said
+    rest.apply(f"{folder}/stored", body("stored", suspend=True))
+    stored = rest.get(f"{folder}/stored")
+    assert stored is not None
+    assert stored["spec"]["suspend"] is True
+    said = refusal_of(lambda: rest.apply(f"{folder}/stored", body("stored", suspend=True, lora={"r": 8})))
+    assert "spec.lora cannot change" in said

@@ -274,12 +274,41 @@ def test_every_rule_is_broken_by_some_case() -> None:
     assert rules <= broken
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER.parent / "samples").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_the_samples_are_accepted(path: Path) -> None:
-    body = yaml.safe_load(path.read_text())
+SHIPPED = [
+    (path.relative_to(FOLDER.parent), body)
+    for path in sorted(FOLDER.parent.rglob("*.yaml"))
+    for body in yaml.safe_load_all(path.read_text())
+    if isinstance(body, dict) and body.get("apiVersion") == naming.API_VERSION
+]
+
+
+def test_the_manifests_hold_runs_and_classes() -> None:
+    kinds = [body["kind"] for _, body in SHIPPED]
+    assert kinds.count(naming.RUN_KIND) > 10
+    assert kinds.count(naming.CLASS_KIND) > 5
+
+
+@pytest.mark.parametrize("body", [body for _, body in SHIPPED], ids=[str(path) for path, _ in SHIPPED])
+def test_what_the_manifests_hold_is_accepted(body: Schema) -> None:
     schema = schema_of(body["kind"])
+    assert unknown_fields(body, schema) == []
     assert violations(body, schema) == []
     assert list(broken_rules(body, None, schema)) == []
+
+
+def unknown_fields(node: Any, schema: Schema, path: str = "") -> list[str]:
+    """Fields that the API server would prune or refuse."""
+    if path == "metadata" or "additionalProperties" in schema:
+        return []
+    if isinstance(node, list):
+        return [name for item in node for name in unknown_fields(item, schema["items"], f"{path}[]")]
+    if not isinstance(node, dict):
+        return []
+    known = schema.get("properties", {})
+    found = [f"{path}.{name}".lstrip(".") for name in node if name not in known]
+    for name in set(node) & set(known):
+        found += unknown_fields(node[name], known[name], f"{path}.{name}".lstrip("."))
+    return found
 
 
 @pytest.mark.parametrize("unit", ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"])
