@@ -72,6 +72,9 @@ def _is_there(group: int) -> bool:
 
 def run(lanes: Sequence[Lane], *, command: Callable[[str], Sequence[str]], logs: Path) -> list[Ran]:
     """Run them all and return what was run, as it ended. `command` says what to run for a part."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what it starts in the background, and children would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     children, ended, printing = Children(), list[Ran](), threading.Lock()
 
     def run_lane(lane: Lane, *, live: bool) -> None:

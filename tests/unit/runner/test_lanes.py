@@ -77,9 +77,11 @@ def test_other_lanes_print_when_their_parts_have_ended(tmp_path: Path, capfd: py
     assert not (tmp_path / "live.log").exists()
 
 
+@pytest.mark.parametrize("start", ["SIG_IGN", "default_int_handler"], ids=["in the background", "in front"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_children_and_waits_for_them(tmp_path: Path, number: signal.Signals) -> None:
-    program = "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)" + RUNNING
+def test_an_interrupt_ends_the_children_and_waits_for_them(tmp_path: Path, number: signal.Signals, start: str) -> None:
+    program = f"import signal; signal.signal(signal.SIGINT, signal.{start}); "
+    program += "signal.signal(signal.SIGTERM, signal.default_int_handler)" + RUNNING
     command = [sys.executable, "-c", program, ENDING, str(tmp_path)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as runner:
         deadline = time.monotonic() + 60
