@@ -11,7 +11,7 @@ from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.housekeeping import lifetime, stop_live
 from lora_operator.planning.progress import reported
-from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.planning.turn import Plan, Turn
 
 HOW = {
@@ -83,7 +83,9 @@ def complete(turn: Turn, reason: Reason) -> Plan:
     chosen = f" Step {best_step} had the lowest held-out loss." if best_step is not None else ""
     message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}"
     turn = turn.not_running(reason, "The run is complete.")
-    return turn.end(Standing(mood=Mood.DONE, reason=reason, message=message), requeue_after=lifetime(turn.observed))
+    return turn.end(
+        ReadyState(phase=RunPhase.DONE, reason=reason, message=message), requeue_after=lifetime(turn.observed)
+    )
 
 
 def _improvement(evaluation: Evaluation | None) -> str:
@@ -107,5 +109,5 @@ def fail(turn: Turn, *, reason: str, message: str) -> Plan:
     if turn.status.usage is None and (attempts := turn.status.of(Stage.TRAIN)):
         turn = turn.update(usage=Usage(accelerator_seconds=_accelerator_seconds(turn, attempts)))
     turn = turn.not_running(reason, "The run has failed.")
-    standing = Standing(mood=Mood.FAILED, reason=reason, message=message)
-    return turn.end(standing, actions=stop_live(turn.observed.jobs), requeue_after=lifetime(turn.observed))
+    ready_state = ReadyState(phase=RunPhase.FAILED, reason=reason, message=message)
+    return turn.end(ready_state, actions=stop_live(turn.observed.jobs), requeue_after=lifetime(turn.observed))

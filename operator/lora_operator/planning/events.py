@@ -11,7 +11,7 @@ from lora_operator.api.conditions import ConditionType, find, is_true
 from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.attempts import News
-from lora_operator.planning.status import Mood, Standing, ready_reason
+from lora_operator.planning.status import ReadyState, RunPhase, ready_reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class PlannedEvent:
     message: str
 
 
-def failed_attempts(news: tuple[News, ...], standing: Standing) -> tuple[PlannedEvent, ...]:
+def failed_attempts(news: tuple[News, ...], ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
     """An Event for every attempt that failed, unless the run fails for it and says so itself."""
-    quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, standing.reason)
+    quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, ready_state.reason)
     return tuple(
         PlannedEvent(
             warning=True,
@@ -56,14 +56,14 @@ def milestones(before: LoraFineTuneStatus, after: LoraFineTuneStatus) -> tuple[P
     return tuple(told)
 
 
-def transition(before: LoraFineTuneStatus, standing: Standing) -> tuple[PlannedEvent, ...]:
+def transition(before: LoraFineTuneStatus, ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
     """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
-    if standing.reason in (ready_reason(before), Reason.BACKING_OFF):
+    if ready_state.reason in (ready_reason(before), Reason.BACKING_OFF):
         return ()
-    warning = standing.mood in (Mood.FAILED, Mood.NEEDS_PERSON) or standing.reason in (
+    warning = ready_state.phase in (RunPhase.FAILED, RunPhase.NEEDS_PERSON) or ready_state.reason in (
         Reason.UNSCHEDULABLE,
         Reason.QUOTA_EXCEEDED,
         Reason.NO_PROGRESS,
         Reason.OUTPUT_IN_USE,
     )
-    return (PlannedEvent(warning=warning, reason=standing.reason, message=standing.message),)
+    return (PlannedEvent(warning=warning, reason=ready_state.reason, message=ready_state.message),)

@@ -23,7 +23,7 @@ from lora_operator.planning.housekeeping import after_the_end, surplus
 from lora_operator.planning.observed import Observed
 from lora_operator.planning.settings import settings
 from lora_operator.planning.stages import advance_stage
-from lora_operator.planning.status import Mood, Standing, StatusDraft
+from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft
 from lora_operator.planning.turn import Plan, Turn
 
 
@@ -78,5 +78,5 @@ def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
 
 def _blocked(turn: Turn, block: Block) -> Plan:
     turn = turn.set(ConditionType.ACCEPTED, False, reason=block.reason, message=block.message)
-    mood = Mood.WORKING if block.passes else Mood.NEEDS_PERSON
-    return turn.end(Standing(mood=mood, reason=block.reason, message=block.message))
+    phase = RunPhase.WORKING if block.passes else RunPhase.NEEDS_PERSON
+    return turn.end(ReadyState(phase=phase, reason=block.reason, message=block.message))

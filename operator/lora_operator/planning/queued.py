@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import JobView, QueuePlace
-from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.status import ReadyState, RunPhase
 
 TOLD_EXACTLY = 10
 TOLD_ROUGHLY = (10, 20, 50, 100, 200, 500)
@@ -12,10 +12,10 @@ TOLD_ROUGHLY = (10, 20, 50, 100, 200, 500)
 MAX_BECAUSE = 512
 
 
-def queued(job: JobView) -> Standing:
-    """The standing of a run with a suspended Job that nobody wants suspended but a queue."""
+def queued(job: JobView) -> ReadyState:
+    """Where a run stands with a suspended Job that nobody wants suspended but a queue."""
     parts = (_giving_way(job), _where(job), _why(job.place))
-    return Standing(mood=Mood.SUSPENDED, reason=Reason.QUEUED, message=" ".join(filter(None, parts)))
+    return ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.QUEUED, message=" ".join(filter(None, parts)))
 
 
 def _giving_way(job: JobView) -> str:

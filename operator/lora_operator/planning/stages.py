@@ -19,7 +19,7 @@ from lora_operator.planning.observed import JobView, PodView, Refusal
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
-from lora_operator.planning.status import Mood, Standing
+from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.planning.stuck import stuck_sentence
 from lora_operator.planning.troubles import POD_RECHECK, Trouble, less_often, next_look, trouble_of, trouble_of_child
 from lora_operator.planning.turn import Action, Create, Plan, Turn
@@ -58,7 +58,7 @@ def _suspend(turn: Turn, state: StageState) -> Plan:
             return _yield_to(turn, state, turn.observed.strays[0])
         message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
         turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
-        return turn.end(Standing(mood=Mood.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
+        return turn.end(ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
     return _end_attempt(turn, state, job, reason=Reason.SUSPENDED_BY_USER, sentence="spec.suspend was set to true.")
 
 
@@ -84,7 +84,7 @@ def _told_stuck(turn: Turn, state: StageState, *actions: Action) -> Plan:
     what_then = "" if last_one else ", and the next attempt goes on from the last checkpoint"
     message = f"{turn.status.attempts[-1].message} It is ended{what_then}."
     turn = turn.not_running(Reason.NO_PROGRESS, message)
-    return turn.end(Standing(mood=Mood.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
+    return turn.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
 
 
 def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
@@ -93,14 +93,16 @@ def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
         return _told_stuck(turn, state, *actions)
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
     turn = turn.not_running(Reason.STOPPING, message)
-    return turn.end(Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+    return turn.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
 
 
 def _yield_to(turn: Turn, state: StageState, pod: PodView) -> Plan:
     """A pod that still runs although its Job is gone: another beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run goes on when that pod has ended."
-    standing = Standing(mood=Mood.WORKING, reason=Reason.STOPPING, message=message)
-    return replace(_stage_tells(turn, state.stage, standing).end(standing, requeue_after=POD_RECHECK), decisive=True)
+    ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
+    return replace(
+        _stage_tells(turn, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
+    )
 
 
 def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
@@ -119,26 +121,26 @@ def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None)
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)
     looks = [look for look in (left, next_look(job, now=turn.now)) if look is not None]
-    standing = _standing_of(job)
-    if standing.reason == Reason.TRAINING:
-        turn = turn.set(ConditionType.RUNNING, True, reason=standing.reason, message=standing.message)
+    ready_state = _standing_of(job)
+    if ready_state.reason == Reason.TRAINING:
+        turn = turn.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
         progressed = fold_progress(turn.status, turn.observed.polled_of(job))
         turn = turn.update(
             progress=progressed.progress, attempts=progressed.attempts, resumptions=progressed.resumptions
         )
     else:
-        turn = _stage_tells(turn, job.stage, standing)
-    return turn.end(standing, actions=_missing(turn, settled), requeue_after=min(looks, default=None))
+        turn = _stage_tells(turn, job.stage, ready_state)
+    return turn.end(ready_state, actions=_missing(turn, settled), requeue_after=min(looks, default=None))
 
 
-def _stage_tells(turn: Turn, stage: Stage, standing: Standing) -> Turn:
+def _stage_tells(turn: Turn, stage: Stage, ready_state: ReadyState) -> Turn:
     """The condition that speaks for a stage which is not done, or not at work: Prepared or Running."""
     if stage is Stage.PREPARE:
-        return turn.set(ConditionType.PREPARED, False, reason=standing.reason, message=standing.message)
-    return turn.not_running(standing.reason, standing.message)
+        return turn.set(ConditionType.PREPARED, False, reason=ready_state.reason, message=ready_state.message)
+    return turn.not_running(ready_state.reason, ready_state.message)
 
 
-def _standing_of(job: JobView) -> Standing:
+def _standing_of(job: JobView) -> ReadyState:
     if job.suspended:
         return queued(job)
     if (trouble := trouble_of(job)) is not None:
@@ -149,20 +151,20 @@ def _standing_of(job: JobView) -> Standing:
         return _starting(job.name)
     nodes = [str(pod.node) for pod in job.newest_pods]
     message = f"Attempt {job.attempt} trains on node{'s' * (len(nodes) > 1)} {', '.join(nodes)}."
-    return Standing(mood=Mood.WORKING, reason=Reason.TRAINING, message=message)
+    return ReadyState(phase=RunPhase.WORKING, reason=Reason.TRAINING, message=message)
 
 
 def _at_work(job: JobView) -> bool:
     return bool(job.pods) and all(pod.started is not None for pod in job.newest_pods)
 
 
-def _preparing() -> Standing:
+def _preparing() -> ReadyState:
     message = "The data set is read, checked and tokenised; no accelerator is taken yet."
-    return Standing(mood=Mood.WORKING, reason=Reason.PREPARING, message=message)
+    return ReadyState(phase=RunPhase.WORKING, reason=Reason.PREPARING, message=message)
 
 
-def _starting(name: str) -> Standing:
-    return Standing(mood=Mood.WORKING, reason=Reason.STARTING, message=f"Job {name} waits for its pod to start.")
+def _starting(name: str) -> ReadyState:
+    return ReadyState(phase=RunPhase.WORKING, reason=Reason.STARTING, message=f"Job {name} waits for its pod to start.")
 
 
 def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
@@ -189,20 +191,20 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
         return Plan(status=turn.run.status, actions=actions, requeue_after=timedelta(), decisive=True)
     turn = turn.update(attempts=(*turn.status.attempts, Attempt(stage=state.stage, number=number)))
     name = job_name(turn.run.name, state.stage, number)
-    standing = _preparing() if state.stage is Stage.PREPARE else _starting(name)
-    return _stage_tells(turn, state.stage, standing).end(standing, actions=actions)
+    ready_state = _preparing() if state.stage is Stage.PREPARE else _starting(name)
+    return _stage_tells(turn, state.stage, ready_state).end(ready_state, actions=actions)
 
 
 def _refused(turn: Turn, state: StageState, refusal: Refusal) -> Plan:
     """Nothing can be started now; it is tried again, less often with time."""
-    standing = _standing(trouble_of_child(refusal))
+    ready_state = _standing(trouble_of_child(refusal))
     look = less_often(turn.run.created, now=turn.now)
-    return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=look)
+    return _stage_tells(turn, state.stage, ready_state).end(ready_state, requeue_after=look)
 
 
-def _standing(trouble: Trouble) -> Standing:
-    mood = Mood.NEEDS_PERSON if trouble.needs_person else Mood.WORKING
-    return Standing(mood=mood, reason=trouble.reason, message=trouble.message)
+def _standing(trouble: Trouble) -> ReadyState:
+    phase = RunPhase.NEEDS_PERSON if trouble.needs_person else RunPhase.WORKING
+    return ReadyState(phase=phase, reason=trouble.reason, message=trouble.message)
 
 
 def _missing(turn: Turn, settled: Settled) -> tuple[Action, ...]:
@@ -248,5 +250,5 @@ def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
         f"{state.stage.capitalize()} attempt {last.number} failed. {how_it_ended(last)} "
         f"Next attempt: {decision.at:%H:%M:%S} UTC."
     )
-    standing = Standing(mood=Mood.WORKING, reason=Reason.BACKING_OFF, message=message)
-    return _stage_tells(turn, state.stage, standing).end(standing, requeue_after=decision.at - turn.now)
+    ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.BACKING_OFF, message=message)
+    return _stage_tells(turn, state.stage, ready_state).end(ready_state, requeue_after=decision.at - turn.now)

@@ -1,4 +1,4 @@
-"""How a run's standing becomes conditions. kstatus is derived here and nowhere else.
+"""How a run's phase becomes conditions. kstatus is derived here and nowhere else.
 
 Reconciling and Stalled are there only while True, so that `kubectl wait`, Flux and kstatus readers agree:
 Stalled = somebody must act, or the run has failed; Reconciling = the operator is at work, or waits for what comes by
@@ -17,8 +17,8 @@ from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
 
 
-class Mood(Enum):
-    """What a standing means for those who wait."""
+class RunPhase(Enum):
+    """What a run does, for those who wait."""
 
     WORKING = auto()
     NEEDS_PERSON = auto()
@@ -28,10 +28,10 @@ class Mood(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Where the run stands: one mood, one word, one sentence."""
+class ReadyState:
+    """Where the run stands: its phase, one word, one sentence."""
 
-    mood: Mood
+    phase: RunPhase
     reason: str
     message: str
 
@@ -75,40 +75,40 @@ def seen(status: LoraFineTuneStatus, *, generation: int) -> LoraFineTuneStatus:
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
-def conclude(draft: StatusDraft, standing: Standing) -> LoraFineTuneStatus:
-    """The finished status: Ready and its companions follow from the standing."""
-    reason, message = standing.reason, standing.message
+def conclude(draft: StatusDraft, ready_state: ReadyState) -> LoraFineTuneStatus:
+    """The finished status: Ready and its companions follow from the ready_state."""
+    reason, message = ready_state.reason, ready_state.message
     draft = replace(draft, status=seen(draft.status, generation=draft.generation))
-    draft = draft.set(ConditionType.READY, standing.mood is Mood.DONE, reason=reason, message=message)
+    draft = draft.set(ConditionType.READY, ready_state.phase is RunPhase.DONE, reason=reason, message=message)
     # Only what is no longer true goes: one that is set anew would seem to have begun just now.
-    if standing.mood is not Mood.WORKING:
+    if ready_state.phase is not RunPhase.WORKING:
         draft = draft.without(ConditionType.RECONCILING)
-    if standing.mood not in (Mood.NEEDS_PERSON, Mood.FAILED):
+    if ready_state.phase not in (RunPhase.NEEDS_PERSON, RunPhase.FAILED):
         draft = draft.without(ConditionType.STALLED)
-    draft = _suspension(draft, standing)
-    match standing.mood:
-        case Mood.WORKING:
+    draft = _suspension(draft, ready_state)
+    match ready_state.phase:
+        case RunPhase.WORKING:
             draft = draft.set(ConditionType.RECONCILING, True, reason=reason, message=message)
-        case Mood.NEEDS_PERSON:
+        case RunPhase.NEEDS_PERSON:
             draft = draft.set(ConditionType.STALLED, True, reason=reason, message=message)
-        case Mood.SUSPENDED:
+        case RunPhase.SUSPENDED:
             pass
-        case Mood.DONE:
+        case RunPhase.DONE:
             draft = draft.set(ConditionType.FINISHED, True, reason=reason, message=message)
             draft = draft.update(completion_time=draft.now)
-        case Mood.FAILED:
+        case RunPhase.FAILED:
             draft = draft.set(ConditionType.FINISHED, True, reason=reason, message=message)
             draft = draft.set(ConditionType.STALLED, True, reason=reason, message=message)
             draft = draft.update(completion_time=draft.now)
         case _:
-            assert_never(standing.mood)
+            assert_never(ready_state.phase)
     return draft.status
 
 
-def _suspension(draft: StatusDraft, standing: Standing) -> StatusDraft:
+def _suspension(draft: StatusDraft, ready_state: ReadyState) -> StatusDraft:
     """Suspended appears with the first suspension and is then kept true to the facts."""
-    if standing.mood is Mood.SUSPENDED:
-        return draft.set(ConditionType.SUSPENDED, True, reason=standing.reason, message=standing.message)
+    if ready_state.phase is RunPhase.SUSPENDED:
+        return draft.set(ConditionType.SUSPENDED, True, reason=ready_state.reason, message=ready_state.message)
     if find(draft.status.conditions, ConditionType.SUSPENDED) is None:
         return draft
     message = "The run is not suspended."

@@ -13,7 +13,7 @@ from lora_operator.naming import Stage
 from lora_operator.planning.attempts import News
 from lora_operator.planning.events import PlannedEvent, failed_attempts, milestones, transition
 from lora_operator.planning.observed import Observed
-from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude
+from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +86,19 @@ class Turn:
         return self.set(ConditionType.RUNNING, False, reason=reason, message=message)
 
     def end(
-        self, standing: Standing, *, actions: Iterable[Action] = (), requeue_after: timedelta | None = None
+        self, ready_state: ReadyState, *, actions: Iterable[Action] = (), requeue_after: timedelta | None = None
     ) -> Plan:
         """The finished plan."""
         todo = tuple(actions)
-        before, after = self.run.status, conclude(self.draft, standing)
-        finished = standing.mood in (Mood.DONE, Mood.FAILED)
+        before, after = self.run.status, conclude(self.draft, ready_state)
+        finished = ready_state.phase in (RunPhase.DONE, RunPhase.FAILED)
         return Plan(
             status=after,
             actions=todo,
             events=(
-                *failed_attempts(self.news, standing),
+                *failed_attempts(self.news, ready_state),
                 *milestones(before, after),
-                *transition(before, standing),
+                *transition(before, ready_state),
             ),
             requeue_after=requeue_after,
             decisive=finished or bool(self.news) or any(isinstance(action, Create) for action in todo),

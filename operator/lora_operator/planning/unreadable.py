@@ -8,7 +8,7 @@ from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.events import transition
-from lora_operator.planning.status import Mood, Standing, StatusDraft, conclude
+from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
 from lora_operator.planning.turn import Plan
 
 RECHECK = timedelta(minutes=1)
@@ -26,5 +26,5 @@ def unreadable_plan(run: StoredRun, problem: str, now: datetime) -> Plan:
     )
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     draft = draft.set(ConditionType.ACCEPTED, False, reason=Reason.SPEC_INVALID, message=message)
-    standing = Standing(mood=Mood.NEEDS_PERSON, reason=Reason.SPEC_INVALID, message=message)
-    return Plan(status=conclude(draft, standing), events=transition(run.status, standing), requeue_after=RECHECK)
+    ready_state = ReadyState(phase=RunPhase.NEEDS_PERSON, reason=Reason.SPEC_INVALID, message=message)
+    return Plan(status=conclude(draft, ready_state), events=transition(run.status, ready_state), requeue_after=RECHECK)
