@@ -13,7 +13,7 @@ from lora_operator import naming
 from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus, parse_run
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage, job_name
-from lora_operator.planning.observed import ClassView, JobView, LastWord, Observed, PodView
+from lora_operator.planning.observed import ClassView, JobView, Observed, PodView, Termination
 from lora_operator.workloads.settled import Settled, settle
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
@@ -163,14 +163,14 @@ def a_dead_pod(
     **fields: Any,
 ) -> PodView:
     """A pod whose container ended."""
-    word = LastWord(
+    word = Termination(
         exit_code=code,
         kubelet_reason=kubelet_reason or ("Error" if code else "Completed"),
         text=text,
         finished=finished or started + timedelta(seconds=60),
     )
     phase = "Failed" if code else "Succeeded"
-    return a_running_pod(job, started=started, **({"phase": phase, "last_word": word} | fields))
+    return a_running_pod(job, started=started, **({"phase": phase, "termination": word} | fields))
 
 
 def a_job(

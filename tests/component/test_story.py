@@ -74,7 +74,7 @@ async def test_describe_tells_the_whole_story_of_a_failed_run(world: World) -> N
     assert status["attempts"][1]["durationSeconds"] >= 120
     assert [attempt.get("message") for attempt in status["attempts"]] == [
         None,
-        f"Pod {pod_name(world, 1)} on node node-1 was killed by signal 9 without a last word: it no longer "
+        f"Pod {pod_name(world, 1)} on node node-1 was killed by signal 9 without a termination message: it no longer "
         "answered the kubelet, the node shut down or failed, or somebody killed the process.",
         "Memory ran out. Lower model.maxSeqLength.",
         "The loss became nan at step 52 of 600. Lower learningRate.",

@@ -140,8 +140,8 @@ class Kubelet:
         self.terminate(pod, exit_code=137, reason="Error")
 
     def lose(self, pod: Obj, *, disrupted: bool = True) -> None:
-        """The pod is gone for good and leaves no last word. `disrupted`: pod garbage collection found its node lost
-        and said so; otherwise nobody knows why."""
+        """The pod is gone for good and leaves no termination message. `disrupted`: pod garbage collection found its
+        node lost and said so; otherwise nobody knows why."""
         self._signalled.add(pod["metadata"]["uid"])
         why = ("True", "DeletionByPodGC", "PodGC: node no longer exists")
         self._write(pod, phase="Failed", conditions={"DisruptionTarget": why} if disrupted else None)

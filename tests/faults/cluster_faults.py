@@ -181,8 +181,8 @@ def touch(world: World, rng: Random) -> bool:
 
 
 def _disturb(world: World, child: Obj, *reasons: str) -> None:
-    """What befalls this child may end its attempt with one of these. A pod that is deleted may take its last word with
-    it, whatever that was."""
+    """What befalls this child may end its attempt with one of these. A pod that is deleted may take its termination
+    message with it, whatever that was."""
     attempt = attempt_of(child)
     world.trainers.truth.disturbed.add(attempt[0])
     world.trainers.truth.ends[attempt].update(reasons)

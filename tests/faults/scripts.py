@@ -22,7 +22,7 @@ MICRO_BATCH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a pod ends: after so many seconds of work, None for never; `bare` leaves no last word."""
+    """How a pod ends: after so many seconds of work, None for never; `bare` leaves no termination message."""
 
     code: int = 0
     seconds: float | None = 15.0

@@ -55,7 +55,7 @@ class Broken:
         return self.path(prepared_uri(self.small.run))
 
     def train(self) -> tuple[int, Outcome | None, str]:
-        """Run the stage: exit code, last word, log."""
+        """Run the stage: exit code, termination message, log."""
         file, word = self.scratch.parent / "run.json", self.scratch.parent / "last-word"
         file.write_text(self.text if self.text is not None else json.dumps(self.document))
         arguments = ["train", "--run", str(file), "--scratch", str(self.scratch), "--port", str(free_port())]

@@ -39,7 +39,7 @@ sys.exit(code)
 def prepare(
     run: RunFile, store: ObjectStore, folder: Path, *, python: str = sys.executable, **environment: str
 ) -> tuple[int, Outcome, str]:
-    """Run the stage as its pod does: exit code, last word and log."""
+    """Run the stage as its pod does: exit code, termination message and log."""
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps(run.wire()))
     paths = {"--run": "run.json", "--scratch": "scratch", "--termination-log": "termination-log"}

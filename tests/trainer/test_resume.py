@@ -22,7 +22,7 @@ LONGEST_STOP_SECONDS = 30
 
 
 def stop_at(small: SmallRun, number: int, reached: Callable[[Progress], bool]) -> Outcome:
-    """The last word of an attempt that gets SIGTERM as soon as `reached`, and must be gone soon after."""
+    """The termination message of an attempt that gets SIGTERM as soon as `reached`, and must be gone soon after."""
     with small.attempt(number) as attempt:
         attempt.wait_until(reached)
         asked = time.monotonic()

@@ -147,7 +147,7 @@ def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: 
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    """A process beside the first of train: only a failure leaves a last word, for the first to read."""
+    """A process beside the first of train: only a failure leaves a termination message, for the first to read."""
     end_with_parent()
     try:
         from lora_trainer.training.beside import train_rank  # noqa: PLC0415 - torch takes seconds to import
@@ -168,8 +168,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 
 def _print(stage: Callable[[argparse.Namespace], Verification | Exported], arguments: argparse.Namespace) -> int:
-    """Such a stage also runs inside a train pod: its last word is the last line of stdout, not the termination
-    message."""
+    """Such a stage also runs inside a train pod, so it prints its result on the last line of stdout."""
     try:
         result = stage(arguments)
     except Exception as error:  # every ending is told, also a bug
@@ -287,7 +286,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
-    """Write the last word, with how far training came, and return the exit code."""
+    """Write the termination message, with how far training came, and return the exit code."""
     outcome = ending.outcome
     if progress.total_steps:
         reached = {
@@ -304,7 +303,7 @@ def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
 
 
 def leave_at_once(error: TrainerError, termination_log: Path, server: ProgressServer) -> NoReturn:
-    """Write the last word and end the process from any thread, whatever the others do."""
+    """Write the termination message and end the process from any thread, whatever the others do."""
     code = leave(ending_of(error), termination_log, server.progress)
     logging.shutdown()
     os._exit(code)

@@ -145,7 +145,7 @@ class Reason(StrEnum):
     Remedy: Ask for a class with more memory for this stage.
     """
     POD_LOST = "PodLost"
-    """The pod vanished without a last word (node lost, deleted by hand, evicted).
+    """The pod vanished without a termination message (node lost, deleted by hand, evicted).
 
     Cause: A lost node, an eviction, or kubectl delete pod.
     Remedy: None: it is retried.

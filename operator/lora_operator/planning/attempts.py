@@ -14,7 +14,7 @@ from lora_operator.api.lorafinetune import MAX_ATTEMPT_MESSAGE, Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.failure import OOM_KILLED, Blame, attempt_class, blame, culprit
-from lora_operator.planning.observed import JobView, LastWord, Observed, PodView
+from lora_operator.planning.observed import JobView, Observed, PodView, Termination
 from lora_operator.planning.running_time import followed, halted, still_running
 
 MAX_ATTEMPTS = 48
@@ -133,11 +133,11 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
     pod = job.success or culprit(job.newest_pods)
     if job.disrupted and job.success is None and not _explains(pod):
         return _disrupted(record, job, now=now)
-    if pod is None or pod.last_word is None:
-        sentence = f"The pod of Job {job.name} is gone without a last word. {job.finish_message}".rstrip()
+    if pod is None or pod.termination is None:
+        sentence = f"The pod of Job {job.name} is gone without a termination message. {job.finish_message}".rstrip()
         lost = closed(record, reason=Reason.POD_LOST.value, sentence=sentence, end=now)
         return News(attempt=lost, sentence=sentence)
-    return _ended(record, job, pod, pod.last_word)
+    return _ended(record, job, pod, pod.termination)
 
 
 def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> News:
@@ -149,11 +149,12 @@ def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> News:
 def _explains(pod: PodView | None) -> bool:
     """Whether the end of this pod says more than that there was a disruption, as the Job does. What the Job controller
     asks to stop is gone then: the pods that are left ended before."""
-    return pod is not None and pod.last_word is not None and blame(pod, pod.last_word) < Blame.INTERRUPTED
+    return pod is not None and pod.termination is not None and blame(pod, pod.termination) < Blame.INTERRUPTED
 
 
 def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> News:
-    """A pod was disrupted that may be gone, with its last word; that of the others tells of the consequence only."""
+    """A pod was disrupted that may be gone, with its termination message; that of the others tells of the consequence
+    only."""
     sentence = f"A pod of Job {job.name} was disrupted, and all ended with it. {job.finish_message}".rstrip()
     ended = closed(_followed(record, job), reason=Reason.DISRUPTED.value, sentence=sentence, end=_end(job, now))
     return News(attempt=ended, sentence=sentence)
@@ -165,10 +166,10 @@ def _followed(record: Attempt, job: JobView) -> Attempt:
 
 def _end(job: JobView, default: datetime) -> datetime:
     """When the last of the Job's pods ended."""
-    return max((pod.last_word.finished for pod in job.newest_pods if pod.last_word is not None), default=default)
+    return max((pod.termination.finished for pod in job.newest_pods if pod.termination is not None), default=default)
 
 
-def _ended(record: Attempt, job: JobView, pod: PodView, word: LastWord) -> News:
+def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> News:
     outcome = decode_outcome(word.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
     if job.nodes > 1 and blame(pod, word) is Blame.DISRUPTED:
@@ -187,7 +188,7 @@ def _ended(record: Attempt, job: JobView, pod: PodView, word: LastWord) -> News:
     return News(attempt=ended, sentence=sentence, outcome=outcome)
 
 
-def _reason_and_sentence(stage: Stage, pod: PodView, word: LastWord, outcome: Outcome | None) -> tuple[str, str]:
+def _reason_and_sentence(stage: Stage, pod: PodView, word: Termination, outcome: Outcome | None) -> tuple[str, str]:
     if word.kubelet_reason == OOM_KILLED:
         sentence = (
             f"Pod {pod.name} was killed for using more host memory than its limit. Ask the platform team for a class "
@@ -205,7 +206,7 @@ def _reason_and_sentence(stage: Stage, pod: PodView, word: LastWord, outcome: Ou
 def _silent_end(pod: PodView, code: int) -> str:
     if code > SIGNALLED:
         return (
-            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a last word: it no "
-            "longer answered the kubelet, the node shut down or failed, or somebody killed the process."
+            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a termination message: it "
+            "no longer answered the kubelet, the node shut down or failed, or somebody killed the process."
         )
-    return f"Pod {pod.name} ended with exit code {code} and without a last word. See its log."
+    return f"Pod {pod.name} ended with exit code {code} and without a termination message. See its log."

@@ -38,6 +38,6 @@ def deadline(turn: Turn, state: StageState, limit: TimeLimit) -> datetime | None
     # The time of an attempt that is closed already is spent, whether its pod still stops or not.
     job = state.job if state.live and state.attempts[-1].reason is None else None
     pod = job.newest_pod if job is not None else None
-    if pod is not None and pod.started is not None and pod.last_word is None:
+    if pod is not None and pod.started is not None and pod.termination is None:
         return pod.started + left
     return turn.now if left <= timedelta() else None

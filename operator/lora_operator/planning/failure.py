@@ -13,7 +13,7 @@ from lora_trainer.contract.outcome import Chosen
 
 from lora_operator.api.lorafinetune import Adjustment, Attempt
 from lora_operator.api.reasons import Reason
-from lora_operator.planning.observed import LastWord, PodView
+from lora_operator.planning.observed import PodView, Termination
 
 FIRST_BACK_OFF = timedelta(seconds=10)
 LONGEST_BACK_OFF = timedelta(minutes=6)
@@ -69,7 +69,7 @@ class Blame(IntEnum):
     PEER_LOST = auto()
 
 
-def blame(pod: PodView, word: LastWord) -> Blame:
+def blame(pod: PodView, word: Termination) -> Blame:
     """How much the end of this pod explains."""
     kind = exit_class(word.exit_code)
     if kind is ExitClass.USER_ERROR:
@@ -91,7 +91,7 @@ def blame(pod: PodView, word: LastWord) -> Blame:
 
 def culprit(pods: tuple[PodView, ...]) -> PodView | None:
     """The pod whose end explains that of the others, in whatever order they ended and were seen to."""
-    ended = ((pod, pod.last_word) for pod in pods if pod.last_word is not None and pod.last_word.exit_code != 0)
+    ended = ((pod, pod.termination) for pod in pods if pod.termination is not None and pod.termination.exit_code != 0)
     blamed = min(ended, key=lambda end: (blame(*end), end[0].index), default=None)
     return blamed[0] if blamed is not None else None
 

@@ -37,7 +37,7 @@ class ClassView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LastWord:
+class Termination:
     """How a container ended."""
 
     exit_code: int
@@ -68,21 +68,21 @@ class PodView:
     waiting_reason: str | None = None
     waiting_message: str = ""
     unschedulable: str | None = None
-    last_word: LastWord | None = None
+    termination: Termination | None = None
 
     @property
     def mounting(self) -> bool:
         """Whether it has a node, and its container has not begun."""
-        return self.node is not None and self.started is None and self.last_word is None and not self.deleting
+        return self.node is not None and self.started is None and self.termination is None and not self.deleting
 
     @property
     def at_large(self) -> bool:
         """Whether its containers run or may yet run."""
-        return self.last_word is None and self.phase in ("Pending", "Running", "Unknown")
+        return self.termination is None and self.phase in ("Pending", "Running", "Unknown")
 
 
 def _age(pod: PodView) -> tuple[datetime, bool]:
-    return pod.created, pod.last_word is None
+    return pod.created, pod.termination is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +133,7 @@ class JobView:
     def success(self) -> PodView | None:
         """The pod that did the work. Its exit is final before the Job controller says so."""
         return next(
-            (pod for pod in self.first_pods if pod.last_word is not None and pod.last_word.exit_code == 0), None
+            (pod for pod in self.first_pods if pod.termination is not None and pod.termination.exit_code == 0), None
         )
 
     @property
@@ -294,7 +294,7 @@ def pod_view(body: dict[str, Any]) -> PodView:
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
         unschedulable=_unschedulable(status),
-        last_word=_last_word(container.get("terminated")),
+        termination=_termination(container.get("terminated")),
     )
 
 
@@ -310,10 +310,10 @@ def _unschedulable(status: dict[str, Any]) -> str | None:
     return None
 
 
-def _last_word(terminated: dict[str, Any] | None) -> LastWord | None:
+def _termination(terminated: dict[str, Any] | None) -> Termination | None:
     if not terminated or not terminated.get("finishedAt"):
         return None
-    return LastWord(
+    return Termination(
         exit_code=terminated["exitCode"],
         kubelet_reason=terminated.get("reason", ""),
         text=terminated.get("message", ""),

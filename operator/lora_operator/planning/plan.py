@@ -44,7 +44,8 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
 
 
 def _resumptions(status: LoraFineTuneStatus, train: StageState) -> int:
-    """Polling counts the resumptions that it sees; an attempt that was over too soon says so in its last word."""
+    """Polling counts the resumptions that it sees; an attempt that was over too soon says so in its termination
+    message."""
     return max(status.resumptions, sum(attempt.from_step is not None for attempt in train.attempts))
 
 

@@ -45,8 +45,8 @@ def short_duration(seconds: int) -> str:
 
 
 def _note_in_record(status: LoraFineTuneStatus, progress: Progress) -> LoraFineTuneStatus:
-    """The step reached, should the pod leave no last word; and a resumption: a pod that began at another step than the
-    record says went on from a checkpoint."""
+    """The step reached, should the pod leave no termination message; and a resumption: a pod that began at another step
+    than the record says went on from a checkpoint."""
     attempts, begun_at = status.attempts, progress.resumed_from_step
     if not attempts or attempts[-1].stage is not Stage.TRAIN:
         return status

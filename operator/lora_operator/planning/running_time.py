@@ -12,7 +12,7 @@ from lora_operator.planning.observed import JobView, PodView
 def still_running(record: Attempt, job: JobView) -> Attempt:
     """The record of an attempt whose Job is not over: the clock is on the pod that runs, or stopped where none does."""
     pod = job.newest_pod
-    if pod is not None and pod.started is not None and pod.last_word is None:
+    if pod is not None and pod.started is not None and pod.termination is None:
         return followed(record, pod)
     end = _known_end(record, job)
     return record if end is None else halted(record, end)
@@ -40,7 +40,7 @@ def _known_end(record: Attempt, job: JobView) -> datetime | None:
     """When the pod that the clock is on ended; None without a proof that it did: a watch may be behind."""
     pod = next((pod for pod in job.first_pods if pod.started == record.start_time), None)
     if pod is not None:
-        return pod.last_word.finished if pod.last_word is not None else None
+        return pod.termination.finished if pod.termination is not None else None
     newest = job.newest_pod
     if newest is not None and record.start_time is not None and newest.created >= record.start_time:
         return newest.created

@@ -116,7 +116,7 @@ def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
 def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
     pod = job.newest_pod
-    ended = (pod is not None and pod.last_word is not None) or culprit(job.newest_pods) is not None
+    ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
     if ended and not job.suspended:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=turn.run.status, requeue_after=left)

@@ -33,7 +33,7 @@ def answered(before: PolledProgress | None, progress: Progress, *, pod: str, tim
 def stuck_sentence(job: JobView, polled: PolledProgress | None) -> str | None:
     """What is to be said where the newest pod of the Job, which `polled` is of, is stuck; None where it is not."""
     pod = job.newest_pod
-    if polled is None or pod is None or pod.deleting or pod.last_word is not None:
+    if polled is None or pod is None or pod.deleting or pod.termination is not None:
         return None
     progress = polled.progress
     if progress.stage is not Stage.TRAINING or progress.step_seconds is None:

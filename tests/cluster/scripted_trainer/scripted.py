@@ -97,7 +97,7 @@ def serve(progress: Progress) -> None:
 def end(
     code: ExitCode, message: str, *, result: PrepareResult | TrainResult | None = None, step: int | None = None
 ) -> int:
-    """Write the last word."""
+    """Write the termination message."""
     remedy = None if code == ExitCode.Succeeded else "This is a script; nothing is to be mended."
     outcome = Outcome(reason=code.name, message=message, remedy=remedy, step=step, result=result)
     Path("/dev/termination-log").write_text(encode_outcome(outcome))
@@ -160,7 +160,7 @@ def hog_memory(_run: RunFile, _: argparse.Namespace) -> int:
 
 
 def die(_run: RunFile, arguments: argparse.Namespace) -> int:
-    """Die without a last word at the first attempt."""
+    """Die without a termination message at the first attempt."""
     if arguments.attempt == 1:
         os._exit(128 + signal.SIGKILL)  # the kernel does not let the first process of a container kill itself
     return succeed(_run)

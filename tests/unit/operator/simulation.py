@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage
-from lora_operator.planning.observed import ClassView, JobView, LastWord, Observed, PodView
+from lora_operator.planning.observed import ClassView, JobView, Observed, PodView, Termination
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.turn import Action, Create, Plan
@@ -158,8 +158,8 @@ class Simulation:
         if pod.started is None:
             self.start(job)
         reason = kubelet_reason or ("Error" if code else "Completed")
-        word = LastWord(exit_code=code, kubelet_reason=reason, text=text, finished=self.now)
-        self.change_pod(job, phase="Failed" if code else "Succeeded", last_word=word)
+        word = Termination(exit_code=code, kubelet_reason=reason, text=text, finished=self.now)
+        self.change_pod(job, phase="Failed" if code else "Succeeded", termination=word)
         if code == 40:
             self._new_pod(job)  # podFailurePolicy ignores it
         else:

@@ -156,8 +156,8 @@ def fall(world: Simulation, job: str, *ends: End, **fields: Any) -> None:
     """All pods end so, and the Job fails."""
     world.pass_time(30)
     for pod in dead_pods(*ends):
-        word = pod.last_word and replace(pod.last_word, finished=world.now)
-        world.change_pod_of(job, pod.index, phase="Failed", last_word=word, disrupted=pod.disrupted)
+        word = pod.termination and replace(pod.termination, finished=world.now)
+        world.change_pod_of(job, pod.index, phase="Failed", termination=word, disrupted=pod.disrupted)
     world.jobs[job] = replace(world.jobs[job], finished="Failed", **fields)
     world.settle()
 
@@ -220,7 +220,7 @@ def test_a_killed_pod_costs_a_retry() -> None:
 def test_while_some_pods_still_end_nothing_is_decided() -> None:
     world = training()
     (alone, _) = dead_pods(ALONE, OOM)
-    world.change_pod_of(TRAIN, 0, phase="Failed", last_word=alone.last_word)
+    world.change_pod_of(TRAIN, 0, phase="Failed", termination=alone.termination)
     world.settle()
     assert world.run.status.attempts[-1].reason is None
     assert world.created == [PREPARE, TRAIN]
@@ -230,7 +230,7 @@ def test_accelerators_of_all_nodes_count_and_the_service_goes_with_the_jobs() ->
     world = training(jobRetentionSeconds=60)
     world.pass_time(100)
     share, done = dead_pods({"code": 0}, {"code": 0, "text": SHARE})[1], world.now
-    world.change_pod_of(TRAIN, 1, phase="Succeeded", last_word=share.last_word)
+    world.change_pod_of(TRAIN, 1, phase="Succeeded", termination=share.termination)
     world.end(TRAIN, 0, trained_text())
     world.settle()
     assert world.reason == "AdapterPublished"

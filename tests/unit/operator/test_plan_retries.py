@@ -150,7 +150,7 @@ def test_the_message_of_a_pause_stands_still() -> None:
     assert world.events.count("StorageUnavailable") == 1
 
 
-# --- bugs, and ends without a last word ---------------------------------------------------------------------------
+# --- bugs, and ends without a termination message ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [1, 2, 126, 127])
@@ -204,7 +204,7 @@ def test_a_pod_that_vanished_is_lost_and_retried() -> None:
     world.settle()
     assert world.run.status.attempts[-1].reason == "PodLost"
     assert world.reason == "BackingOff"
-    assert "without a last word" in world.message
+    assert "without a termination message" in world.message
 
 
 @pytest.mark.parametrize("name", [PREPARE, TRAIN])

@@ -147,20 +147,20 @@ def test_a_pod_is_read_as_the_kubelet_wrote_it() -> None:
         child("p", status=container(running={"startedAt": "2026-01-01T12:00:05Z"}) | {"podIP": "1.2.3.4"})
     )
     assert running.started is not None
-    assert (running.ip, running.last_word) == ("1.2.3.4", None)
+    assert (running.ip, running.termination) == ("1.2.3.4", None)
     ended = {"exitCode": 11, "reason": "Error", "message": "{}"}
     ended |= {"startedAt": "2026-01-01T12:00:05Z", "finishedAt": "2026-01-01T12:00:09Z"}
     dead = pod_view(child("p", status=container(terminated=ended)))
-    assert dead.last_word is not None
-    assert (dead.last_word.exit_code, dead.last_word.text) == (11, "{}")
+    assert dead.termination is not None
+    assert (dead.termination.exit_code, dead.termination.text) == (11, "{}")
     waiting = pod_view(child("p", status=container(waiting={"reason": "ErrImagePull", "message": "no"})))
     assert (waiting.waiting_reason, waiting.waiting_message) == ("ErrImagePull", "no")
 
 
 def test_a_container_that_never_ran_has_no_last_word() -> None:
     """A node that is lost leaves `terminated` without times, and so does a pod that never started."""
-    assert pod_view(child("p", status=container(terminated={"exitCode": 137, "finishedAt": None}))).last_word is None
-    assert pod_view(child("p")).last_word is None
+    assert pod_view(child("p", status=container(terminated={"exitCode": 137, "finishedAt": None}))).termination is None
+    assert pod_view(child("p")).termination is None
 
 
 def test_only_unschedulable_is_told_of_the_scheduler() -> None:

@@ -290,7 +290,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def run_to_its_end(case: Case, world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[ExitCode, Outcome]:
-    """Exit code and last word of prepare, as the operator reads it."""
+    """Exit code and termination message of prepare, as the operator reads it."""
     case.change(world)
 
     def stage() -> PrepareResult:

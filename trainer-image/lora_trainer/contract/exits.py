@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 SIGNALLED = 128
 """Exit codes above this one tell of death by the signal of the number that exceeds it."""
 KILLED = "Killed"
-"""Reason of death by a signal without a last word."""
+"""Reason of death by a signal without a termination message."""
 
 
 class ExitCode(IntEnum):
@@ -189,7 +189,7 @@ class ExitClass(StrEnum):
 def exit_class(code: int) -> ExitClass:
     """The class of any exit code, known or not.
 
-    A code above 128 means death by signal without a last word (evicted, lost node, kill -9): infrastructure.
+    A code above 128 means death by signal without a termination message (evicted, lost node, kill -9): infrastructure.
     """
     if code == ExitCode.Succeeded:
         return ExitClass.DONE

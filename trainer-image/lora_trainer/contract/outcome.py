@@ -1,4 +1,4 @@
-"""The trainer's last word: at most 4096 bytes of JSON in the termination message, with all that status shows of it."""
+"""The trainer's termination message: at most 4096 bytes of JSON, with all that status shows of it."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class TrainResult(WireModel):
 
 
 class Outcome(WireModel):
-    """The last word of a prepare or train pod."""
+    """The termination message of a prepare or train pod."""
 
     reason: str
     """Name of the exit code."""

@@ -145,7 +145,8 @@ class Nodes:
                 self._told.put(None)
         if not (line.done or self._closing):
             self._lost.set()
-            # That pod's end is to be known first: then the Job controller deletes this pod, with its last word.
+            # That pod's end is to be known first: then the Job controller deletes this pod, with its termination
+            # message.
             time.sleep(GRACE_SECONDS)
             self._leave(
                 TrainerError(

@@ -2,8 +2,8 @@
 
 They speak torchrun's environment, which torch, accelerate and Unsloth read. It is not torchrun that starts them: that
 kills its workers 30 seconds after SIGTERM, in the midst of a checkpoint's upload, and turns their exit codes into 1.
-The first process of all shows progress, evaluates, writes to the bucket and has the last word; the others take steps.
-"""
+The first process of all shows progress, evaluates, writes to the bucket and has the termination message; the others
+take steps."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class World:
 class Ranks:
     """The further processes of this node, while used as a context manager.
 
-    One that dies ends this process through `leave`, with its last word. Leaving the block ends those that are left.
-    """
+    One that dies ends this process through `leave`, with its termination message. Leaving the block ends those that are
+    left."""
 
     def __init__(
         self, world: World, *, arguments: Sequence[str | Path], scratch: Path, leave: Callable[[TrainerError], NoReturn]
