@@ -206,7 +206,7 @@ def _reason_and_sentence(stage: Stage, pod: PodView, word: Termination, outcome:
 def _silent_end(pod: PodView, code: int) -> str:
     if code > SIGNALLED:
         return (
-            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a termination message: it "
-            "no longer answered the kubelet, the node shut down or failed, or somebody killed the process."
+            f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a termination message: "
+            "it no longer answered the kubelet, the node shut down or failed, or somebody killed the process."
         )
     return f"Pod {pod.name} ended with exit code {code} and without a termination message. See its log."
