@@ -142,7 +142,7 @@ class Cache:
     def strays_of(self, uid: str) -> tuple[PodView, ...]:
         """The pods of a run that may still work although their Job is gone."""
         jobs = {job.uid for job in self.jobs.of(uid)}
-        return tuple(pod for pod in self.pods.of(uid) if pod.job_uid not in jobs and pod.at_large)
+        return tuple(pod for pod in self.pods.of(uid) if pod.job_uid not in jobs and pod.active)
 
     def _all_runs(self) -> frozenset[Key]:
         return frozenset(record.key for record in self.runs.values())

@@ -76,7 +76,7 @@ class PodView:
         return self.node is not None and self.started is None and self.termination is None and not self.deleting
 
     @property
-    def at_large(self) -> bool:
+    def active(self) -> bool:
         """Whether its containers run or may yet run."""
         return self.termination is None and self.phase in ("Pending", "Running", "Unknown")
 
@@ -196,7 +196,7 @@ class Observed:
     run: LoraFineTune
     classes: tuple[ClassView, ...]
     jobs: tuple[JobView, ...]
-    strays: tuple[PodView, ...] = ()
+    orphans: tuple[PodView, ...] = ()
     """Pods of the run that may still work although their Job is gone."""
     settled: Settled | None = None
     """What the run was resolved to, once its ConfigMap exists."""

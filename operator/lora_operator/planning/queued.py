@@ -20,7 +20,7 @@ def queued(job: JobView) -> ReadyState:
 
 def _giving_way(job: JobView) -> str:
     pod = job.newest_pod
-    if pod is None or pod.started is None or not pod.at_large:
+    if pod is None or pod.started is None or not pod.active:
         return ""
     return f"The queue took the place of pod {pod.name} back: it writes a checkpoint and ends."
 

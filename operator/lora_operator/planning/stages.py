@@ -54,8 +54,8 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
 def _suspend(turn: Turn, state: StageState) -> Plan:
     job = state.job
     if job is None or not state.live:
-        if turn.observed.strays:
-            return _yield_to(turn, state, turn.observed.strays[0])
+        if turn.observed.orphans:
+            return _yield_to(turn, state, turn.observed.orphans[0])
         message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
         turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
         return turn.end(ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
@@ -169,8 +169,8 @@ def _starting(name: str) -> ReadyState:
 
 def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     """Create the Job of the next attempt, and what it needs: the ConfigMap it reads, names for several pods."""
-    if turn.observed.strays:
-        return _yield_to(turn, state, turn.observed.strays[0])
+    if turn.observed.orphans:
+        return _yield_to(turn, state, turn.observed.orphans[0])
     if turn.observed.refused is not None:
         return _refused(turn, state, turn.observed.refused)
     number = state.next_number

@@ -239,9 +239,9 @@ def test_a_pod_that_outlives_its_job_is_waited_for() -> None:
     pod = world.jobs[TRAIN].newest_pod
     assert pod is not None
     world.delete_job(TRAIN)
-    world.settle(strays=(pod,))
+    world.settle(orphans=(pod,))
     world.pass_time(10)
-    assert world.settle(strays=(pod,)).decisive, "only live reads tell whether it is still there"
+    assert world.settle(orphans=(pod,)).decisive, "only live reads tell whether it is still there"
     assert (world.reason, world.created) == ("Stopping", [PREPARE, TRAIN])
     assert pod.name in world.message
     world.settle()
