@@ -18,6 +18,7 @@ from tests.faults.trainers import Truth
 Obj = dict[str, Any]
 DECIDED = (None, "SuspendedByUser", "DeadlineExceeded", "NoProgress")
 """Attempts that the operator ended: their pods did not end by themselves."""
+DEFAULT_RETRIES = 3
 BY_REASON = {
     "SuspendedByUser": ExitClass.INTERRUPTED,
     "NoProgress": ExitClass.STUCK,
@@ -42,7 +43,7 @@ def judge(run: Obj, script: Script, truth: Truth) -> list[str]:
         found += [sentence for stage in Stage for sentence in _not_once(stage, attempts, truth, uid)]
     if ready["reason"] == "DeadlineExceeded":
         return found + ([] if script.expected == "DeadlineExceeded" else ["its deadline was far away"])
-    return found + _unjustified(ready["reason"], attempts, run["spec"]["retryLimit"])
+    return found + _unjustified(ready["reason"], attempts, run["spec"].get("retryLimit", DEFAULT_RETRIES))
 
 
 def _untrue(attempt: Obj, script: Script, truth: Truth, uid: str) -> list[str]:

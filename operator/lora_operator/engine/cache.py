@@ -139,7 +139,7 @@ class Cache:
         pods = self.pods.of(uid)
         return tuple(job.with_pods(pods) for job in self.jobs.of(uid))
 
-    def strays_of(self, uid: str) -> tuple[PodView, ...]:
+    def orphans_of(self, uid: str) -> tuple[PodView, ...]:
         """The pods of a run that may still work although their Job is gone."""
         jobs = {job.uid for job in self.jobs.of(uid)}
         return tuple(pod for pod in self.pods.of(uid) if pod.job_uid not in jobs and pod.active)

@@ -106,7 +106,7 @@ class Observer:
             run=run,
             classes=self.cache.classes.values(),
             jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
-            orphans=self.cache.strays_of(run.uid),
+            orphans=self.cache.orphans_of(run.uid),
             settled=await self._settled_of(run) if wanted else None,
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),

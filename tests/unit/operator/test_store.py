@@ -109,9 +109,9 @@ def test_children_wake_their_run_and_hang_together() -> None:
     pod = child("pod")
     pod["metadata"]["ownerReferences"] = [{"uid": "uid-job", "controller": True}]
     assert cache.put_pod(pod) == {(NAMESPACE, NAME)}
-    stray = child("stray")
-    stray["metadata"]["ownerReferences"] = [{"uid": "uid-another", "controller": True}]
-    cache.put_pod(stray)
+    orphan = child("orphan")
+    orphan["metadata"]["ownerReferences"] = [{"uid": "uid-another", "controller": True}]
+    cache.put_pod(orphan)
     (job,) = cache.children_of(UID)
     assert [view.name for view in job.pods] == ["pod"]
     assert cache.drop_pod(pod) == {(NAMESPACE, NAME)}
