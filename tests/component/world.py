@@ -182,7 +182,8 @@ class World:
     def story(self, name: str = NAME) -> list[str]:
         """The reasons of Ready, status by status."""
         seen = self.statuses.get(self.run(name)["metadata"]["uid"], [])
-        return [entry["reason"] for status in seen for entry in status.get("conditions", ()) if entry["type"] == "Ready"]
+        entries = (entry for status in seen for entry in status.get("conditions", ()))
+        return [entry["reason"] for entry in entries if entry["type"] == "Ready"]
 
     def jobs(self, name: str = NAME) -> list[str]:
         """Names of the run's Jobs that are there now."""
