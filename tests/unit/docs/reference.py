@@ -43,9 +43,9 @@ def _table(schema: Schema) -> Iterator[str]:
 
 
 def _fields(schema: Schema, *, prefix: str) -> Iterator[tuple[str, Schema, bool]]:
-    """Path, schema and whether it is required, of every field below, parents first."""
+    """Path, schema and whether it is required, of every field below: parents first, and what is required."""
     required = schema.get("required", ())
-    for name, field in schema.get("properties", {}).items():
+    for name, field in sorted(schema.get("properties", {}).items(), key=lambda item: item[0] not in required):
         path = f"{prefix}{name}"
         yield path, field, name in required
         inner = field.get("items", field)
