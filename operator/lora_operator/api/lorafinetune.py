@@ -98,7 +98,8 @@ class LoraFineTuneSpec(WireModel):
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
     """Attempts that may fail for passing causes (storage, network, node) before the run fails."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
-    """The run fails when it is not done this long after its first pod started. Time in a queue does not count."""
+    """The run fails when its pods have run for this long. Time in a queue, pauses between attempts and suspension do
+    not count."""
     job_retention_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
     """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time. The LoraFineTune and its status
     stay. Unset: as the class says."""

@@ -146,7 +146,7 @@ class TrainingSettings(WireModel):
 
 
 class TrainingSpec(TrainingSettings):
-    """How the adapter is trained (TRL's and transformers' own names)."""
+    """How the adapter is trained. Most names are those of TRL and transformers."""
 
     method: Method = Method.SFT
     """Training method."""
