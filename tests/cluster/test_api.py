@@ -84,6 +84,7 @@ def test_columns_that_people_see(tenant: Tenant) -> None:
     assert "AdapterPublished" in line
 
 
+LATER = "laterruns"
 GROUP = "later-rules.example.com"
 """Of a CRD that only this test knows: it changes under objects that are there."""
 
@@ -99,24 +100,26 @@ def earlier(environment: Environment, tmp_path: Path) -> Iterator[Callable[[Body
         kubectl.apply_crds("-f", path)
 
     yield apply
-    kubectl("delete", "crd", f"{naming.RUN_PLURAL}.{GROUP}")
+    kubectl("delete", "crd", f"{LATER}.{GROUP}")
 
 
 def test_a_rule_that_came_later_keeps_nobody_from_suspending(tenant: Tenant, earlier: Callable[[Body], None]) -> None:
     strict = copy.deepcopy(run_crd())
-    strict["metadata"]["name"] = f"{naming.RUN_PLURAL}.{GROUP}"
-    strict["spec"] |= {"group": GROUP, "names": strict["spec"]["names"] | {"shortNames": [], "categories": []}}
+    # Under other names: of two groups with lorafinetunes kubectl would take the first for every other test.
+    names = {"plural": LATER, "singular": "laterrun", "kind": "LaterRun", "listKind": "LaterRunList"}
+    strict["metadata"]["name"] = f"{LATER}.{GROUP}"
+    strict["spec"] |= {"group": GROUP, "names": names}
     loose = copy.deepcopy(strict)
     spec = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     del spec["x-kubernetes-validations"]
     spec["properties"]["lora"]["properties"]["r"]["maximum"] = 9999
     earlier(loose)
-    rest, folder = tenant.kubectl.rest, f"/apis/{GROUP}/{naming.VERSION}/namespaces/{tenant.namespace}/lorafinetunes"
+    rest, folder = tenant.kubectl.rest, f"/apis/{GROUP}/{naming.VERSION}/namespaces/{tenant.namespace}/{LATER}"
 
     def body(name: str, **changed: Any) -> Body:
         odd = run_spec(training={"method": "GRPO"}, lora={"r": 5000}) | changed
         metadata = {"name": name, "namespace": tenant.namespace}
-        return {"apiVersion": f"{GROUP}/{naming.VERSION}", "kind": naming.RUN_KIND, "metadata": metadata, "spec": odd}
+        return {"apiVersion": f"{GROUP}/{naming.VERSION}", "kind": "LaterRun", "metadata": metadata, "spec": odd}
 
     rest.apply(f"{folder}/stored", body("stored"))
     earlier(strict)

@@ -35,9 +35,9 @@ DOCUMENTED = (
     Documented(command="kubectl -n NAMESPACE get lft", prints=RUN),
     Documented(command="kubectl -n team-a get lft", prints="PROGRESS"),
     Documented(command="kubectl describe lft NAME", prints="Kind:         LoraFineTune"),
-    Documented(command="kubectl wait --for=condition=Complete lft/NAME --timeout=2h", prints="condition met"),
+    Documented(command="kubectl wait --for=condition=Finished lft/NAME --timeout=2h", prints="condition met"),
     Documented(
-        command="kubectl -n team-a wait --for=condition=Complete lft/text-to-sql --timeout=6h", prints="condition met"
+        command="kubectl -n team-a wait --for=condition=Finished lft/text-to-sql --timeout=6h", prints="condition met"
     ),
     Documented(command="kubectl explain lft.spec", prints="FIELD: spec"),
     Documented(command="kubectl explain lorafinetune.spec", prints="output\t<Object> -required-"),
