@@ -63,7 +63,7 @@ async def test_the_position_is_told_as_it_changes(world: World) -> None:
     await world.train()
     await world.until("AdapterPublished")
     assert world.condition("Suspended")["status"] == "False"
-    assert world.story().count("Queued") <= 4, "one write for each piece of news"
+    assert world.story().count("Queued") <= 4, "one write for each change"
 
 
 async def test_a_missing_queue_is_named(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Asks Kueue where the Jobs stand that it holds back, and gives their runs a turn when there is news.
+"""Asks Kueue where the Jobs stand that it holds back, and has their runs reconciled when that changes.
 
 Only Jobs that name a queue and are suspended are asked about, by namespace and by queue, never one by one: without
 Kueue nothing is asked. The rights are those of manifests/kueue; without them, or without Kueue's API, nothing is known.
@@ -38,8 +38,8 @@ async def ask_forever(*, gateway: Gateway, cache: Cache, observer: Observer, que
             continue
         before, observer.places = observer.places, places
         jobs = (job for group in held.values() for job in group)
-        news = {job.run_uid for job in jobs if places[job.uid] != before.get(job.uid)}
-        for key in cache.keys_of(news):
+        changed = {job.run_uid for job in jobs if places[job.uid] != before.get(job.uid)}
+        for key in cache.keys_of(changed):
             queue.add(key)
 
 

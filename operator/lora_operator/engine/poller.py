@@ -1,4 +1,4 @@
-"""Asks train pods how far they are, and gives their runs a turn when there is news."""
+"""Asks train pods how far they are, and has their runs reconciled when that changes."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, Reason.DISRUPTED, Reason.RESULT_LOST,
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class EndedAttempt:
     """An attempt whose end is not in status yet."""
 
     attempt: Attempt
@@ -39,7 +39,7 @@ class StageState:
     job: JobView | None
     """The Job of the newest attempt, while it exists."""
     attempts: tuple[Attempt, ...]
-    news: tuple[News, ...] = ()
+    ended: tuple[EndedAttempt, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -52,9 +52,9 @@ class StageState:
         return bool(self.attempts) and self.attempts[-1].reason == ExitCode.Succeeded.name
 
     @property
-    def latest(self) -> News | None:
-        """News of the newest attempt."""
-        return next((news for news in self.news if news.attempt == self.attempts[-1]), None)
+    def latest(self) -> EndedAttempt | None:
+        """How the newest attempt ended, where that is not recorded yet."""
+        return next((ended for ended in self.ended if ended.attempt == self.attempts[-1]), None)
 
     @property
     def next_number(self) -> int:
@@ -70,12 +70,12 @@ def stage_state(observed: Observed, stage: Stage, *, now: datetime) -> StageStat
         _fold(record, jobs.get(record.number), suspended=suspended, now=now)
         for record in _with_unrecorded(observed.run.status.of(stage), jobs)
     )
-    attempts = tuple(entry.attempt if isinstance(entry, News) else entry for entry in folded)
+    attempts = tuple(entry.attempt if isinstance(entry, EndedAttempt) else entry for entry in folded)
     return StageState(
         stage=stage,
         job=jobs.get(attempts[-1].number) if attempts else None,
         attempts=attempts,
-        news=tuple(entry for entry in folded if isinstance(entry, News)),
+        ended=tuple(entry for entry in folded if isinstance(entry, EndedAttempt)),
     )
 
 
@@ -118,13 +118,13 @@ def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) 
     return tuple(sorted((*records, *unrecorded), key=lambda record: record.number))
 
 
-def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetime) -> Attempt | News:
+def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetime) -> Attempt | EndedAttempt:
     if record.reason is not None:
         return record
     if job is None:
         reason = Reason.SUSPENDED_BY_USER if suspended else Reason.JOB_DELETED
         sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
-        return News(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
+        return EndedAttempt(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
     if not job.over:
         # Of prepare nothing is recorded before its end: it is short, and a write for it would be waste.
         return record if record.stage is Stage.PREPARE else still_running(record, job)
@@ -136,14 +136,14 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
     if pod is None or pod.termination is None:
         sentence = f"The pod of Job {job.name} is gone without a termination message. {job.finish_message}".rstrip()
         lost = closed(record, reason=Reason.POD_LOST.value, sentence=sentence, end=now)
-        return News(attempt=lost, sentence=sentence)
+        return EndedAttempt(attempt=lost, sentence=sentence)
     return _ended(record, job, pod, pod.termination)
 
 
-def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> News:
+def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
     sentence = f"Job {job.name} completed, and its pod was removed before the operator read the result."
     ended = closed(_followed(record, job), reason=Reason.RESULT_LOST.value, sentence=sentence, end=_end(job, now))
-    return News(attempt=ended, sentence=sentence)
+    return EndedAttempt(attempt=ended, sentence=sentence)
 
 
 def _explains(pod: PodView | None) -> bool:
@@ -152,12 +152,12 @@ def _explains(pod: PodView | None) -> bool:
     return pod is not None and pod.termination is not None and blame(pod, pod.termination) < Blame.INTERRUPTED
 
 
-def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> News:
+def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
     """A pod was disrupted that may be gone, with its termination message; that of the others tells of the consequence
     only."""
     sentence = f"A pod of Job {job.name} was disrupted, and all ended with it. {job.finish_message}".rstrip()
     ended = closed(_followed(record, job), reason=Reason.DISRUPTED.value, sentence=sentence, end=_end(job, now))
-    return News(attempt=ended, sentence=sentence)
+    return EndedAttempt(attempt=ended, sentence=sentence)
 
 
 def _followed(record: Attempt, job: JobView) -> Attempt:
@@ -169,7 +169,7 @@ def _end(job: JobView, default: datetime) -> datetime:
     return max((pod.termination.finished for pod in job.newest_pods if pod.termination is not None), default=default)
 
 
-def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> News:
+def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> EndedAttempt:
     outcome = decode_outcome(word.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
     if job.nodes > 1 and blame(pod, word) is Blame.DISRUPTED:
@@ -185,7 +185,7 @@ def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> Ne
         from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
         to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
     )
-    return News(attempt=ended, sentence=sentence, outcome=outcome)
+    return EndedAttempt(attempt=ended, sentence=sentence, outcome=outcome)
 
 
 def _reason_and_sentence(stage: Stage, pod: PodView, word: Termination, outcome: Outcome | None) -> tuple[str, str]:

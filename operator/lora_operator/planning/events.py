@@ -10,7 +10,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_operator.api.conditions import ConditionType, find, is_true
 from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
-from lora_operator.planning.attempts import News
+from lora_operator.planning.attempts import EndedAttempt
 from lora_operator.planning.status import ReadyState, RunPhase, ready_reason
 
 
@@ -23,7 +23,7 @@ class PlannedEvent:
     message: str
 
 
-def failed_attempts(news: tuple[News, ...], ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
+def failed_attempts(ended: tuple[EndedAttempt, ...], ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
     """An Event for every attempt that failed, unless the run fails for it and says so itself."""
     quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, ready_state.reason)
     return tuple(
@@ -32,7 +32,7 @@ def failed_attempts(news: tuple[News, ...], ready_state: ReadyState) -> tuple[Pl
             reason=item.attempt.reason or Reason.FAILED,
             message=f"{item.attempt.stage.capitalize()} attempt {item.attempt.number}: {item.sentence}",
         )
-        for item in news
+        for item in ended
         if item.attempt.reason not in quiet
     )
 

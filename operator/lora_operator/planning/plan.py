@@ -37,7 +37,7 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     prepare = stage_state(observed, Stage.PREPARE, now=now)
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
-    turn = Turn(observed=observed, draft=draft, news=(*prepare.news, *train.news))
+    turn = Turn(observed=observed, draft=draft, ended=(*prepare.ended, *train.ended))
     turn = turn.update(attempts=records(prepare, train), resumptions=_resumptions(run.status, train))
     plan = _advance(turn, prepare, train)
     return replace(plan, actions=(*plan.actions, *surplus(observed)))

@@ -10,7 +10,7 @@ from typing import Any
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
 from lora_operator.naming import Stage
-from lora_operator.planning.attempts import News
+from lora_operator.planning.attempts import EndedAttempt
 from lora_operator.planning.events import PlannedEvent, failed_attempts, milestones, transition
 from lora_operator.planning.observed import Observed
 from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
@@ -54,7 +54,7 @@ class Turn:
 
     observed: Observed
     draft: StatusDraft
-    news: tuple[News, ...] = ()
+    ended: tuple[EndedAttempt, ...] = ()
 
     @property
     def run(self) -> LoraFineTune:
@@ -96,10 +96,10 @@ class Turn:
             status=after,
             actions=todo,
             events=(
-                *failed_attempts(self.news, ready_state),
+                *failed_attempts(self.ended, ready_state),
                 *milestones(before, after),
                 *transition(before, ready_state),
             ),
             requeue_after=requeue_after,
-            decisive=finished or bool(self.news) or any(isinstance(action, Create) for action in todo),
+            decisive=finished or bool(self.ended) or any(isinstance(action, Create) for action in todo),
         )
