@@ -14,7 +14,7 @@ from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus, par
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage, job_name
 from lora_operator.planning.observed import ClassView, JobView, Observed, PodView, Termination
-from lora_operator.workloads.settled import Settled, settle
+from lora_operator.workloads.resolved import ResolvedRun, resolve
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import ArtifactManifest, FileEntry, Verification
 from lora_trainer.contract.outcome import (
@@ -135,10 +135,10 @@ def a_class(name: str = CLASS_NAME, *, default: bool = True, invalid: str | None
     return ClassView(name=name, is_default=default, spec=parsed, error=invalid)
 
 
-def a_settled(run: LoraFineTune, *, class_name: str = CLASS_NAME, **spec: Any) -> Settled:
+def a_resolved(run: LoraFineTune, *, class_name: str = CLASS_NAME, **spec: Any) -> ResolvedRun:
     """What the run was resolved to."""
     parsed = LoraFineTuneClassSpec.model_validate(class_spec(**spec))
-    return settle(run, class_name=class_name, class_spec=parsed)
+    return resolve(run, class_name=class_name, class_spec=parsed)
 
 
 def a_pod(job: str = "job", *, created: datetime = T0, **fields: Any) -> PodView:
@@ -184,9 +184,9 @@ def a_job(
 
 
 def an_observation(run: LoraFineTune | None = None, *jobs: JobView, **fields: Any) -> Observed:
-    """Everything about one run. With Jobs it is settled, without it is not, unless told otherwise."""
+    """Everything about one run. With Jobs it is resolved, without it is not, unless told otherwise."""
     run = run or a_run()
-    defaults: Body = {"classes": (a_class(),), "settled": a_settled(run) if jobs else None}
+    defaults: Body = {"classes": (a_class(),), "resolved": a_resolved(run) if jobs else None}
     return Observed(run=run, jobs=jobs, **(defaults | fields))
 
 

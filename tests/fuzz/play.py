@@ -17,7 +17,7 @@ from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, config_map_name, job_name
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
-from lora_operator.workloads.settled import read_config_map
+from lora_operator.workloads.resolved import read_config_map
 
 from tests.builders import run_body
 from tests.cluster.api import Api, Refused
@@ -51,12 +51,12 @@ class Player:
     async def _play_run(self, step: Step) -> Outcome:
         if step.deed is not Deed.EDIT:
             async with self._made(RUNS, step.body, strict=step.strict) as made:
-                return await self._deleted(made) if step.deed is Deed.DELETE else await self._settled(made)
+                return await self._deleted(made) if step.deed is Deed.DELETE else await self._resolved(made)
         async with self._sound(RUNS, step) as made:
-            before = await self._settled(made)
+            before = await self._resolved(made)
             if before.end not in (End.RUNNING, End.SUSPENDED):
                 raise Violation(f"the sound object is {before.end}: {before.reason}")
-            return await self._settled(await self._replace(RUNS, made, step))
+            return await self._resolved(await self._replace(RUNS, made, step))
 
     async def _play_class(self, step: Step) -> Outcome:
         """What a class comes to is seen from a run of it."""
@@ -66,14 +66,14 @@ class Player:
         async with self._made(CLASSES, step.body, strict=step.strict) as made, self._probe(made, step) as probe:
             if step.deed is Deed.DELETE:
                 await self._delete(CLASSES, made["metadata"]["name"])
-            return await self._settled(probe, class_is_there=step.deed is Deed.CREATE)
+            return await self._resolved(probe, class_is_there=step.deed is Deed.CREATE)
 
     async def _edited(self, made: Body, probe: Body, step: Step) -> Outcome:
         """A class that changes touches no run that has begun."""
-        before = await self._settled(probe, class_is_there=True)
+        before = await self._resolved(probe, class_is_there=True)
         job = await self._job(probe)
         await self._replace(CLASSES, made, step)
-        outcome = await self._settled(await self._change(probe["metadata"]["name"], retryLimit=7))
+        outcome = await self._resolved(await self._change(probe["metadata"]["name"], retryLimit=7))
         if before.end is End.RUNNING and (outcome.end is not End.RUNNING or await self._job(probe) != job):
             raise Violation(f"a run is {outcome.end} ({outcome.reason}) after an edit of its class")
         return outcome
@@ -96,7 +96,7 @@ class Player:
         async with self._made(RUNS, run) as made:
             yield made
 
-    async def _settled(self, made: Body, *, class_is_there: bool = False) -> Outcome:
+    async def _resolved(self, made: Body, *, class_is_there: bool = False) -> Outcome:
         """How the run stands once the operator has said all; where `class_is_there`, it will hear of it in a moment."""
         name = made["metadata"]["name"]
 
@@ -119,7 +119,7 @@ class Player:
         name = made["metadata"]["name"]
         run = parse_run(await self.api.request("GET", _path(RUNS, name)))
         resolved = read_config_map(await self.api.request("GET", _path(CONFIG_MAPS, config_map_name(name))))
-        job = stage_job(StageRequest(run=run, settled=resolved, stage=Stage.TRAIN, attempt=1))
+        job = stage_job(StageRequest(run=run, resolved=resolved, stage=Stage.TRAIN, attempt=1))
         try:
             await self.api.request("POST", f"{JOBS}?dryRun=All", job)
         except Refused as told:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
-from lora_operator.workloads.settled import settle
+from lora_operator.workloads.resolved import resolve
 from lora_trainer.contract.run import RunFile
 from lora_trainer.model import load_arguments
 
@@ -56,19 +56,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def settled(edits: Mapping[str, Mapping[str, Any]], *, kind: str = "cpu") -> RunFile:
+def resolved(edits: Mapping[str, Mapping[str, Any]], *, kind: str = "cpu") -> RunFile:
     """The run file that the operator makes of a LoraFineTune with these fields."""
     model = {"name": "s3://team-a/models/smollm2"} | dict(edits.get("model", {}))
     others: dict[str, Any] = {block: dict(values) for block, values in edits.items() if block != "model"}
     parsed = LoraFineTuneClassSpec.model_validate(class_spec(accelerator={kind: {"memory": "80Gi"}}))
-    return settle(a_run(model=model, **others), class_name=CLASS_NAME, class_spec=parsed).run_file
+    return resolve(a_run(model=model, **others), class_name=CLASS_NAME, class_spec=parsed).run_file
 
 
 @pytest.fixture(scope="module")
 def facts(assets: DemoAssets, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
     folder = tmp_path_factory.mktemp("facts")
     runs, found = folder / "runs.json", folder / "facts.json"
-    runs.write_text(json.dumps({name: settled(edits).wire() for name, edits in CASES.items()}))
+    runs.write_text(json.dumps({name: resolved(edits).wire() for name, edits in CASES.items()}))
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.adapter_facts", runs, assets.model, found],
         env=dict(os.environ),
@@ -132,7 +132,7 @@ def test_the_seed_decides_the_first_weights(facts: dict[str, Facts]) -> None:
 
 def test_every_field_has_a_case() -> None:
     """A field that is added to the spec must be tried here too."""
-    fields = {name for block in ("model", "lora") for name in dict(settled({}).wire())[block]}
+    fields = {name for block in ("model", "lora") for name in dict(resolved({}).wire())[block]}
     tried = {name for edits in CASES.values() for block in ("model", "lora") for name in edits.get(block, {})}
     elsewhere = {"name", "quantization"} | {"revision", "loftqConfig"}
     assert fields <= tried | elsewhere
@@ -160,7 +160,7 @@ def gpu_signature(module: str, owner: str, function: str) -> set[str]:
 def test_arguments_of_fast_inference_are_known_to_the_gpu_loader() -> None:
     rewards = [{"length": {"target": 9}}]
     edits = {"lora": {"r": 24}, "training": {"method": "GRPO", "grpo": {"rewards": rewards, "fastInference": True}}}
-    arguments = load_arguments(settled(edits, kind="gpu"), sequence_tokens=2048)
+    arguments = load_arguments(resolved(edits, kind="gpu"), sequence_tokens=2048)
     assert arguments["fast_inference"] is True
     assert arguments["max_lora_rank"] == 24
     assert arguments["gpu_memory_utilization"] == 0.5
@@ -177,7 +177,7 @@ def test_limits_of_fast_inference_are_those_of_the_user() -> None:
         "gpuMemoryUtilization": 0.7,
     }
     arguments = load_arguments(
-        settled({"training": {"method": "GRPO", "grpo": grpo}}, kind="gpu"), sequence_tokens=2048
+        resolved({"training": {"method": "GRPO", "grpo": grpo}}, kind="gpu"), sequence_tokens=2048
     )
     assert (arguments["max_lora_rank"], arguments["gpu_memory_utilization"]) == (64, 0.7)
 

@@ -19,7 +19,7 @@ from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
 from lora_operator.planning.troubles import MOUNT_PATIENCE
-from lora_operator.workloads.settled import Settled, read_config_map
+from lora_operator.workloads.resolved import ResolvedRun, read_config_map
 
 Body = dict[str, Any]
 Clock = Callable[[], datetime]
@@ -44,7 +44,7 @@ class Observer:
     """Newest progress by uid of the run."""
     places: dict[str, QueuePlace] = field(default_factory=dict)
     """Places in queues by uid of the Job."""
-    _settled: dict[str, Settled] = field(default_factory=dict)
+    _resolved: dict[str, ResolvedRun] = field(default_factory=dict)
     _refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,23 +91,23 @@ class Observer:
 
     def forget(self, uid: str) -> None:
         """Nothing more will be asked about this run."""
-        self._settled.pop(uid, None)
+        self._resolved.pop(uid, None)
         self.polled.pop(uid, None)
 
-    def found_settled(self, run: LoraFineTune, config_map: Body) -> Settled:
+    def found_resolved(self, run: LoraFineTune, config_map: Body) -> ResolvedRun:
         """This is the run's ConfigMap. Raises Unreadable."""
-        self._settled[run.uid] = _read_settled(run, config_map)
-        return self._settled[run.uid]
+        self._resolved[run.uid] = _read_resolved(run, config_map)
+        return self._resolved[run.uid]
 
     async def _observed(self, run: LoraFineTune, jobs: tuple[JobView, ...], *, live: bool = False) -> Observed:
         started = bool(jobs or run.status.attempts)
-        wanted = not run.status.terminal and not run.deleting and (started or live or run.uid in self._settled)
+        wanted = not run.status.terminal and not run.deleting and (started or live or run.uid in self._resolved)
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
             jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
             orphans=self.cache.orphans_of(run.uid),
-            settled=await self._settled_of(run) if wanted else None,
+            resolved=await self._resolved_of(run) if wanted else None,
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
@@ -119,16 +119,16 @@ class Observer:
             return replace(job, place=self.places.get(job.uid))
         return replace(job, refusal=await self._refusals.of(job, namespace, self.clock()))
 
-    async def _settled_of(self, run: LoraFineTune) -> Settled | None:
-        if run.uid not in self._settled:
+    async def _resolved_of(self, run: LoraFineTune) -> ResolvedRun | None:
+        if run.uid not in self._resolved:
             try:
                 body = await self.gateway.get(CONFIG_MAPS, run.namespace, config_map_name(run.name))
             except NotFound:
                 return None
             if not owned_by(body, run.uid):
                 return None
-            return self.found_settled(run, body)
-        return self._settled[run.uid]
+            return self.found_resolved(run, body)
+        return self._resolved[run.uid]
 
     async def _lacks_config_map(self, run: LoraFineTune, jobs: tuple[JobView, ...]) -> bool:
         """The kubelet says only in an Event what a pod waits for, and goes on waiting."""
@@ -161,7 +161,7 @@ def _read(body: Body) -> LoraFineTune:
         raise Unreadable(parse_stored(body), f"The operator cannot read {first_error(problem)}") from None
 
 
-def _read_settled(run: LoraFineTune, body: Body) -> Settled:
+def _read_resolved(run: LoraFineTune, body: Body) -> ResolvedRun:
     name = config_map_name(run.name)
     try:
         return read_config_map(body)

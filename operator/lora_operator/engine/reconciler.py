@@ -148,12 +148,12 @@ class Reconciler:
             if not owned_by(created, observed.run.uid):
                 raise NameTaken(f"{body['kind']} {name}") from None
             if resource is CONFIG_MAPS:
-                self.observer.found_settled(observed.run, created)
+                self.observer.found_resolved(observed.run, created)
                 raise Conflict(f"ConfigMap {name} was there: the plan did not know what it says", status=409) from None
         if resource is JOBS:
             self.cache.put_job(created)
         elif resource is CONFIG_MAPS:
-            self.observer.found_settled(observed.run, created)
+            self.observer.found_resolved(observed.run, created)
 
     async def _write_status(self, run: StoredRun, plan: Plan) -> None:
         # The version that was planned for, not the newest known: what changed meanwhile was not planned for.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.turn import Turn
-from lora_operator.workloads.settled import Settled
+from lora_operator.workloads.resolved import ResolvedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,11 @@ class TimeLimit:
     remedy: str
 
 
-def time_limit(turn: Turn, settled: Settled) -> TimeLimit | None:
+def time_limit(turn: Turn, resolved: ResolvedRun) -> TimeLimit | None:
     """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
-    own, of_class = turn.run.spec.max_runtime_seconds, settled.class_spec.limits.max_runtime_seconds
+    own, of_class = turn.run.spec.max_runtime_seconds, resolved.class_spec.limits.max_runtime_seconds
     if of_class is not None and (own is None or of_class < own):
-        place = f"limits.maxRuntimeSeconds of LoraFineTuneClass {settled.class_name}"
+        place = f"limits.maxRuntimeSeconds of LoraFineTuneClass {resolved.class_name}"
         remedy = "Create another LoraFineTune with fewer steps, or with another spec.className."
         return TimeLimit(seconds=of_class, place=place, remedy=remedy)
     if own is None:

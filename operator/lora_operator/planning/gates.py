@@ -12,7 +12,7 @@ from lora_operator.api.guards import breaches
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.observed import ClassView, Observed
-from lora_operator.workloads.settled import Settled, settle
+from lora_operator.workloads.resolved import ResolvedRun, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +60,20 @@ GATES_BEFORE_START: tuple[Gate, ...] = (output_is_free, names_are_free)
 GATES_ALWAYS: tuple[Gate, ...] = (names_are_free,)
 
 
-def accept(observed: Observed) -> Settled | Block:
+def accept(observed: Observed) -> ResolvedRun | Block:
     """What the run is resolved to, or the first objection.
 
-    Once its ConfigMap exists, class and output were settled: a class that changes or goes does not touch the run.
+    Once its ConfigMap exists, class and output were resolved: a class that changes or goes does not touch the run.
     """
-    started = bool(observed.jobs) or observed.settled is not None
-    settled = observed.settled or _settle_now(observed)
-    if isinstance(settled, Block):
-        return settled
+    started = bool(observed.jobs) or observed.resolved is not None
+    resolved = observed.resolved or _resolve_now(observed)
+    if isinstance(resolved, Block):
+        return resolved
     gates = GATES_ALWAYS if started else GATES_BEFORE_START
-    return next((block for gate in gates if (block := gate(observed)) is not None), settled)
+    return next((block for gate in gates if (block := gate(observed)) is not None), resolved)
 
 
-def _settle_now(observed: Observed) -> Settled | Block:
+def _resolve_now(observed: Observed) -> ResolvedRun | Block:
     run = observed.run
     chosen = resolve_class(run.status.class_name or run.spec.class_name, observed.classes)
     if isinstance(chosen, Block):
@@ -81,24 +81,24 @@ def _settle_now(observed: Observed) -> Settled | Block:
     if chosen.spec is None:
         message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to mend it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
-    settled = settle(run, class_name=chosen.name, class_spec=chosen.spec)
-    resolved = run.spec.wire() | settled.run_file.wire()
-    refused = breaches(resolved, chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
+    resolved = resolve(run, class_name=chosen.name, class_spec=chosen.spec)
+    wire = run.spec.wire() | resolved.run_file.wire()
+    refused = breaches(wire, chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
     if refused:
         return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(refused))
-    if opposed := conflicts(settled.run_file):
+    if opposed := conflicts(resolved.run_file):
         message = f"With the defaults of LoraFineTuneClass {chosen.name}: {' '.join(opposed)}"
         return Block(reason=Reason.SETTINGS_CONFLICT, message=message)
-    return settled
+    return resolved
 
 
-def too_many_steps(chosen: Chosen | None, settled: Settled) -> str | None:
+def too_many_steps(chosen: Chosen | None, resolved: ResolvedRun) -> str | None:
     """What to say of a run that trains for more steps than its class allows: of epochs it is known after prepare."""
-    most = settled.class_spec.limits.max_steps
+    most = resolved.class_spec.limits.max_steps
     if most is None or chosen is None or chosen.max_steps <= most:
         return None
     return (
-        f"The run would train for {chosen.max_steps} steps and LoraFineTuneClass {settled.class_name} allows at most "
+        f"The run would train for {chosen.max_steps} steps and LoraFineTuneClass {resolved.class_name} allows at most "
         f"{most} (its spec.limits.maxSteps). Create another LoraFineTune with spec.training.maxSteps, fewer rows or a "
         "larger batch, or with another spec.className."
     )

@@ -43,8 +43,8 @@ def lifetime(observed: Observed) -> timedelta:
 
 def surplus(observed: Observed) -> tuple[Action, ...]:
     """Jobs of failed attempts beyond those that are kept: status remembers what became of them."""
-    settled = observed.settled
-    limit = settled.class_spec.failed_jobs_history_limit if settled is not None else DEFAULT_HISTORY_LIMIT
+    resolved = observed.resolved
+    limit = resolved.class_spec.failed_jobs_history_limit if resolved is not None else DEFAULT_HISTORY_LIMIT
     failed = {
         (attempt.stage, attempt.number)
         for attempt in observed.run.status.attempts

@@ -20,7 +20,7 @@ from lora_operator.naming import (
     STAGE_LABEL,
     Stage,
 )
-from lora_operator.workloads.settled import Settled
+from lora_operator.workloads.resolved import ResolvedRun
 
 DISRUPTED_REASON = "PodFailurePolicy"
 """Of a failed Job: what ends a Job of several pods by a rule is a disruption (workloads/job.py)."""
@@ -198,7 +198,7 @@ class Observed:
     jobs: tuple[JobView, ...]
     orphans: tuple[PodView, ...] = ()
     """Pods of the run that may still work although their Job is gone."""
-    settled: Settled | None = None
+    resolved: ResolvedRun | None = None
     """What the run was resolved to, once its ConfigMap exists."""
     lacks_config_map: bool = False
     """Whether a pod waits for the ConfigMap, and somebody deleted it."""

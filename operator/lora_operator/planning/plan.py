@@ -50,21 +50,21 @@ def _resumptions(status: LoraFineTuneStatus, train: StageState) -> int:
 
 
 def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
-    settled = accept(turn.observed)
-    if isinstance(settled, Block):
-        return _blocked(turn, settled)
-    message = f"The spec is valid and resolved against LoraFineTuneClass {settled.class_name}."
+    resolved = accept(turn.observed)
+    if isinstance(resolved, Block):
+        return _blocked(turn, resolved)
+    message = f"The spec is valid and resolved against LoraFineTuneClass {resolved.class_name}."
     turn = turn.set(ConditionType.ACCEPTED, True, reason=Reason.ACCEPTED, message=message)
-    turn = turn.update(class_name=settled.class_name)
+    turn = turn.update(class_name=resolved.class_name)
     if turn.status.settings is None:
-        turn = turn.update(settings=settings(turn.run, settled, turn.status.chosen))
+        turn = turn.update(settings=settings(turn.run, resolved, turn.status.chosen))
     if not prepare.succeeded and turn.status.run_digest is None:
-        return advance_stage(turn, prepare, settled)
+        return advance_stage(turn, prepare, resolved)
     if prepare.succeeded and prepare.latest is not None and prepare.latest.outcome is not None:
         result = prepare.latest.outcome.result
         turn = prepared(turn, result) if isinstance(result, PrepareResult) else turn
     if turn.status.chosen is not None and not (turn.status.settings and turn.status.settings.chosen):
-        turn = turn.update(settings=settings(turn.run, settled, turn.status.chosen))
+        turn = turn.update(settings=settings(turn.run, resolved, turn.status.chosen))
     turn = turn.update(adjustments=adjustments(train.attempts, turn.status.chosen))
     if turn.status.artifact is not None:
         return complete(turn, Reason.ADAPTER_REUSED)
@@ -72,9 +72,9 @@ def _advance(turn: Turn, prepare: StageState, train: StageState) -> Plan:
         outcome = train.latest.outcome
         if isinstance(outcome.result, TrainResult):
             return complete(trained(turn, train, outcome=outcome, result=outcome.result), Reason.ADAPTER_PUBLISHED)
-    if not train.attempts and (message := too_many_steps(turn.status.chosen, settled)) is not None:
+    if not train.attempts and (message := too_many_steps(turn.status.chosen, resolved)) is not None:
         return fail(turn, reason=Reason.POLICY_VIOLATION, message=message)
-    return advance_stage(turn, train, settled)
+    return advance_stage(turn, train, resolved)
 
 
 def _blocked(turn: Turn, block: Block) -> Plan:

@@ -14,7 +14,7 @@ from lora_trainer.contract.spec.training import TrainingSettings
 from lora_trainer.contract.wire import WireModel
 
 from lora_operator.api.lorafinetune import LoraFineTune, Settings
-from lora_operator.workloads.settled import Settled, training_defaults
+from lora_operator.workloads.resolved import ResolvedRun, training_defaults
 
 BLOCKS: Mapping[str, type[WireModel]] = {
     "model": ModelSettings,
@@ -26,13 +26,13 @@ BLOCKS: Mapping[str, type[WireModel]] = {
 Leaves = dict[str, str]
 
 
-def settings(run: LoraFineTune, settled: Settled, chosen: Chosen | None) -> Settings:
+def settings(run: LoraFineTune, resolved: ResolvedRun, chosen: Chosen | None) -> Settings:
     """Every setting by its path below spec, with its value as JSON has it (texts without quotes)."""
-    defaults = settled.class_spec.defaults.model_copy(update={"training": training_defaults(run, settled.class_spec)})
+    defaults = resolved.class_spec.defaults.model_copy(update={"training": training_defaults(run, resolved.class_spec)})
     asked, given = _leaves(run.spec), _leaves(defaults)
-    resolved = _leaves(settled.run_file, unset=True)
+    leaves = _leaves(resolved.run_file, unset=True)
     by_class = {name: text for name, text in given.items() if name not in asked}
-    by_default = {name: text for name, text in resolved.items() if name not in asked and name not in by_class}
+    by_default = {name: text for name, text in leaves.items() if name not in asked and name not in by_class}
     by_trainer = _chosen(chosen, known=asked | by_class | by_default)
     return Settings(user=asked, class_=by_class, chosen=by_trainer, default=by_default)
 

@@ -25,18 +25,18 @@ from lora_operator.planning.troubles import POD_RECHECK, Trouble, less_often, ne
 from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.resolved import ResolvedRun, config_map
 from lora_operator.workloads.service import headless_service
-from lora_operator.workloads.settled import Settled, config_map
 
 STUCK_REMEDY = "Ask the platform team to look at the accelerators of its node, then create another LoraFineTune."
 
 
-def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
+def advance_stage(turn: Turn, state: StageState, resolved: ResolvedRun) -> Plan:
     """The next step of a stage: wait for its Job, stop it, start an attempt, or give up."""
     job = state.job
     if turn.run.spec.suspend:
         return _suspend(turn, state)
-    limit = time_limit(turn, settled)
+    limit = time_limit(turn, resolved)
     end = deadline(turn, state, limit) if limit is not None else None
     if limit is not None and end is not None and turn.now >= end:
         return _overdue(turn, state, limit)
@@ -45,10 +45,10 @@ def advance_stage(turn: Turn, state: StageState, settled: Settled) -> Plan:
             return _stopping(turn, state, job)
         if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
             return _end_attempt(turn, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
-        return _wait(turn, job, settled, left=None if end is None else end - turn.now)
+        return _wait(turn, job, resolved, left=None if end is None else end - turn.now)
     if not state.attempts:
-        return _start(turn, state, settled)
-    return _after_failure(turn, state, settled)
+        return _start(turn, state, resolved)
+    return _after_failure(turn, state, resolved)
 
 
 def _suspend(turn: Turn, state: StageState) -> Plan:
@@ -113,7 +113,7 @@ def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
     return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
-def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None) -> Plan:
+def _wait(turn: Turn, job: JobView, resolved: ResolvedRun, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
     pod = job.newest_pod
     ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
@@ -130,7 +130,7 @@ def _wait(turn: Turn, job: JobView, settled: Settled, *, left: timedelta | None)
         )
     else:
         turn = _stage_tells(turn, job.stage, ready_state)
-    return turn.end(ready_state, actions=_missing(turn, settled), requeue_after=min(looks, default=None))
+    return turn.end(ready_state, actions=_missing(turn, resolved), requeue_after=min(looks, default=None))
 
 
 def _stage_tells(turn: Turn, stage: Stage, ready_state: ReadyState) -> Turn:
@@ -167,7 +167,7 @@ def _starting(name: str) -> ReadyState:
     return ReadyState(phase=RunPhase.WORKING, reason=Reason.STARTING, message=f"Job {name} waits for its pod to start.")
 
 
-def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
+def _start(turn: Turn, state: StageState, resolved: ResolvedRun) -> Plan:
     """Create the Job of the next attempt, and what it needs: the ConfigMap it reads, names for several pods."""
     if turn.observed.orphans:
         return _yield_to(turn, state, turn.observed.orphans[0])
@@ -176,12 +176,12 @@ def _start(turn: Turn, state: StageState, settled: Settled) -> Plan:
     number = state.next_number
     request = StageRequest(
         run=turn.run,
-        settled=settled,
+        resolved=resolved,
         stage=state.stage,
         attempt=number,
         oom_shrinks=len(turn.status.adjustments),
     )
-    children = _missing(turn, settled)
+    children = _missing(turn, resolved)
     if request.nodes > 1:
         children += (Create(body=headless_service(turn.run)),)
     actions = (*children, Create(body=stage_job(request)))
@@ -207,13 +207,13 @@ def _standing(trouble: Trouble) -> ReadyState:
     return ReadyState(phase=phase, reason=trouble.reason, message=trouble.message)
 
 
-def _missing(turn: Turn, settled: Settled) -> tuple[Action, ...]:
+def _missing(turn: Turn, resolved: ResolvedRun) -> tuple[Action, ...]:
     """The ConfigMap where it is not there yet, or no longer."""
-    there = turn.observed.settled is not None and not turn.observed.lacks_config_map
-    return () if there else (Create(body=config_map(turn.run, settled)),)
+    there = turn.observed.resolved is not None and not turn.observed.lacks_config_map
+    return () if there else (Create(body=config_map(turn.run, resolved)),)
 
 
-def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
+def _after_failure(turn: Turn, state: StageState, resolved: ResolvedRun) -> Plan:
     last = state.attempts[-1]
     decision = _decide(turn, state.attempts)
     if isinstance(decision, GiveUp):
@@ -223,7 +223,7 @@ def _after_failure(turn: Turn, state: StageState, settled: Settled) -> Plan:
         message = " ".join(filter(None, (told, decision.because, remedy)))
         return fail(turn, reason=last.reason or Reason.FAILED, message=message)
     if decision.at <= turn.now:
-        return _start(turn, state, settled)
+        return _start(turn, state, resolved)
     return _back_off(turn, state, decision)
 
 

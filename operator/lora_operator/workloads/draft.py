@@ -10,7 +10,7 @@ from lora_trainer.contract.progress import PORT
 
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.naming import Stage
-from lora_operator.workloads.settled import Settled
+from lora_operator.workloads.resolved import ResolvedRun
 
 PORT_NAME = "progress"
 Entry = dict[str, Any]
@@ -21,7 +21,7 @@ class StageRequest:
     """Everything that shapes the pod of one attempt."""
 
     run: LoraFineTune
-    settled: Settled
+    resolved: ResolvedRun
     stage: Stage
     attempt: int
     oom_shrinks: int = 0
@@ -30,7 +30,7 @@ class StageRequest:
     @property
     def nodes(self) -> int:
         """Pods of the attempt; prepare has one."""
-        return self.settled.run_file.parallelism.nodes if self.stage is Stage.TRAIN else 1
+        return self.resolved.run_file.parallelism.nodes if self.stage is Stage.TRAIN else 1
 
 
 @dataclass(frozen=True, kw_only=True)

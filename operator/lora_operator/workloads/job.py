@@ -40,7 +40,7 @@ def queue_labels(request: StageRequest) -> dict[str, str]:
     before it holds others up."""
     if request.stage is Stage.PREPARE:
         return {}
-    spec, defaults = request.run.spec, request.settled.class_spec.defaults
+    spec, defaults = request.run.spec, request.resolved.class_spec.defaults
     labels = {
         QUEUE_LABEL: spec.queue_name or defaults.queue_name,
         PRIORITY_CLASS_LABEL: spec.workload_priority_class_name or defaults.workload_priority_class_name,

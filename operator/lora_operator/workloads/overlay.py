@@ -13,7 +13,7 @@ from lora_operator.workloads.draft import Entry, PodDraft, StageRequest
 
 def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Where pods of the stage run."""
-    spec = request.settled.class_spec
+    spec = request.resolved.class_spec
     of_stage = spec.prepare if request.stage is Stage.PREPARE else spec.train
     wire = of_stage.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(Scheduling.model_fields))
     return replace(draft, placement={**draft.placement, **{name: value for name, value in wire.items() if value}})
@@ -21,7 +21,7 @@ def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def overlay(draft: PodDraft, request: StageRequest) -> PodDraft:
     """What pods of both stages get."""
-    pod = request.settled.class_spec.pod
+    pod = request.resolved.class_spec.pod
     added = draft.plus(
         env=tuple(variable.wire() for variable in pod.env),
         volumes=tuple(_volume(volume) for volume in pod.volumes),

@@ -26,7 +26,7 @@ from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_n
 from lora_operator.workloads.draft import PORT_NAME, Entry, PodDraft, StageRequest, Transform
 from lora_operator.workloads.metadata import child_labels
 from lora_operator.workloads.overlay import overlay, scheduling
-from lora_operator.workloads.settled import RUN_KEY
+from lora_operator.workloads.resolved import RUN_KEY
 
 CONTAINER = "trainer"
 CPU = {Stage.PREPARE: "2", Stage.TRAIN: "4"}
@@ -61,12 +61,12 @@ def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Only the train pod of a GPU class asks for accelerators."""
-    spec = request.settled.class_spec
+    spec = request.resolved.class_spec
     asked = (spec.prepare if request.stage is Stage.PREPARE else spec.train).resources
     requests, limits = dict(asked.requests or {}), dict(asked.limits or {})
     limits.setdefault("memory", requests.get("memory", MEMORY[request.stage]))
     if request.stage is Stage.TRAIN and (gpu := spec.accelerator.gpu) is not None:
-        limits[gpu.resource_name] = str(request.settled.run_file.parallelism.gpus)
+        limits[gpu.resource_name] = str(request.resolved.run_file.parallelism.gpus)
     # A processor that nobody else wants may be used: only what is asked for has no limit.
     return replace(draft, requests={"cpu": CPU[request.stage], **limits, **requests}, limits=limits)
 
@@ -75,7 +75,7 @@ def grace(draft: PodDraft, request: StageRequest) -> PodDraft:
     """A train pod gets time for its checkpoint; a prepare pod has nothing to lose."""
     if request.stage is Stage.PREPARE:
         return draft
-    return replace(draft, grace_seconds=request.settled.class_spec.termination_grace_period_seconds)
+    return replace(draft, grace_seconds=request.resolved.class_spec.termination_grace_period_seconds)
 
 
 def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -89,7 +89,7 @@ def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The root file system is read-only: HOME and the system's temporary folder are emptyDirs of the pod."""
-    spec = request.settled.class_spec
+    spec = request.resolved.class_spec
     room = spec.prepare if request.stage is Stage.PREPARE else spec.train
     return draft.plus(
         env=(
@@ -136,7 +136,7 @@ def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def model_cache(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The class's claim with base models: prepare fills it, train only reads."""
-    cache = request.settled.class_spec.model_cache
+    cache = request.resolved.class_spec.model_cache
     if cache is None:
         return draft
     mount = {"name": "model-cache", "mountPath": str(MODEL_CACHE)}
@@ -178,14 +178,14 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def _addresses(request: StageRequest) -> tuple[str, ...]:
     """Everything that the run reads."""
-    run = request.settled.run_file
+    run = request.resolved.run_file
     rows = tuple(source.uri for source in run.dataset.all_sources())
     return (run.model.name, *rows, run.evaluation.dataset_uri or "")
 
 
 def _reward_code(request: StageRequest) -> tuple[ConfigMapKeyRef, ...]:
     """Where the user's reward functions stand."""
-    grpo = request.settled.run_file.training.grpo
+    grpo = request.resolved.run_file.training.grpo
     return tuple(reward.python.config_map_ref for reward in grpo.rewards if reward.python) if grpo else ()
 
 
@@ -194,7 +194,7 @@ def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
 
     The keys of the store of workUri must be there; data sets and outputs may be in others.
     """
-    storage = request.settled.class_spec.storage
+    storage = request.resolved.class_spec.storage
     if storage.credentials.service_account_name is not None:
         return replace(draft, service_account=storage.credentials.service_account_name)
     secret = storage.credentials.secret_name or ""
@@ -208,13 +208,13 @@ def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def hub_mirror(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Where the class has the Hugging Face Hub."""
-    endpoint = request.settled.class_spec.hub_endpoint
+    endpoint = request.resolved.class_spec.hub_endpoint
     return draft.plus(env=({"name": "HF_ENDPOINT", "value": endpoint},)) if endpoint else draft
 
 
 def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The Hugging Face token of a private model or data set."""
-    reference = request.settled.run_file.hugging_face.token_secret_ref
+    reference = request.resolved.run_file.hugging_face.token_secret_ref
     if reference is None:
         return draft
     # One that only the class names may be missing: most models need none.
@@ -225,7 +225,7 @@ def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def signing_key(draft: PodDraft, request: StageRequest) -> PodDraft:
     """The key that signs the adapter: prepare proves that it is one, train signs with it."""
-    signing = request.settled.run_file.output.signing
+    signing = request.resolved.run_file.output.signing
     if signing is None:
         return draft
     reference = signing.key_secret_ref
@@ -299,7 +299,7 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
     return {
         "name": CONTAINER,
         "image": _image(request),
-        "imagePullPolicy": request.settled.class_spec.image_pull_policy,
+        "imagePullPolicy": request.resolved.class_spec.image_pull_policy,
         "args": list(draft.args),
         "workingDir": str(SCRATCH),
         "env": list(draft.env),
@@ -320,7 +320,7 @@ def _liveness(request: StageRequest) -> Entry:
 
     There is no startup probe: the trainer answers before it imports anything large.
     """
-    patience = request.settled.class_spec.liveness_timeout_seconds
+    patience = request.resolved.class_spec.liveness_timeout_seconds
     return {
         "httpGet": {"path": HEALTH_PATH, "port": PORT_NAME},
         "periodSeconds": PROBE_SECONDS,
@@ -330,5 +330,5 @@ def _liveness(request: StageRequest) -> Entry:
 
 
 def _image(request: StageRequest) -> str:
-    spec = request.settled.class_spec
+    spec = request.resolved.class_spec
     return (spec.prepare.image if request.stage is Stage.PREPARE else None) or spec.image

@@ -27,7 +27,7 @@ from lora_trainer.contract.outcome import (
 )
 from lora_trainer.contract.run import RunFile, canonical_json, run_digest
 
-from tests.builders import a_run, a_settled, an_artifact, prepare_result, train_result
+from tests.builders import a_resolved, a_run, an_artifact, prepare_result, train_result
 from tests.crd_case import edited
 
 # --- run digest ---------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ from tests.crd_case import edited
 
 def run_file(**edits: Any) -> RunFile:
     run = a_run()
-    wire = a_settled(run).run_file.wire()
+    wire = a_resolved(run).run_file.wire()
     return RunFile.model_validate(edited(wire, {path.replace("__", "."): value for path, value in edits.items()}))
 
 

@@ -12,7 +12,7 @@ from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_trainer.contract.progress import PORT
 
-from tests.builders import a_run, a_settled
+from tests.builders import a_resolved, a_run
 from tests.network_policies import Endpoint, Flow, passes
 
 FOLDER = Path(__file__).parents[3] / "manifests"
@@ -51,7 +51,7 @@ def pod(
 def pod_of_a_run(namespace: str, address: str, stage: Stage) -> Endpoint:
     """A pod as the operator has it made."""
     run = a_run()
-    template = stage_job(StageRequest(run=run, settled=a_settled(run), stage=stage, attempt=1))["spec"]["template"]
+    template = stage_job(StageRequest(run=run, resolved=a_resolved(run), stage=stage, attempt=1))["spec"]["template"]
     ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
     return pod(namespace, address, template["metadata"]["labels"], **ports)
 

@@ -8,7 +8,7 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
-from lora_operator.workloads.settled import config_map, settle
+from lora_operator.workloads.resolved import config_map, resolve
 
 from tests.builders import CLASS_NAME, a_run, class_spec
 
@@ -108,14 +108,14 @@ def children(scenario: str, *, attempt: int = 1, oom_shrinks: int = 0) -> dict[s
     spec, class_edits = SCENARIOS[scenario]
     run = a_run(**spec)
     parsed = LoraFineTuneClassSpec.model_validate(class_spec(**class_edits))
-    settled = settle(run, class_name=CLASS_NAME, class_spec=parsed)
+    resolved = resolve(run, class_name=CLASS_NAME, class_spec=parsed)
 
     def job(stage: Stage) -> Body:
-        request = StageRequest(run=run, settled=settled, stage=stage, attempt=attempt, oom_shrinks=oom_shrinks)
+        request = StageRequest(run=run, resolved=resolved, stage=stage, attempt=attempt, oom_shrinks=oom_shrinks)
         return stage_job(request)
 
     return {
-        "config-map": config_map(run, settled),
+        "config-map": config_map(run, resolved),
         "prepare-job": job(Stage.PREPARE),
         "train-job": job(Stage.TRAIN),
     }

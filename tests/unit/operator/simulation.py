@@ -15,7 +15,7 @@ from lora_operator.planning.observed import ClassView, JobView, Observed, PodVie
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.turn import Action, Create, Plan
-from lora_operator.workloads.settled import Settled, read_config_map
+from lora_operator.workloads.resolved import ResolvedRun, read_config_map
 from lora_trainer.contract.exits import ExitCode
 
 from tests import kstatus
@@ -34,7 +34,7 @@ class Simulation:
     classes: tuple[ClassView, ...] = field(default_factory=lambda: (a_class(),))
     now: datetime = T0
     jobs: dict[str, JobView] = field(default_factory=dict)
-    settled: Settled | None = None
+    resolved: ResolvedRun | None = None
     created: list[str] = field(default_factory=list)
     """Names of all Jobs ever created."""
     events: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Simulation:
     # --- what the operator does ---------------------------------------------------------------------------------
 
     def observe(self, **fields: Any) -> Observed:
-        seen: dict[str, Any] = {"classes": self.classes, "settled": self.settled}
+        seen: dict[str, Any] = {"classes": self.classes, "resolved": self.resolved}
         return Observed(run=self.run, jobs=tuple(self.jobs.values()), **(seen | fields))
 
     def turn(self, *, lose_status: bool = False, **observed: Any) -> Plan:
@@ -74,7 +74,7 @@ class Simulation:
         if isinstance(action, Create):
             self._create(action.body)
         elif action.kind == "ConfigMap":
-            self.settled = None
+            self.resolved = None
         elif action.kind == "Service":
             self.services.discard(action.name)
         elif action.name in self.jobs:
@@ -82,8 +82,8 @@ class Simulation:
 
     def _create(self, body: dict[str, Any]) -> None:
         if body["kind"] == "ConfigMap":
-            assert self.settled is None, "the ConfigMap is immutable and is made once"
-            self.settled = read_config_map(body)
+            assert self.resolved is None, "the ConfigMap is immutable and is made once"
+            self.resolved = read_config_map(body)
             return
         labels, name = body["metadata"]["labels"], body["metadata"]["name"]
         if body["kind"] == "Service":

@@ -180,7 +180,7 @@ def test_nothing_is_started_again_after_the_end(make) -> None:
     world = make()
     created, status = list(world.created), world.run.status
     world.jobs.clear()
-    world.settled = None
+    world.resolved = None
     world.classes = ()
     world.edit(suspend=True)
     world.settle()
@@ -235,7 +235,7 @@ def test_children_go_after_the_ttl_and_not_before(spec: Body, classes: tuple[Cla
     world.pass_time(1)
     plan = world.turn()
     assert all(isinstance(action, Delete) for action in plan.actions)
-    assert (world.jobs, world.settled) == ({}, None)
+    assert (world.jobs, world.resolved) == ({}, None)
     assert world.turn().actions == ()
     assert world.reason == "AdapterPublished"
 
@@ -245,7 +245,7 @@ def test_children_go_after_the_ttl_and_not_before(spec: Body, classes: tuple[Cla
 
 def test_a_class_that_changes_or_goes_does_not_touch_a_run_that_has_begun() -> None:
     world = preparing()
-    settled = world.settled
+    resolved = world.resolved
     spec = LoraFineTuneClassSpec.model_validate(
         class_spec(
             image="another:1",
@@ -261,8 +261,8 @@ def test_a_class_that_changes_or_goes_does_not_touch_a_run_that_has_begun() -> N
     world.end(PREPARE, 0, prepared_text())
     plan = world.turn()
     job = next(action.body for action in plan.actions if isinstance(action, Create))
-    assert settled is not None
-    assert job == stage_job(StageRequest(run=world.run, settled=settled, stage=Stage.TRAIN, attempt=1))
+    assert resolved is not None
+    assert job == stage_job(StageRequest(run=world.run, resolved=resolved, stage=Stage.TRAIN, attempt=1))
     world.classes = ()
     world.start(TRAIN)
     world.settle()

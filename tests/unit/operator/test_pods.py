@@ -12,10 +12,10 @@ from lora_operator.api.pod_overlay import OWN_FOLDERS, OWN_PREFIXES, OWN_VARIABL
 from lora_operator.naming import Stage
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
-from lora_operator.workloads.settled import settle
+from lora_operator.workloads.resolved import resolve
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 
-from tests.builders import CLASS_NAME, a_run, a_settled, class_spec
+from tests.builders import CLASS_NAME, a_resolved, a_run, class_spec
 from tests.unit.operator.scenarios import MIRROR, OVERLAY, SCENARIOS, children, environment, pods
 
 Body = dict[str, Any]
@@ -96,11 +96,11 @@ def test_only_the_train_pod_of_a_gpu_class_takes_an_accelerator(name: str) -> No
 
 def test_the_train_pod_asks_for_as_many_gpus_as_the_run() -> None:
     run = a_run(parallelism={"gpus": 4})
-    settled = settle(run, class_name=CLASS_NAME, class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
-    request = StageRequest(run=run, settled=settled, stage=Stage.TRAIN, attempt=1)
+    resolved = resolve(run, class_name=CLASS_NAME, class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
+    request = StageRequest(run=run, resolved=resolved, stage=Stage.TRAIN, attempt=1)
     (container,) = stage_job(request)["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    assert settled.run_file.parallelism.gpus == 4
+    assert resolved.run_file.parallelism.gpus == 4
 
 
 def test_bucket_credentials_come_from_the_tenants_secret() -> None:
@@ -161,8 +161,8 @@ def test_prepare_fills_the_model_cache_and_train_reads_it() -> None:
 
 def test_one_claim_for_model_and_rows_is_one_volume() -> None:
     run = a_run(model={"name": "pvc://both/model"}, dataset={"uri": "pvc://both/rows.jsonl"})
-    settled = settle(run, class_name="x", class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
-    job = stage_job(StageRequest(run=run, settled=settled, stage=Stage.PREPARE, attempt=1))
+    resolved = resolve(run, class_name="x", class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
+    job = stage_job(StageRequest(run=run, resolved=resolved, stage=Stage.PREPARE, attempt=1))
     volumes = job["spec"]["template"]["spec"]["volumes"]
     assert sum("persistentVolumeClaim" in volume for volume in volumes) == 1
 
@@ -242,7 +242,7 @@ def test_the_labels_by_which_pods_are_found_are_the_operators() -> None:
     ids=["unset", "steps", "epochs"],
 )
 def test_a_class_says_how_long_runs_train_that_do_not(asked: Body, resolved: tuple[int | None, int | None]) -> None:
-    run = a_settled(a_run(training=asked), **OVERLAY).run_file
+    run = a_resolved(a_run(training=asked), **OVERLAY).run_file
     assert (run.training.max_steps, run.training.num_train_epochs) == resolved
 
 
@@ -256,6 +256,6 @@ def test_a_class_says_how_long_runs_train_that_do_not(asked: Body, resolved: tup
 )
 def test_the_token_of_a_class_is_for_runs_that_name_none_and_may_be_missing(hub: Body, reference: Body) -> None:
     run = a_run(huggingFace=hub)
-    request = StageRequest(run=run, settled=a_settled(run, **OVERLAY), stage=Stage.TRAIN, attempt=1)
+    request = StageRequest(run=run, resolved=a_resolved(run, **OVERLAY), stage=Stage.TRAIN, attempt=1)
     env = environment(stage_job(request)["spec"]["template"]["spec"])
     assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == reference

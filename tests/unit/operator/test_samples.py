@@ -13,7 +13,7 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.planning.observed import Observed, class_view
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.turn import Create
-from lora_operator.workloads.settled import RUN_KEY
+from lora_operator.workloads.resolved import RUN_KEY
 
 from tests.builders import T0, UID, stamp
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lora_operator.api.conflicts import CONFLICTS, conflicts
 from lora_operator.planning.gates import Block, accept
 from lora_operator.planning.settings import settings
-from lora_operator.workloads.settled import Settled, config_map, read_config_map
+from lora_operator.workloads.resolved import ResolvedRun, config_map, read_config_map
 
-from tests.builders import a_class, a_run, a_settled, an_observation, prepared_text
+from tests.builders import a_class, a_resolved, a_run, an_observation, prepared_text
 from tests.unit.operator.simulation import PREPARE, preparing
 
 DEFAULTS: dict[str, Any] = {
@@ -24,31 +24,31 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def resolved(defaults: dict[str, Any], **spec: Any) -> Settled:
-    return a_settled(a_run(**spec), defaults=defaults)
+def run_file_with(defaults: dict[str, Any], **spec: Any) -> ResolvedRun:
+    return a_resolved(a_run(**spec), defaults=defaults)
 
 
 def test_a_run_gets_what_its_class_sets_and_it_leaves_unset() -> None:
-    run_file = resolved(DEFAULTS, lora={"r": 32}).run_file
+    run_file = run_file_with(DEFAULTS, lora={"r": 32}).run_file
     assert (run_file.lora.r, run_file.lora.use_rslora, run_file.lora.alpha) == (32, True, 32)
     assert (run_file.model.max_seq_length, run_file.evaluation.samples) == (4096, 0)
     assert (run_file.training.num_train_epochs, run_file.training.weight_decay) == (2, 0.1)
 
 
 def test_a_run_that_says_how_long_it_trains_gets_no_other_length() -> None:
-    training = resolved(DEFAULTS, training={"maxSteps": 10}).run_file.training
+    training = run_file_with(DEFAULTS, training={"maxSteps": 10}).run_file.training
     assert (training.max_steps, training.num_train_epochs, training.weight_decay) == (10, None, 0.1)
 
 
 def test_a_block_that_both_set_is_filled_field_by_field() -> None:
-    stopping = resolved(DEFAULTS, training={"earlyStopping": {"patience": 2}}).run_file.training.early_stopping
+    stopping = run_file_with(DEFAULTS, training={"earlyStopping": {"patience": 2}}).run_file.training.early_stopping
     assert stopping is not None
     assert (stopping.patience, stopping.min_delta) == (2, 0.1)
 
 
 def test_each_setting_has_one_source() -> None:
     run = a_run(lora={"r": 32}, training={"learningRate": 1e-4})
-    told = settings(run, a_settled(run, defaults=DEFAULTS), None)
+    told = settings(run, a_resolved(run, defaults=DEFAULTS), None)
     assert told.user == {"lora.r": "32", "training.learningRate": "0.0001"}
     assert told.class_ == {
         "model.maxSeqLength": "4096",
@@ -104,11 +104,11 @@ def paths(spec: dict[str, Any]) -> set[str]:
 @given(asked=PARTIAL, defaults=PARTIAL)
 def test_any_mixture_of_user_and_class(asked: dict[str, Any], defaults: dict[str, Any]) -> None:
     run = a_run(**(asked | {"model": {"name": "a/b"} | asked.get("model", {})}))
-    settled = a_settled(run, defaults=defaults)
-    told = settings(run, settled, None)
+    resolved = a_resolved(run, defaults=defaults)
+    told = settings(run, resolved, None)
     assert set(told.user) == paths(asked)
     assert set(told.class_) == paths(defaults) - paths(asked)
-    read_back = read_config_map(config_map(run, settled))
+    read_back = read_config_map(config_map(run, resolved))
     assert settings(run, read_back, None) == told, "also of what was fixed when the run began"
 
 
@@ -136,7 +136,7 @@ def test_what_comes_of_the_defaults_is_judged(
     offered = a_class(defaults=defaults, limits={"r": 64})
     found = accept(an_observation(a_run(**spec), classes=(offered,)))
     if reason is None:
-        assert isinstance(found, Settled)
+        assert isinstance(found, ResolvedRun)
     else:
         assert isinstance(found, Block)
         assert found.reason == reason
@@ -148,7 +148,7 @@ def test_a_default_of_the_product_beyond_the_limit_is_refused_by_name() -> None:
     assert isinstance(found, Block)
     assert "spec.lora.r is 16" in found.message
     assert isinstance(
-        accept(an_observation(a_run(), classes=(a_class(limits={"r": 8}, defaults={"lora": {"r": 8}}),))), Settled
+        accept(an_observation(a_run(), classes=(a_class(limits={"r": 8}, defaults={"lora": {"r": 8}}),))), ResolvedRun
     )
 
 
@@ -174,8 +174,8 @@ def test_the_operator_judges_a_resolved_run_as_the_api_server_would(
     grpo: dict[str, Any] | None, lora: dict[str, Any], length: int
 ) -> None:
     training = {"method": "GRPO", "grpo": grpo} if grpo else {}
-    settled = a_settled(a_run(training=training, lora=lora, model={"name": "a/b", "maxSeqLength": length}))
-    wire = settled.run_file.wire()
+    resolved = a_resolved(a_run(training=training, lora=lora, model={"name": "a/b", "maxSeqLength": length}))
+    wire = resolved.run_file.wire()
     both = [conflict for conflict in CONFLICTS if conflict.holds is not None]
     by_server = [conflict.message for conflict in both if not cel.evaluate(conflict.cel, {"self": wire})]
-    assert list(conflicts(settled.run_file)) == by_server
+    assert list(conflicts(resolved.run_file)) == by_server

@@ -16,11 +16,11 @@ from lora_operator.kube.gateway import Gateway
 from lora_operator.metrics import Metrics
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.unreadable import unreadable_plan
-from lora_operator.workloads.settled import config_map, read_config_map
+from lora_operator.workloads.resolved import config_map, read_config_map
 from pydantic import ValidationError
 
 from tests import kstatus
-from tests.builders import NAME, NAMESPACE, T0, UID, a_run, a_settled, after, run_body
+from tests.builders import NAME, NAMESPACE, T0, UID, a_resolved, a_run, after, run_body
 from tests.unit.operator.simulation import training
 
 PROBLEM = "The operator cannot read spec.lora.r: Input should be greater than 0"
@@ -112,12 +112,12 @@ def test_a_run_that_has_begun_does_not_mind_fields_of_a_newer_crd() -> None:
 
 def test_what_a_newer_operator_settled_is_read_after_a_rollback() -> None:
     run = a_run()
-    settled = a_settled(run)
-    body = config_map(run, settled)
+    resolved = a_resolved(run)
+    body = config_map(run, resolved)
     for key in ("run.json", "class.json"):
         body["data"][key] = json.dumps(json.loads(body["data"][key]) | {"inALaterVersion": {"r": 1}})
     read = read_config_map(body)
-    assert (read.run_file.wire(), read.class_spec.wire()) == (settled.run_file.wire(), settled.class_spec.wire())
+    assert (read.run_file.wire(), read.class_spec.wire()) == (resolved.run_file.wire(), resolved.class_spec.wire())
 
 
 def stored_body(**spec: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from lora_operator import naming
 from lora_operator.naming import Stage
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
+from lora_operator.workloads.resolved import read_config_map
 from lora_operator.workloads.service import headless_service
-from lora_operator.workloads.settled import read_config_map
 from lora_trainer.contract.run import RunFile
 
-from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, a_settled
+from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_resolved, a_run
 from tests.unit.operator.scenarios import SCENARIOS, SLIM, children, pods
 
 Body = dict[str, Any]
@@ -109,8 +109,8 @@ def test_any_failure_ends_the_job_but_disruption_and_interruption_do_not() -> No
 )
 def test_training_alone_waits_in_a_queue(spec: Body, defaults: Body, queue: str | None) -> None:
     run = a_run(**spec)
-    settled = a_settled(run, defaults=defaults | {"workloadPriorityClassName": "overnight"})
-    jobs = [stage_job(StageRequest(run=run, settled=settled, stage=stage, attempt=1)) for stage in Stage]
+    resolved = a_resolved(run, defaults=defaults | {"workloadPriorityClassName": "overnight"})
+    jobs = [stage_job(StageRequest(run=run, resolved=resolved, stage=stage, attempt=1)) for stage in Stage]
     prepare, train = (job["metadata"]["labels"] for job in jobs)
     assert not any("kueue" in label for label in prepare)
     assert train.get("kueue.x-k8s.io/queue-name") == queue
@@ -137,10 +137,10 @@ def test_a_slim_image_prepares_and_the_whole_one_trains() -> None:
 def test_the_run_file_is_read_back_as_it_was(scenario: str) -> None:
     body = children(scenario)["config-map"]
     assert body["immutable"] is True
-    settled = read_config_map(json.loads(json.dumps(body)))
-    assert settled.class_name == CLASS_NAME
+    resolved = read_config_map(json.loads(json.dumps(body)))
+    assert resolved.class_name == CLASS_NAME
     run_file = RunFile.model_validate_json(body["data"]["run.json"])
-    assert run_file == settled.run_file
+    assert run_file == resolved.run_file
     assert run_file.identity.uid == UID
     assert run_file.storage.work_uri.endswith(f"://platform/runs/{NAMESPACE}"), "the placeholder is resolved"
 

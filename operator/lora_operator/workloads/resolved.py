@@ -31,7 +31,7 @@ CLASS_KEY = "class.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled:
+class ResolvedRun:
     """Run file and class of one run, fixed when its first Job was made."""
 
     run_file: RunFile
@@ -39,7 +39,7 @@ class Settled:
     class_spec: LoraFineTuneClassSpec
 
 
-def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassSpec) -> Settled:
+def resolve(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassSpec) -> ResolvedRun:
     """Resolve the run against its class."""
     storage = class_spec.storage
     accelerator = class_spec.accelerator
@@ -61,7 +61,7 @@ def settle(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassS
         accelerator=Accelerator(kind=accelerator.kind, memory_gib=accelerator.memory_gib),
         model_cache=class_spec.model_cache is not None,
     )
-    return Settled(run_file=run_file, class_name=class_name, class_spec=class_spec)
+    return ResolvedRun(run_file=run_file, class_name=class_name, class_spec=class_spec)
 
 
 def training_defaults(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> TrainingSettings:
@@ -87,7 +87,7 @@ def filled(asked: M, defaults: WireModel) -> M:
     return asked.model_copy(update=update)
 
 
-def config_map(run: LoraFineTune, settled: Settled) -> dict[str, Any]:
+def config_map(run: LoraFineTune, resolved: ResolvedRun) -> dict[str, Any]:
     """The ConfigMap of the run. It holds no secrets."""
     return {
         "apiVersion": "v1",
@@ -95,19 +95,19 @@ def config_map(run: LoraFineTune, settled: Settled) -> dict[str, Any]:
         "metadata": child_metadata(run, name=config_map_name(run.name)),
         "immutable": True,
         "data": {
-            RUN_KEY: settled.run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
-            CLASS_NAME_KEY: settled.class_name,
+            RUN_KEY: resolved.run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+            CLASS_NAME_KEY: resolved.class_name,
             # What the class leaves unset stays unset: a default of the product is none of the class.
-            CLASS_KEY: settled.class_spec.model_dump_json(by_alias=True, exclude_unset=True),
+            CLASS_KEY: resolved.class_spec.model_dump_json(by_alias=True, exclude_unset=True),
         },
     }
 
 
-def read_config_map(body: dict[str, Any]) -> Settled:
+def read_config_map(body: dict[str, Any]) -> ResolvedRun:
     """What the ConfigMap says. Fields of a newer operator, which was rolled back since, are passed over: the run has
     begun. Raises pydantic.ValidationError or KeyError when somebody else wrote it."""
     data = body["data"]
-    return Settled(
+    return ResolvedRun(
         run_file=RunFile.model_validate_json(data[RUN_KEY], extra="ignore"),
         class_name=data[CLASS_NAME_KEY],
         class_spec=LoraFineTuneClassSpec.model_validate_json(data[CLASS_KEY], extra="ignore"),
