@@ -83,7 +83,7 @@ class _Shell:
 
 
 def hear(engine: Engine, event: kopf.RawEvent, put: Tell, drop: Tell) -> None:
-    """An event of a watch: the cache is told, and those whom it concerns have a turn."""
+    """An event of a watch: the cache is told, and the runs that it concerns are reconciled."""
     tell = drop if event["type"] == "DELETED" else put
     engine.enqueue(tell(engine.cache, dict(event["object"])))
 

@@ -45,7 +45,7 @@ class Metrics:
         )
         self.reconcile_seconds = Histogram(
             "lora_operator_reconcile_seconds",
-            "Duration of one turn for one run. result: ok, conflict, api_error, bug, cancelled.",
+            "Duration of one reconcile of one run. result: ok, conflict, api_error, bug, cancelled.",
             ["result"],
             buckets=RECONCILE_BUCKETS,
             registry=registry,

@@ -157,4 +157,4 @@ async def test_one_line_of_log_per_turn(world: World, caplog: pytest.LogCaptureF
     assert [(line["was"], line["is"]) for line in changed] == [(None, None), (None, "Preparing")]
     assert changed[0]["actions"][-1] == f"create Job {NAME}-prepare-1"
     others = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
-    assert others == ["reconciled"], "a turn that fails is told of once"
+    assert others == ["reconciled"], "a reconcile that fails is told of once"

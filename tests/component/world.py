@@ -77,7 +77,7 @@ class World:
         return self.server.patch(naming.RUN_PLURAL, name, NAMESPACE, merge={"spec": spec})
 
     def poke(self, name: str = NAME) -> None:
-        """Something harmless happens to the run, so that it has a turn."""
+        """Something harmless happens to the run, so that it is reconciled."""
         merge = {"metadata": {"annotations": {"poked": self.clock().isoformat() + os.urandom(4).hex()}}}
         self.server.patch(naming.RUN_PLURAL, name, NAMESPACE, merge=merge)
 

@@ -1,4 +1,4 @@
-"""What the watches have told so far, and whose turn it is after each thing they tell."""
+"""What the watches have told so far, and which runs each thing that they tell concerns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def key_of(body: Body) -> Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A LoraFineTune as it was read, with what is asked of others than the one whose turn it is.
+    """A LoraFineTune as it was read, with what is asked of others than the run that is reconciled.
 
     The body is kept as text: parsed, ten thousand of them would take hundreds of MiB, and parsing one takes
     microseconds.
@@ -82,13 +82,13 @@ class Cache:
     pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
 
     def put_run(self, body: Body) -> frozenset[Key]:
-        """A run was seen: it and those that wait for its output have their turn."""
+        """A run was seen: it and those that wait for its output are to be reconciled."""
         record = run_record(body)
         self.runs.put(record.key, _version(body), record)
         return self.runs.keys_of(record.output) | {record.key}
 
     def drop_run(self, body: Body) -> frozenset[Key]:
-        """A run is gone: those that wait for its output have their turn."""
+        """A run is gone: those that wait for its output are to be reconciled."""
         return self.drop_run_at(key_of(body), version=_version(body))
 
     def drop_run_at(self, key: Key, *, version: int | None = None) -> frozenset[Key]:
@@ -107,7 +107,7 @@ class Cache:
         return self._all_runs()
 
     def put_job(self, body: Body) -> frozenset[Key]:
-        """A Job was seen: its run has its turn."""
+        """A Job was seen: its run is to be reconciled."""
         self.jobs.put(key_of(body), _version(body), job_view(body))
         return run_of(body)
 
@@ -117,7 +117,7 @@ class Cache:
         return run_of(body)
 
     def put_pod(self, body: Body) -> frozenset[Key]:
-        """A pod was seen: its run has its turn."""
+        """A pod was seen: its run is to be reconciled."""
         self.pods.put(key_of(body), _version(body), pod_view(body))
         return run_of(body)
 

@@ -92,7 +92,7 @@ class Engine:
         return self._primed.is_set()
 
     def enqueue(self, keys: Iterable[Key]) -> None:
-        """These runs want a turn."""
+        """These runs are to be reconciled."""
         for key in keys:
             self.queue.add(key)
 
@@ -108,7 +108,7 @@ class Engine:
         self._tasks = [asyncio.create_task(resync, name="resync"), asyncio.create_task(self._lead(), name="leader")]
 
     async def stop(self) -> None:
-        """Stop all tasks and let another operator lead. A turn that is cut short is made again by whoever comes
+        """Stop all tasks and let another operator lead. A reconcile that is cut short is made again by whoever comes
         next."""
         await cancel(self._tasks)
         self._tasks = []
@@ -160,13 +160,13 @@ class Engine:
             await self._turn(key)
 
     async def _turn(self, key: Key) -> None:
-        """One turn, its figures and its line in the log: at INFO where something changed."""
+        """One reconcile, its figures and its line in the log: at INFO where something changed."""
         began = time.perf_counter()
         result, level, problem, done = "ok", logging.DEBUG, None, NOTHING
         try:
             done = await self._reconciler.reconcile(key)
         except asyncio.CancelledError:
-            # Whoever leads next gives every run a turn.
+            # Whoever leads next reconciles every run.
             result = "cancelled"
             self.queue.done(key)
             raise

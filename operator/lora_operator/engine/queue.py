@@ -28,7 +28,7 @@ class WorkQueue:
         return len(self._waiting)
 
     def add(self, key: Key) -> None:
-        """The key wants a turn as soon as may be."""
+        """The key is to be reconciled as soon as possible."""
         if key in self._waiting:
             return
         self._waiting.add(key)
@@ -37,7 +37,7 @@ class WorkQueue:
             self._wake.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """The key wants a turn later. An earlier appointment of the same key stays."""
+        """The key is to be reconciled later. An earlier appointment of the same key stays."""
         loop = asyncio.get_running_loop()
         before = self._timers.get(key)
         if before is not None:
@@ -57,12 +57,12 @@ class WorkQueue:
         return key
 
     def done(self, key: Key) -> None:
-        """The turn went well."""
+        """The reconcile went well."""
         self._failures.pop(key, None)
         self._release(key)
 
     def failed(self, key: Key, *, retry_after: float | None = None) -> None:
-        """The turn failed: the key comes again after a pause that doubles each time."""
+        """The reconcile failed: the key comes again after a pause that doubles each time."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self._release(key)

@@ -1,4 +1,4 @@
-"""One turn for one run: observe, plan, execute, write status once, then tell of it in Events."""
+"""Reconciles one run: observe, plan, execute, write status once, then tell of it in Events."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
 from lora_operator.planning.events import PlannedEvent
 from lora_operator.planning.observed import Observed, Refusal
 from lora_operator.planning.plan import make_plan
+from lora_operator.planning.plan_builder import Create, Delete, Plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.troubles import WEBHOOK_AWAY
-from lora_operator.planning.turn import Create, Delete, Plan
 from lora_operator.planning.unreadable import unreadable_plan
 
 Body = dict[str, Any]
@@ -46,7 +46,7 @@ class ChildRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Reconciled:
-    """What came of a turn."""
+    """What came of a reconcile."""
 
     requeue_after: timedelta | None = None
     """When the next one is due at the latest."""
@@ -71,7 +71,7 @@ class Reconciler:
     metrics: Metrics
 
     async def reconcile(self, key: Key) -> Reconciled:
-        """One turn. Raises KubeError."""
+        """Reconcile one run. Raises KubeError."""
         try:
             return await self._turn(key)
         except Unreadable as found:

@@ -30,7 +30,7 @@ async def resync_forever(
 
 
 async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
-    """Bring the cache to what a full LIST shows, and give every run a turn. Raises KubeError."""
+    """Bring the cache to what a full LIST shows, and reconcile every run. Raises KubeError."""
     for resource, selector, store, put in (
         (CLASSES, "", cache.classes, cache.put_class),
         (RUNS, "", cache.runs, cache.put_run),

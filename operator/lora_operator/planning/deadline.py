@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lora_operator.planning.attempts import StageState, time_spent
-from lora_operator.planning.turn import Turn
+from lora_operator.planning.plan_builder import PlanBuilder
 from lora_operator.workloads.resolved import ResolvedRun
 
 
@@ -19,9 +19,9 @@ class TimeLimit:
     remedy: str
 
 
-def time_limit(turn: Turn, resolved: ResolvedRun) -> TimeLimit | None:
+def time_limit(builder: PlanBuilder, resolved: ResolvedRun) -> TimeLimit | None:
     """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
-    own, of_class = turn.run.spec.max_runtime_seconds, resolved.class_spec.limits.max_runtime_seconds
+    own, of_class = builder.run.spec.max_runtime_seconds, resolved.class_spec.limits.max_runtime_seconds
     if of_class is not None and (own is None or of_class < own):
         place = f"limits.maxRuntimeSeconds of LoraFineTuneClass {resolved.class_name}"
         remedy = "Create another LoraFineTune with fewer steps, or with another spec.className."
@@ -32,12 +32,12 @@ def time_limit(turn: Turn, resolved: ResolvedRun) -> TimeLimit | None:
     return TimeLimit(seconds=own, place="spec.maxRuntimeSeconds", remedy=remedy)
 
 
-def deadline(turn: Turn, state: StageState, limit: TimeLimit) -> datetime | None:
+def deadline(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> datetime | None:
     """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
-    left = timedelta(seconds=limit.seconds) - time_spent(turn.status.attempts)
+    left = timedelta(seconds=limit.seconds) - time_spent(builder.status.attempts)
     # The time of an attempt that is closed already is spent, whether its pod still stops or not.
     job = state.job if state.live and state.attempts[-1].reason is None else None
     pod = job.newest_pod if job is not None else None
     if pod is not None and pod.started is not None and pod.termination is None:
         return pod.started + left
-    return turn.now if left <= timedelta() else None
+    return builder.now if left <= timedelta() else None

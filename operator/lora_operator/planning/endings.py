@@ -10,9 +10,9 @@ from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, time_spent
 from lora_operator.planning.housekeeping import lifetime, stop_live
+from lora_operator.planning.plan_builder import Plan, PlanBuilder
 from lora_operator.planning.progress import reported
 from lora_operator.planning.status import ReadyState, RunPhase
-from lora_operator.planning.turn import Plan, Turn
 
 HOW = {
     Reason.ADAPTER_PUBLISHED: "was published, downloaded again, loaded, and changes the model",
@@ -20,8 +20,8 @@ HOW = {
 }
 
 
-def prepared(turn: Turn, result: PrepareResult) -> Turn:
-    """The turn with all that prepare found."""
+def prepared(builder: PlanBuilder, result: PrepareResult) -> PlanBuilder:
+    """The plan with all that prepare found."""
     rows = result.dataset
     message = (
         f"{rows.kept} of {rows.rows} rows are tokenised to train on and {rows.held_out} are held out; predicted peak "
@@ -30,8 +30,8 @@ def prepared(turn: Turn, result: PrepareResult) -> Turn:
     if bad := sum(each.rows for each in rows.dropped if each.reason == BAD_ROW):
         listed = rows.report or "data-report.json"
         message += f" {bad} rows cannot be used and are left out; they are listed in {listed}."
-    turn = turn.set(ConditionType.PREPARED, True, reason=Reason.PREPARED, message=message)
-    return turn.update(
+    builder = builder.set(ConditionType.PREPARED, True, reason=Reason.PREPARED, message=message)
+    return builder.update(
         run_digest=result.run_digest,
         dataset=result.dataset,
         model=result.model,
@@ -42,49 +42,51 @@ def prepared(turn: Turn, result: PrepareResult) -> Turn:
     )
 
 
-def trained(turn: Turn, state: StageState, *, outcome: Outcome, result: TrainResult) -> Turn:
-    """The turn with all that training gave."""
+def trained(builder: PlanBuilder, state: StageState, *, outcome: Outcome, result: TrainResult) -> PlanBuilder:
+    """The plan with all that training gave."""
     usage = Usage(
-        accelerator_seconds=_accelerator_seconds(turn, state.attempts),
+        accelerator_seconds=_accelerator_seconds(builder, state.attempts),
         peak_memory_gib=result.usage.peak_memory_gib,
         tokens_per_second=result.usage.tokens_per_second,
     )
-    turn = turn.update(artifact=result.artifact, evaluation=result.evaluation, best_step=result.best_step, usage=usage)
-    progress = turn.status.progress
+    builder = builder.update(
+        artifact=result.artifact, evaluation=result.evaluation, best_step=result.best_step, usage=usage
+    )
+    progress = builder.status.progress
     if progress is None or outcome.step is None:
-        return turn
+        return builder
     done = progress.model_copy(update={"step": outcome.step, "eta_seconds": None})
-    return turn.update(progress=reported(done, time=turn.now))
+    return builder.update(progress=reported(done, time=builder.now))
 
 
-def _accelerator_seconds(turn: Turn, attempts: tuple[Attempt, ...]) -> int:
-    return int(time_spent(attempts).total_seconds()) * turn.run.spec.parallelism.processes
+def _accelerator_seconds(builder: PlanBuilder, attempts: tuple[Attempt, ...]) -> int:
+    return int(time_spent(attempts).total_seconds()) * builder.run.spec.parallelism.processes
 
 
-def found(turn: Turn, state: StageState) -> Turn:
-    """The turn with what a stage reported although it failed: the figures of an adapter that missed its gate."""
+def found(builder: PlanBuilder, state: StageState) -> PlanBuilder:
+    """The plan with what a stage reported although it failed: the figures of an adapter that missed its gate."""
     outcome = state.latest.outcome if state.latest is not None else None
     match outcome.result if outcome is not None else None:
         case PrepareResult() as result:
-            return prepared(turn, result)
+            return prepared(builder, result)
         case TrainResult() as result:
             assert outcome is not None
-            return trained(turn, state, outcome=outcome, result=result)
+            return trained(builder, state, outcome=outcome, result=result)
         case None:
-            return turn
+            return builder
 
 
-def complete(turn: Turn, reason: Reason) -> Plan:
+def complete(builder: PlanBuilder, reason: Reason) -> Plan:
     """The run is done and its adapter works. Raises ValueError without an artifact."""
-    artifact, evaluation = turn.status.artifact, turn.status.evaluation
+    artifact, evaluation = builder.status.artifact, builder.status.evaluation
     if artifact is None:
         raise ValueError("a run without an artifact is not complete")
-    best_step = turn.status.best_step
+    best_step = builder.status.best_step
     chosen = f" Step {best_step} had the lowest held-out loss." if best_step is not None else ""
     message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}"
-    turn = turn.not_running(reason, "The run is complete.")
-    return turn.end(
-        ReadyState(phase=RunPhase.DONE, reason=reason, message=message), requeue_after=lifetime(turn.observed)
+    builder = builder.not_running(reason, "The run is complete.")
+    return builder.end(
+        ReadyState(phase=RunPhase.DONE, reason=reason, message=message), requeue_after=lifetime(builder.observed)
     )
 
 
@@ -102,12 +104,12 @@ def _improvement(evaluation: Evaluation | None) -> str:
     )
 
 
-def fail(turn: Turn, *, reason: str, message: str) -> Plan:
+def fail(builder: PlanBuilder, *, reason: str, message: str) -> Plan:
     """The run is over without an adapter, or with a rejected one; what still runs is stopped."""
-    if turn.status.run_digest is None:
-        turn = turn.set(ConditionType.PREPARED, False, reason=reason, message=message)
-    if turn.status.usage is None and (attempts := turn.status.of(Stage.TRAIN)):
-        turn = turn.update(usage=Usage(accelerator_seconds=_accelerator_seconds(turn, attempts)))
-    turn = turn.not_running(reason, "The run has failed.")
+    if builder.status.run_digest is None:
+        builder = builder.set(ConditionType.PREPARED, False, reason=reason, message=message)
+    if builder.status.usage is None and (attempts := builder.status.of(Stage.TRAIN)):
+        builder = builder.update(usage=Usage(accelerator_seconds=_accelerator_seconds(builder, attempts)))
+    builder = builder.not_running(reason, "The run has failed.")
     ready_state = ReadyState(phase=RunPhase.FAILED, reason=reason, message=message)
-    return turn.end(ready_state, actions=stop_live(turn.observed.jobs), requeue_after=lifetime(turn.observed))
+    return builder.end(ready_state, actions=stop_live(builder.observed.jobs), requeue_after=lifetime(builder.observed))

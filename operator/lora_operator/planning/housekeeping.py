@@ -11,8 +11,8 @@ from lora_trainer.contract.exits import ExitCode
 from lora_operator.api.lorafinetuneclass import DEFAULT_HISTORY_LIMIT, DEFAULT_RETENTION_SECONDS
 from lora_operator.naming import config_map_name, service_name
 from lora_operator.planning.observed import JobView, Observed
+from lora_operator.planning.plan_builder import Action, Delete, Plan
 from lora_operator.planning.status import seen
-from lora_operator.planning.turn import Action, Delete, Plan
 
 
 def after_the_end(observed: Observed, now: datetime) -> Plan:

@@ -1,5 +1,5 @@
-"""How long the pods of an attempt run. One Job may have several in turn: drained and preempted ones are replaced, and a
-queue may hold the Job back for hours between two."""
+"""How long the pods of an attempt run. One Job may have several, one after the other: drained and preempted ones are
+replaced, and a queue may hold the Job back for hours between two."""
 
 from __future__ import annotations
 

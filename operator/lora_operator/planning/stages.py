@@ -16,13 +16,13 @@ from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.housekeeping import delete_job
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
+from lora_operator.planning.plan_builder import Action, Create, Plan, PlanBuilder
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.planning.stuck import stuck_sentence
 from lora_operator.planning.troubles import POD_RECHECK, Trouble, less_often, next_look, trouble_of, trouble_of_child
-from lora_operator.planning.turn import Action, Create, Plan, Turn
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import ResolvedRun, config_map
@@ -31,113 +31,113 @@ from lora_operator.workloads.service import headless_service
 STUCK_REMEDY = "Ask the platform team to look at the accelerators of its node, then create another LoraFineTune."
 
 
-def advance_stage(turn: Turn, state: StageState, resolved: ResolvedRun) -> Plan:
+def advance_stage(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
     """The next step of a stage: wait for its Job, stop it, start an attempt, or give up."""
     job = state.job
-    if turn.run.spec.suspend:
-        return _suspend(turn, state)
-    limit = time_limit(turn, resolved)
-    end = deadline(turn, state, limit) if limit is not None else None
-    if limit is not None and end is not None and turn.now >= end:
-        return _overdue(turn, state, limit)
+    if builder.run.spec.suspend:
+        return _suspend(builder, state)
+    limit = time_limit(builder, resolved)
+    end = deadline(builder, state, limit) if limit is not None else None
+    if limit is not None and end is not None and builder.now >= end:
+        return _overdue(builder, state, limit)
     if job is not None and state.live:
         if job.deleting or state.attempts[-1].reason is not None:
-            return _stopping(turn, state, job)
-        if (stuck := stuck_sentence(job, turn.observed.polled_of(job))) is not None:
-            return _end_attempt(turn, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
-        return _wait(turn, job, resolved, left=None if end is None else end - turn.now)
+            return _stopping(builder, state, job)
+        if (stuck := stuck_sentence(job, builder.observed.polled_of(job))) is not None:
+            return _end_attempt(builder, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
+        return _wait(builder, job, resolved, left=None if end is None else end - builder.now)
     if not state.attempts:
-        return _start(turn, state, resolved)
-    return _after_failure(turn, state, resolved)
+        return _start(builder, state, resolved)
+    return _after_failure(builder, state, resolved)
 
 
-def _suspend(turn: Turn, state: StageState) -> Plan:
+def _suspend(builder: PlanBuilder, state: StageState) -> Plan:
     job = state.job
     if job is None or not state.live:
-        if turn.observed.orphans:
-            return _yield_to(turn, state, turn.observed.orphans[0])
+        if builder.observed.orphans:
+            return _yield_to(builder, state, builder.observed.orphans[0])
         message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
-        turn = turn.not_running(Reason.SUSPENDED_BY_USER, message)
-        return turn.end(ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
-    return _end_attempt(turn, state, job, reason=Reason.SUSPENDED_BY_USER, sentence="spec.suspend was set to true.")
+        builder = builder.not_running(Reason.SUSPENDED_BY_USER, message)
+        return builder.end(ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
+    return _end_attempt(builder, state, job, reason=Reason.SUSPENDED_BY_USER, sentence="spec.suspend was set to true.")
 
 
-def _end_attempt(turn: Turn, state: StageState, job: JobView, *, reason: Reason, sentence: str) -> Plan:
-    """The record is closed first and the Job deleted in the turn after: whatever becomes of the Job was then asked for
-    and costs no retry, also when the operator dies in between and the user resumes meanwhile."""
+def _end_attempt(builder: PlanBuilder, state: StageState, job: JobView, *, reason: Reason, sentence: str) -> Plan:
+    """The record is closed first and the Job deleted at the next reconcile: whatever becomes of the Job was then asked
+    for and costs no retry, also when the operator dies in between and the user resumes meanwhile."""
     if job.deleting or state.attempts[-1].reason is not None:
-        return _stopping(turn, state, job)
-    turn = _close(turn, job, reason=reason, sentence=sentence)
-    return replace(_stopping(turn, state, job), actions=(), requeue_after=timedelta(), decisive=True)
+        return _stopping(builder, state, job)
+    builder = _close(builder, job, reason=reason, sentence=sentence)
+    return replace(_stopping(builder, state, job), actions=(), requeue_after=timedelta(), decisive=True)
 
 
-def _close(turn: Turn, job: JobView, *, reason: Reason, sentence: str) -> Turn:
-    """The turn with the newest attempt over by the operator's own decision."""
-    *before, newest = turn.status.attempts
+def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str) -> PlanBuilder:
+    """The plan with the newest attempt over by the operator's own decision."""
+    *before, newest = builder.status.attempts
     if job.newest_pod is not None:
         newest = followed(newest, job.newest_pod)
-    return turn.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=turn.now)))
+    return builder.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=builder.now)))
 
 
-def _told_stuck(turn: Turn, state: StageState, *actions: Action) -> Plan:
-    last_one = isinstance(_decide(turn, turn.status.of(state.stage)), GiveUp)
+def _told_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -> Plan:
+    last_one = isinstance(_decide(builder, builder.status.of(state.stage)), GiveUp)
     what_then = "" if last_one else ", and the next attempt goes on from the last checkpoint"
-    message = f"{turn.status.attempts[-1].message} It is ended{what_then}."
-    turn = turn.not_running(Reason.NO_PROGRESS, message)
-    return turn.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
+    message = f"{builder.status.attempts[-1].message} It is ended{what_then}."
+    builder = builder.not_running(Reason.NO_PROGRESS, message)
+    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
 
 
-def _stopping(turn: Turn, state: StageState, job: JobView) -> Plan:
+def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
-    if turn.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
-        return _told_stuck(turn, state, *actions)
+    if builder.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
+        return _told_stuck(builder, state, *actions)
     message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
-    turn = turn.not_running(Reason.STOPPING, message)
-    return turn.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+    builder = builder.not_running(Reason.STOPPING, message)
+    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
 
 
-def _yield_to(turn: Turn, state: StageState, pod: PodView) -> Plan:
+def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
     """A pod that still runs although its Job is gone: another beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run goes on when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
     return replace(
-        _stage_tells(turn, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
+        _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
     )
 
 
-def _overdue(turn: Turn, state: StageState, limit: TimeLimit) -> Plan:
+def _overdue(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> Plan:
     message = f"The run's pods have run for the {limit.seconds} s that {limit.place} allows. {limit.remedy}"
     if state.job is not None and state.live:
         # Once the run has failed nothing may run any more, and a Job that is there may yet get another pod.
-        return _end_attempt(turn, state, state.job, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
-    return fail(turn, reason=Reason.DEADLINE_EXCEEDED, message=message)
+        return _end_attempt(builder, state, state.job, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
+    return fail(builder, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
-def _wait(turn: Turn, job: JobView, resolved: ResolvedRun, *, left: timedelta | None) -> Plan:
+def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: timedelta | None) -> Plan:
     """A Job is there: say what its pod does, and look again when the deadline is over."""
     pod = job.newest_pod
     ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
     if ended and not job.suspended:
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
-        return Plan(status=turn.run.status, requeue_after=left)
-    looks = [look for look in (left, next_look(job, now=turn.now)) if look is not None]
+        return Plan(status=builder.run.status, requeue_after=left)
+    looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
     ready_state = _standing_of(job)
     if ready_state.reason == Reason.TRAINING:
-        turn = turn.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
-        progressed = fold_progress(turn.status, turn.observed.polled_of(job))
-        turn = turn.update(
+        builder = builder.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
+        progressed = fold_progress(builder.status, builder.observed.polled_of(job))
+        builder = builder.update(
             progress=progressed.progress, attempts=progressed.attempts, resumptions=progressed.resumptions
         )
     else:
-        turn = _stage_tells(turn, job.stage, ready_state)
-    return turn.end(ready_state, actions=_missing(turn, resolved), requeue_after=min(looks, default=None))
+        builder = _stage_tells(builder, job.stage, ready_state)
+    return builder.end(ready_state, actions=_missing(builder, resolved), requeue_after=min(looks, default=None))
 
 
-def _stage_tells(turn: Turn, stage: Stage, ready_state: ReadyState) -> Turn:
+def _stage_tells(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) -> PlanBuilder:
     """The condition that speaks for a stage which is not done, or not at work: Prepared or Running."""
     if stage is Stage.PREPARE:
-        return turn.set(ConditionType.PREPARED, False, reason=ready_state.reason, message=ready_state.message)
-    return turn.not_running(ready_state.reason, ready_state.message)
+        return builder.set(ConditionType.PREPARED, False, reason=ready_state.reason, message=ready_state.message)
+    return builder.not_running(ready_state.reason, ready_state.message)
 
 
 def _standing_of(job: JobView) -> ReadyState:
@@ -167,39 +167,39 @@ def _starting(name: str) -> ReadyState:
     return ReadyState(phase=RunPhase.WORKING, reason=Reason.STARTING, message=f"Job {name} waits for its pod to start.")
 
 
-def _start(turn: Turn, state: StageState, resolved: ResolvedRun) -> Plan:
+def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
     """Create the Job of the next attempt, and what it needs: the ConfigMap it reads, names for several pods."""
-    if turn.observed.orphans:
-        return _yield_to(turn, state, turn.observed.orphans[0])
-    if turn.observed.refused is not None:
-        return _refused(turn, state, turn.observed.refused)
+    if builder.observed.orphans:
+        return _yield_to(builder, state, builder.observed.orphans[0])
+    if builder.observed.refused is not None:
+        return _refused(builder, state, builder.observed.refused)
     number = state.next_number
     request = StageRequest(
-        run=turn.run,
+        run=builder.run,
         resolved=resolved,
         stage=state.stage,
         attempt=number,
-        oom_shrinks=len(turn.status.adjustments),
+        oom_shrinks=len(builder.status.adjustments),
     )
-    children = _missing(turn, resolved)
+    children = _missing(builder, resolved)
     if request.nodes > 1:
-        children += (Create(body=headless_service(turn.run)),)
+        children += (Create(body=headless_service(builder.run)),)
     actions = (*children, Create(body=stage_job(request)))
     if state.stage is Stage.PREPARE and not state.attempts:
-        # Told of in the next turn, which comes after the first one of every run that waits: when many are applied at
+        # Told of in the next builder, which comes after the first one of every run that waits: when many are applied at
         # once, each has its Job before any is written about.
-        return Plan(status=turn.run.status, actions=actions, requeue_after=timedelta(), decisive=True)
-    turn = turn.update(attempts=(*turn.status.attempts, Attempt(stage=state.stage, number=number)))
-    name = job_name(turn.run.name, state.stage, number)
+        return Plan(status=builder.run.status, actions=actions, requeue_after=timedelta(), decisive=True)
+    builder = builder.update(attempts=(*builder.status.attempts, Attempt(stage=state.stage, number=number)))
+    name = job_name(builder.run.name, state.stage, number)
     ready_state = _preparing() if state.stage is Stage.PREPARE else _starting(name)
-    return _stage_tells(turn, state.stage, ready_state).end(ready_state, actions=actions)
+    return _stage_tells(builder, state.stage, ready_state).end(ready_state, actions=actions)
 
 
-def _refused(turn: Turn, state: StageState, refusal: Refusal) -> Plan:
+def _refused(builder: PlanBuilder, state: StageState, refusal: Refusal) -> Plan:
     """Nothing can be started now; it is tried again, less often with time."""
     ready_state = _standing(trouble_of_child(refusal))
-    look = less_often(turn.run.created, now=turn.now)
-    return _stage_tells(turn, state.stage, ready_state).end(ready_state, requeue_after=look)
+    look = less_often(builder.run.created, now=builder.now)
+    return _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=look)
 
 
 def _standing(trouble: Trouble) -> ReadyState:
@@ -207,48 +207,48 @@ def _standing(trouble: Trouble) -> ReadyState:
     return ReadyState(phase=phase, reason=trouble.reason, message=trouble.message)
 
 
-def _missing(turn: Turn, resolved: ResolvedRun) -> tuple[Action, ...]:
+def _missing(builder: PlanBuilder, resolved: ResolvedRun) -> tuple[Action, ...]:
     """The ConfigMap where it is not there yet, or no longer."""
-    there = turn.observed.resolved is not None and not turn.observed.lacks_config_map
-    return () if there else (Create(body=config_map(turn.run, resolved)),)
+    there = builder.observed.resolved is not None and not builder.observed.lacks_config_map
+    return () if there else (Create(body=config_map(builder.run, resolved)),)
 
 
-def _after_failure(turn: Turn, state: StageState, resolved: ResolvedRun) -> Plan:
+def _after_failure(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
     last = state.attempts[-1]
-    decision = _decide(turn, state.attempts)
+    decision = _decide(builder, state.attempts)
     if isinstance(decision, GiveUp):
         told = state.latest.sentence if state.latest is not None else how_it_ended(last)
-        turn = found(turn, state)
-        remedy = STUCK_REMEDY if last.reason == Reason.NO_PROGRESS else _where_it_fits(turn, state)
+        builder = found(builder, state)
+        remedy = STUCK_REMEDY if last.reason == Reason.NO_PROGRESS else _where_it_fits(builder, state)
         message = " ".join(filter(None, (told, decision.because, remedy)))
-        return fail(turn, reason=last.reason or Reason.FAILED, message=message)
-    if decision.at <= turn.now:
-        return _start(turn, state, resolved)
-    return _back_off(turn, state, decision)
+        return fail(builder, reason=last.reason or Reason.FAILED, message=message)
+    if decision.at <= builder.now:
+        return _start(builder, state, resolved)
+    return _back_off(builder, state, decision)
 
 
-def _where_it_fits(turn: Turn, state: StageState) -> str:
+def _where_it_fits(builder: PlanBuilder, state: StageState) -> str:
     outcome = state.latest.outcome if state.latest is not None else None
     if outcome is None or outcome.needed_memory_gib is None:
         return ""
-    return larger_class(outcome.needed_memory_gib, turn.observed.classes)
+    return larger_class(outcome.needed_memory_gib, builder.observed.classes)
 
 
-def _decide(turn: Turn, attempts: tuple[Attempt, ...]) -> Retry | GiveUp:
-    chosen = turn.status.chosen
+def _decide(builder: PlanBuilder, attempts: tuple[Attempt, ...]) -> Retry | GiveUp:
+    chosen = builder.status.chosen
     return decide(
         attempts,
-        retry_limit=turn.run.spec.retry_limit,
+        retry_limit=builder.run.spec.retry_limit,
         micro_batch=chosen.per_device_train_batch_size if chosen is not None else None,
-        now=turn.now,
+        now=builder.now,
     )
 
 
-def _back_off(turn: Turn, state: StageState, decision: Retry) -> Plan:
+def _back_off(builder: PlanBuilder, state: StageState, decision: Retry) -> Plan:
     last = state.attempts[-1]
     message = (
         f"{state.stage.capitalize()} attempt {last.number} failed. {how_it_ended(last)} "
         f"Next attempt: {decision.at:%H:%M:%S} UTC."
     )
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.BACKING_OFF, message=message)
-    return _stage_tells(turn, state.stage, ready_state).end(ready_state, requeue_after=decision.at - turn.now)
+    return _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=decision.at - builder.now)

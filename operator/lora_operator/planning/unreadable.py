@@ -8,8 +8,8 @@ from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.events import transition
+from lora_operator.planning.plan_builder import Plan
 from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
-from lora_operator.planning.turn import Plan
 
 RECHECK = timedelta(minutes=1)
 """An API server may go on for a moment with a former schema, and nobody tells when it takes up the new one."""

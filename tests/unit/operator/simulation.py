@@ -13,8 +13,8 @@ from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage
 from lora_operator.planning.observed import ClassView, JobView, Observed, PodView, Termination
 from lora_operator.planning.plan import make_plan
+from lora_operator.planning.plan_builder import Action, Create, Plan
 from lora_operator.planning.status import ready_reason
-from lora_operator.planning.turn import Action, Create, Plan
 from lora_operator.workloads.resolved import ResolvedRun, read_config_map
 from lora_trainer.contract.exits import ExitCode
 
@@ -51,8 +51,8 @@ class Simulation:
         seen: dict[str, Any] = {"classes": self.classes, "resolved": self.resolved}
         return Observed(run=self.run, jobs=tuple(self.jobs.values()), **(seen | fields))
 
-    def turn(self, *, lose_status: bool = False, **observed: Any) -> Plan:
-        """One turn of the operator; with `lose_status` it dies between its actions and the status write."""
+    def reconcile(self, *, lose_status: bool = False, **observed: Any) -> Plan:
+        """One reconcile of the operator; with `lose_status` it dies between its actions and the status write."""
         plan = make_plan(self.observe(**observed), self.now)
         for action in plan.actions:
             self._execute(action)
@@ -65,7 +65,7 @@ class Simulation:
         plans: list[Plan] = []
         while len(plans) < 6:
             before = (self.run.status, dict(self.jobs))
-            plans.append(self.turn(**observed))
+            plans.append(self.reconcile(**observed))
             if (self.run.status, self.jobs) == before:
                 return plans[-1]
         raise AssertionError(f"six turns and still no rest: {plans[-1]}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from lora_operator.planning.observed import ClassView
-from lora_operator.planning.turn import Create
+from lora_operator.planning.plan_builder import Create
 
 from tests.builders import a_class, a_run
 from tests.unit.operator.simulation import Simulation, starting, training
@@ -29,14 +29,14 @@ def test_a_gate_objects_and_opens(
     spec: dict[str, Any], classes: tuple[ClassView, ...], seen: dict[str, Any], reason: str, words: str
 ) -> None:
     world = Simulation(run=a_run(**spec), classes=classes)
-    plan = world.turn(**seen)
+    plan = world.reconcile(**seen)
     assert plan.actions == ()
     assert world.condition("Accepted") == ("False", reason)
     waits = "Reconciling" if reason == "OutputInUse" else "Stalled"
     assert world.condition(waits) == ("True", reason)
     assert words in world.message
     assert [(event.warning, event.reason) for event in plan.events] == [(True, reason)]
-    world.turn(**seen)
+    world.reconcile(**seen)
     assert world.events == [reason], "told once"
     world.classes = (a_class(spec.get("className", "good")),)
     world.settle()
@@ -103,15 +103,15 @@ def test_the_class_ends_a_run_that_sets_no_shorter_deadline(own: dict[str, int])
 
 def test_the_class_comes_before_the_output() -> None:
     world = Simulation(classes=())
-    world.turn(output_holder="team-a/older")
+    world.reconcile(output_holder="team-a/older")
     assert world.reason == "ClassNotFound"
 
 
 def test_a_gated_run_asks_for_no_live_reads() -> None:
     world = Simulation(classes=())
-    assert not world.turn().decisive
+    assert not world.reconcile().decisive
 
 
 def test_the_start_is_one_config_map_and_one_job() -> None:
-    plan = Simulation().turn()
+    plan = Simulation().reconcile()
     assert [type(action) for action in plan.actions] == [Create, Create]

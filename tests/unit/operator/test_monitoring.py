@@ -73,9 +73,9 @@ def figures(metrics: Metrics) -> dict[str, float]:
 
 
 def written(world: Simulation, metrics: Metrics, **observed: Any) -> None:
-    """One turn whose status was written."""
+    """One reconcile whose status was written."""
     before = world.run
-    world.turn(**observed)
+    world.reconcile(**observed)
     metrics.status_written(before, world.run.status, now=world.now)
 
 

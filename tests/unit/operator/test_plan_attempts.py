@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PolledProgress
+from lora_operator.planning.plan_builder import Delete
 from lora_operator.planning.stuck import LONGEST_GAP, answered, stuck_sentence
-from lora_operator.planning.turn import Delete
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.progress import Progress
 from lora_trainer.contract.progress import Stage as Busy
@@ -199,7 +199,7 @@ def get_stuck(world: Simulation, *, attempt: int = 1) -> None:
 def test_a_stuck_attempt_is_ended_and_restarted_at_once() -> None:
     world = training()
     world.slow_deletion = True
-    plan = world.turn(polled=silent_for(900, pod=f"{TRAIN}-2"))
+    plan = world.reconcile(polled=silent_for(900, pod=f"{TRAIN}-2"))
     assert (plan.actions, plan.decisive) == ((), True), "first the record is closed"
     assert world.condition("Reconciling") == ("True", "NoProgress")
     assert world.condition("Ready") == ("False", "NoProgress")
@@ -211,7 +211,7 @@ def test_a_stuck_attempt_is_ended_and_restarted_at_once() -> None:
         "although its steps take 2 s."
     )
     assert world.events[-1] == "NoProgress"
-    plan = world.turn(polled=silent_for(910, pod=f"{TRAIN}-2"))
+    plan = world.reconcile(polled=silent_for(910, pod=f"{TRAIN}-2"))
     assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN]
     assert world.settle(polled=silent_for(920, pod=f"{TRAIN}-2")).actions == ()
     assert (world.reason, world.message) == ("NoProgress", told), "it is told until the pod has gone"
@@ -263,8 +263,8 @@ def test_an_operator_that_dies_while_it_ends_a_stuck_pod_counts_it_once(survived
     world = training(retryLimit=0)
     polled = silent_for(900, pod=f"{TRAIN}-2")
     for _ in range(survived):
-        world.turn(polled=polled)
-    world.turn(lose_status=True, polled=polled)
+        world.reconcile(polled=polled)
+    world.reconcile(lose_status=True, polled=polled)
     world.settle(polled=polled)
     assert world.created == [PREPARE, TRAIN, TRAIN_2]
     assert [a.reason for a in world.run.status.of(Stage.TRAIN)] == ["NoProgress", None]

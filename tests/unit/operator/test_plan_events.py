@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_operator.planning.turn import Plan
+from lora_operator.planning.plan_builder import Plan
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, encode_outcome
 
@@ -18,13 +18,13 @@ def told(plan: Plan) -> list[tuple[str, str]]:
 def out_of_memory(world: Simulation, job: str, *, from_step: int | None = None) -> Plan:
     outcome = Outcome(reason="OutOfMemory", message="Memory ran out.", step=45, from_step=from_step)
     world.end(job, ExitCode.OutOfMemory, encode_outcome(outcome))
-    return world.turn()
+    return world.reconcile()
 
 
 def test_what_prepare_found_is_told_before_training_starts() -> None:
     world = preparing()
     world.end(PREPARE, 0, prepared_text())
-    prepared, starting = told(world.turn())
+    prepared, starting = told(world.reconcile())
     assert prepared[0] == "Prepared"
     assert prepared[1].startswith("940 of 1000 rows")
     assert starting == ("Starting", f"Job {TRAIN} waits for its pod to start.")

@@ -99,7 +99,7 @@ def test_an_adapter_that_missed_its_gate_before_fails_the_run_without_an_acceler
 
 def test_the_deadline_counts_from_the_start_of_the_pod() -> None:
     world = training(maxRuntimeSeconds=100)
-    plan = world.turn()
+    plan = world.reconcile()
     assert plan.requeue_after == timedelta(seconds=80), "prepare took 20 s"
     world.pass_time(80)
     world.settle()
@@ -115,7 +115,7 @@ def test_a_run_past_its_deadline_fails_when_its_pod_has_stopped(begin: Callable[
     [job] = [job.name for job in world.jobs.values() if not job.over]
     world.start(job)
     world.pass_time(60)
-    plan = world.turn()
+    plan = world.reconcile()
     assert (plan.actions, plan.requeue_after, world.reason) == ((), timedelta(), "Stopping")
     assert world.run.status.attempts[-1].reason == "DeadlineExceeded", "on record before the Job is deleted"
     world.settle()
@@ -141,7 +141,7 @@ def test_queues_pauses_and_suspension_are_free() -> None:
     world.edit(suspend=False)
     world.settle()
     world.start(TRAIN_2)
-    plan = world.turn()
+    plan = world.reconcile()
     assert plan.requeue_after == timedelta(seconds=70)
 
 

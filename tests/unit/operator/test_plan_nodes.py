@@ -11,7 +11,7 @@ import pytest
 from lora_operator.naming import ATTEMPT_LABEL, INDEX_ANNOTATION, RUN_UID_LABEL, STAGE_LABEL, Stage
 from lora_operator.planning.attempts import stage_state
 from lora_operator.planning.observed import PodView, job_view, pod_view
-from lora_operator.planning.turn import Create
+from lora_operator.planning.plan_builder import Create
 from lora_trainer.contract.exits import ExitClass, ExitCode
 from lora_trainer.contract.outcome import Outcome, encode_outcome
 
@@ -175,7 +175,7 @@ def test_the_service_is_made_before_the_job_that_needs_it() -> None:
     world = Simulation(run=a_run(**NODES), classes=(CLASS,))
     world.settle()
     world.end(PREPARE, 0, prepared_text(micro_batch=4))
-    kinds = [action.body["kind"] for action in world.turn().actions if isinstance(action, Create)]
+    kinds = [action.body["kind"] for action in world.reconcile().actions if isinstance(action, Create)]
     assert kinds == ["Service", "Job"]
 
 

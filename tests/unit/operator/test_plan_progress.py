@@ -34,7 +34,7 @@ def test_progress_that_stands_still_is_not_written() -> None:
     world = training()
     world.settle(polled=polled(1, 100))
     before = world.run.status
-    assert world.turn(polled=polled(1, 200)).status == before
+    assert world.reconcile(polled=polled(1, 200)).status == before
 
 
 def test_a_resumption_is_counted_once() -> None:

@@ -41,12 +41,12 @@ class RunLife(RuleBasedStateMachine):
         return [name for name, job in self.world.jobs.items() if not job.over and not job.deleting and job.newest_pod]
 
     @rule()
-    def turn(self) -> None:
-        self.world.turn()
+    def reconcile(self) -> None:
+        self.world.reconcile()
 
     @rule()
     def turn_without_status_write(self) -> None:
-        self.world.turn(lose_status=True)
+        self.world.reconcile(lose_status=True)
 
     @rule(seconds=st.integers(1, 700))
     def time_passes(self, seconds: int) -> None:
@@ -79,7 +79,7 @@ class RunLife(RuleBasedStateMachine):
         assert pod is not None
         shown = Progress(stage=Busy.TRAINING, step=4, total_steps=9, step_seconds=1.0)
         long = timedelta(hours=1)
-        self.world.turn(polled=PolledProgress(progress=shown, time=self.world.now, pod=pod.name, unchanged=long))
+        self.world.reconcile(polled=PolledProgress(progress=shown, time=self.world.now, pod=pod.name, unchanged=long))
 
     @precondition(lambda self: self.world.jobs)
     @rule(data=st.data())

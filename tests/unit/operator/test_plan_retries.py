@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from lora_operator.naming import Stage
-from lora_operator.planning.turn import Create
+from lora_operator.planning.plan_builder import Create
 from lora_trainer.contract.exits import ExitCode
 
 from tests.builders import NAME, a_class, failed_text, prepared_text, trained_text
@@ -28,7 +28,7 @@ INFRASTRUCTURE = [code for code in ExitCode if 50 <= code <= 59]
 def oom_shrinks(world: Simulation) -> list[str]:
     """Arguments of the newest train Job, as its plan made them."""
     world.now += timedelta(minutes=10)
-    plan = world.turn()
+    plan = world.reconcile()
     bodies = [action.body for action in plan.actions if isinstance(action, Create) and action.body["kind"] == "Job"]
     assert len(bodies) == 1
     return bodies[0]["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -89,10 +89,10 @@ def test_a_passing_cause_is_retried_after_a_pause(code: int) -> None:
     assert world.condition("Ready") == ("False", "BackingOff")
     assert world.condition("Reconciling") == ("True", "BackingOff")
     assert world.condition("Running") == ("False", "BackingOff")
-    plan = world.turn()
+    plan = world.reconcile()
     assert plan.requeue_after == timedelta(seconds=10)
     world.pass_time(9)
-    assert world.turn().requeue_after == timedelta(seconds=1)
+    assert world.reconcile().requeue_after == timedelta(seconds=1)
     assert world.created == [PREPARE, TRAIN]
     world.pass_time(1)
     world.settle()
@@ -104,7 +104,7 @@ def test_the_pause_doubles_up_to_six_minutes_and_the_retries_end() -> None:
     pauses = []
     for attempt in range(1, 9):
         fail_train(world, ExitCode.StorageUnavailable, attempt=attempt)
-        pause = world.turn().requeue_after
+        pause = world.reconcile().requeue_after
         assert pause is not None
         pauses.append(pause.total_seconds())
         world.now += pause
@@ -320,7 +320,7 @@ def test_jobs_of_failed_attempts_are_kept_up_to_a_limit(limit: int, kept: list[i
 def test_a_job_whose_end_is_not_in_status_is_kept() -> None:
     world = training(classes=(a_class(failedJobsHistoryLimit=0),))
     world.end(TRAIN, ExitCode.StorageUnavailable, failed_text(ExitCode.StorageUnavailable))
-    world.turn(lose_status=True)
+    world.reconcile(lose_status=True)
     assert TRAIN in world.jobs
     world.settle()
     assert world.run.status.attempts[-1].reason == "StorageUnavailable"

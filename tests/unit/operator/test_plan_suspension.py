@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lora_operator.naming import Stage
-from lora_operator.planning.turn import Delete
+from lora_operator.planning.plan_builder import Delete
 
 from tests.builders import NAME, trained_text
 from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, preparing, training
@@ -25,11 +25,11 @@ def test_suspend_stops_the_job_and_resume_starts_the_next_attempt() -> None:
     world = training()
     world.slow_deletion = True
     world.edit(suspend=True)
-    assert world.turn().actions == (), "first it is recorded that the user wanted it"
-    plan = world.turn()
+    assert world.reconcile().actions == (), "first it is recorded that the user wanted it"
+    plan = world.reconcile()
     assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN]
     assert (world.reason, world.jobs[TRAIN].deleting) == ("Stopping", True)
-    assert world.turn().actions == (), "it is asked once"
+    assert world.reconcile().actions == (), "it is asked once"
     world.finish_deletions()
     world.settle()
     assert world.condition("Suspended") == ("True", "SuspendedByUser")
@@ -69,8 +69,8 @@ def test_an_operator_that_dies_while_it_suspends_costs_no_retry_either(survived:
     world = training(retryLimit=0)
     world.edit(suspend=True)
     for _ in range(survived):
-        world.turn()
-    world.turn(lose_status=True)
+        world.reconcile()
+    world.reconcile(lose_status=True)
     world.edit(suspend=False)
     world.settle()
     assert world.created == ([PREPARE, TRAIN] if survived == 0 else [PREPARE, TRAIN, TRAIN_2])

@@ -60,7 +60,7 @@ def test_container_creating_is_no_trouble() -> None:
     world.change_pod(TRAIN, waiting_reason="ContainerCreating")
     before = world.run.status
     world.pass_time(1)
-    assert world.turn().status == before
+    assert world.reconcile().status == before
 
 
 def test_a_job_that_a_queue_holds_back_is_queued() -> None:
@@ -146,7 +146,7 @@ def test_a_child_that_the_api_server_refuses_is_told_of_and_tried_again(
         world.end(PREPARE, ExitCode.Succeeded, prepared_text())
     before = list(world.created)
     refused = Refusal(child="Job x", why=why)
-    plan = world.turn(refused=refused)
+    plan = world.reconcile(refused=refused)
     assert plan.requeue_after is not None
     assert plan.requeue_after >= timedelta(seconds=3)
     assert world.created == before

@@ -10,7 +10,7 @@ import pytest
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import ClassView
-from lora_operator.planning.turn import Create, Delete
+from lora_operator.planning.plan_builder import Create, Delete
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_trainer.contract.exits import ExitCode
@@ -37,14 +37,14 @@ Body = dict[str, Any]
 
 def test_a_new_run_gets_its_config_map_and_its_prepare_job_in_one_turn() -> None:
     world = Simulation()
-    plan = world.turn()
+    plan = world.reconcile()
     kinds = [action.body["kind"] for action in plan.actions if isinstance(action, Create)]
     assert kinds == ["ConfigMap", "Job"]
     assert plan.decisive
     assert world.created == [PREPARE]
     assert world.condition("Accepted") is None, "of the first Job is told when every run has its own"
     assert plan.requeue_after == timedelta()
-    plan = world.turn()
+    plan = world.reconcile()
     assert not plan.actions
     assert not plan.decisive, "the Job is in the cache: the API server need not be asked"
     assert world.condition("Accepted") == ("True", "Accepted")
@@ -98,9 +98,9 @@ def test_rows_that_were_left_out_as_unusable_are_told() -> None:
 
 def test_only_a_plan_that_creates_or_closes_or_ends_needs_live_reads() -> None:
     world = preparing()
-    assert not world.turn().decisive, "waiting costs no reads"
+    assert not world.reconcile().decisive, "waiting costs no reads"
     world.end(PREPARE, ExitCode.StorageUnavailable)
-    assert world.turn().decisive, "an attempt is closed"
+    assert world.reconcile().decisive, "an attempt is closed"
 
 
 def test_an_adapter_that_is_there_already_is_not_trained_again() -> None:
@@ -117,7 +117,7 @@ def test_a_status_that_fits_is_not_changed_by_another_turn() -> None:
         world = make()
         before = world.run.status
         world.pass_time(1)
-        plan = world.turn()
+        plan = world.reconcile()
         assert (plan.actions, plan.events) == ((), ()), make.__name__
         assert plan.status == before, make.__name__
 
@@ -127,7 +127,7 @@ def test_a_pod_that_has_ended_says_nothing_new_until_the_job_controller_has_spok
     before = world.run.status
     world.end(TRAIN, ExitCode.DatasetInvalid, failed_text(ExitCode.DatasetInvalid))
     world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished=None)
-    assert world.turn().status == before
+    assert world.reconcile().status == before
     world.jobs[TRAIN] = replace(world.jobs[TRAIN], finished="Failed")
     world.settle()
     assert world.reason == "DatasetInvalid"
@@ -146,12 +146,12 @@ def test_a_success_counts_before_the_job_controller_has_spoken() -> None:
 
 def test_a_job_without_a_record_is_found_again() -> None:
     world = Simulation()
-    world.turn(lose_status=True)
+    world.reconcile(lose_status=True)
     world.settle()
     assert world.created == [PREPARE]
     assert [(a.stage, a.number) for a in world.run.status.attempts] == [(Stage.PREPARE, 1)]
     world.end(PREPARE, 0, prepared_text())
-    world.turn(lose_status=True)
+    world.reconcile(lose_status=True)
     world.settle()
     assert world.created == [PREPARE, TRAIN]
 
@@ -159,7 +159,7 @@ def test_a_job_without_a_record_is_found_again() -> None:
 def test_a_completion_whose_status_was_lost_is_reached_again() -> None:
     world = training()
     world.end(TRAIN, 0, trained_text())
-    world.turn(lose_status=True)
+    world.reconcile(lose_status=True)
     world.settle()
     assert world.condition("Finished") == ("True", "AdapterPublished")
     assert world.created == [PREPARE, TRAIN]
@@ -168,7 +168,7 @@ def test_a_completion_whose_status_was_lost_is_reached_again() -> None:
 def test_deleting_ends_all_planning() -> None:
     world = training()
     world.run = replace(world.run, deleting=True)
-    plan = world.turn()
+    plan = world.reconcile()
     assert (plan.actions, plan.status) == ((), world.run.status)
 
 
@@ -205,7 +205,7 @@ def test_an_edit_after_the_end_is_observed(make) -> None:
 def test_a_job_that_still_runs_after_the_end_is_stopped() -> None:
     world = complete()
     world.jobs[TRAIN_2] = replace(world.jobs[TRAIN], name=TRAIN_2, attempt=2, finished=None, pods=())
-    plan = world.turn()
+    plan = world.reconcile()
     assert [action.name for action in plan.actions if isinstance(action, Delete)] == [TRAIN_2]
 
 
@@ -227,16 +227,16 @@ def test_children_go_after_the_ttl_and_not_before(spec: Body, classes: tuple[Cla
     world = training(**spec)
     world.classes = classes
     world.end(TRAIN, 0, trained_text())
-    plan = world.turn()
+    plan = world.reconcile()
     assert plan.requeue_after == timedelta(seconds=seconds)
     world.pass_time(seconds - 1)
-    plan = world.turn()
+    plan = world.reconcile()
     assert (plan.actions, plan.requeue_after) == ((), timedelta(seconds=1))
     world.pass_time(1)
-    plan = world.turn()
+    plan = world.reconcile()
     assert all(isinstance(action, Delete) for action in plan.actions)
     assert (world.jobs, world.resolved) == ({}, None)
-    assert world.turn().actions == ()
+    assert world.reconcile().actions == ()
     assert world.reason == "AdapterPublished"
 
 
@@ -259,7 +259,7 @@ def test_a_class_that_changes_or_goes_does_not_touch_a_run_that_has_begun() -> N
     )
     world.classes = (replace(a_class(), spec=spec),)
     world.end(PREPARE, 0, prepared_text())
-    plan = world.turn()
+    plan = world.reconcile()
     job = next(action.body for action in plan.actions if isinstance(action, Create))
     assert resolved is not None
     assert job == stage_job(StageRequest(run=world.run, resolved=resolved, stage=Stage.TRAIN, attempt=1))

@@ -141,4 +141,4 @@ def test_a_pod_that_takes_long_to_stop_is_not_counted_twice(how: str) -> None:
     world.finish_deletions()
     world.settle()
     world.start(TRAIN_2)
-    assert world.turn().requeue_after == timedelta(seconds=280), "20 s of prepare and 900 s are gone"
+    assert world.reconcile().requeue_after == timedelta(seconds=280), "20 s of prepare and 900 s are gone"

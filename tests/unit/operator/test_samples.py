@@ -12,7 +12,7 @@ from lora_operator.api.lorafinetune import parse_run
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.planning.observed import Observed, class_view
 from lora_operator.planning.plan import make_plan
-from lora_operator.planning.turn import Create
+from lora_operator.planning.plan_builder import Create
 from lora_operator.workloads.resolved import RUN_KEY
 
 from tests.builders import T0, UID, stamp
@@ -44,7 +44,7 @@ def class_of(sample: Path) -> Body:
 
 
 def run_file(sample: Path) -> str:
-    """What the first turn of the operator puts into the run's ConfigMap."""
+    """What the first reconcile puts into the run's ConfigMap."""
     body = read(sample)
     body["metadata"] |= {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(T0)}
     observed = Observed(run=parse_run(body), classes=(class_view(class_of(sample)),), jobs=())

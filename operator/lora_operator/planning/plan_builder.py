@@ -1,4 +1,4 @@
-"""What a plan is, and the turn in which one is made."""
+"""What a plan is, and the builder that drafts one step by step."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """A plan in the making. Each step returns a new turn; `end` returns the plan."""
+class PlanBuilder:
+    """A plan in the making. Each step returns a new builder; `end` returns the plan."""
 
     observed: Observed
     draft: StatusDraft
@@ -63,7 +63,7 @@ class Turn:
 
     @property
     def now(self) -> datetime:
-        """The time of the turn."""
+        """The time of the builder."""
         return self.draft.now
 
     @property
@@ -71,15 +71,15 @@ class Turn:
         """The status as drafted so far."""
         return self.draft.status
 
-    def set(self, kind: ConditionType, status: bool | None, *, reason: str, message: str) -> Turn:
-        """The turn with this condition drafted."""
+    def set(self, kind: ConditionType, status: bool | None, *, reason: str, message: str) -> PlanBuilder:
+        """The plan with this condition drafted."""
         return replace(self, draft=self.draft.set(kind, status, reason=reason, message=message))
 
-    def update(self, **fields: object) -> Turn:
-        """The turn with these fields of the status drafted."""
+    def update(self, **fields: object) -> PlanBuilder:
+        """The plan with these fields of the status drafted."""
         return replace(self, draft=self.draft.update(**fields))
 
-    def not_running(self, reason: str, message: str) -> Turn:
+    def not_running(self, reason: str, message: str) -> PlanBuilder:
         """Running appears with the first train Job and is then kept true to the facts."""
         if not self.status.of(Stage.TRAIN):
             return self
