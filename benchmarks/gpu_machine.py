@@ -35,7 +35,7 @@ def read_machine() -> Machine:
 
 def card() -> dict[str, Any]:
     """Name, memory and speed of the first GPU; nothing of a machine without one."""
-    import torch  # noqa: PLC0415 - only the process that read_machine starts may load it
+    import torch
 
     if not torch.cuda.is_available():
         return {"gpu": None, "memory_gib": None, "matmul_tflops": None}
@@ -55,14 +55,14 @@ def card() -> dict[str, Any]:
 
 def card_memory_gib() -> int:
     """Memory of the first GPU."""
-    import torch  # noqa: PLC0415 - only processes that use the GPU may load it
+    import torch
 
     return torch.cuda.get_device_properties(0).total_memory // 2**30
 
 
 def own_card() -> Machine:
     """The GPU of this process, which uses it; its speed is not measured. Ends the process where there is none."""
-    import torch  # noqa: PLC0415 - the caller has set the environment that it reads
+    import torch
 
     if not torch.cuda.is_available():
         sys.exit("This benchmark needs a GPU, and torch sees none on this machine.")

@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415 - Unsloth patches the other libraries when it is imported, so each recipe imports its own
+# Unsloth patches the other libraries when it is imported, so each recipe imports its own
 """What people would use instead, with nothing of ours in it: see benchmarks/gpu.py, which starts it.
 
     python benchmarks/gpu_peers.py RECIPE --model FOLDER --rows FILE --folder SCRATCH --steps N

@@ -99,9 +99,9 @@ def figures(kernels: Sequence[Kernel]) -> dict[str, Any]:
 
 def profiled(live: Live, workload: Workload, *, memory: int) -> dict[str, Any]:
     """Take the steps; the figures of the last two."""
-    import torch  # noqa: PLC0415 - after Unsloth
-    from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415 - after Unsloth
-    from transformers import TrainerCallback  # noqa: PLC0415 - after Unsloth
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import TrainerCallback
 
     profiler = profile(activities=[ProfilerActivity.CUDA])
 

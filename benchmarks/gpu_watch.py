@@ -91,7 +91,7 @@ class Meter:
 
     def _sample(self) -> None:
         try:
-            import pynvml  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - there is none without a GPU
+            import pynvml  # pyright: ignore[reportMissingImports] - there is none without a GPU
 
             pynvml.nvmlInit()
             card = pynvml.nvmlDeviceGetHandleByIndex(0)

@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-gpus-") as folder:
         rounds = measure(Path(folder), arguments.tokenizer)
     speedup = median(2 * each["seconds_per_step"]["one"] / each["seconds_per_step"]["two"] for each in rounds)
-    import torch  # noqa: PLC0415 - after the trainer's processes: this one holds no accelerator
+    import torch
 
     result = {
         "date": datetime.now(UTC).date().isoformat(),

@@ -140,7 +140,7 @@ def train_path(folder: Path, base: Path) -> None:
     chosen = compute_dtype(run, prepared.result.chosen)
     model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, scratch=folder, progress=progress)
     held_out = held_out_rows(folder / "prepared", run, dtype=chosen.dtype, interrupted=lambda: False)
-    from lora_trainer.training.callbacks import EvaluateHeldOut  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.training.callbacks import EvaluateHeldOut
 
     every = ceil(chosen.max_steps / EPOCHS)
     evaluate = EvaluateHeldOut(held_out.loss, every=every, early_stopping=None, progress=progress)
@@ -238,8 +238,8 @@ def mean_loss(paths: Mapping[str, Mapping[str, Any]], kind: str) -> float:
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:
     """All curves over epochs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - the process of a path does without
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="tight")
     axes = figure.add_subplot()

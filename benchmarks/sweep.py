@@ -111,18 +111,18 @@ def make_rows(steps: int) -> list[list[int]]:
 
 def load_live(workload: Workload, *, cap: float, base: Path, tokenizer: Path, folder: Path) -> Live:
     """The model, made where there is none, with its adapter: as the trainer does it, in the same order."""
-    from lora_trainer.model import add_adapter, compute_dtype, load  # noqa: PLC0415 - the environment is set by now
+    from lora_trainer.model import add_adapter, compute_dtype, load
 
     run, chosen = workload.sized(cap)
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(make_model, workload.shape, base, tokenizer)
         dtype = compute_dtype(run, chosen).dtype
-        import unsloth  # noqa: F401, PLC0415 - takes as long as making the model
+        import unsloth  # noqa: F401 - takes as long as making the model
     made.result()
     model, encoder = load(
         run, folder=base, dtype=dtype, loader=chosen.loader, sequence_tokens=sequence_tokens(run, chosen)
     )
-    from datasets import Dataset  # noqa: PLC0415 - after Unsloth
+    from datasets import Dataset
 
     masks = [[0] * (len(row) // 3) + [1] * (len(row) - len(row) // 3) for row in workload.rows]
     rows = Dataset.from_dict({"input_ids": workload.rows, "completion_mask": masks})
@@ -139,9 +139,9 @@ def keep_layers(model: PeftModel, kept: int) -> None:
     again (Unsloth's replan_auto_offload_for_trainer removes it like this). The buffers for offloaded activations learn
     in their first pass how many layers are recomputed: a trainer resets them at its end, but not if it is abandoned.
     """
-    from unsloth.models._utils import skip_checkpointing  # noqa: PLC0415 - after load
-    from unsloth_zoo import gradient_checkpointing  # noqa: PLC0415 - after load
-    from unsloth_zoo.block_swap import find_decoder_layers  # noqa: PLC0415 - after load
+    from unsloth.models._utils import skip_checkpointing
+    from unsloth_zoo import gradient_checkpointing
+    from unsloth_zoo.block_swap import find_decoder_layers
 
     layers = find_decoder_layers(model)
     for layer in layers:
@@ -154,7 +154,7 @@ def keep_layers(model: PeftModel, kept: int) -> None:
 
 def take_steps(live: Live, chosen: Chosen, *, event: TrainerCallback) -> None:
     """As the trainer takes them; `event` is called at each."""
-    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.methods.sft import build_trainer
 
     loop = {"model": live.model, "tokenizer": live.tokenizer, "rows": live.rows, "folder": live.folder}
     build_trainer(live.run, chosen=chosen, callbacks=[event], **loop).train()
@@ -162,8 +162,8 @@ def take_steps(live: Live, chosen: Chosen, *, event: TrainerCallback) -> None:
 
 def train(live: Live, chosen: Chosen) -> Entry:
     """Take the steps. Figures of those after the warm-up."""
-    import torch  # noqa: PLC0415 - after Unsloth
-    from transformers import TrainerCallback  # noqa: PLC0415 - after Unsloth
+    import torch
+    from transformers import TrainerCallback
 
     ends: list[tuple[float, int]] = []
 
@@ -188,8 +188,8 @@ def train(live: Live, chosen: Chosen) -> Entry:
 
 def measure(live: Live, chosen: Chosen, *, cap: float) -> Entry:
     """Figures of one point, or why there are none. A card of `cap` GiB holds a context beside torch's memory."""
-    import torch  # noqa: PLC0415 - after Unsloth
-    from lora_trainer.model import release_memory  # noqa: PLC0415 - with it
+    import torch
+    from lora_trainer.model import release_memory
 
     live.model.zero_grad(set_to_none=True)  # of a point that ran out of memory
     release_memory()

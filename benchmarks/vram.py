@@ -121,8 +121,8 @@ def points() -> list[Point]:
 
 def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
     """A model folder with random weights."""
-    import torch  # noqa: PLC0415 - as in measure_point
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - as in measure_point
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True)
     for file in (*tokenizer.glob("*token*.json"), *tokenizer.glob("chat_template*")):
@@ -136,14 +136,14 @@ def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
 def measure_point(point: Point, base: Path, scratch: Path) -> dict[str, Any]:
     """Peak memory of one configuration, in bytes."""
     # All of these read the environment when they are imported, and Unsloth must be the first of them.
-    from lora_trainer.model import add_adapter, load  # noqa: PLC0415 - as the comment above says
+    from lora_trainer.model import add_adapter, load
 
     os.environ.update(environment(kind=AcceleratorKind.GPU, scratch=scratch))
     run = point.run
     model, tokenizer = load(run, folder=base, dtype="bfloat16", loader=point.loader, sequence_tokens=point.row_tokens)
-    import torch  # noqa: PLC0415 - after Unsloth
-    from datasets import Dataset  # noqa: PLC0415 - after Unsloth
-    from lora_trainer.methods.sft import build_trainer  # noqa: PLC0415 - after Unsloth
+    import torch
+    from datasets import Dataset
+    from lora_trainer.methods.sft import build_trainer
 
     loaded = torch.cuda.memory_allocated()
     model = add_adapter(model, run, kept_layers=point.kept_layers)
@@ -287,7 +287,7 @@ def measured_bytes(entry: dict[str, Any], point: Point) -> float:
 
 def write(out: Path, done: list[dict[str, Any]]) -> None:
     """The results so far."""
-    import torch  # noqa: PLC0415 - the other commands do without
+    import torch
 
     document = {"gpu": torch.cuda.get_device_name(), "versions": versions(), "points": done}
     out.write_text(json.dumps(document, indent=1) + "\n")

@@ -94,18 +94,18 @@ def main(kind: Kind, folder: Path) -> None:
 def preload(kind: Kind, scratch: Path) -> None:
     """Import what the stages import."""
     if kind is Kind.PLAIN:
-        import lora_trainer.publishing.exports  # noqa: PLC0415 - see libraries.py
-        import lora_trainer.verify  # noqa: PLC0415 - the same
-        import peft  # noqa: F401, PLC0415 - the same
-        import transformers.models.auto.modeling_auto  # noqa: PLC0415 - transformers imports it when it is used
-        import transformers.models.llama.modeling_llama  # noqa: F401, PLC0415 - the same
+        import lora_trainer.publishing.exports
+        import lora_trainer.verify
+        import peft  # noqa: F401
+        import transformers.models.auto.modeling_auto
+        import transformers.models.llama.modeling_llama  # noqa: F401
     else:
         import_libraries(scratch=scratch, method=Method(kind))
-        import lora_trainer.train  # noqa: PLC0415 - Unsloth first
-        import lora_trainer.training.beside  # noqa: F401, PLC0415 - the same
-        from lora_trainer.publishing import elsewhere  # noqa: PLC0415 - the same
+        import lora_trainer.train
+        import lora_trainer.training.beside  # noqa: F401
+        from lora_trainer.publishing import elsewhere
 
-        from tests.support import trainer_process  # noqa: PLC0415 - it imports this module
+        from tests.support import trainer_process
 
         elsewhere.subprocess = trainer_process  # its `run` forks the server of the plain kind  # pyright: ignore
 

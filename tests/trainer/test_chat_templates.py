@@ -75,7 +75,7 @@ def test_a_template_of_another_vocabulary_is_refused(assets: DemoAssets) -> None
 
 
 def test_template_and_end_token_are_published(assets: DemoAssets, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - slow, and only this test needs it
+    from transformers import AutoTokenizer
 
     source = "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}"
     write_tokenizer(tmp_path, base=assets.model, chat_template=source, end=0)

@@ -118,7 +118,7 @@ def test_figures_of_the_demo(prepared: tuple[RunFile, PrepareResult]) -> None:
 
 
 def test_rows_are_what_transformers_renders(assets: DemoAssets, prepared_folder: Path) -> None:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - prepare itself must work without it
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(assets.model)
     messages = [json.loads(line)["messages"] for line in assets.train.read_text().splitlines()]
@@ -129,7 +129,7 @@ def test_rows_are_what_transformers_renders(assets: DemoAssets, prepared_folder:
 
 
 def test_exactly_the_answers_and_their_end_are_trained(assets: DemoAssets, prepared_folder: Path) -> None:
-    from tokenizers import Tokenizer  # noqa: PLC0415 - beside the test above
+    from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(assets.model / "tokenizer.json"))
     answers = {json.loads(line)["messages"][-1]["content"] for line in assets.train.read_text().splitlines()}

@@ -114,7 +114,7 @@ def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> Prepare
     run = read_run(arguments.run)
     bucket = open_bucket(run.storage)
     if arguments.stage == "prepare":
-        from lora_trainer.prepare import prepare  # noqa: PLC0415 - each stage loads its own libraries only
+        from lora_trainer.prepare import prepare
 
         nothing_lost = TrainerError(ExitCode.Interrupted, "Stopped on request while preparing; nothing was lost.")
         StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log, server))
@@ -124,9 +124,9 @@ def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> Prepare
 
 def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: ProgressServer) -> TrainResult | None:
     """The whole stage, or the share of a further node, which has no result."""
-    from lora_trainer.train import train  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
-    from lora_trainer.training.beside import train_node  # noqa: PLC0415 - the same
-    from lora_trainer.training.start import begin  # noqa: PLC0415 - the same
+    from lora_trainer.train import train
+    from lora_trainer.training.beside import train_node
+    from lora_trainer.training.start import begin
 
     this = begin(
         run,
@@ -150,7 +150,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     """A process beside the first of train: only a failure leaves a termination message, for the first to read."""
     end_with_parent()
     try:
-        from lora_trainer.training.beside import train_rank  # noqa: PLC0415 - torch takes seconds to import
+        from lora_trainer.training.beside import train_rank
 
         train_rank(
             read_run(arguments.run),
@@ -180,7 +180,7 @@ def _print(stage: Callable[[argparse.Namespace], Verification | Exported], argum
 
 
 def _verify(arguments: argparse.Namespace) -> Verification:
-    from lora_trainer.verify import verify  # noqa: PLC0415 - each stage loads its own libraries only
+    from lora_trainer.verify import verify
 
     artifact = arguments.artifact.rstrip("/")
     storage = Storage(work_uri=artifact, endpoint=arguments.endpoint, region=arguments.region)
@@ -195,7 +195,7 @@ def _verify(arguments: argparse.Namespace) -> Verification:
 
 
 def _export(arguments: argparse.Namespace) -> Exported:
-    from lora_trainer.publishing.exports import export  # noqa: PLC0415 - torch takes seconds and a gigabyte to import
+    from lora_trainer.publishing.exports import export
 
     formats = arguments.formats.split(",")
     return export(arguments.adapter, base=arguments.base, formats=formats, folder=arguments.folder)

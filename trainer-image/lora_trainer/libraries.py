@@ -76,7 +76,7 @@ def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 def go_offline() -> None:
     """From here on nothing is fetched: libraries that try fail at once instead of waiting for a hub."""
-    from huggingface_hub import constants  # noqa: PLC0415 - reads the environment when it is imported
+    from huggingface_hub import constants
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
@@ -88,7 +88,7 @@ def import_libraries(*, scratch: Path, method: Method) -> None:
     # times that Unsloth collects garbage while it loads a model.
     gc.disable()
     with other_trainers_hidden(method):
-        import unsloth  # noqa: F401, PLC0415 - see the module's docstring
+        import unsloth  # noqa: F401 - see the module's docstring
 
     gc.freeze()
     gc.enable()

@@ -39,7 +39,7 @@ def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:
     """Raises GpuUnhealthy where the class promises GPUs and torch sees none, or fewer."""
     if kind == AcceleratorKind.CPU:
         return
-    import torch  # noqa: PLC0415 - takes seconds, and prepare imports this module's neighbours without it
+    import torch
 
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if seen < count:
@@ -56,7 +56,7 @@ def accelerator_name(kind: AcceleratorKind) -> str:
     """The first accelerator of this machine, with the version of what compiles for it."""
     match kind:
         case AcceleratorKind.GPU:
-            import torch  # noqa: PLC0415 - takes seconds
+            import torch
 
             major, minor = torch.cuda.get_device_capability()
             return f"{torch.cuda.get_device_name()}, sm_{major}{minor}, CUDA {torch.version.cuda}"
@@ -68,7 +68,7 @@ def accelerator_name(kind: AcceleratorKind) -> str:
 
 def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
     """`chosen` with the compute type that this machine has, where the user named none."""
-    import torch  # noqa: PLC0415 - takes seconds
+    import torch
 
     if run.model.dtype is not None:
         return chosen
@@ -93,9 +93,9 @@ def load(
     The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
     Raises ConfigInvalid where vLLM is asked for and the image has none.
     """
-    import unsloth  # noqa: I001, PLC0415 - first of all, see the module's docstring
-    import torch  # noqa: PLC0415 - after Unsloth
-    from transformers.utils import logging  # noqa: PLC0415 - after Unsloth
+    import unsloth  # noqa: I001 - first of all, see the module's docstring
+    import torch
+    from transformers.utils import logging
 
     if vllm_arguments(run) and find_spec("vllm") is None:
         raise TrainerError(
@@ -140,7 +140,7 @@ def vllm_arguments(run: RunFile) -> dict[str, Any]:
 def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -> PeftModel:
     """The model with a fresh LoRA adapter, whose weights only are trained. The activations of `kept_layers` decoder
     layers are kept instead of recomputed."""
-    import unsloth  # noqa: PLC0415 - see the module's docstring
+    import unsloth
 
     spec = run.lora
     loftq = {}
@@ -168,8 +168,8 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
 
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     """Replace the adapter's weights by those saved in `folder`."""
-    from peft import set_peft_model_state_dict  # noqa: PLC0415 - see the module's docstring
-    from safetensors.torch import load_file  # noqa: PLC0415 - after Unsloth
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
 
     set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
 
@@ -187,8 +187,8 @@ def peak_flops(kind: AcceleratorKind, *, dtype: str) -> float | None:
     """Floating-point operations per second that the GPU's data sheet promises; None where none is known."""
     match kind:
         case AcceleratorKind.GPU:
-            import torch  # noqa: PLC0415 - takes seconds
-            from unsloth.utils.mfu import get_peak_tflops  # noqa: PLC0415 - see the module's docstring
+            import torch
+            from unsloth.utils.mfu import get_peak_tflops
 
             tera = get_peak_tflops(dtype=getattr(torch, dtype))
             return None if tera is None else tera * 1e12
@@ -202,7 +202,7 @@ def peak_memory_gib(kind: AcceleratorKind) -> float:
     """Most memory this process has held: of the accelerator, or resident on a CPU class."""
     match kind:
         case AcceleratorKind.GPU:
-            import torch  # noqa: PLC0415 - takes seconds
+            import torch
 
             return torch.cuda.max_memory_reserved() / GIB
         case AcceleratorKind.CPU:
@@ -213,7 +213,7 @@ def peak_memory_gib(kind: AcceleratorKind) -> float:
 
 def release_memory() -> None:
     """Give back what deleted models held, so that another process can load one."""
-    import torch  # noqa: PLC0415 - takes seconds
+    import torch
 
     gc.collect()
     if torch.cuda.is_available():

@@ -83,10 +83,10 @@ def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> Arti
 
 def _load(spec: ModelSpec, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
     """Base and adapter as they were trained, the tokenizer from the adapter's own files, and the compute type."""
-    import torch  # noqa: PLC0415 - the command line must not wait for it
-    from peft import PeftModel  # noqa: PLC0415 - after Unsloth
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: PLC0415 - after Unsloth
-    from transformers.utils import logging  # noqa: PLC0415 - after Unsloth
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
     gpu = torch.cuda.is_available()

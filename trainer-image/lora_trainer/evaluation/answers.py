@@ -38,7 +38,7 @@ def _answer_batch(
     *,
     max_tokens: int,
 ) -> list[str]:
-    import torch  # noqa: PLC0415 - Unsloth must have been imported before
+    import torch
 
     longest = max(len(prompt) for prompt in prompts)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -49,7 +49,7 @@ class EvaluationFile(WireModel):
 @contextmanager
 def inference(model: PreTrainedModel | PeftModel, dtype: str) -> Iterator[None]:
     """No gradients, and the compute type that training used."""
-    import torch  # noqa: PLC0415 - Unsloth must have been imported before
+    import torch
 
     with torch.inference_mode(), torch.autocast(model.device.type, getattr(torch, dtype)):
         yield

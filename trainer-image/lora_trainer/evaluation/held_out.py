@@ -34,7 +34,7 @@ class HeldOut:
 
     def loss(self, model: PeftModel) -> float | None:
         """The mean, one row at a time; None where the pod was asked to stop before the last."""
-        import torch  # noqa: PLC0415 - Unsloth must have been imported before
+        import torch
 
         model.eval()
         # Not inference_mode: what a layer caches there could not be used by the training steps that follow.

@@ -182,7 +182,7 @@ def row_loss(model: PeftModel, row: Row) -> tuple[float, int]:
 
 
 def _score_row(model: PeftModel, row: Row) -> tuple[float, int, int]:
-    import torch  # noqa: PLC0415 - Unsloth must have been imported before
+    import torch
 
     positions = [index for index, scored in enumerate(row.completion_mask) if scored and index > 0]
     if not positions:

@@ -56,7 +56,7 @@ def length_step(run: RunFile) -> int | None:
 
 def finish(trainer: Trainer, model: PeftModel) -> None:
     """Undo what TRL does to every trainer and we do not want."""
-    from transformers import PrinterCallback  # noqa: PLC0415 - after Unsloth
+    from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     # The reference is the base model: the copy of the untrained adapter that TRL would take instead costs memory, and

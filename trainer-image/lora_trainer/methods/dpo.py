@@ -32,8 +32,8 @@ def build_trainer(
     callbacks: list[TrainerCallback],
 ) -> DPOTrainer:
     """A trainer over `rows` (prompt_ids, chosen_ids, rejected_ids) that writes its checkpoints into `folder`."""
-    import trl  # noqa: PLC0415 - Unsloth must have been imported before
-    from datasets import Dataset  # noqa: PLC0415 - after Unsloth
+    import trl
+    from datasets import Dataset
 
     settings = run.training.dpo_settings
     config = trl.DPOConfig(  # pyright: ignore[reportPrivateImportUsage] - trl loads lazily, which hides its exports

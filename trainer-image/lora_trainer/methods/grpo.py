@@ -37,7 +37,7 @@ def build_trainer(
 
     A row of a micro-batch is one answer: numGenerations of them share a prompt.
     """
-    import trl  # noqa: PLC0415 - Unsloth must have been imported before
+    import trl
 
     settings = run.training.grpo
     assert settings, "the API server lets no GRPO through without its settings"

@@ -32,7 +32,7 @@ def build_trainer(
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
     """A trainer over `rows` (columns input_ids and completion_mask) that writes its checkpoints into `folder`."""
-    import trl  # noqa: PLC0415 - Unsloth must have been imported before
+    import trl
 
     packed = {}
     if chosen.packing_length:
@@ -57,9 +57,9 @@ def build_trainer(
 def packed_rows(rows: Dataset, *, length: int, seed: int, file: Path) -> Dataset:
     """Sequences of at most `length` tokens in the columns that TRL packs into: input_ids and labels, both of all rows
     of a sequence end to end, and seq_lengths, the tokens of each row. They are read from `file`, not held in memory."""
-    import numpy as np  # noqa: PLC0415 - only a GPU packs rows
-    from datasets import Dataset  # noqa: PLC0415 - Unsloth must have been imported before
-    from pyarrow import compute  # noqa: PLC0415 - only a GPU packs rows
+    import numpy as np
+    from datasets import Dataset
+    from pyarrow import compute
 
     table = rows.with_format("arrow")
     lengths = compute.call_function("list_value_length", [table[:]["input_ids"]]).to_pylist()

@@ -40,8 +40,8 @@ DRAWN: Mapping[Method, Drawn] = {
 def write_loss_curve(path: Path, *, history: Sequence[Mapping], figures: Evaluation, method: Method) -> None:
     """Draw the trainer's log, one entry per step: of GRPO the mean reward, else the loss. The held-out figures of base
     and adapter stand beside what they can be compared with."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - prepare must work without it
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     drawn = DRAWN[method]
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="tight")

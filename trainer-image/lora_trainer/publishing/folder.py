@@ -103,7 +103,7 @@ def write_tokenizer(folder: Path, *, base: Path, chat_template: str | None, end:
 
     With another chat template its end token is the one that ends an answer there, so that servers stop at it.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 - Unsloth must have been imported before
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     if chat_template is not None:

@@ -94,7 +94,7 @@ def train_beside(
     stop: StopRequest | None = None,
 ) -> None:
     """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
-    from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.training import callbacks
 
     progress.update(stage=Stage.TRAINING)
     channel = Channel(count=run.parallelism.processes)

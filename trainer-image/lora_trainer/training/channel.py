@@ -36,7 +36,7 @@ class Channel:
 
     def hand_over(self, file: Path) -> None:
         """Give the first process this one's file of a checkpoint; other processes than the first do."""
-        import torch  # noqa: PLC0415 - see libraries.py
+        import torch
 
         content = file.read_bytes()
         file.unlink()  # the first process of the same node writes it anew
@@ -45,7 +45,7 @@ class Channel:
     def collect(self, folder: Path) -> None:
         """Put into `folder` what all processes hand over; the first process does."""
         if self._count > 1:
-            import torch  # noqa: PLC0415 - see libraries.py
+            import torch
 
             files: list[tuple[str, bytes] | None] = [None] * self._count
             torch.distributed.gather_object(None, files, dst=0, group=self._group)
@@ -55,7 +55,7 @@ class Channel:
     def require_same(self, digest: str) -> None:
         """Raise InternalError, in every process, where they did not all come to the same."""
         if self._count > 1:
-            import torch  # noqa: PLC0415 - see libraries.py
+            import torch
 
             digests = [""] * self._count
             torch.distributed.all_gather_object(digests, digest, group=self._group)
@@ -69,12 +69,12 @@ class Channel:
     def close(self) -> None:
         """Leave the group of processes; what follows is for this one alone."""
         if self._count > 1:
-            import torch  # noqa: PLC0415 - see libraries.py
+            import torch
 
             torch.distributed.destroy_process_group()
 
     def _broadcast(self, flags: list[bool]) -> list[bool]:
-        import torch  # noqa: PLC0415 - see libraries.py
+        import torch
 
         values = torch.tensor(flags, dtype=torch.uint8)
         torch.distributed.broadcast(values, src=0, group=self._group)
@@ -83,6 +83,6 @@ class Channel:
     @cached_property
     def _group(self) -> ProcessGroup:
         """A group of its own on the CPU: an accelerator's would time out while the first process evaluates."""
-        import torch  # noqa: PLC0415 - see libraries.py
+        import torch
 
         return cast("ProcessGroup", torch.distributed.new_group(backend="gloo", timeout=LONGEST_SILENCE))

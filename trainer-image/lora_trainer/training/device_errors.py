@@ -20,7 +20,7 @@ CPU_ALLOCATOR = "DefaultCPUAllocator"
 @contextmanager
 def explained(run: RunFile, chosen: Chosen, progress: ProgressServer) -> Iterator[None]:
     """Raises TrainerError in place of torch's own errors: DoesNotFit, OutOfMemory, GpuUnhealthy."""
-    import torch  # noqa: PLC0415 - Unsloth must have been imported before
+    import torch
 
     try:
         yield

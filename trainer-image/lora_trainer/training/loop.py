@@ -185,7 +185,7 @@ def build_loop(
     panel: Panel | None = None,
 ) -> Trainer:
     """The method's trainer over the prepared rows. `events` is what happens at its steps, in this order."""
-    from datasets import Dataset  # noqa: PLC0415 - see the module's docstring
+    from datasets import Dataset
 
     if run.parallelism.processes > 1 and run.accelerator.kind is AcceleratorKind.CPU:
         restore_on_numbered_cpus()
@@ -226,7 +226,7 @@ def first_process(
     channel: Channel,
 ) -> tuple[ShowProgress, list[TrainerCallback]]:
     """What happens at the steps of the first process, in this order, and the first of it that shows progress."""
-    from lora_trainer.training import callbacks  # noqa: PLC0415 - after Unsloth
+    from lora_trainer.training import callbacks
 
     training, progress = attempt.run.training, attempt.progress
     vocabulary = model.config.vocab_size

@@ -146,7 +146,7 @@ def end_with_parent() -> None:
 def restore_on_numbered_cpus() -> None:
     """Teach torch.load the devices cpu:0, cpu:1, ..., to which transformers restores the optimizer of several processes
     on a CPU, and which torch knows as cpu only."""
-    import torch  # noqa: PLC0415 - see libraries.py
+    import torch
 
     def restore(storage: Any, location: str) -> Any:
         return storage if location.startswith("cpu:") else None
