@@ -18,7 +18,7 @@ from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
-from lora_operator.planning.troubles import MOUNT_PATIENCE
+from lora_operator.planning.pod_problems import MOUNT_PATIENCE
 from lora_operator.workloads.resolved import ResolvedRun, read_config_map
 
 Body = dict[str, Any]

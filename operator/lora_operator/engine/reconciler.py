@@ -21,8 +21,8 @@ from lora_operator.planning.events import PlannedEvent
 from lora_operator.planning.observed import Observed, Refusal
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.plan_builder import Create, Delete, Plan
+from lora_operator.planning.pod_problems import WEBHOOK_AWAY
 from lora_operator.planning.status import ready_reason
-from lora_operator.planning.troubles import WEBHOOK_AWAY
 from lora_operator.planning.unreadable import unreadable_plan
 
 Body = dict[str, Any]

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from lora_operator.kube.gateway import EVENTS, Gateway
 from lora_operator.planning.observed import JobView
-from lora_operator.planning.troubles import POD_PATIENCE
+from lora_operator.planning.pod_problems import POD_PATIENCE
 
 POD_NOT_CREATED = "FailedCreate"
 """Reason of the Job controller's Event."""

@@ -16,10 +16,10 @@ from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, records, stage_state
-from lora_operator.planning.endings import complete, fail, prepared, trained
+from lora_operator.planning.cleanup import after_the_end, surplus
+from lora_operator.planning.completion import complete, fail, prepared, trained
 from lora_operator.planning.failure import adjustments
 from lora_operator.planning.gates import Block, accept, too_many_steps
-from lora_operator.planning.housekeeping import after_the_end, surplus
 from lora_operator.planning.observed import Observed
 from lora_operator.planning.plan_builder import Plan, PlanBuilder
 from lora_operator.planning.settings import settings

@@ -10,19 +10,26 @@ from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
 from lora_operator.planning.attempts import StageState, closed, how_it_ended
+from lora_operator.planning.cleanup import delete_job
+from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
-from lora_operator.planning.endings import fail, found
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
-from lora_operator.planning.housekeeping import delete_job
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
 from lora_operator.planning.plan_builder import Action, Create, Plan, PlanBuilder
+from lora_operator.planning.pod_problems import (
+    POD_RECHECK,
+    PodProblem,
+    less_often,
+    next_look,
+    problem_of,
+    problem_of_child,
+)
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.planning.stuck import stuck_sentence
-from lora_operator.planning.troubles import POD_RECHECK, Trouble, less_often, next_look, trouble_of, trouble_of_child
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import ResolvedRun, config_map
@@ -121,7 +128,7 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
         # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
         return Plan(status=builder.run.status, requeue_after=left)
     looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
-    ready_state = _standing_of(job)
+    ready_state = _ready_state_of(job)
     if ready_state.reason == Reason.TRAINING:
         builder = builder.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
         progressed = fold_progress(builder.status, builder.observed.polled_of(job))
@@ -140,11 +147,11 @@ def _stage_tells(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) ->
     return builder.not_running(ready_state.reason, ready_state.message)
 
 
-def _standing_of(job: JobView) -> ReadyState:
+def _ready_state_of(job: JobView) -> ReadyState:
     if job.suspended:
         return queued(job)
-    if (trouble := trouble_of(job)) is not None:
-        return _standing(trouble)
+    if (problem := problem_of(job)) is not None:
+        return _ready_state(problem)
     if job.stage is Stage.PREPARE:
         return _preparing()
     if not _at_work(job):
@@ -197,14 +204,14 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
 
 def _refused(builder: PlanBuilder, state: StageState, refusal: Refusal) -> Plan:
     """Nothing can be started now; it is tried again, less often with time."""
-    ready_state = _standing(trouble_of_child(refusal))
+    ready_state = _ready_state(problem_of_child(refusal))
     look = less_often(builder.run.created, now=builder.now)
     return _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=look)
 
 
-def _standing(trouble: Trouble) -> ReadyState:
-    phase = RunPhase.NEEDS_PERSON if trouble.needs_person else RunPhase.WORKING
-    return ReadyState(phase=phase, reason=trouble.reason, message=trouble.message)
+def _ready_state(problem: PodProblem) -> ReadyState:
+    phase = RunPhase.NEEDS_PERSON if problem.needs_person else RunPhase.WORKING
+    return ReadyState(phase=phase, reason=problem.reason, message=problem.message)
 
 
 def _missing(builder: PlanBuilder, resolved: ResolvedRun) -> tuple[Action, ...]:

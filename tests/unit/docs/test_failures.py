@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lora_operator.api.reasons import Reason
-from lora_operator.planning import gates, troubles
+from lora_operator.planning import gates, pod_problems
 from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
 
 from tests.unit.docs.member_texts import Text, member_texts
@@ -61,7 +61,7 @@ def test_every_failure_of_the_trainer_has_a_cause_and_a_remedy() -> None:
     assert incomplete == [ExitCode.Succeeded.name]
 
 
-@pytest.mark.parametrize("module", [gates, troubles], ids=["gates", "troubles"])
+@pytest.mark.parametrize("module", [gates, pod_problems], ids=["gates", "pod problems"])
 def test_everything_that_keeps_a_run_from_starting_has_a_remedy(module: object) -> None:
     source = Path(str(vars(module)["__file__"])).read_text()
     named = [name for name in Reason.__members__ if f"Reason.{name}" in source]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lora_operator.engine.refusals import Refusals
 from lora_operator.naming import Stage
-from lora_operator.planning.troubles import next_look
+from lora_operator.planning.pod_problems import next_look
 
 from tests.builders import NAMESPACE, a_job, after
 

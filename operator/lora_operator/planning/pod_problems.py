@@ -39,7 +39,7 @@ def next_look(job: JobView, *, now: datetime) -> timedelta | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
+class PodProblem:
     """Why a pod does not run. It heals by itself once the cause is gone; nothing is lost meanwhile."""
 
     reason: Reason
@@ -48,49 +48,49 @@ class Trouble:
     """Whether somebody has to act, as opposed to waiting for room."""
 
 
-def trouble_of(job: JobView) -> Trouble | None:
+def problem_of(job: JobView) -> PodProblem | None:
     """What holds a pod of the Job back, or None when nothing is known to."""
     if job.refusal is not None and job.lacks_pod:
         # The pod's name is another one each time that the Job controller tries.
         why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", job.refusal)
         return _refused(f"the pod of Job {job.name}", why, Reason.POD_REFUSED)
-    troubles = (_held_back(pod) for pod in job.newest_pods)
-    return next((trouble for trouble in troubles if trouble is not None), None)
+    problems = (_held_back(pod) for pod in job.newest_pods)
+    return next((problem for problem in problems if problem is not None), None)
 
 
-def trouble_of_child(refusal: Refusal) -> Trouble:
+def problem_of_child(refusal: Refusal) -> PodProblem:
     """What holds a run back whose child the API server would not take."""
     return _refused(refusal.child, refusal.why, Reason.CHILD_REFUSED)
 
 
-def _refused(what: str, why: str, reason: Reason) -> Trouble:
+def _refused(what: str, why: str, reason: Reason) -> PodProblem:
     if "exceeded quota" in why:
         message = f"The namespace's quota has no room for {what}: {why}. It starts when there is room."
-        return Trouble(reason=Reason.QUOTA_EXCEEDED, message=message, needs_person=False)
+        return PodProblem(reason=Reason.QUOTA_EXCEEDED, message=message, needs_person=False)
     if WEBHOOK_AWAY in why:
         message = (
             f"The API server cannot create {what}: {why}. It is tried again and again; if that lasts, ask the platform "
             "team to mend the webhook."
         )
-        return Trouble(reason=reason, message=message, needs_person=False)
+        return PodProblem(reason=reason, message=message, needs_person=False)
     message = (
         f"The API server refuses {what}: {why}. Ask the platform team to mend the policy, and the run goes on by "
         "itself, or the LoraFineTuneClass, and create the run anew: it keeps the class that it began with."
     )
-    return Trouble(reason=reason, message=message, needs_person=True)
+    return PodProblem(reason=reason, message=message, needs_person=True)
 
 
-def _held_back(pod: PodView) -> Trouble | None:
+def _held_back(pod: PodView) -> PodProblem | None:
     if pod.unschedulable is not None:
         message = f"No node has room for pod {pod.name}: {pod.unschedulable}"
-        return Trouble(reason=Reason.UNSCHEDULABLE, message=message, needs_person=False)
+        return PodProblem(reason=Reason.UNSCHEDULABLE, message=message, needs_person=False)
     if pod.waiting_reason in IMAGE_REASONS:
         message = (
             f"The kubelet cannot pull the trainer image of the class: {pod.waiting_message} "
             "Ask the platform team to mend spec.image or spec.prepare.image of the LoraFineTuneClass, or its access to "
             "the registry."
         )
-        return Trouble(reason=Reason.IMAGE_PULL_FAILED, message=message, needs_person=True)
+        return PodProblem(reason=Reason.IMAGE_PULL_FAILED, message=message, needs_person=True)
     if pod.waiting_reason not in CONFIG_REASONS:
         return None
     if "secret" in pod.waiting_message.lower():
@@ -99,6 +99,6 @@ def _held_back(pod: PodView) -> Trouble | None:
             "namespace (huggingFace.tokenSecretRef, output.signing.keySecretRef, or storage.credentials.secretName of "
             "the class); the pod then starts by itself."
         )
-        return Trouble(reason=Reason.SECRET_NOT_FOUND, message=message, needs_person=True)
+        return PodProblem(reason=Reason.SECRET_NOT_FOUND, message=message, needs_person=True)
     message = f"The kubelet cannot create the container of pod {pod.name}: {pod.waiting_message}"
-    return Trouble(reason=Reason.POD_CONFIG_INVALID, message=message, needs_person=True)
+    return PodProblem(reason=Reason.POD_CONFIG_INVALID, message=message, needs_person=True)

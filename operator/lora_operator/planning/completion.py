@@ -9,7 +9,7 @@ from lora_operator.api.lorafinetune import Attempt, Usage
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.attempts import StageState, time_spent
-from lora_operator.planning.housekeeping import lifetime, stop_live
+from lora_operator.planning.cleanup import lifetime, stop_live
 from lora_operator.planning.plan_builder import Plan, PlanBuilder
 from lora_operator.planning.progress import reported
 from lora_operator.planning.status import ReadyState, RunPhase
