@@ -126,7 +126,7 @@ def look(reader: Reader, team: Tenant) -> None:
     team.play("failed", "diverged")
     seen = reader.follow(OPERATIONS, "Look around")
     assert f'lora_operator_runs{{namespace="{team.namespace}",reason="Training"}} 1.0' in seen
-    team.kubectl("-n", team.namespace, "wait", "--for=condition=Failed", "lft/failed", "--timeout=60s")
+    team.kubectl("-n", team.namespace, "wait", "--for=condition=Finished", "lft/failed", "--timeout=60s")
     team.told("failed", until="Diverged")
     read = reader.follow(OPERATIONS, "Read a failed run")
     assert read.count("The loss is not a number at step 3.") >= 3, "in the message, the attempts and the Events"
