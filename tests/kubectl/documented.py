@@ -70,4 +70,6 @@ DOCUMENTED = (
     Documented(
         command='kubectl drain "$NODE" --ignore-daemonsets --delete-emptydir-data', prints="node/worker drained"
     ),
+    Documented(command="kubectl delete lft --all -A", prints='"text-to-sql" deleted'),
+    Documented(command="kubectl delete lftc --all", prints='"gpu-24g" deleted'),
 )
