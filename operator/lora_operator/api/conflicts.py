@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.cel import given, rule, value
-from lora_trainer.contract.spec.dataset import Overlength
+from lora_trainer.contract.spec.dataset import DatasetSpec
+from lora_trainer.contract.spec.lora import LoraSpec
 from lora_trainer.contract.spec.model import Quantization
-from lora_trainer.contract.spec.training import Method
+from lora_trainer.contract.spec.parallelism import ParallelismSpec
+from lora_trainer.contract.spec.training import DpoSpec, GrpoSpec, Method, TrainingSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,14 @@ def _loftq_has_16_bits(run: RunFile) -> bool:
     return run.lora.loftq_config is None or run.model.quantization is Quantization.NONE
 
 
-METHOD = value("training.method", Method.SFT)
+METHOD = value("training.method", TrainingSpec().method)
 GRPO = given("training.grpo")
+GPUS = value("parallelism.gpus", ParallelismSpec().gpus)
+NODES = value("parallelism.nodes", ParallelismSpec().nodes)
 GATES = given("evaluation.gates")
+LONGEST_PROMPT, LONGEST_ANSWER = (
+    GrpoSpec.model_fields[name].default for name in ("max_prompt_length", "max_completion_length")
+)
 FAST_INFERENCE = value("training.grpo.fastInference", False)
 
 
@@ -72,7 +79,7 @@ GRPO_CONFLICTS = (
         field="training",
     ),
     Conflict(
-        cel=f"{METHOD} != 'GRPO' || ({value('parallelism.gpus', 1)} == 1 && {value('parallelism.nodes', 1)} == 1)",
+        cel=f"{METHOD} != 'GRPO' || ({GPUS} == 1 && {NODES} == 1)",
         message="GRPO trains on one GPU: set parallelism.gpus and parallelism.nodes to 1.",
         field="parallelism",
     ),
@@ -82,15 +89,15 @@ GRPO_CONFLICTS = (
         field="training",
     ),
     Conflict(
-        cel=f"!({GRPO}) || !({given('model.maxSeqLength')}) || {value('training.grpo.maxPromptLength', 512)}"
-        f" + {value('training.grpo.maxCompletionLength', 256)} <= self.model.maxSeqLength",
+        cel=f"!({GRPO}) || !({given('model.maxSeqLength')}) || {value('training.grpo.maxPromptLength', LONGEST_PROMPT)}"
+        f" + {value('training.grpo.maxCompletionLength', LONGEST_ANSWER)} <= self.model.maxSeqLength",
         message="training.grpo.maxPromptLength + maxCompletionLength is more than model.maxSeqLength: lower them or "
         "raise it.",
         field="training",
         holds=_rows_hold_prompt_and_answer,
     ),
     Conflict(
-        cel=f"!({GRPO}) || {value('dataset.overlength', Overlength.DROP)} != 'Truncate'",
+        cel=f"!({GRPO}) || {value('dataset.overlength', DatasetSpec().overlength)} != 'Truncate'",
         message="dataset.overlength: Truncate is not for GRPO, as a cut prompt asks something else: set Drop or Fail.",
         field="dataset",
     ),
@@ -108,7 +115,7 @@ GRPO_CONFLICTS = (
         holds=_vllm_has_room_for_the_rank,
     ),
     Conflict(
-        cel=f"!{FAST_INFERENCE} || {value('lora.bias', 'none')} == 'none'",
+        cel=f"!{FAST_INFERENCE} || {value('lora.bias', LoraSpec().bias)} == 'none'",
         message="training.grpo.fastInference takes no adapter with bias: set lora.bias to none.",
         field="lora",
         holds=_vllm_takes_the_biases,
@@ -161,7 +168,7 @@ CONFLICTS = (
     ),
     Conflict(
         cel=f"!({given('training.dpo.labelSmoothing')}) || self.training.dpo.labelSmoothing == 0.0"
-        f" || {value('training.dpo.lossType', 'sigmoid')} == 'robust'",
+        f" || {value('training.dpo.lossType', DpoSpec().loss_type)} == 'robust'",
         message="training.dpo.labelSmoothing counts with lossType robust only: set lossType to robust or remove it.",
         field="training",
     ),

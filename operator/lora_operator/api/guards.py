@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_operator.api.lorafinetune import IMMUTABLE
+from lora_operator.api.lorafinetuneclass import LimitsSpec
 
 NAMESPACE_PLACEHOLDER = "{namespace}"
 """Stands for the namespace of the run in the class's addresses."""
@@ -80,8 +81,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(field="model.maxSeqLength", place="limits.maxSeqLength", comparison=AT_MOST),
     Guard(field="training.maxSteps", place="limits.maxSteps", comparison=AT_MOST),
     Guard(field="maxRuntimeSeconds", place="limits.maxRuntimeSeconds", comparison=AT_MOST),
-    Guard(field="parallelism.gpus", place="limits.gpus", comparison=AT_MOST, unset=1),
-    Guard(field="parallelism.nodes", place="limits.nodes", comparison=AT_MOST, unset=1),
+    Guard(field="parallelism.gpus", place="limits.gpus", comparison=AT_MOST, unset=LimitsSpec().gpus),
+    Guard(field="parallelism.nodes", place="limits.nodes", comparison=AT_MOST, unset=LimitsSpec().nodes),
 )
 
 

@@ -24,7 +24,8 @@ IMAGE = r"^[A-Za-z0-9][A-Za-z0-9_./-]*(:[0-9]+/[A-Za-z0-9_./-]+)?(:[A-Za-z0-9_.-
 WORK_URI = rf"^(s3|gs|az)://([a-z0-9]|\{{namespace\}})([a-z0-9._-]|\{{namespace\}})*(/[^{BLANK}?#]*)?$"
 URL = rf"^https?://[^{BLANK}]+$"
 CONTAINER_RESOURCE = rf"^(cpu|memory|ephemeral-storage|{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)$"
-GPU_RESOURCE = "(has(self.accelerator.gpu.resourceName) ? self.accelerator.gpu.resourceName : 'nvidia.com/gpu')"
+NVIDIA = "nvidia.com/gpu"
+GPU_RESOURCE = f"(has(self.accelerator.gpu.resourceName) ? self.accelerator.gpu.resourceName : '{NVIDIA}')"
 RESOURCE_NAME = rf"^{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE)]
 DEFAULT_RETENTION_SECONDS = 7 * 24 * 3600
@@ -34,7 +35,7 @@ DEFAULT_HISTORY_LIMIT = 3
 class GpuSpec(WireModel):
     """The GPUs of a class, all of one kind."""
 
-    resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = "nvidia.com/gpu"
+    resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = NVIDIA
     """Extended resource that a train pod asks for, one per GPU."""
     memory: Quantity
     """Memory of one GPU: what runs are sized against."""
