@@ -62,9 +62,9 @@ def _advance(builder: PlanBuilder, prepare: StageState, train: StageState) -> Pl
         return advance_stage(builder, prepare, resolved)
     if prepare.succeeded and prepare.latest is not None and prepare.latest.outcome is not None:
         result = prepare.latest.outcome.result
-        builder = prepared(builder, result) if isinstance(result, PrepareResult) else builder
-    if builder.status.chosen is not None and not (builder.status.settings and builder.status.settings.chosen):
-        builder = builder.update(settings=settings(builder.run, resolved, builder.status.chosen))
+        if isinstance(result, PrepareResult):
+            builder = prepared(builder, result)
+            builder = builder.update(settings=settings(builder.run, resolved, result.chosen))
     builder = builder.update(adjustments=adjustments(train.attempts, builder.status.chosen))
     if builder.status.artifact is not None:
         return complete(builder, Reason.ADAPTER_REUSED)
