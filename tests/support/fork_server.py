@@ -96,13 +96,13 @@ def preload(kind: Kind, scratch: Path) -> None:
     if kind is Kind.PLAIN:
         import lora_trainer.publishing.exports
         import lora_trainer.verify
-        import peft  # noqa: F401
+        import peft  # noqa: F401 - the forked stages use it
         import transformers.models.auto.modeling_auto
-        import transformers.models.llama.modeling_llama  # noqa: F401
+        import transformers.models.llama.modeling_llama  # noqa: F401 - transformers imports it when it is used
     else:
         import_libraries(scratch=scratch, method=Method(kind))
         import lora_trainer.train
-        import lora_trainer.training.beside  # noqa: F401
+        import lora_trainer.training.beside  # noqa: F401 - the forked processes use it
         from lora_trainer.publishing import elsewhere
 
         from tests.support import trainer_process
