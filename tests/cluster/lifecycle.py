@@ -17,29 +17,37 @@ from .settings import CLUSTER_DOMAIN, DNS_SERVICE_ADDRESS, HERE, NODE_NAME, PAUS
 
 Report = Callable[[str], None]
 
-_PATIENCE = 60.0
+_PATIENCE = 240.0
+"""Seconds for a part to become healthy; a process that ended is told at once. Most need a few, on an idle machine."""
 _SHIM = "containerd-shim-runc-v2"
 
 
 def up(*, paths: Paths, report: Report) -> None:
     """Make a healthy cluster, from nothing or from what is left of one; returns at once when it is healthy."""
     system_packages.require()
-    programs = toolchain.build(paths=paths, report=report)
-    parts = components(paths=paths, programs=programs)
+    toolchain.build(paths=paths, report=report)
     if paths.state.exists() and _boot_id() != _read(paths.state / "boot-id"):
         report("the machine was restarted since the cluster ran: starting afresh")
         down(paths=paths, report=report)
     existed = paths.state.exists()
-    if existed and not problems(paths=paths, parts=parts):
-        _ensure_pause_image(paths=paths, programs=programs, report=report)
-        return
     try:
-        _converge(paths=paths, parts=parts, programs=programs, report=report)
+        heal(paths=paths, report=report)
     except ClusterError as error:
         if not existed:
             raise
         report(f"the cluster that was here does not heal, so it starts afresh. What was wrong: {error}")
         down(paths=paths, report=report)
+        heal(paths=paths, report=report)
+
+
+def heal(*, paths: Paths, report: Report) -> None:
+    """Start what is missing or unhealthy of the cluster, and keep what it stores. Raises ClusterError where that is not
+    enough: a caller that goes on with its objects must know that `up` would have removed them."""
+    programs = toolchain.programs(paths)
+    parts = components(paths=paths, programs=programs)
+    if paths.state.exists() and not problems(paths=paths, parts=parts):
+        _ensure_pause_image(paths=paths, programs=programs, report=report)
+    else:
         _converge(paths=paths, parts=parts, programs=programs, report=report)
 
 

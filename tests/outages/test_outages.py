@@ -25,7 +25,7 @@ CRD = "lorafinetunes.lora-operator.io"
 def whole_again() -> Iterator[None]:
     """Whatever a test broke is mended after it."""
     yield
-    lifecycle.up(paths=Paths.from_environment(), report=print)
+    lifecycle.heal(paths=Paths.from_environment(), report=print)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_part_of_the_cluster_is_away_while_the_pod_ends(tenant: Tenant, compon
     start(tenant)
     lifecycle.stop(component, paths=paths)
     time.sleep(seconds)  # the outage
-    lifecycle.up(paths=paths, report=print)
+    lifecycle.heal(paths=paths, report=print)
     assert_trained_once(tenant)
 
 
@@ -101,7 +101,7 @@ def test_a_lost_node_costs_nothing(tenant: Tenant) -> None:
     lifecycle.lose_node(paths=paths, report=print)
     tenant.kubectl("delete", "node", NODE_NAME)  # as a cloud's controller does; nobody else removes pods before long
     tenant.kubectl.wait_for("the pod is given up", lambda: first not in names(tenant), seconds=150)
-    lifecycle.up(paths=paths, report=print)
+    lifecycle.heal(paths=paths, report=print)
     assert_trained_once(tenant, seconds=240)
     assert first not in names(tenant)
 
