@@ -55,6 +55,20 @@ def stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def rows_at(address: str) -> Body:
+    """The fields that name rows by an address, as a class's `allowed` has them."""
+    scheme, _, rest = address.partition("://")
+    name, _, path = rest.partition("/")
+    if scheme == "configmap":
+        return {"configMapRef": {"name": name, "key": path}}
+    return {"claimRef": {"name": name, "path": path}} if scheme == "pvc" else {"uri": address}
+
+
+def model_at(address: str) -> Body:
+    """The fields that name a model by such an address."""
+    return rows_at(address) if address.startswith("pvc://") else {"name": address}
+
+
 # --- what people apply --------------------------------------------------------------------------------------------
 
 

@@ -207,7 +207,13 @@ class LoraFineTuneStatus(WireModel):
     """The class that the run was resolved against."""
     run_digest: str | None = None
     """sha256 over everything that shapes the adapter; names the artifact."""
-    attempts: Annotated[tuple[Attempt, ...], Field(max_length=64)] = ()
+    attempts: Annotated[
+        tuple[Attempt, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["stage", "number"]},
+        ),
+    ] = ()
     """Every Job of the run."""
     dataset: DatasetFigures | None = None
     """What prepare found in the data set."""

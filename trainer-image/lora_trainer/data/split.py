@@ -39,7 +39,7 @@ def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
         raise TrainerError(
             ExitCode.DatasetInvalid,
             "Every row of the data set is in the evaluation set too.",
-            "Set evaluation.datasetUri to other rows, or leave it out to hold rows out of the data set.",
+            "Set evaluation.dataset to other rows, or leave it out to hold rows out of the data set.",
         )
     return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
 
@@ -57,7 +57,7 @@ def split_by_hash(rows: RowSet, run: RunFile) -> Split:
             ExitCode.DatasetInvalid,
             f"No row can be held out to evaluate on: the data set has {len(drawn)} rows,"
             f" {duplicates(digests)} of them repeated.",
-            "Add different rows, or set evaluation.datasetUri.",
+            "Add different rows, or set evaluation.dataset.",
         )
     return Split(
         train=rows,

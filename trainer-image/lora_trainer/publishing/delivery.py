@@ -98,7 +98,7 @@ def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: 
     prepared, signer = delivery.prepared, delivery.signer
     return ArtifactManifest(
         run_digest=prepared.run_digest,
-        base_model=delivery.this.run.model.name,
+        base_model=delivery.this.run.model.address,
         model=prepared.model,
         data_digest=prepared.dataset.digest,
         steps=delivery.steps,
