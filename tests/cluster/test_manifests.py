@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.builders import NAMESPACE, run_body
 from tests.cluster import toolchain
 from tests.cluster.refusals import first_refusal, refusal_of
-from tests.builders import NAMESPACE, run_body
 from tests.crd_case import edited
 from tests.demo.environment import MANIFESTS, Environment
 from tests.demo.kubectl import Kubectl
