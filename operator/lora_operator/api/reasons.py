@@ -32,6 +32,9 @@ class Reason(StrEnum):
     ADAPTER_REUSED = "AdapterReused"
     """An adapter of this very run was already published; nothing was trained."""
 
+    OFFERED = "Offered"
+    """Runs may use the class. Classes only."""
+
     SPEC_INVALID = "SpecInvalid"
     """The spec, or what it was resolved to, does not fit this operator's version.
 

@@ -46,8 +46,11 @@ def class_of(sample: Path) -> Body:
 def run_file(sample: Path) -> str:
     """What the first reconcile puts into the run's ConfigMap."""
     body = read(sample)
-    body["metadata"] |= {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(T0)}
-    observed = Observed(run=parse_run(body), classes=(class_view(class_of(sample)),), jobs=())
+    stored = {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(T0)}
+    of_class = class_of(sample)
+    for each in (body, of_class):
+        each["metadata"] |= stored
+    observed = Observed(run=parse_run(body), classes=(class_view(of_class),), jobs=())
     plan = make_plan(observed, T0)
     assert plan.actions, [condition.message for condition in plan.status.conditions]
     config_map = next(a.body for a in plan.actions if isinstance(a, Create) and a.body["kind"] == "ConfigMap")
