@@ -257,7 +257,12 @@ def prepare_result(
             parameters=3_212_749_824,
             architecture="LlamaForCausalLM",
         ),
-        estimate=Estimate(memory_gib=11.5, fits=True, micro_batch=micro_batch, accumulation=accumulation),
+        estimate=Estimate(
+            memory_gib=11.5,
+            fits=True,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+        ),
         chosen=chosen(micro_batch=micro_batch, accumulation=accumulation, max_steps=max_steps),
         artifact=artifact,
         evaluation=an_evaluation() if artifact is not None else None,

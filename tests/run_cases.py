@@ -301,8 +301,19 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
     _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
     _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),
-    _changed("a queue named later", {"spec.queueName": "x"}, "spec.queueName cannot change"),
-    _changed("another queue", {"spec.queueName": "y"}, "spec.queueName cannot change", spec__queueName="x"),
-    _changed("a priority", {"spec.workloadPriorityClassName": "y"}, "spec.workloadPriorityClassName cannot change"),
+    _changed("a queue named later", {"spec.queueName": "x"}, "while the run is suspended"),
+    _changed("another queue", {"spec.queueName": "y"}, "while the run is suspended", spec__queueName="x"),
+    _changed("another queue while suspended", {"spec.queueName": "y"}, spec__queueName="x", spec__suspend=True),
+    _changed("another priority while suspended", {"spec.workloadPriorityClassName": "high"}, spec__suspend=True),
+    _changed(
+        "another queue on resuming",
+        {"spec.queueName": "y", "spec.suspend": False},
+        "while the run is suspended",
+        spec__suspend=True,
+    ),
+    _changed(
+        "another queue on suspending", {"spec.queueName": "y", "spec.suspend": True}, "while the run is suspended"
+    ),
+    _changed("a priority", {"spec.workloadPriorityClassName": "y"}, "while the run is suspended"),
     _changed("another class", {"spec.className": "y"}, "spec.className cannot change", spec__className="x"),
 )

@@ -21,7 +21,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import MODEL_CACHE, RunFile, run_digest
 from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec, source_at
 from lora_trainer.contract.spec.training import Method
@@ -57,7 +57,7 @@ def prepare(
     prepared = work / "set"
     prepared.mkdir(parents=True)
 
-    progress.update(stage=Stage.DATA)
+    progress.update(phase=Phase.DATA)
     require_possible(run)
     signer = read_signer(run, os.environ.get(SIGNING_KEY_VARIABLE, ""))
     prove_writable(run, bucket)
