@@ -41,9 +41,9 @@ STARTS = {
 """Modules that start others, and patterns of what they start."""
 
 READERS: dict[str, tuple[str, ...]] = {
-    "README.md": ("tests/commands",),
+    "README.md": ("tests/commands", "tests/unit/manifests"),
     "Makefile": ("tests/commands", "tests/unit/runner"),
-    "docs/install.md": (*DOCUMENTS, "tests/install/test_documents.py"),
+    "docs/install.md": (*DOCUMENTS, "tests/install/test_documents.py", "tests/unit/manifests"),
     "docs/operations.md": (*DOCUMENTS, "tests/install/test_documents.py"),
     "docs/*.md": DOCUMENTS,
     "*/README.md": ("tests/commands", "tests/kubectl"),
@@ -56,6 +56,7 @@ READERS: dict[str, tuple[str, ...]] = {
         "tests/cluster/test_manifests.py",
         "tests/install",
         "tests/kubectl",
+        "tests/unit/manifests",
         "tests/unit/operator/test_gitops.py",
     ),
     "manifests/monitoring/*": ("tests/unit/docs", "tests/unit/operator/test_monitoring.py", *CLUSTER),

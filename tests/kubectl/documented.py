@@ -29,8 +29,8 @@ class Documented:
 
 DOCUMENTED = (
     Documented(
-        command="kubectl apply -f manifests/samples/llama-3.2-3b.yaml",
-        prints="lorafinetune.lora-operator.io/support-tone created",
+        command="kubectl apply -f manifests/samples/first-run.yaml",
+        prints="lorafinetune.lora-operator.io/first-run created",
     ),
     Documented(command="kubectl -n NAMESPACE get lft", prints=RUN),
     Documented(command="kubectl -n team-a get lft", prints="PROGRESS"),
@@ -49,6 +49,10 @@ DOCUMENTED = (
     Documented(command="kubectl apply -k manifests/kueue", prints="clusterrolebinding"),
     Documented(command="kubectl -n team-a get workloads", prints="job-of-a-run"),
     Documented(command="kubectl -n team-a get localqueue gpus", prints="gpus"),
+    Documented(
+        command="kubectl apply -k manifests/class-viewers",
+        prints="clusterrolebinding.rbac.authorization.k8s.io/lora-operator-class-viewers created",
+    ),
     Documented(command="kubectl apply -k manifests/network/operator", prints="networkpolicy"),
     Documented(command="kubectl apply --namespace team-a -k manifests/network/tenant", prints="networkpolicy"),
     Documented(

@@ -37,10 +37,7 @@ def read(path: Path) -> Body:
 def class_of(sample: Path) -> Body:
     if sample.stem == DEMO:
         return read(MANIFESTS / "demo/class.yaml")
-    name = read(sample)["spec"].get("className", UNSET)
-    body = read(MANIFESTS / f"classes/{name}.yaml")
-    body["metadata"].setdefault("annotations", {})["lora-operator.io/is-default-class"] = str(name == UNSET).lower()
-    return body
+    return read(MANIFESTS / f"classes/{read(sample)['spec'].get('className', UNSET)}.yaml")
 
 
 def run_file(sample: Path) -> str:
