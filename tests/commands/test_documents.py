@@ -19,7 +19,7 @@ from tests.documents import Mention, commands
 from tests.kubectl.documented import DOCUMENTED
 from tests.runner.suites import PYTHON, REPOSITORY
 
-FOLLOWED = {"docs/install.md", "docs/operations.md"}
+FOLLOWED = {"docs/tasks/install.md", "docs/tasks/operate.md"}
 """Documents whose ```bash blocks tests/install/test_documents.py runs."""
 KUBECTL = {each.command for each in DOCUMENTED}
 PYTHONS = of("python", "python3")

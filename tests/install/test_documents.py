@@ -1,4 +1,4 @@
-"""The commands of docs/install.md and docs/operations.md, as they stand there, on the real cluster."""
+"""The commands of docs/tasks/install.md and docs/tasks/operate.md, as they stand there, on the real cluster."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.demo.environment import MANIFESTS, OPERATOR_IMAGE, OPERATOR_NAMESPACE
 from tests.demo.kubectl import Kubectl
 from tests.documents import commands, execute
 
-INSTALL = commands((REPOSITORY / "docs/install.md").read_text())
-OPERATIONS = commands((REPOSITORY / "docs/operations.md").read_text())
+INSTALL = commands((REPOSITORY / "docs/tasks/install.md").read_text())
+OPERATIONS = commands((REPOSITORY / "docs/tasks/operate.md").read_text())
 MEMBERS = "people-of-documents"
 """The group whose members work in the team's namespace, and can do nothing else."""
 TRANSIENT = {"events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpointslices.discovery.k8s.io", "pods"}

@@ -1,4 +1,4 @@
-"""docs/failures.md lists every way in which a run waits for somebody or fails: meaning, cause, remedy."""
+"""docs/reference/failures.md lists every way in which a run waits for somebody or fails: meaning, cause, remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
 
 from tests.unit.docs.member_texts import Text, member_texts
 
-DOCUMENT = Path(__file__).parents[3] / "docs/failures.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/failures.md"
 INTRODUCTION = """\
 # Failure catalogue
 

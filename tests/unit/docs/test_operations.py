@@ -1,4 +1,4 @@
-"""docs/operations.md knows every alert and every setting of the operator."""
+"""docs/tasks/operate.md knows every alert and every setting of the operator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 from lora_operator.settings import PREFIX, OperatorSettings
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs/operations.md").read_text()
+DOCUMENT = (ROOT / "docs/tasks/operate.md").read_text()
 
 
 def test_there_is_a_row_for_each_alert() -> None:

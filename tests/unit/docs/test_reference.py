@@ -1,4 +1,4 @@
-"""docs/reference.md says what the CRDs say."""
+"""docs/reference/fields.md says what the CRDs say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from tests.unit.docs.reference import reference
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT = ROOT / "docs/reference.md"
+DOCUMENT = ROOT / "docs/reference/fields.md"
 CRDS = ("lorafinetunes", "lorafinetuneclasses")
 INTRODUCTION = """\
 # API reference

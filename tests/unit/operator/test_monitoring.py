@@ -28,7 +28,7 @@ from tests.unit.operator.test_plan_attempts import silent_for
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "manifests" / "monitoring"
-DOCUMENT = ROOT / "docs" / "observability.md"
+DOCUMENT = ROOT / "docs" / "reference" / "metrics.md"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 OF_TARGETS = frozenset({"namespace", "pod", "container", "job", "instance", "endpoint"})
 """Labels that Prometheus itself gives to every series of a pod."""
