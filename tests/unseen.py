@@ -49,6 +49,7 @@ STARTS = {
 READERS: dict[str, tuple[str, ...]] = {
     "README.md": DOCUMENTS,
     "Makefile": ("tests/commands", "tests/unit/runner"),
+    "docs/quickstarts/*.md": (*DOCUMENTS, "tests/install/test_documents.py"),
     "docs/tasks/*.md": (*DOCUMENTS, "tests/install/test_documents.py"),
     "docs/*.md": DOCUMENTS,
     "*/README.md": DOCUMENTS,
