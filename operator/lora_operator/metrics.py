@@ -1,4 +1,4 @@
-"""Prometheus metrics of the operator, all of them. docs/observability.md lists them, and a test holds the two together.
+"""All Prometheus metrics of the operator. docs/reference/metrics.md lists them, and a test compares the two.
 
 Labels are bounded: no names of runs, pods or nodes, and of the reasons that trainers report only those that are known.
 """

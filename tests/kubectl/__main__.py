@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def lay_out(folder: Path) -> None:
-    """A reader's folder: the manifests, and the key that docs/artifacts.md makes."""
+    """A reader's folder: the manifests, and the key that docs/tasks/use-an-adapter.md makes."""
     shutil.copytree(MANIFESTS, folder / "manifests")
     (folder / "private.pem").write_bytes(private_pem(1))
 

@@ -39,6 +39,7 @@ DOCUMENTED = (
     Documented(
         command="kubectl -n team-a wait --for=condition=Finished lft/text-to-sql --timeout=6h", prints="condition met"
     ),
+    Documented(command="kubectl get lftc", prints="UNFINISHED"),
     Documented(command="kubectl explain lft.spec", prints="FIELD: spec"),
     Documented(command="kubectl explain lorafinetune.spec", prints="output\t<Object> -required-"),
     Documented(command="kubectl explain lorafinetune.spec.dataset --recursive", prints="weight"),

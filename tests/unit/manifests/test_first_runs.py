@@ -116,7 +116,7 @@ def test_the_class_in_git_is_the_sample() -> None:
 
 
 def test_the_first_run_needs_nothing_that_the_pages_have_not_made() -> None:
-    page = "\n".join(commands((ROOT / "docs/install.md").read_text()).values())
+    page = "\n".join(commands((ROOT / "docs/tasks/onboard-a-team.md").read_text()).values())
     made = set(re.findall(r"create secret generic (\S+)", page))
     run, offered = read(first_run()), class_of(first_run())
     assert secrets_of(run) <= made
