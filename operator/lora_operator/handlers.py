@@ -13,6 +13,7 @@ from lora_operator.endpoints import Endpoints
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.engine import Engine, utc_now
 from lora_operator.engine.observer import Clock
+from lora_operator.engine.served import wait_until_served
 from lora_operator.kube.gateway import Resource, connect
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
@@ -61,6 +62,7 @@ class _Shell:
             metrics.api_requests.labels(verb, resource.plural, code).inc()
 
         gateway = await self._stack.enter_async_context(connect(record=record))
+        await wait_until_served(gateway)
         self.engine = Engine(gateway=gateway, settings=self._settings, metrics=metrics, clock=self._clock)
         self.engine.start()
         self._stack.push_async_callback(self.engine.stop)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 
 GROUP = "lora-operator.io"
-VERSION = "v1alpha1"
+VERSION = "v1beta1"
+"""The version of the API that the operator speaks and the API server stores."""
+DEPRECATED_VERSIONS = ("v1alpha1",)
+"""Versions with the same schema that the API server still serves."""
 API_VERSION = f"{GROUP}/{VERSION}"
 
 RUN_KIND = "LoraFineTune"

@@ -118,7 +118,7 @@ class Tenant:
             "output": {"uri": f"s3://lora/{self.namespace}/{name}"},
         }
         metadata = {"name": name, "namespace": self.namespace}
-        body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTune", "metadata": metadata}
+        body = {"apiVersion": "lora-operator.io/v1beta1", "kind": "LoraFineTune", "metadata": metadata}
         return body | {"spec": defaults | spec}
 
     @contextmanager

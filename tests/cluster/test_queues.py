@@ -48,7 +48,7 @@ def queues(environment: Environment) -> Iterator[Kubectl]:
     spec = kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)["spec"]
     accelerator = {"gpu": {"resourceName": GPU, "memory": "24Gi"}}
     metadata = {"name": GPU_CLASS}
-    body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTuneClass", "metadata": metadata}
+    body = {"apiVersion": "lora-operator.io/v1beta1", "kind": "LoraFineTuneClass", "metadata": metadata}
     kubectl.apply(body | {"spec": spec | {"accelerator": accelerator, "defaults": {"queueName": QUEUE}}})
     yield kubectl
     kueue.remove(kubectl)

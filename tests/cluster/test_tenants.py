@@ -52,7 +52,7 @@ class Team:
     def run(self, name: str, *, class_name: str = STRICT, **spec: Any) -> dict[str, Any]:
         """A run of the team as it applies it."""
         return {
-            "apiVersion": "lora-operator.io/v1alpha1",
+            "apiVersion": "lora-operator.io/v1beta1",
             "kind": "LoraFineTune",
             "metadata": {"name": name, "namespace": self.name},
             "spec": {
@@ -248,7 +248,7 @@ def test_nobody_but_the_operator_writes_status(teams: tuple[Team, Team]) -> None
 ASK_THE_API = """
 import json, os, ssl, urllib.error, urllib.request
 address = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
-for path in ("/api/v1/secrets", "/apis/lora-operator.io/v1alpha1/lorafinetunes", "/api/v1/pods"):
+for path in ("/api/v1/secrets", "/apis/lora-operator.io/v1beta1/lorafinetunes", "/api/v1/pods"):
     try:
         answer = urllib.request.urlopen(address + path, context=ssl._create_unverified_context(), timeout=20)
         print(path, answer.status)

@@ -92,7 +92,7 @@ _BUILTINS = (
 _SCHEMALESS_CUSTOM = (
     Resource(
         group=OPERATOR_GROUP,
-        version="v1alpha1",
+        version="v1beta1",
         plural="lorafinetunes",
         kind="LoraFineTune",
         has_status=True,
@@ -102,7 +102,7 @@ _SCHEMALESS_CUSTOM = (
     ),
     Resource(
         group=OPERATOR_GROUP,
-        version="v1alpha1",
+        version="v1beta1",
         plural="lorafinetuneclasses",
         kind="LoraFineTuneClass",
         namespaced=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lora_operator.naming import CLASS_PLURAL, GROUP, RUN_PLURAL, VERSION
 
 from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_reason, scripted_class
 from tests.cluster.settings import NODE_NAME
@@ -162,6 +163,9 @@ def change_what_runs_do_not_notice(reader: Reader, team: Tenant) -> None:
 
 def leave_and_come_back(reader: Reader, team: Tenant) -> None:
     """The operator goes and comes, and finds the run as it was."""
+    reader.follow("Migrate what is stored", NEWEST=VERSION)
+    for plural in (RUN_PLURAL, CLASS_PLURAL):
+        assert team.kubectl.get("crd", f"{plural}.{GROUP}")["status"]["storedVersions"] == [VERSION]
     reader.follow("Remove the operator and keep the runs")
     assert team.kubectl.find("namespace", OPERATOR_NAMESPACE) is None
     assert ready_reason(team.run("run")) == "Training"

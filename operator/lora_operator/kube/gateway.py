@@ -16,7 +16,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from lora_operator import naming
-from lora_operator.kube.errors import NotLeading, Unavailable, error_of
+from lora_operator.kube.errors import NotFound, NotLeading, Unavailable, error_of
 
 Body = dict[str, Any]
 PAGE = 500
@@ -78,6 +78,14 @@ class Gateway:
     def writing_while(self, may_write: Callable[[], bool]) -> Gateway:
         """The same, with every write refused (NotLeading) while `may_write` says no."""
         return Gateway(self._api, record=self._record, may_write=may_write)
+
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server has this kind in this version."""
+        try:
+            found = await self._request("list", resource, f"/{resource.prefix}")
+        except NotFound:
+            return False
+        return any(entry["name"] == resource.plural for entry in found["resources"])
 
     async def get(
         self, resource: Resource, namespace: str | None, name: str, *, subresource: str | None = None

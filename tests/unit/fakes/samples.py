@@ -11,7 +11,7 @@ MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
-LFT = "/apis/lora-operator.io/v1alpha1/namespaces/default/lorafinetunes"
+LFT = "/apis/lora-operator.io/v1beta1/namespaces/default/lorafinetunes"
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
 PODS = "/api/v1/namespaces/default/pods"
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
@@ -26,7 +26,7 @@ CRD: dict[str, Any] = {
         "names": {"plural": "lorafinetunes", "kind": "LoraFineTune", "shortNames": ["lft"]},
         "versions": [
             {
-                "name": "v1alpha1",
+                "name": "v1beta1",
                 "served": True,
                 "storage": True,
                 "subresources": {"status": {}},
@@ -87,7 +87,7 @@ CRD: dict[str, Any] = {
 
 def fine_tune(name: str = "run", **spec: Any) -> dict[str, Any]:
     return {
-        "apiVersion": "lora-operator.io/v1alpha1",
+        "apiVersion": "lora-operator.io/v1beta1",
         "kind": "LoraFineTune",
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"model": "m"} | spec,

@@ -20,7 +20,7 @@ def condition(kind: str, status: str = "True", **more: str) -> dict[str, Any]:
 async def apply_status(
     http: aiohttp.ClientSession, manager: str, status: dict[str, Any], *, force: bool = True
 ) -> tuple[int, Any]:
-    body = {"apiVersion": "lora-operator.io/v1alpha1", "kind": "LoraFineTune", "status": status}
+    body = {"apiVersion": "lora-operator.io/v1beta1", "kind": "LoraFineTune", "status": status}
     query = {"fieldManager": manager, "force": str(force).lower()}
     return await call(http, "PATCH", f"{RUN}/status", body, kind=APPLY, **query)
 

@@ -23,7 +23,7 @@ from tests.unit.fakes.samples import fine_tune, job
 
 MANAGED = "app.kubernetes.io/managed-by=lora-operator"
 GROUP = "lora-operator.io"
-CUSTOM: dict[str, Any] = {"group": GROUP, "version": "v1alpha1", "namespace": "default", "plural": "lorafinetunes"}
+CUSTOM: dict[str, Any] = {"group": GROUP, "version": "v1beta1", "namespace": "default", "plural": "lorafinetunes"}
 APPLY: dict[str, Any] = {
     "field_manager": "lora-operator",
     "force": True,
@@ -47,7 +47,7 @@ def registry_of(server: FakeApiServer, seen: Seen) -> kopf.OperatorRegistry:
     def login(**_: Any) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(server=server.url)
 
-    @kopf.on.event(GROUP, "v1alpha1", "lorafinetunes", registry=registry)
+    @kopf.on.event(GROUP, "v1beta1", "lorafinetunes", registry=registry)
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
     async def note(event: kopf.RawEvent, name: str | None, **_: Any) -> None:
         seen.append((event["type"], name or ""))
@@ -165,13 +165,13 @@ async def test_the_official_client_creates_lists_and_applies_status(
     created = await custom.create_namespaced_custom_object(**CUSTOM, body=fine_tune())
     assert created["metadata"]["generation"] == 1
     status = {"conditions": [{"type": "Ready", "status": "False", "reason": "Pending"}], "step": 0}
-    identity = {"apiVersion": f"{GROUP}/v1alpha1", "kind": "LoraFineTune", "metadata": {"name": "run"}}
+    identity = {"apiVersion": f"{GROUP}/v1beta1", "kind": "LoraFineTune", "metadata": {"name": "run"}}
     body = identity | {"status": status}
     await custom.patch_namespaced_custom_object_status(**CUSTOM, name="run", body=body, **APPLY)
     body = identity | {"status": status | {"step": 3}}
     applied = await custom.patch_namespaced_custom_object_status(**CUSTOM, name="run", body=body, **APPLY)
     assert applied["status"]["step"] == 3
-    listed = await custom.list_cluster_custom_object(GROUP, "v1alpha1", "lorafinetunes")
+    listed = await custom.list_cluster_custom_object(GROUP, "v1beta1", "lorafinetunes")
     assert [item["status"]["step"] for item in listed["items"]] == [3]
     assert [request.verb for request in server.writes()] == ["create", "patch", "patch"]
 

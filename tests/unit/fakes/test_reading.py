@@ -170,7 +170,7 @@ async def test_discovery(http: aiohttp.ClientSession) -> None:
     assert (await call(http, "GET", "/api"))[1]["versions"] == ["v1"]
     groups = {group["name"] for group in (await call(http, "GET", "/apis"))[1]["groups"]}
     assert {"batch", "events.k8s.io", "coordination.k8s.io", "lora-operator.io"} <= groups
-    _, listed = await call(http, "GET", "/apis/lora-operator.io/v1alpha1")
+    _, listed = await call(http, "GET", "/apis/lora-operator.io/v1beta1")
     assert {"lorafinetunes", "lorafinetunes/status", "lorafinetuneclasses"} == {r["name"] for r in listed["resources"]}
     core = {resource["name"] for resource in (await call(http, "GET", "/api/v1"))[1]["resources"]}
     assert "pods" in core

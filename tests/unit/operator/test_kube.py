@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ async def gateway(
 
 def config_map(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": NAMESPACE}}
+
+
+async def test_what_is_served_is_told_from_what_is_not(gateway: Gateway) -> None:
+    assert await gateway.serves(RUNS)
+    assert not await gateway.serves(replace(RUNS, prefix=f"apis/{naming.GROUP}/v1"))
+    assert not await gateway.serves(replace(RUNS, plural="lorafinetunings"))
 
 
 async def test_errors_carry_the_servers_sentence_and_are_recorded(gateway: Gateway, recorded: list[Any]) -> None:
@@ -161,6 +168,6 @@ async def test_only_the_very_object_is_deleted(server: FakeApiServer, gateway: G
 
 
 def test_paths() -> None:
-    assert RUNS.path("ns", "x") == "/apis/lora-operator.io/v1alpha1/namespaces/ns/lorafinetunes/x"
-    assert RUNS.path(None) == "/apis/lora-operator.io/v1alpha1/lorafinetunes"
+    assert RUNS.path("ns", "x") == "/apis/lora-operator.io/v1beta1/namespaces/ns/lorafinetunes/x"
+    assert RUNS.path(None) == "/apis/lora-operator.io/v1beta1/lorafinetunes"
     assert EVENTS.path("ns") == "/api/v1/namespaces/ns/events"
