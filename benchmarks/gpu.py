@@ -139,7 +139,7 @@ def timeline(watched: Watched) -> dict[str, float]:
     reached: dict[str, float] = {}
     for entry in watched.log:
         name = entry.get("stage") if entry["message"] == "Stage" else entry["message"]
-        if entry["message"] in ("Stage", "Attempt 1", "Compiled code found", "Step"):
+        if entry["message"] in ("Stage", "Attempt 1", "Compiled code fetched", "Step"):
             reached.setdefault(str(name), round(datetime.fromisoformat(entry["time"]).timestamp() - watched.began, 1))
     return reached
 

@@ -98,9 +98,9 @@ def _does_not_fit(run: RunFile, cut: Cut, *, row_tokens: int, gib: float) -> Tra
     sixteen_bit = "" if run.model.in_4bit else " set model.quantization: NF4,"
     return TrainerError(
         ExitCode.DoesNotFit,
-        f"The run needs about {gib:.1f} GiB for {rows} of {row_tokens} tokens, and the class offers"
+        f"The run needs about {gib:.1f} GiB for {rows} of {row_tokens} tokens, but the class offers"
         f" {run.accelerator.memory_gib:g} GiB.",
-        f"Lower {named}model.maxSeqLength,{sixteen_bit} choose a smaller model or a class with more memory.",
+        f"Lower {named}model.maxSeqLength,{sixteen_bit} or choose a smaller model or a class with more memory.",
         needed_memory_gib=round(gib, 1),
     )
 
@@ -133,9 +133,9 @@ def accumulation_for(training: TrainingSpec, *, micro_batch: int, effective: int
         if micro_batch * named % group:
             raise TrainerError(
                 ExitCode.ConfigInvalid,
-                f"A step of {micro_batch} x {named} answers (micro-batch x training.gradientAccumulationSteps) does not"
-                f" hold whole groups of training.grpo.numGenerations {group}.",
-                "Make the product a multiple of training.grpo.numGenerations, or leave the accumulation unset.",
+                f"A step has {micro_batch} x {named} answers (micro-batch x training.gradientAccumulationSteps), which"
+                f" is not a multiple of training.grpo.numGenerations {group}.",
+                "Set training.gradientAccumulationSteps so that it is a multiple, or leave it unset.",
             )
         return named
     whole_groups = lcm(micro_batch, group) // micro_batch
@@ -148,7 +148,7 @@ def shrink(chosen: Chosen, oom_shrinks: int) -> Chosen:
     if oom_shrinks > halvings(micro_batch):
         raise TrainerError(
             ExitCode.DoesNotFit,
-            "The run ran out of memory with one row per forward pass: there is nothing left to shrink.",
+            "The run ran out of memory with one row per forward pass, which cannot be reduced.",
             "Lower model.maxSeqLength, or choose a class with more memory.",
         )
     micro_batch, accumulation = shrunk_batch(micro_batch, accumulation, times=oom_shrinks)

@@ -46,7 +46,7 @@ def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:
         asked = "a GPU" if count == 1 else f"{count} GPUs"
         raise TrainerError(
             ExitCode.GpuUnhealthy,
-            f"The pod asked for {asked} but torch {torch.__version__} sees {seen or 'none'} on node "
+            f"The pod requested {asked}, but torch {torch.__version__} sees {seen or 'none'} on node "
             f"{os.environ.get('NODE_NAME', 'unknown')}.",
             "Check the node's driver and device plugin, and that the class requests a GPU resource.",
         )
@@ -100,7 +100,7 @@ def load(
     if vllm_arguments(run) and find_spec("vllm") is None:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            "training.grpo.fastInference generates with vLLM, and the class's trainer image has none.",
+            "training.grpo.fastInference needs vLLM, which the class's trainer image does not include.",
             "Choose a class whose image is the variant with vLLM, or remove training.grpo.fastInference.",
         )
     logging.disable_progress_bar()

@@ -85,7 +85,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     if missing := [name for name in needed if not isinstance(text.get(name), int)]:
         raise TrainerError(
             ExitCode.ModelUnsupported,
-            f"The model's config.json has no {', '.join(missing)}: it is not a decoder model of the Llama kind.",
+            f"The model's config.json has no {', '.join(missing)}: it is not a decoder-only model like Llama.",
             "Set model.name to a text-generation model such as Llama, Mistral, Qwen, Gemma or SmolLM.",
         )
     hidden, heads = text["hidden_size"], text["num_attention_heads"]

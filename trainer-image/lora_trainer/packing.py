@@ -64,7 +64,7 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
     packing, reason = _packing(run, data, length=length)
     if not packing:
         loader, gpu = Loader.FAST_LANGUAGE_MODEL, run.accelerator.kind is AcceleratorKind.GPU
-        why = (f"loader {loader}: FastModel was measured to be faster for packed rows only.",) if gpu else ()
+        why = (f"loader {loader}: FastModel is faster only for packed rows.",) if gpu else ()
         return Packing(length=None, loader=loader, reasons=(reason, *why))
     # What several processes make of it was not measured.
     alone = run.parallelism.processes == 1
@@ -80,10 +80,13 @@ def _packing(run: RunFile, data: DataSize, *, length: int) -> tuple[bool, str]:
     if run.accelerator.kind is AcceleratorKind.CPU:
         return False, "packing off: it needs a GPU."
     if named is not None:
-        return named, f"packing {'on' if named else 'off'}: named by training.packing."
+        return named, f"packing {'on' if named else 'off'}: set by training.packing."
     if data.mean >= FULL_SHARE * length:
-        return False, f"packing off: rows of {data.mean:.0f} tokens in the mean fill {length} by themselves."
-    return True, f"packing on: rows have {data.mean:.0f} tokens in the mean, sequences {length}."
+        return (
+            False,
+            f"packing off: rows have {data.mean:.0f} tokens on average and already fill sequences of {length}.",
+        )
+    return True, f"packing on: rows have {data.mean:.0f} tokens on average, sequences {length}."
 
 
 def packed_row_tokens(max_seq_length: int, *, positions: int | None = None) -> int:

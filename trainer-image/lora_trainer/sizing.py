@@ -47,12 +47,12 @@ def _precision(four: Sized, sixteen: Sized | None, run: RunFile, shape: ModelSha
     """16 bits where they cost nothing but memory, and why. They are no faster: on an H200 Llama 8B's shape trained at
     15 973 tokens per second in 16 bits, at 15 958 in 4 (torch 2.11)."""
     if shape.quantized:
-        return "quantization NF4: the model's weights come quantised.", four
+        return "quantization NF4: the model's weights are already quantised.", four
     if offered_gib(run) is None:
-        return "quantization NF4: the class names no memory.", four
+        return "quantization NF4: the class does not state its memory.", four
     if sixteen is None or _cut(sixteen) != _cut(four):
         return f"quantization NF4: 16-bit weights leave too little of {run.accelerator.memory_gib:g} GiB.", four
-    return "quantization None: the class's memory has room for 16-bit weights beside all else.", sixteen
+    return "quantization None: 16-bit weights fit the class's memory and reduce no other choice.", sixteen
 
 
 def _cut(sized: Sized) -> tuple[int, int, str]:
@@ -157,7 +157,7 @@ def _dataloader_workers(run: RunFile) -> int:
 
 
 def _workers_reason(workers: int) -> tuple[str, ...]:
-    return (f"dataloaderWorkers {workers}: the GPU waits for no batch.",) if workers else ()
+    return (f"dataloaderWorkers {workers}: the GPU does not wait for batches.",) if workers else ()
 
 
 def _optim_is_open(run: RunFile) -> bool:
@@ -180,16 +180,16 @@ def _optim_reason(run: RunFile, optim: str) -> tuple[str, ...]:
     if not _optim_is_open(run):
         return ()
     if optim == FASTEST_OPTIMIZER:
-        return (f"optim {optim}: it is the fastest, and there is room for its moments of 32 bits.",)
-    why = "the class names no memory" if offered_gib(run) is None else "moments of 32 bits do not fit beside all else"
+        return (f"optim {optim}: it is the fastest, and its 32-bit moments fit the class's memory.",)
+    why = "the class does not state its memory" if offered_gib(run) is None else "32-bit moments do not fit"
     return (f"optim {optim}: {why}.",)
 
 
 def _cut_reason(run: RunFile, cut: Cut, peak: float, *, layers: int, row_tokens: int) -> str:
     offered = run.accelerator.memory_gib
-    room = f"of the class's {offered:g} GiB" if offered is not None else "and the class names no memory"
+    room = f"of the class's {offered:g} GiB" if offered is not None else "and the class does not state its memory"
     return (
-        f"micro-batch {cut.micro_batch} x {row_tokens} tokens, {cut.kept_layers} of {layers} layers kept: that needs"
+        f"micro-batch {cut.micro_batch} x {row_tokens} tokens, {cut.kept_layers} of {layers} layers kept: this needs"
         f" {needed_bytes(peak, run.accelerator.kind) / GIB:.1f} GiB {room}."
     )
 

@@ -386,5 +386,5 @@ def _damaged(uri: str, what: str) -> TrainerError:
     return TrainerError(
         ExitCode.StorageUnavailable,
         f"The files at {uri} do not match their manifest: {what}.",
-        "Delete that folder if this happens again; it is then made anew.",
+        "If this happens again, delete that folder; it is then recreated.",
     )

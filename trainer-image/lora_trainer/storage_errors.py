@@ -68,14 +68,14 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
     if bucket_missing:
         return TrainerError(
             ExitCode.StorageDenied,
-            f"The bucket {bucket!r} does not exist (to {action} {uri}).",
+            f"The bucket {bucket!r} does not exist, so the trainer could not {action} {uri}.",
             "Create the bucket, or correct the URI or the storage endpoint.",
         )
     if isinstance(error, PermissionError):
         return TrainerError(
             ExitCode.StorageDenied,
-            f"The files of {uri} may not be read by user {os.getuid()} of this pod.",
-            "Make them readable for everyone, or set fsGroup on the volume.",
+            f"User {os.getuid()} of this pod may not read the files of {uri}.",
+            "Make them readable for all users, or set fsGroup on the volume.",
         )
     if any(path in text for path in METADATA_PATHS):
         return no_credentials(uri, action=action)
@@ -120,7 +120,7 @@ def _denied_remedy(code: str | None, *, action: str, bucket: str, keys: str) -> 
     if code in BAD_CREDENTIALS:
         return f"Correct {keys} in the storage Secret."
     if code == "RequestTimeTooSkewed":
-        return "Set the clock of the node: it differs from the object store's by too much."
+        return "Set the clock of the node: it differs too much from the object store's."
     return f"Allow these credentials to {action} in bucket {bucket!r}, or correct {keys} in the Secret."
 
 

@@ -59,6 +59,6 @@ def _full() -> TrainerError:
     return TrainerError(
         ExitCode.DiskFull,
         "The volume of the model cache is full.",
-        "Delete models from it that nobody needs any more, or ask the platform team for a larger one "
-        "(modelCache.claimName).",
+        "Delete models that no run needs any more, or ask the platform team for a larger volume "
+        "(modelCache.claimName of the class).",
     )

@@ -79,7 +79,7 @@ def fetch_model(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path)
             raise TrainerError(
                 ExitCode.ConfigInvalid,
                 f"The model at {spec.name} has changed since the run was prepared.",
-                "Put the model back as it was, or apply the fine-tune under a new name.",
+                "Restore the model, or apply the LoraFineTune under a new name.",
             )
         return bucket.download_folder(spec.name, folder, wanted=lambda name: name.endswith(MODEL_FILES))
     try:

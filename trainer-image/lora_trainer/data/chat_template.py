@@ -162,5 +162,5 @@ def _invalid(message: str) -> TrainerError:
     return TrainerError(
         ExitCode.ChatTemplateInvalid,
         f"{message}.",
-        "Correct dataset.chatTemplate, or leave it out where the model has a template of its own.",
+        "Correct dataset.chatTemplate, or remove it if the model has its own template.",
     )

@@ -53,7 +53,7 @@ def find(uri: str, bucket: Bucket) -> Place:
     if not place.files:
         raise TrainerError(
             ExitCode.DatasetNotFound,
-            f"There is no data set at {uri}: neither a file nor a folder with files.",
+            f"There is no dataset at {uri}: neither a file nor a folder with files.",
             "Upload it, or correct dataset.uri (dataset.sources, evaluation.datasetUri).",
         )
     return place
@@ -79,7 +79,7 @@ def _on_hub(uri: str) -> Place:
     repository, path = named["name"], (named["path"] or "").strip("/")
     revision = unquote(named["revision"]) if named["revision"] else None
     asked = HubRepository(
-        kind="data set",
+        kind="dataset",
         name=repository,
         revision=revision,
         field="dataset.uri",

@@ -125,7 +125,8 @@ def _chats(row: Record, chosen: list[Any], rejected: list[Any], names: Mapping[s
         prompt = [{"role": "user", "content": prompt}]
         chosen, rejected = (answer[1:] if answer[:1] == prompt else answer for answer in (chosen, rejected))
     elif not isinstance(prompt, list):
-        raise RowError(f"the column {names.get('prompt', 'prompt')} is {kind_of(prompt)} instead of messages or a text")
+        column = names.get("prompt", "prompt")
+        raise RowError(f"the column {column} is {kind_of(prompt)} instead of messages or a string")
     if system := optional_text(row, "system", names):
         prompt = [{"role": "system", "content": system}, *prompt]
     for name, answer in (("chosen", chosen), ("rejected", rejected)):

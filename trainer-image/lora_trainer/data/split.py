@@ -38,8 +38,8 @@ def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
     if not any(trained_on):
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            "Every row of the data set is in the evaluation set too.",
-            "Set evaluation.datasetUri to other rows, or leave it out to hold rows out of the data set.",
+            "Every row of the dataset is also in the evaluation set.",
+            "Set evaluation.datasetUri to other rows, or remove it to hold out rows of the dataset.",
         )
     return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
 
@@ -55,7 +55,7 @@ def split_by_hash(rows: RowSet, run: RunFile) -> Split:
     if not held_out:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"No row can be held out to evaluate on: the data set has {len(drawn)} rows,"
+            f"No row can be held out for evaluation: the dataset has {len(drawn)} rows,"
             f" {duplicates(digests)} of them repeated.",
             "Add different rows, or set evaluation.datasetUri.",
         )

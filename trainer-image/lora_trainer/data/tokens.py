@@ -112,8 +112,8 @@ class RowTokenizer:
         if eos is None:
             raise TrainerError(
                 ExitCode.ModelUnsupported,
-                "The model's tokenizer names no end token (eos_token in tokenizer_config.json).",
-                "Use a model folder whose tokenizer_config.json names one.",
+                "The model's tokenizer has no end token (eos_token in tokenizer_config.json).",
+                "Use a model folder whose tokenizer_config.json sets one.",
             )
         self.template = ChatTemplate(template, special_tokens=special_tokens) if template else None
         self.eos_token_id = self._end_of_turn(eos) if self.template else eos
@@ -216,7 +216,7 @@ class RowTokenizer:
         if not self.template:
             raise TrainerError(
                 ExitCode.ChatTemplateInvalid,
-                "The rows are conversations, and the model's tokenizer has no chat template.",
+                "The rows are conversations, but the model's tokenizer has no chat template.",
                 "Set dataset.chatTemplate, or use the model's instruct version.",
             )
         rendered = self.template.render(row, train_on=train_on)

@@ -247,7 +247,7 @@ class StopWhenDiverged(TrainerCallback):
     def _ended(self, state: TrainerState, what: str, *, bad_from: int) -> TrainerError:
         # The loss of a step tells of the model before it: the update that did the harm is that of the step before.
         good = self._last_before(bad_from - 1)
-        kept = f"the last checkpoint from before is {good.uri}" if good else "there is no checkpoint from before"
+        kept = f"the last checkpoint before that is {good.uri}" if good else "there is no checkpoint before that"
         return TrainerError(
             ExitCode.Diverged,
             f"{what} at step {state.global_step} of {state.max_steps}; {kept}.",

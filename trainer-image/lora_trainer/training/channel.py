@@ -62,7 +62,7 @@ class Channel:
             if len(set(digests)) > 1:
                 raise TrainerError(
                     ExitCode.InternalError,
-                    f"The {self._count} processes of the run trained adapters that differ.",
+                    f"The {self._count} processes of the run ended with different adapters.",
                     "Report it with the pod's log; nothing was published.",
                 )
 

@@ -76,7 +76,7 @@ def fetch_step(bucket: Bucket, uri: str, *, step: int, folder: Path) -> None:
         raise TrainerError(
             ExitCode.StorageUnavailable,
             f"The checkpoint {checkpoint_uri}, which the run still needs, is gone.",
-            "The work folder of a run must stay until the run is done; apply the fine-tune under a new name.",
+            "Apply the LoraFineTune under a new name, and keep a run's work folder until the run is done.",
         )
     bucket.fetch_files(manifest.files, checkpoint_uri, folder)
 
@@ -84,9 +84,9 @@ def fetch_step(bucket: Bucket, uri: str, *, step: int, folder: Path) -> None:
 def _foreign(checkpoint: Checkpoint, *, fingerprint: str) -> TrainerError:
     return TrainerError(
         ExitCode.ConfigInvalid,
-        f"The checkpoint {checkpoint.uri} was made by another run (digest {fingerprint[:12]}): the data set, the base "
+        f"The checkpoint {checkpoint.uri} belongs to another run (digest {fingerprint[:12]}): the dataset, the base "
         "model or a setting has changed since.",
-        "Apply the fine-tune under a new name, or put the data set and the model back as they were.",
+        "Apply the LoraFineTune under a new name, or restore the dataset and the model.",
     )
 
 

@@ -87,11 +87,11 @@ class CompileCache:
                 for file in manifest.files:
                     unpack(Path(temporary) / file.path, self._folder)
         except (TrainerError, OSError, tarfile.TarError) as error:
-            log.warning("Compiled code at %s is not used: %s", self._uri, error)
+            log.warning("Compiled code at %s cannot be used: %s", self._uri, error)
             return False
         self._found = True
         size = sum(file.size for file in manifest.files)
-        log.info("Compiled code found", extra={"fields": told(self._uri, size, began)})
+        log.info("Compiled code fetched", extra={"fields": log_fields(self._uri, size, began)})
         return True
 
     def first_steps_done(self) -> threading.Thread:
@@ -105,7 +105,7 @@ class CompileCache:
     def _condemned(self) -> bool:
         if not self._trial or self._bucket.read_if_there(self._trial) != self._fingerprint.encode():
             return False
-        log.warning("An attempt ended in its first steps with the code compiled at %s: it is compiled anew", self._uri)
+        log.warning("An attempt ended in its first steps with the compiled code at %s: compiling again", self._uri)
         self._bucket.delete(f"{self._uri}/{MANIFEST}")
         self._bucket.delete(self._trial)
         return True
@@ -115,7 +115,7 @@ class CompileCache:
             if self._trial:
                 self._bucket.delete(self._trial)
         except TrainerError as error:
-            log.warning("The next attempt will not use the code compiled at %s: %s", self._uri, error)
+            log.warning("The next attempt will not use the compiled code at %s: %s", self._uri, error)
 
     def _publish(self) -> None:
         began = time.monotonic()
@@ -130,9 +130,9 @@ class CompileCache:
                     manifest=lambda files: SetManifest(fingerprint=self._fingerprint, files=files),
                 )
         except (TrainerError, OSError, tarfile.TarError) as error:
-            log.warning("Compiled code is not kept at %s: %s", self._uri, error)
+            log.warning("Compiled code could not be published to %s: %s", self._uri, error)
             return
-        log.info("Compiled code kept", extra={"fields": told(self._uri, size, began)})
+        log.info("Compiled code published", extra={"fields": log_fields(self._uri, size, began)})
 
 
 def pack(folder: Path, target: Path) -> int:
@@ -162,6 +162,6 @@ def unpack(archive: Path, folder: Path) -> None:
                 shutil.move(path, target)
 
 
-def told(uri: str, size: int, began: float) -> dict[str, object]:
-    """What the log says of it."""
+def log_fields(uri: str, size: int, began: float) -> dict[str, object]:
+    """Fields of a log record about compiled code."""
     return {"uri": uri, "megabytes": round(size / 1e6, 1), "seconds": round(time.monotonic() - began, 1)}

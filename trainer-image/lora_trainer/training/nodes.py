@@ -151,8 +151,8 @@ class Nodes:
             self._leave(
                 TrainerError(
                     ExitCode.PeerLost,
-                    f"The pod of node {line.node} of {self.place.nodes} went away, so this one ended too.",
-                    "The next attempt goes on from the last checkpoint.",
+                    f"The pod of node {line.node} of {self.place.nodes} was lost, so this pod ended too.",
+                    "The next attempt resumes from the last checkpoint.",
                 )
             )
 
@@ -174,7 +174,7 @@ class Nodes:
             if node in self._missing:
                 self._hold(connection, node)
                 if not self._missing:
-                    log.info("All %d nodes are here", self.place.nodes)
+                    log.info("All %d nodes are connected", self.place.nodes)
             else:
                 connection.close()
 
@@ -218,8 +218,9 @@ class Nodes:
         who = ", ".join(str(node) for node in sorted(missing))
         return TrainerError(
             ExitCode.PeerLost,
-            f"The pod of node {who} of {self.place.nodes} did not come within {self._patience / 60:.0f} minutes.",
-            "See what holds that pod back (kubectl describe pod); a queue (spec.queueName) starts all pods together.",
+            f"The pod of node {who} of {self.place.nodes} did not connect within {self._patience / 60:.0f} minutes.",
+            "Check why that pod does not start (kubectl describe pod). With a queue (spec.queueName), all pods start"
+            " together.",
         )
 
 

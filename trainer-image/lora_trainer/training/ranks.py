@@ -125,8 +125,8 @@ class Ranks:
             return TrainerError(ExitCode(code), f"{outcome.message} (process {which})", outcome.remedy)
         return TrainerError(
             ExitCode.ProcessLost,
-            f"Process {which} ended with code {code} and no explanation.",
-            "Read the pod's log; host memory that runs out is the most frequent cause.",
+            f"Process {which} exited with code {code} and without a message.",
+            "Check the pod's log. The most frequent cause is that host memory ran out.",
         )
 
     def _word(self, local: int) -> Path:

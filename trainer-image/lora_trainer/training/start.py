@@ -75,13 +75,13 @@ def fetch_prepared(this: Attempt) -> tuple[Attempt, Prepared]:
     Raises TrainerError."""
     uri = prepared_uri(this.run)
     found = this.bucket.read_manifest(uri, SetManifest)
-    remedy = "The work folder of a run must stay until the run is done; apply the fine-tune under a new name."
+    remedy = "Apply the LoraFineTune under a new name, and keep a run's work folder until the run is done."
     if found is None:
         raise TrainerError(ExitCode.StorageUnavailable, f"There is no complete prepared set at {uri}.", remedy)
     this.bucket.fetch_files(found.files, uri, this.prepared)
     prepared = read_prepared(this.prepared)
     if prepared.result.run_digest != found.fingerprint:
-        raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} is of two runs.", remedy)
+        raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} mixes two runs.", remedy)
     return replace(this, run=as_prepared(this.run, prepared.result)), prepared
 
 
@@ -101,7 +101,7 @@ def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
             ExitCode.ConfigInvalid,
             f"The run file (digest {digest[:12]}) is not the one that the run was prepared with (digest "
             f"{prepared.run_digest[:12]}): its ConfigMap or the trainer image was replaced.",
-            "Apply the fine-tune under a new name.",
+            "Apply the LoraFineTune under a new name.",
         )
     return run
 
@@ -173,8 +173,8 @@ def interrupted(place: Place, progress: ProgressServer) -> TrainerError:
     """The ending of a pod that was asked to stop."""
     now = progress.progress
     if place.node:
-        message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes go on together later."
+        message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes resume together later."
     else:
-        kept = f"; the next attempt goes on from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
+        kept = f"; the next attempt resumes from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
         message = f"Stopped on request while {now.stage} at step {now.step}{kept}."
     return TrainerError(ExitCode.Interrupted, message)
