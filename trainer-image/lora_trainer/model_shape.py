@@ -1,4 +1,4 @@
-"""The numbers of a model's config.json that decide its memory and its work. Pure."""
+"""The numbers in a model's config.json that determine its memory and its compute. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A decoder model of the Llama kind."""
+    """The dimensions of a decoder-only model like Llama."""
 
     hidden: int
     layers: int
@@ -25,11 +25,11 @@ class ModelShape:
     kv_heads: int
     head_size: int
     positions: int | None
-    """Tokens of the longest sequence that it knows."""
+    """Tokens of the longest sequence that it supports."""
     experts: int
     tied_embeddings: bool
     quantized: bool
-    """Whether its weights come quantised."""
+    """Whether its weights are already quantised."""
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:

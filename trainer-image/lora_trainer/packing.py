@@ -14,12 +14,12 @@ from lora_trainer.contract.spec.training import Method
 
 SHORTEST_PACKED_ROW = 2048
 FULL_SHARE = 0.9
-"""Rows that fill so much of a sequence in the mean are not packed: there is next to nothing to gain."""
+"""Rows that fill this share of a sequence on average are not packed, because there is little to gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSize:
-    """The numbers of the data set that decide the run's size."""
+    """The numbers of the dataset that determine the run's size."""
 
     lengths: Sequence[int]
     """Tokens of the longest sequence of each row that is trained on, in their order."""
@@ -54,7 +54,7 @@ class Packing:
 
 
 def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Packing:
-    """How the rows become sequences, and who trains them. `positions` are those that the model knows.
+    """Choose whether rows are packed, and with which loader they are trained. `positions` are those of the model.
 
     Measured on an H200 (torch 2.11, Llama 8B's shape, 16k tokens a step, in tokens per second): packed chats of mixed
     lengths 16 200 through FastModel, whose compiled layers take them, and 10 100 through FastLanguageModel; full rows
@@ -66,7 +66,7 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
         loader, gpu = Loader.FAST_LANGUAGE_MODEL, run.accelerator.kind is AcceleratorKind.GPU
         why = (f"loader {loader}: FastModel is faster only for packed rows.",) if gpu else ()
         return Packing(length=None, loader=loader, reasons=(reason, *why))
-    # What several processes make of it was not measured.
+    # FastModel was not measured with several processes.
     alone = run.parallelism.processes == 1
     loader = Loader.FAST_MODEL if alone else Loader.FAST_LANGUAGE_MODEL
     why = "it is the fastest for packed rows" if alone else "several GPUs share each step"

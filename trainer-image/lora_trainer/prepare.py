@@ -1,7 +1,7 @@
-"""`python -m lora_trainer prepare`: everything that can be found out before an accelerator is taken.
+"""`python -m lora_trainer prepare`: everything that can be checked before the run needs an accelerator.
 
-Proves the bucket writable, pins the model, reads, checks and tokenises the rows once, holds some out, sizes the run and
-publishes the prepared set. Loads no weights and imports no torch; where the class has a model cache, it downloads them.
+Checks that the bucket is writable, pins the model, reads, checks and tokenises the rows once, holds out some, sizes the
+run and publishes the prepared set. Does not load weights or import torch; with a model cache, it downloads weights.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def prove_writable(run: RunFile, bucket: Bucket) -> None:
 
 
 def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -> Data:
-    """Tokenise the data set, and the evaluation set where it has one of its own, and hold rows out where not."""
+    """Tokenise the dataset and its evaluation set, or hold out rows where there is no evaluation set."""
     bad, evaluation_bad = BadRows(), BadRows()
     specs = run.dataset.all_sources()
     if not specs:
@@ -157,7 +157,7 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
 def open_sources(
     specs: Sequence[SourceSpec], *, method: Method, bucket: Bucket, work: Path, bad: BadRows
 ) -> list[OpenSource]:
-    """Find files and format of every source; of several, messages name the number."""
+    """Find the files and format of every source. Messages name the number of the source where there are several."""
     labels = [f"sources[{number}] " if len(specs) > 1 else "" for number in range(len(specs))]
     return [
         open_source(spec, method, bucket=bucket, scratch=work / str(number), bad=bad, label=label)
@@ -166,7 +166,7 @@ def open_sources(
 
 
 def row_limits(run: RunFile) -> Limits:
-    """What happens to long rows; the rows of GRPO are prompts."""
+    """How long rows are handled; the rows of GRPO are prompts."""
     if grpo := run.training.grpo:
         field = "training.grpo.maxPromptLength"
         return Limits(max_length=grpo.max_prompt_length, field=field, overlength=run.dataset.overlength)
@@ -196,7 +196,7 @@ def publish_report(report: DataReport, run: RunFile, bucket: Bucket) -> None:
 
 
 def require_short(rows: RowSet, run: RunFile) -> None:
-    """Raise DatasetInvalid where rows are too long and none may be."""
+    """Raise DatasetInvalid where rows are too long and the run does not allow this."""
     limits = rows.limits
     if rows.overlong.count:
         raise TrainerError(
@@ -209,7 +209,7 @@ def require_short(rows: RowSet, run: RunFile) -> None:
 
 
 def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
-    """Raise DatasetInvalid, with the reason that left out most of them, where no row is left."""
+    """Raise DatasetInvalid with the most frequent reason where no row is left."""
     if rows.digests:
         return
     dropped = rows.report.dropped

@@ -1,4 +1,4 @@
-"""Every number that a run leaves open, so that it fits the class's memory and fills the accelerator, and why. Pure."""
+"""Chooses every number that a run leaves unset, so that it fits the class's memory and uses it well. Pure."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
 
 def _precision(four: Sized, sixteen: Sized | None, run: RunFile, shape: ModelShape) -> tuple[str, Sized]:
-    """16 bits where they cost nothing but memory, and why. They are no faster: on an H200 Llama 8B's shape trained at
-    15 973 tokens per second in 16 bits, at 15 958 in 4 (torch 2.11)."""
+    """16-bit weights where they reduce no other choice, and why. They are no faster: on an H200, Llama 8B's shape
+    trained at 15 973 tokens per second in 16 bits, and at 15 958 in 4 bits (torch 2.11)."""
     if shape.quantized:
         return "quantization NF4: the model's weights are already quantised.", four
     if offered_gib(run) is None:
@@ -56,7 +56,7 @@ def _precision(four: Sized, sixteen: Sized | None, run: RunFile, shape: ModelSha
 
 
 def _cut(sized: Sized) -> tuple[int, int, str]:
-    """What less memory takes away."""
+    """The choices that less memory reduces."""
     chosen = sized[1]
     return chosen.per_device_train_batch_size, chosen.kept_layers, chosen.optim
 
@@ -127,8 +127,8 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
 
 def generates_itself(training: TrainingSpec) -> bool:
-    """Whether the model writes the answers of a whole step at once: GRPO, where vLLM does not do it in a share of its
-    own."""
+    """Whether the model itself generates the answers of a whole step at once: GRPO without vLLM, which would have its
+    own share of memory."""
     return training.grpo is not None and not training.grpo.fast_inference
 
 
@@ -161,13 +161,13 @@ def _workers_reason(workers: int) -> tuple[str, ...]:
 
 
 def _optim_is_open(run: RunFile) -> bool:
-    """Whether the user names none, and the accelerator has the one that takes the least memory."""
+    """Whether the user sets no optimizer, and the default is one with 8-bit moments."""
     return run.training.optim is None and run.optim in EIGHT_BIT_OPTIMIZERS
 
 
 def _optim(run: RunFile, shape: ModelShape, peak: float) -> tuple[str, float]:
-    """The optimizer, and what its moments take beside a predicted peak: the fastest where it is open and memory is
-    left."""
+    """The optimizer, and the memory of its moments in addition to the predicted peak: the fastest optimizer where the
+    user sets none and memory is left."""
     more = MORE_BYTES_OF_32_BIT_MOMENTS * shape.lora_parameters(run.lora)
     offered = offered_gib(run)
     if not _optim_is_open(run) or offered is None:

@@ -1,7 +1,7 @@
-"""`python -m lora_trainer verify`: proves that a published adapter is whole, loads and works, in a process that knows
-nothing but the bucket and the base model. Train runs it; so may anybody, anywhere, as often as they like.
+"""`python -m lora_trainer verify`: verifies that a published adapter is complete, loads and works.
 
-Loads as a user would, through transformers and PEFT, without Unsloth.
+Runs in its own process, which knows only the bucket and the base model. Train runs it; users may run it anywhere. Loads
+the adapter as a user would, through transformers and PEFT, without Unsloth.
 """
 
 from __future__ import annotations

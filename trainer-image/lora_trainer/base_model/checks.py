@@ -1,4 +1,4 @@
-"""What can be said against a base model before anything is loaded: it and the spec do not go together. Pure."""
+"""Checks whether a base model can be used with the spec, before anything is loaded. Pure."""
 
 from __future__ import annotations
 

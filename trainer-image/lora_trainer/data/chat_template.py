@@ -1,7 +1,7 @@
 """Renders conversations with a Jinja chat template, and finds the answers in the result. Knows text, not tokens.
 
 Follows what transformers does (its own code would import torch): the same environment, filters and globals. Two things
-differ. The day is fixed, because templates that write today's date would give the same data set another digest
+differ. The day is fixed, because templates that write today's date would give the same dataset another digest
 tomorrow. And `{% generation %}` blocks are passed through, as the answers are found by comparing renderings.
 """
 
@@ -55,7 +55,7 @@ class Rendered:
 
 
 class ChatTemplate:
-    """A compiled template. Raises ChatTemplateInvalid where it does not compile or not render a plain conversation."""
+    """A compiled template. Raises ChatTemplateInvalid where it does not compile or cannot render a plain chat."""
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
         """`special_tokens` are the variables that templates use: bos_token, eos_token, ..."""

@@ -1,6 +1,6 @@
-"""Shapes of a data-set row: which one it is, and one normaliser per shape into a frozen row. Pure; reads no file.
+"""Row formats: detects the format of a dataset, and has one normaliser per format. Pure; reads no file.
 
-A normaliser raises RowError with the reason why a row cannot be used; who calls it knows file and line.
+A normaliser raises RowError with the reason why a row cannot be used; its caller knows file and line.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Turn:
     role: str
     content: str
     extra: Mapping[str, Any]
-    """What else the chat template may use: tool_calls, name, reasoning_content, ..."""
+    """Other fields that the chat template may use: tool_calls, name, reasoning_content, ..."""
 
     def message(self) -> dict[str, Any]:
         """The form that chat templates read."""

@@ -20,7 +20,7 @@ from lora_trainer.storage import Bucket
 
 HUB_URI = re.compile(r"hf://datasets/(?P<name>[^/]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
 HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Files that describe a data set instead of holding its rows."""
+"""Files that describe a dataset instead of holding its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def _chats(row: Record, chosen: list[Any], rejected: list[Any], names: Mapping[s
         shared = max(0, min(_agreeing(chosen, rejected), len(chosen) - 1, len(rejected) - 1))
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif isinstance(prompt, str):
-        # Data sets repeat the prompt as the first message of both answers.
+        # Datasets repeat the prompt as the first message of both answers.
         prompt = [{"role": "user", "content": prompt}]
         chosen, rejected = (answer[1:] if answer[:1] == prompt else answer for answer in (chosen, rejected))
     elif not isinstance(prompt, list):

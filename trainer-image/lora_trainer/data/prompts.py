@@ -1,4 +1,4 @@
-"""The user's own prompts as token ids: asked exactly as the rows of the data set ask."""
+"""The user's own prompts as token ids: asked exactly as the rows of the dataset ask."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Question:
     asked: Conversation | Completion
     """The prompt with an answer that stands for any."""
     prompt: Any
-    """The prompt as in the data set: messages or a text."""
+    """The prompt as in the dataset: messages or a text."""
     columns: Mapping[str, Any]
 
 

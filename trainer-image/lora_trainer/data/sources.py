@@ -38,8 +38,8 @@ class Record:
 def read_records(place: Place, *, uri: str, scratch: Path, bad: BadRows, label: str = "") -> Iterator[Record]:
     """The rows of a place's data files, in the order of their names.
 
-    A row that cannot be parsed is noted in `bad`, and reading goes on; `label` stands before every file's name in
-    messages. Raises DatasetInvalid where there is no data file or one that cannot be read at all. Holds one file in
+    A row that cannot be parsed is noted in `bad`, and reading continues. `label` precedes every file's name in
+    messages. Raises DatasetInvalid where there is no data file, or one that cannot be read at all. Holds one file in
     `scratch` at a time.
     """
     scratch.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _with_arrow(codec: str) -> Callable[[Path], BinaryIO]:
 DECOMPRESSORS: Mapping[str, Callable[[Path], BinaryIO]] = {
     ".gz": lambda path: cast(BinaryIO, gzip.GzipFile(path)),
     ".bz2": lambda path: cast(BinaryIO, bz2.BZ2File(path)),
-    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 - who reads it closes it
+    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 - the reader closes it
     ".zst": _with_arrow("zstd"),
     ".lz4": _with_arrow("lz4"),
 }
@@ -126,7 +126,7 @@ READ_ERRORS = (
     lzma.LZMAError,
     zipfile.BadZipFile,
     zlib.error,
-    RuntimeError,  # zipfile's word for an archive with a password
+    RuntimeError,  # raised by zipfile for an archive with a password
 )
 
 Reader = Callable[[BinaryIO, str, BadRows], Iterator[Record]]

@@ -91,7 +91,7 @@ def draw(rows: RowSet, run: RunFile) -> list[int]:
 def hold_out(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:
     """Which rows are evaluated on: `rows` of them, chosen by a hash of seed and contents, so in any order of the data.
 
-    A row that stands in the data set twice is never chosen, as its twin would be trained on.
+    A row that occurs in the dataset more than once is never chosen, because its duplicate would be trained on.
     """
     counts = Counter(digests)
     key = seed.to_bytes(8, "big")
@@ -113,7 +113,7 @@ def first_of_each(digests: Sequence[bytes], *, seed: int, rows: int) -> list[boo
 
 
 def duplicates(digests: Sequence[bytes]) -> int:
-    """Rows that stand in the data set already."""
+    """Number of rows that repeat an earlier one."""
     return len(digests) - len(set(digests))
 
 

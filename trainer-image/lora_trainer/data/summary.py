@@ -1,4 +1,4 @@
-"""What status and data-report.json say of the data set. Reads the first tokenised rows back as samples."""
+"""Figures of the dataset for status and data-report.json. Reads the first tokenised rows back as samples."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SourceReport(WireModel):
 
 
 class SetReport(WireModel):
-    """One set of rows: those of the data set, or those of an evaluation set of its own."""
+    """One set of rows: those of the dataset, or those of an evaluation set of its own."""
 
     sources: tuple[SourceReport, ...]
     """Where the rows come from."""
@@ -90,11 +90,11 @@ class DataReport(WireModel):
     """data-report.json: what prepare found in the data, also where it failed."""
 
     train: SetReport
-    """The data set."""
+    """The dataset."""
     evaluation: SetReport | None = None
     """The evaluation set, where the run names one."""
     held_out: int = 0
-    """Rows of the data set, or of the evaluation set, that are evaluated on."""
+    """Rows of the dataset, or of the evaluation set, that are evaluated on."""
     leaked_prompts: int = 0
     """Rows trained on that ask what a row evaluated on asks too."""
 
@@ -135,7 +135,7 @@ def data_report(data: Data) -> DataReport:
 
 
 def dataset_figures(report: DataReport, split: Split, *, uri: str, samples: int) -> DatasetFigures:
-    """What status shows of the data set, with so many `samples`; `uri` is where the report stands."""
+    """Figures of the dataset for status, with at most `samples` samples; `uri` is the URI of the report."""
     train = report.train
     return DatasetFigures(
         format=", ".join(dict.fromkeys(source.format for source in train.sources if source.format)),

@@ -94,7 +94,7 @@ class Draft:
     spans: tuple[Span, ...]
     prompt_end: int
     plain: bool
-    """Plain text: the tokenizer adds its begin token and we the end token, which templates write themselves."""
+    """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
     completion: str
 
@@ -163,7 +163,7 @@ class RowTokenizer:
         return [self._row(draft, next(plain if draft.plain else chats)) for draft in drafts]
 
     def prompt(self, draft: Draft) -> tuple[str, list[int]]:
-        """What asks for the draft's last answer: a text, and the ids that the tokenizer turns it into by itself."""
+        """The prompt of the draft's last answer: its text, and the ids that the tokenizer makes of it."""
         text = draft.text[: draft.prompt_end]
         ids = self._backend.encode(text).ids
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:

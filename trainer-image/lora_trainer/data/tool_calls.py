@@ -1,6 +1,6 @@
 """Tools and calls of tools in a row, in the one form that chat templates read: lists of objects, arguments parsed.
 
-Data sets write them as JSON texts as often as not. Pure.
+Many datasets write them as JSON strings. Pure.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def length_step(run: RunFile) -> int | None:
 
 
 def finish(trainer: Trainer, model: PeftModel) -> None:
-    """Undo what TRL does to every trainer and we do not want."""
+    """Undo changes of TRL that this trainer does not want."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -1,6 +1,6 @@
-"""From an adapter's local folder to a published and proven one: upload, verify, gate, manifest, other formats.
+"""Publishes an adapter from its local folder: upload, verify, gate, manifest, other formats.
 
-The trainer's process decides and uploads; what is proven is proven in fresh processes.
+This process decides and uploads; verification runs in new processes.
 """
 
 from __future__ import annotations

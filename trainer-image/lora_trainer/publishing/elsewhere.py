@@ -1,4 +1,4 @@
-"""Runs a stage of the trainer in a fresh process: what is proven there owes nothing to this one's memory."""
+"""Runs a stage of the trainer in a new process, so that its result does not depend on this one's memory."""
 
 from __future__ import annotations
 

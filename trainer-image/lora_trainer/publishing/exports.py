@@ -1,4 +1,4 @@
-"""`python -m lora_trainer export`: writes an adapter in the formats that other programs load, and proves each one.
+"""`python -m lora_trainer export`: writes an adapter in the formats that other programs load, and verifies each one.
 
 Runs in a process of its own, on an adapter's local folder; uploads nothing.
 """

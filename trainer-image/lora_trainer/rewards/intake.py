@@ -1,7 +1,7 @@
-"""What prepare does about rewards: refuses what cannot work, and takes the user's code into the prepared set.
+"""Checks rewards in prepare, and copies the user's code into the prepared set.
 
-From then on the code is fixed: train runs this copy, whatever becomes of the ConfigMap. It is read but not run here, as
-the slim image that prepares has not the libraries that it may import.
+Train runs this copy, even if the ConfigMap changes later. Prepare reads the code but does not run it, because its slim
+image lacks the libraries that the code may import.
 """
 
 from __future__ import annotations

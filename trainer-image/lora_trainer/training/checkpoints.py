@@ -1,4 +1,4 @@
-"""Checkpoints in the bucket: published in the background while training goes on, found and fetched again to resume.
+"""Checkpoints in the bucket: published in the background during training, and fetched again to resume.
 
 A checkpoint is a set in the folder step-N. Nothing here knows what its files mean, only which must be there.
 """
@@ -20,7 +20,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 
 STEPS_UNTIL_PROVEN = 2
-"""The loss of the step after a checkpoint tells of its model, and is known when the step after that is saved."""
+"""The loss of the step after a checkpoint measures its model, and is known when the step after that is saved."""
 TRAINER_STATE = "trainer_state.json"
 """transformers' own record, with the log of all steps so far."""
 NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
@@ -125,7 +125,7 @@ class CheckpointWriter:
     def submit(self, folder: Path, *, step: int, best_step: int | None = None) -> None:
         """Publish `folder` as the checkpoint of `step` and delete it. The caller must not touch it any more.
 
-        The checkpoint of `best_step` stays in the bucket besides the newest ones.
+        The checkpoint of `best_step` stays in the bucket in addition to the newest ones.
         """
         missing = [name for name in self._needed if not (folder / name).is_file()]
         if missing:

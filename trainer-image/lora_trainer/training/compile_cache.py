@@ -1,9 +1,9 @@
-"""What torch and Triton compiled in the first steps of a run, kept in the bucket for later runs of the same shape.
+"""Keeps what torch and Triton compiled in the first steps of a run in the bucket, for later runs of the same shape.
 
-Compiled code is executed by whoever loads it. It comes from nowhere but the work folder of the run's own namespace,
-whose pods have the same rights as this one, and is compared with the sha256 of its manifest. No run needs it: whatever
-is wrong with it is logged, and the run compiles for itself. An attempt that ends in its first steps with such code
-leaves a mark, at which the next attempt throws the code away: it may have been what killed the process.
+A process that loads compiled code executes it. The code comes only from the work folder of the run's own namespace,
+whose pods have the same permissions as this one, and is compared with the sha256 of its manifest. No run depends on it:
+problems are logged, and the run compiles again. An attempt that ends in its first steps with such code leaves a mark,
+and the next attempt deletes the code, because it may have killed the process.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CompileCache:
     """The compiled code of one run's shape: `folder` on this node, and its copy in the bucket."""
 
     def __init__(self, run: RunFile, *, bucket: Bucket, fingerprint: str, folder: Path, marks: bool = True) -> None:
-        """One of the nodes of an attempt `marks` that the code is on trial."""
+        """One node of an attempt `marks` that the code is on trial, until the first steps are done."""
         self._bucket = bucket
         self._uri = compiled_uri(run, fingerprint)
         self._trial = trial_uri(run) if marks else None
@@ -71,8 +71,7 @@ class CompileCache:
         self._found = False
 
     def fetch(self) -> bool:
-        """Fill the folder from the bucket, and say whether there was anything. Must be called before anything is
-        compiled."""
+        """Fill the folder from the bucket, and return whether there was any code. Call it before anything compiles."""
         began = time.monotonic()
         try:
             if self._condemned():
@@ -95,8 +94,8 @@ class CompileCache:
         return True
 
     def first_steps_done(self) -> threading.Thread:
-        """Publish what is in the folder, or end its trial where it came from the bucket. Returns the thread that does
-        it, for which nobody needs to wait."""
+        """Publish the folder, or end the trial of code from the bucket. Returns the thread that does so; callers need
+        not wait for it."""
         do = self._acquit if self._found else self._publish
         thread = threading.Thread(target=do, name="compiled", daemon=True)
         thread.start()

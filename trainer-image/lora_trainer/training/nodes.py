@@ -1,7 +1,7 @@
-"""The pods of a run on several nodes: how they find each other, and how the end of one becomes the end of all.
+"""Connects the pods of a run on several nodes, and ends all of them when one ends.
 
-Each further node holds a line to the first one: a TCP connection with a message of JSON per line. What is trained goes
-another way, through torch.distributed, in which a peer that is gone may show as an error like any other, or not at all.
+Each further node keeps a TCP connection to the first one, with one JSON message per line. Training uses
+torch.distributed instead, where a lost peer may show as any error, or not at all.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lora_trainer.training.ranks import GRACE_SECONDS
 from lora_trainer.training.stopping import StopRequest
 
 ARRIVAL_SECONDS = 15 * 60
-"""How long the pods wait for each other: to pull an image takes minutes, and a node may be without room for a pod."""
+"""How long the pods wait for each other: pulling an image takes minutes, and a node may have no room for a pod."""
 HELLO_SECONDS = 5
 LONGEST_HELLO = 512
 RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 30
-"""A node that the network does not reach for so long is lost."""
+"""A node that cannot be reached for this long is lost."""
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,11 @@ class Place:
 
 
 class Nodes:
-    """The other nodes, while used as a context manager. None where the run has a single one.
+    """The connections to the other nodes, while used as a context manager. No connections where there is one node.
 
-    A further node begins with a line to the first one. The first one waits for nobody until `agree`: it may find that
-    there is nothing to do for the others, who need not even be there. A node that goes away ends this process through
-    `leave`, as PeerLost; leaving the block tells the others that this one needs them no longer, those too that come
-    only then.
+    A further node starts by connecting to the first one. The first one waits for the others only in `agree`, because it
+    may find that no step is left for them. A node that is lost ends this process through `leave`, as PeerLost. Leaving
+    the block tells the others, also those that connect later, that this node no longer needs them.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Nodes:
         leave: Callable[[TrainerError], NoReturn],
         patience: float = ARRIVAL_SECONDS,
     ) -> None:
-        """`attempt` is the same in all pods of an attempt and in no others: an address may be another pod's by now."""
+        """`attempt` identifies the pods of one attempt, because an address may meanwhile belong to another pod."""
         self.place = place
         self._attempt = attempt
         self._stop = stop
@@ -104,9 +103,9 @@ class Nodes:
             line.hang_up()
 
     def agree(self, plan: Message | None = None) -> Message | None:
-        """Wait until all nodes are here; the first one's `plan`, None where it is done and needs the others no longer.
+        """Wait until all nodes are connected. Returns the first node's `plan`, or None where it needs them no longer.
 
-        Only the first node has a plan. Raises PeerLost where a node does not come.
+        Only the first node passes a plan. Raises PeerLost where a node does not connect.
         """
         if self.place.node == 0:
             self._await_arrivals()
@@ -118,7 +117,7 @@ class Nodes:
         return self._told.get()
 
     def leave(self, error: TrainerError) -> NoReturn:
-        """End this process, in case of a bug after a moment in which another node's end may show as its cause."""
+        """End this process. For a bug, wait a moment first, because the loss of another node may be its cause."""
         if error.code is ExitCode.InternalError:
             self._await_cause()
         self._leave(error)
@@ -145,8 +144,7 @@ class Nodes:
                 self._told.put(None)
         if not (line.done or self._closing):
             self._lost.set()
-            # That pod's end is to be known first: then the Job controller deletes this pod, with its termination
-            # message.
+            # Let the Job controller see that pod's end first. It then deletes this pod with its termination message.
             time.sleep(GRACE_SECONDS)
             self._leave(
                 TrainerError(
@@ -161,13 +159,13 @@ class Nodes:
         line = _Line(connection, node)
         with self._arrivals:
             self._lines.append(line)
-            if self._done:  # it comes too late to be told with the others
+            if self._done:  # it connected after the others were told
                 line.send({"done": True})
             self._arrivals.notify_all()
         threading.Thread(target=self._listen, args=(line,), name=f"node-{node}", daemon=True).start()
 
     def _receive(self, server: socket.socket) -> NoReturn:
-        """Hold a line to each further node that calls, for as long as this process lives."""
+        """Accept the connections of further nodes, as long as this process lives."""
         while True:
             connection, _ = server.accept()
             node = self._welcomed(connection)
@@ -180,7 +178,7 @@ class Nodes:
 
     @property
     def _missing(self) -> set[int]:
-        """The further nodes that have not called yet."""
+        """The further nodes that have not connected yet."""
         return set(range(1, self.place.nodes)) - {line.node for line in self._lines}
 
     def _await_arrivals(self) -> None:
@@ -189,7 +187,7 @@ class Nodes:
                 raise self._alone(*self._missing)
 
     def _welcomed(self, connection: socket.socket) -> int | None:
-        """The number of the node that calls; None for a stranger."""
+        """The number of the node that connects; None for a connection from elsewhere."""
         hello: Message = {}
         with suppress(OSError, ValueError):
             connection.settimeout(HELLO_SECONDS)
@@ -200,10 +198,10 @@ class Nodes:
         return None
 
     def _connected(self) -> socket.socket:
-        """The line to the first node. Raises PeerLost where that does not answer."""
+        """Connect to the first node. Raises PeerLost where it does not answer."""
         place, hello = self.place, {"attempt": self._attempt, "node": self.place.node}
         while time.monotonic() < self._deadline:
-            # Until the first pod has an address its name is unknown, and until it listens it refuses.
+            # The first pod's name does not resolve until it has an address, and it refuses until it listens.
             with suppress(OSError, ValueError):
                 connection = socket.create_connection((place.host, place.port), timeout=HELLO_SECONDS)
                 connection.settimeout(max(self._deadline - time.monotonic(), HELLO_SECONDS))
@@ -230,7 +228,7 @@ class _Line:
     def __init__(self, connection: socket.socket, node: int) -> None:
         self.node = node
         self.done = False
-        """Whether that node has said that it needs this one no longer."""
+        """Whether that node has said that it no longer needs this one."""
         self._socket = connection
         self._lock = threading.Lock()
         connection.settimeout(None)
@@ -240,18 +238,18 @@ class _Line:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SILENCE_SECONDS)
 
     def send(self, message: Message) -> None:
-        """A node that is gone is noticed by whoever listens."""
+        """Send a message. Errors are ignored, because the listening thread notices a lost node."""
         with self._lock, suppress(OSError):
             _write_line(self._socket, message)
 
     def messages(self) -> Iterator[Message]:
-        """What the node says, until its end."""
+        """The messages of the node, until the connection ends."""
         with suppress(OSError, ValueError), self._socket.makefile("rb") as lines:
             for line in lines:
                 yield json.loads(line)
 
     def hang_up(self) -> None:
-        """The other side notices."""
+        """Close the connection, so that the other side notices."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -1,4 +1,4 @@
-"""What every node of an attempt does before its first step: fetch, load, and start its further processes."""
+"""Prepares every node of an attempt for its first step: fetches, loads, and starts further processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def begin(
     oom_shrinks: int,
     leave: Callable[[TrainerError], NoReturn],
 ) -> Attempt:
-    """Make this process fit for an attempt. Raises GpuUnhealthy.
+    """Set up this process for an attempt. Raises GpuUnhealthy.
 
     `leave` ends the process at once, and is called from another thread.
     """
@@ -86,8 +86,7 @@ def fetch_prepared(this: Attempt) -> tuple[Attempt, Prepared]:
 
 
 def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
-    """The run with what prepare decided. Raises ConfigInvalid where the run file is not the one that prepare read:
-    somebody changed it since."""
+    """The run with what prepare decided. Raises ConfigInvalid where the run file has changed since prepare read it."""
     if run.model.quantization is Quantization.AUTO:
         run = run.quantized(prepared.chosen.quantization)
     digest = run_digest(
@@ -115,8 +114,9 @@ def fetch_base(this: Attempt, prepared: PrepareResult) -> Path:
 
 
 def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
-    """What `fetch` returns. It waits for buckets in another thread, while this one imports the libraries; but where
-    further processes begin when it is done, this one imports at the same time as they do."""
+    """Run `fetch` in another thread while this one imports the libraries, and return its result.
+
+    Where further processes start after `fetch`, this one imports later, at the same time as they do."""
     if this.run.parallelism.gpus > 1:
         return fetch()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch") as pool:
@@ -126,7 +126,7 @@ def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
 
 
 def chosen_here(run: RunFile, prepared: PrepareResult, *, oom_shrinks: int) -> Chosen:
-    """What was chosen, as this attempt and this machine have it. Raises DoesNotFit."""
+    """The choices of prepare, adapted to this attempt and this machine. Raises DoesNotFit."""
     return compute_dtype(run, shrink(prepared.chosen, oom_shrinks))
 
 
@@ -154,7 +154,7 @@ def load_trainable(
 def further_ranks(this: Attempt, *, base: Path, resume: Path | None, port: int) -> Ranks:
     """The processes beside this one on its node; all of the attempt meet at the first node's `port`.
 
-    `resume` is the checkpoint to go on from.
+    `resume` is the checkpoint to resume from.
     """
     run_file = this.scratch / "run.json"
     run_file.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
