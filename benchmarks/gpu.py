@@ -89,7 +89,7 @@ def prepare_workload(
     run = run_file(
         endpoint=store.endpoint,
         identity={"namespace": "benchmarks", "name": "gpu", "uid": place},
-        model={"name": f"pvc://{CLAIM}/{workload.shape}", "maxSeqLength": ROW_TOKENS},
+        model={"claimRef": {"name": CLAIM, "path": workload.shape}, "maxSeqLength": ROW_TOKENS},
         training={"maxSteps": STEPS_OF_A_RUN},
         dataset={"uri": f"s3://{BUCKET}/data/{place}.jsonl", "overlength": "Truncate"},
         output={"uri": f"s3://{BUCKET}/adapters/{place}"},

@@ -64,7 +64,7 @@ ON_GPU = {
     "micro_batch": 96,
     "right": 48,
     "accelerator": {"kind": "GPU", "memoryGiB": 2000},
-    "model": {"name": f"pvc://{CLAIM}/{SHAPE}", "maxSeqLength": ROW_TOKENS},
+    "model": {"claimRef": {"name": CLAIM, "path": SHAPE}, "maxSeqLength": ROW_TOKENS},
     "dataset": {"overlength": "Truncate"},
     "evaluation": {"maxRows": 1},
 }

@@ -105,7 +105,7 @@ def prepare_path(name: str, place: Place, **blocks: Mapping[str, Any]) -> Prepar
         endpoint=place.store.endpoint,
         identity={"namespace": "benchmarks", "name": "quality", "uid": folder.name},
         model={"maxSeqLength": ROW_TOKENS},
-        evaluation={"datasetUri": f"s3://{BUCKET}/data/eval.jsonl", "maxRows": MOST_HELD_OUT},
+        evaluation={"dataset": {"uri": f"s3://{BUCKET}/data/eval.jsonl"}, "maxRows": MOST_HELD_OUT},
         output={"uri": f"s3://{BUCKET}/adapters/{folder.name}"},
         accelerator={"kind": "GPU", "memoryGiB": place.machine.memory_gib} if gpu else {"kind": "CPU"},
         **blocks,

@@ -55,6 +55,20 @@ def stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def rows_at(address: str) -> Body:
+    """The fields that name rows by an address, as a class's `allowed` has them."""
+    scheme, _, rest = address.partition("://")
+    name, _, path = rest.partition("/")
+    if scheme == "configmap":
+        return {"configMapRef": {"name": name, "key": path}}
+    return {"claimRef": {"name": name, "path": path}} if scheme == "pvc" else {"uri": address}
+
+
+def model_at(address: str) -> Body:
+    """The fields that name a model by such an address."""
+    return rows_at(address) if address.startswith("pvc://") else {"name": address}
+
+
 # --- what people apply --------------------------------------------------------------------------------------------
 
 
@@ -243,7 +257,12 @@ def prepare_result(
             parameters=3_212_749_824,
             architecture="LlamaForCausalLM",
         ),
-        estimate=Estimate(memory_gib=11.5, fits=True, micro_batch=micro_batch, accumulation=accumulation),
+        estimate=Estimate(
+            memory_gib=11.5,
+            fits=True,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+        ),
         chosen=chosen(micro_batch=micro_batch, accumulation=accumulation, max_steps=max_steps),
         artifact=artifact,
         evaluation=an_evaluation() if artifact is not None else None,

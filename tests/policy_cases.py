@@ -3,10 +3,11 @@ check here, and against the admission policy of a real API server."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.builders import run_body
+from tests.builders import model_at, rows_at, run_body
 from tests.crd_case import Body, edited
 
 GUARDED = "guarded"
@@ -50,18 +51,20 @@ def _pair(field: str, beyond: Any, edge: Any, *, most: Any) -> tuple[PolicyCase,
     return PolicyCase(field=field, edits={field: beyond}, refused=words), PolicyCase(field=field, edits={field: edge})
 
 
-def _only(field: str, *, refused: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[PolicyCase, ...]:
+def _only(
+    field: str, *, refused: tuple[str, ...], allowed: tuple[str, ...], shape: Callable[[str], Any] = str
+) -> tuple[PolicyCase, ...]:
     beyond = (
-        PolicyCase(field=field, edits={field: value}, refused=f"spec.{field} {value} is none of what")
+        PolicyCase(field=field, edits={field: shape(value)}, refused=f"spec.{field} {value} is none of what")
         for value in refused
     )
-    return *beyond, *(PolicyCase(field=field, edits={field: value}) for value in allowed)
+    return *beyond, *(PolicyCase(field=field, edits={field: shape(value)}) for value in allowed)
 
 
 def _sources(*uris: str, refused: str = "") -> PolicyCase:
-    words = f"spec.dataset.sources[].uri {refused} is none of what" if refused else ""
-    edits = {"dataset": {"sources": [{"uri": uri} for uri in uris]}}
-    return PolicyCase(field="dataset.sources[].uri", edits=edits, refused=words)
+    words = f"spec.dataset.sources[] {refused} is none of what" if refused else ""
+    edits = {"dataset": {"sources": [rows_at(uri) for uri in uris]}}
+    return PolicyCase(field="dataset.sources[]", edits=edits, refused=words)
 
 
 CASES: tuple[PolicyCase, ...] = (
@@ -72,19 +75,28 @@ CASES: tuple[PolicyCase, ...] = (
     *_pair("parallelism.gpus", 5, 4, most=4),
     *_pair("parallelism.nodes", 3, 2, most=2),
     *_only(
-        "model.name",
-        refused=("mistralai/Mistral-7B-v0.3", "meta-llama-evil/x", "Qwen/Qwen3-8B-Base", "s3://team-b/models/x"),
+        "model",
+        shape=model_at,
+        refused=(
+            "mistralai/Mistral-7B-v0.3",
+            "meta-llama-evil/x",
+            "Qwen/Qwen3-8B-Base",
+            "s3://team-b/models/x",
+            "pvc://x/y",
+        ),
         allowed=("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-8B", "s3://team-a/models/x"),
     ),
     *_only(
-        "dataset.uri",
+        "dataset",
+        shape=rows_at,
         refused=("s3://team-b/rows.jsonl", "s3://team-ab/x.jsonl", "s3://shared/rows.jsonl.gz", "pvc://claim/x.jsonl"),
         allowed=("s3://team-a/rows.jsonl", "s3://shared/rows.jsonl", "configmap://rows/a.jsonl"),
     ),
     *_only(
-        "evaluation.datasetUri",
+        "evaluation.dataset",
+        shape=rows_at,
         refused=("hf://datasets/other/gsm8k",),
-        allowed=("hf://datasets/openai/gsm8k/main",),
+        allowed=("hf://datasets/openai/gsm8k/main", "configmap://rows/held-out.jsonl"),
     ),
     *_only(
         "output.uri",
@@ -92,5 +104,6 @@ CASES: tuple[PolicyCase, ...] = (
         allowed=("s3://team-a/adapters/x",),
     ),
     _sources("s3://team-a/a.jsonl", "s3://team-b/b.jsonl", refused="s3://team-b/b.jsonl"),
+    _sources("configmap://rows/a.jsonl", "pvc://rows/b.jsonl", refused="pvc://rows/b.jsonl"),
     _sources("s3://team-a/a.jsonl", "s3://shared/rows.jsonl"),
 )

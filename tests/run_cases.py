@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.builders import rows_at
 from tests.crd_case import CrdCase, dotted
 
 
@@ -15,12 +16,15 @@ def _changed(name: str, change: dict[str, Any], words: str = "", **start: Any) -
     return CrdCase(name=name, start=dotted(start), change=change, words=words)
 
 
-SOURCES = [{"uri": "s3://bucket/a.jsonl", "weight": 2}, {"uri": "pvc://claim/b.csv", "format": "Text"}]
+SOURCES = [
+    {"uri": "s3://bucket/a.jsonl", "weight": 2},
+    {"claimRef": {"name": "claim", "path": "b.csv"}, "format": "Text"},
+]
 
 RIGHT = {"metric": "ExactMatch", "min": 0.5}
 REWARDED = {"metric": "Reward", "min": 0.5}
 GRPO: dict[str, Any] = {"rewards": [{"numericAnswer": {}}]}
-CODE = {"configMapRef": {"name": "judges", "key": "judge.py"}}
+CODE = rows_at("configmap://judges/judge.py")
 
 GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rewards", "", {}),
@@ -47,7 +51,7 @@ GRPO_CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "a key with a path",
         "key",
-        {"spec.training.grpo.rewards": [{"python": {"configMapRef": {"name": "judges", "key": "../x"}}}]},
+        {"spec.training.grpo.rewards": [{"python": rows_at("configmap://judges/../x")}]},
     ),
     ("a schema", "", {"spec.training.grpo.rewards": [{"jsonSchema": {"schema": "{}"}}]}),
     ("one answer a prompt", "numGenerations", {"spec.training.grpo.numGenerations": 1}),
@@ -108,19 +112,32 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("many rows in status", "samplesInStatus", spec__dataset__samplesInStatus=4),
     _created("half a percent of bad rows", spec__dataset__maxBadFraction=0.005),
     _created("a dataset over http", "spec.dataset.uri", spec__dataset__uri="http://x/y.jsonl"),
-    _created("a dataset on a claim", spec__dataset__uri="pvc://claim/rows/train.jsonl"),
+    _created("a dataset on a claim", spec__dataset=rows_at("pvc://claim/rows/train-*.jsonl")),
     _created("a dataset in Google's cloud", spec__dataset__uri="gs://bucket/rows.jsonl"),
     _created("a dataset in Azure's cloud", spec__dataset__uri="az://container/rows.jsonl"),
-    _created("a dataset in a config map", spec__dataset__uri="configmap://rows/train.jsonl"),
-    _created("a dataset that is a whole config map", "spec.dataset.uri", spec__dataset__uri="configmap://rows"),
+    _created("a dataset in a config map", spec__dataset=rows_at("configmap://rows/train.jsonl")),
+    _created("a dataset that is a whole config map", "configMapRef", spec__dataset={"configMapRef": {"name": "rows"}}),
+    _created("a claim as an address", "spec.dataset.uri", spec__dataset__uri="pvc://claim/train.jsonl"),
+    _created("a path from the root of a claim", "claimRef.path", spec__dataset=rows_at("pvc://a//x")),
+    _created("a model on a claim", spec__model=rows_at("pvc://models/llama")),
+    _created("a model of no place", "exactly one of name and claimRef", spec__model={}),
+    _created(
+        "held-out rows of two places",
+        "exactly one of uri, configMapRef and claimRef",
+        spec__evaluation__dataset={"uri": "s3://bucket/x.jsonl", "claimRef": {"name": "a", "path": "x"}},
+    ),
     _created("a dataset on the hub", spec__dataset__uri="hf://datasets/owner/name@v1.0/data/train-*.parquet"),
     _created("a dataset on the hub without a path", spec__dataset__uri="hf://datasets/owner/name"),
     _created("a model on the hub as dataset", "spec.dataset.uri", spec__dataset__uri="hf://owner/name"),
     _created("sources", spec__dataset={"sources": SOURCES}),
     _created("no sources", "spec.dataset.sources", spec__dataset={"sources": []}),
     _created("a weight of nought", "weight", spec__dataset={"sources": [SOURCES[0] | {"weight": 0}]}),
-    _created("a uri and sources", "exactly one of uri and sources", spec__dataset__sources=SOURCES),
-    _created("neither uri nor sources", "exactly one of uri and sources", spec__dataset={"format": "Text"}),
+    _created("a uri and sources", "claimRef and sources", spec__dataset__sources=SOURCES),
+    _created(
+        "neither uri nor sources",
+        "claimRef and sources",
+        spec__dataset={"format": "Text"},
+    ),
     _created("a named chat template", spec__dataset__chatTemplate={"name": "llama-3.1"}),
     _created("a chat template of one's own", spec__dataset__chatTemplate={"jinja": "{{ messages }}"}),
     _created(
@@ -137,8 +154,8 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("a dataset that is a whole bucket", "spec.dataset.uri", spec__dataset__uri="s3://bucket"),
     _created("an output that is a whole bucket", spec__output__uri="s3://bucket"),
     _created("an output on a claim", "spec.output.uri", spec__output__uri="pvc://claim/x"),
-    _created("a key that is a way out", "spec.dataset.uri", spec__dataset__uri="configmap://rows/.."),
-    _created("a key that is hidden", spec__dataset__uri="configmap://rows/.train.jsonl"),
+    _created("a key that is a way out", "configMapRef.key", spec__dataset=rows_at("configmap://rows/..")),
+    _created("a key that is hidden", spec__dataset=rows_at("configmap://rows/.train.jsonl")),
     _created("a class in capitals", "spec.className", spec__className="GPU"),
     _created("a token's Secret in capitals", "tokenSecretRef.name", spec__huggingFace__tokenSecretRef={"name": "Hub"}),
     _created(
@@ -169,7 +186,9 @@ RUN_CASES: tuple[CrdCase, ...] = (
         "a revision of a folder", "a folder has no revisions", spec__model__revision="x", spec__model__name="s3://abc/m"
     ),
     _created(
-        "a revision of a claim", "a folder has no revisions", spec__model__revision="x", spec__model__name="pvc://c/m"
+        "a revision of a claim",
+        "a folder has no revisions",
+        spec__model={"revision": "x", "claimRef": {"name": "c", "path": "m"}},
     ),
     _created("steps", spec__training__maxSteps=10),
     _created("epochs", spec__training__numTrainEpochs=2),
@@ -282,8 +301,19 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _changed("the evaluation", {"spec.evaluation.samples": 1}, "spec.evaluation cannot change"),
     _changed("a class named later", {"spec.className": "x"}, "spec.className cannot change"),
     _changed("a class unnamed", {"spec.className": None}, "spec.className cannot change", spec__className="x"),
-    _changed("a queue named later", {"spec.queueName": "x"}, "spec.queueName cannot change"),
-    _changed("another queue", {"spec.queueName": "y"}, "spec.queueName cannot change", spec__queueName="x"),
-    _changed("a priority", {"spec.workloadPriorityClassName": "y"}, "spec.workloadPriorityClassName cannot change"),
+    _changed("a queue named later", {"spec.queueName": "x"}, "while the run is suspended"),
+    _changed("another queue", {"spec.queueName": "y"}, "while the run is suspended", spec__queueName="x"),
+    _changed("another queue while suspended", {"spec.queueName": "y"}, spec__queueName="x", spec__suspend=True),
+    _changed("another priority while suspended", {"spec.workloadPriorityClassName": "high"}, spec__suspend=True),
+    _changed(
+        "another queue on resuming",
+        {"spec.queueName": "y", "spec.suspend": False},
+        "while the run is suspended",
+        spec__suspend=True,
+    ),
+    _changed(
+        "another queue on suspending", {"spec.queueName": "y", "spec.suspend": True}, "while the run is suspended"
+    ),
+    _changed("a priority", {"spec.workloadPriorityClassName": "y"}, "while the run is suspended"),
     _changed("another class", {"spec.className": "y"}, "spec.className cannot change", spec__className="x"),
 )

@@ -21,7 +21,7 @@ import yaml
 from aiohttp import web
 from lora_operator import naming
 from lora_operator.api.reasons import Reason
-from lora_trainer.contract.progress import PATH, PORT, Progress, Stage
+from lora_trainer.contract.progress import PATH, PORT, Phase, Progress
 
 from tests.builders import prepared_text
 from tests.cluster import toolchain
@@ -87,7 +87,7 @@ async def _progress_server() -> AsyncIterator[None]:
     async def answer(_: web.Request) -> web.Response:
         step = 1 + int((time.monotonic() - began) / STEP_SECONDS)
         told = Progress(
-            stage=Stage.TRAINING,
+            phase=Phase.TRAINING,
             step=step,
             total_steps=100_000,
             epoch=step / 1000,

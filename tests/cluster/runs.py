@@ -274,5 +274,5 @@ def small_training(**training: Any) -> Body:
         "dataset": {"uri": "s3://lora/datasets/text-to-sql/train.jsonl"},
         "lora": {"r": 8, "loraDropout": 0.1},
         "training": defaults | training,
-        "evaluation": {"datasetUri": "s3://lora/datasets/text-to-sql/eval.jsonl", "maxRows": 8, "samples": 0},
+        "evaluation": {"dataset": {"uri": "s3://lora/datasets/text-to-sql/eval.jsonl"}, "maxRows": 8, "samples": 0},
     }

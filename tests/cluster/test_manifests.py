@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.builders import NAMESPACE, run_body
 from tests.cluster import toolchain
 from tests.cluster.refusals import first_refusal, refusal_of
 from tests.crd_case import edited
@@ -139,6 +140,23 @@ def test_kustomization_is_accepted(folder: Path, kubectl: Kubectl, tmp_path: Pat
         (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], "components": [component]}))
         folder = tmp_path
     assert_accepted(kubectl, kubectl("kustomize", folder))
+
+
+def test_kustomize_renames_what_a_run_refers_to(kubectl: Kubectl, tmp_path: Path) -> None:
+    rows = {"configMapRef": {"name": "rows", "key": "train.jsonl"}}
+    run = run_body("tone", dataset={"sources": [rows]}, evaluation={"dataset": rows})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    kustomization = {
+        "resources": ["run.yaml"],
+        "namePrefix": "a-",
+        "configMapGenerator": [{"name": "rows", "namespace": NAMESPACE, "literals": ["train.jsonl={}"]}],
+        "components": [os.path.relpath(MANIFESTS / "kustomize", tmp_path.resolve())],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    config_map, renamed = yaml.safe_load_all(kubectl("kustomize", tmp_path))
+    assert config_map["metadata"]["name"].startswith("a-rows-")
+    references = [renamed["spec"]["dataset"]["sources"][0], renamed["spec"]["evaluation"]["dataset"]]
+    assert [each["configMapRef"]["name"] for each in references] == [config_map["metadata"]["name"]] * 2
 
 
 @pytest.mark.parametrize("file", loose_files(), ids=name)

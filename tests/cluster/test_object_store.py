@@ -55,7 +55,7 @@ def test_training_survives_outages_of_its_object_store(
         tenant.wait("run", lambda run: reasons(run) == ["Succeeded", "StorageUnavailable"], "an end")
 
     last = tenant.wait_for_progress(
-        "run", lambda progress: progress["stage"] == "Evaluating", "its evaluation", attempt=2
+        "run", lambda progress: progress["phase"] == "Evaluating", "its evaluation", attempt=2
     )
     with proxy.away():  # for as long as requests are retried
         time.sleep(10)

@@ -100,7 +100,7 @@ def test_anothers_prefix_is_refused_at_apply(teams: tuple[Team, Team]) -> None:
     mine, others = teams
     for fields in (
         {"dataset": {"uri": f"s3://{others.name}/rows.jsonl"}},
-        {"evaluation": {"datasetUri": f"s3://{others.name}/rows.jsonl"}},
+        {"evaluation": {"dataset": {"uri": f"s3://{others.name}/rows.jsonl"}}},
         {"output": {"uri": f"s3://{others.name}/out"}},
     ):
         said = refusal_of(lambda fields=fields: mine.apply("run", **fields))

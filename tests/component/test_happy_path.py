@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from lora_operator.naming import Stage
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests import kstatus
 from tests.builders import DIGEST, NAME, NAMESPACE, OUTPUT, an_artifact, trained_text
@@ -80,7 +79,7 @@ def status_writes(world: World) -> list[RecordedRequest]:
 async def test_progress_is_polled_and_shown(world: World) -> None:
     ip = local_address()
     async with a_progress_server(ip) as answers:
-        answers.now = Progress(stage=Busy.TRAINING, step=120, total_steps=600, loss=0.713, eta_seconds=860)
+        answers.now = Progress(phase=Phase.TRAINING, step=120, total_steps=600, loss=0.713, eta_seconds=860)
         world.apply()
         await world.prepare()
         pod = await world.start(Stage.TRAIN, ip=ip)
@@ -88,7 +87,7 @@ async def test_progress_is_polled_and_shown(world: World) -> None:
         progress = world.status()["progress"]
         assert (progress["steps"], progress["loss"], progress["eta"]) == ("120/600", 0.713, "14m")
         before = len(status_writes(world))
-        answers.now = Progress(stage=Busy.TRAINING, step=121, total_steps=600, loss=0.7, eta_seconds=850)
+        answers.now = Progress(phase=Phase.TRAINING, step=121, total_steps=600, loss=0.7, eta_seconds=850)
         await world.settle(0.6)
         assert len(status_writes(world)) == before, "at most one write in ten seconds"
         world.clock.advance(11)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from lora_operator.naming import Stage
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import NAME, NAMESPACE, failed_text
 from tests.component.test_endpoints import fetch
@@ -20,7 +19,7 @@ from tests.ports import free_port
 
 
 def at_step(step: int, **fields: object) -> Progress:
-    return Progress.model_validate({"stage": Busy.TRAINING, "step": step, "totalSteps": 600} | fields)
+    return Progress.model_validate({"phase": Phase.TRAINING, "step": step, "totalSteps": 600} | fields)
 
 
 async def fail_in_three_attempts(world: World) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lora_operator.naming import Stage
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import NAME, NAMESPACE
 from tests.component.world import Answers, World, a_progress_server, local_address
@@ -14,7 +13,7 @@ PREPARE, TRAIN, TRAIN_2 = f"{NAME}-prepare-1", f"{NAME}-train-1", f"{NAME}-train
 
 def stepping(step: int, **fields: object) -> Progress:
     """A trainer that is between two steps of 2 s."""
-    shown = {"stage": Busy.TRAINING, "step": step, "totalSteps": 600, "stepSeconds": 2.0}
+    shown = {"phase": Phase.TRAINING, "step": step, "totalSteps": 600, "stepSeconds": 2.0}
     return Progress.model_validate(shown | fields)
 
 

@@ -44,7 +44,7 @@ class View:
         """The view in one line, for logs."""
         parts = [self.reason]
         if self.progress.get("totalSteps"):
-            parts += [self.progress["stage"], f"step {self.progress['step']}/{self.progress['totalSteps']}"]
+            parts += [self.progress["phase"], f"step {self.progress['step']}/{self.progress['totalSteps']}"]
         for name, key, form in (
             ("loss", "loss", "{:.3f}"),
             ("tokens/s", "tokensPerSecond", "{:.0f}"),
@@ -58,7 +58,7 @@ class View:
         """The view for a terminal."""
         progress = self.progress
         grid = Table.grid(padding=(0, 2))
-        grid.add_row("stage", f"{self.reason}  {progress.get('stage', '')}")
+        grid.add_row("phase", f"{self.reason}  {progress.get('phase', '')}")
         grid.add_row("step", f"{progress.get('step', 0)}/{progress.get('totalSteps', 0) or '?'}")
         grid.add_row("loss", _number(progress.get("loss"), "{:.3f}"))
         grid.add_row("tokens/s", _number(progress.get("tokensPerSecond"), "{:.0f}"))

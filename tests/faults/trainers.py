@@ -20,8 +20,7 @@ from lora_operator.planning.observed import PodView
 from lora_trainer.contract import exits
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, encode_outcome
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import NAMESPACE, failed_text
 from tests.fakes.apiserver import FakeApiServer
@@ -131,7 +130,7 @@ class Trainers:
             raise aiohttp.ClientConnectionError("no answer")
         now = asyncio.get_running_loop().time()
         progress = Progress(
-            stage=Busy.TRAINING,
+            phase=Phase.TRAINING,
             step=work.step(now),
             total_steps=TOTAL_STEPS,
             loss=1.0,

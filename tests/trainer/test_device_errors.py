@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.errors import TrainerError
 from lora_trainer.model_shape import model_shape
 from lora_trainer.sizing import DataSize, size_run
@@ -21,27 +21,27 @@ FOUR_PETABYTES = 2**52
 
 
 @pytest.mark.parametrize(
-    ("stage", "model", "code", "said", "remedy"),
+    ("phase", "model", "code", "said", "remedy"),
     [
-        (Stage.LOADING, {}, "DoesNotFit", "while the model was loaded: the model does not fit", "a class with more"),
+        (Phase.LOADING, {}, "DoesNotFit", "while the model was loaded: the model does not fit", "a class with more"),
         (
-            Stage.LOADING,
+            Phase.LOADING,
             {"quantization": "None"},
             "DoesNotFit",
             "while the model was loaded",
             "set model.quantization: NF4",
         ),
-        (Stage.TRAINING, {}, "OutOfMemory", "after step 3 of 60 with 1 rows per forward pass", "perDeviceTrainBatch"),
-        (Stage.EVALUATING, {}, "OutOfMemory", "in the evaluation after training with one row", "model.maxSeqLength"),
+        (Phase.TRAINING, {}, "OutOfMemory", "after step 3 of 60 with 1 rows per forward pass", "perDeviceTrainBatch"),
+        (Phase.EVALUATING, {}, "OutOfMemory", "in the evaluation after training with one row", "model.maxSeqLength"),
     ],
 )
 def test_memory_that_runs_out_is_told_with_the_numbers(
-    stage: Stage, model: dict[str, Any], code: str, said: str, remedy: str
+    phase: Phase, model: dict[str, Any], code: str, said: str, remedy: str
 ) -> None:
     run = run_file(model=model, accelerator={"kind": "CPU", "memoryGiB": 8})
     _, chosen = size_run(run, model_shape(CONFIG), DataSize(lengths=10 * [100], tokens=1000))
     progress = ProgressServer(port=0)
-    progress.update(stage=stage, step=3, total_steps=60)
+    progress.update(phase=phase, step=3, total_steps=60)
     with pytest.raises(TrainerError) as told, explained(run, chosen, progress):
         torch.empty(FOUR_PETABYTES)
     assert told.value.code == ExitCode[code]

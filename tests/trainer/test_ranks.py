@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 
 from tests.ports import free_port
 from tests.support.attempts import Attempt, Ended
@@ -77,7 +77,7 @@ def test_a_process_that_dies_ends_the_attempt_with_a_code_that_is_retried(
 ) -> None:
     small = two_processes(credentials, tmp_path, name="dead-rank")
     with small.attempt(1) as attempt:
-        attempt.wait_until(lambda progress: progress.stage is Stage.TRAINING)
+        attempt.wait_until(lambda progress: progress.phase is Phase.TRAINING)
         (other,) = children(attempt.pid)
         os.kill(other, signal.SIGKILL)
         ended = attempt.wait()
@@ -98,7 +98,7 @@ def test_two_nodes_train_what_one_does_also_when_one_is_drained_or_killed(
     small = two_processes(credentials, tmp_path, name="nodes", of="nodes")
     first, second = two_nodes(small, attempt=1)
     with first, second:
-        second.wait_until(lambda progress: progress.stage is Stage.LOADING)
+        second.wait_until(lambda progress: progress.phase is Phase.LOADING)
         second.signal(signal.SIGKILL)
         lonely = first.wait()
     assert lonely.code == ExitCode.PeerLost, lonely.log
@@ -127,7 +127,7 @@ def test_two_nodes_train_what_one_does_also_when_one_is_drained_or_killed(
     first = small.node(0, attempt=4, rendezvous=(rendezvous := free_port()))
     with first:
         # A queue that suspends a Job while its first pod evaluates resumes that pod alone: the others have succeeded.
-        first.wait_until(lambda progress: progress.stage is Stage.EVALUATING)
+        first.wait_until(lambda progress: progress.phase is Phase.EVALUATING)
         with small.node(1, attempt=4, rendezvous=rendezvous) as second:
             ended, other = first.wait(), second.wait()
     assert ended.result.usage.train_seconds == 0

@@ -11,7 +11,7 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, MANIFEST, RUN_SHAPE, TRAINING_LOG
 from lora_trainer.contract.outcome import Outcome
-from lora_trainer.contract.progress import Progress, Stage
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.support.object_store import ObjectStore
 from tests.support.trained import STEPS, SmallRun, small_run
@@ -40,9 +40,9 @@ def resumed(store: ObjectStore, trained: Trained, tmp_path: Path) -> SmallRun:
     small = small_run(store, tmp_path, name="resumed", training={"saveSteps": 1})
     assert small.digest == trained.small.digest
 
-    loading = stop_at(small, 1, lambda progress: progress.stage is Stage.LOADING)
+    loading = stop_at(small, 1, lambda progress: progress.phase is Phase.LOADING)
     assert (loading.step, loading.checkpoint) == (0, None)
-    first_step = stop_at(small, 2, lambda progress: progress.stage is Stage.TRAINING)
+    first_step = stop_at(small, 2, lambda progress: progress.phase is Phase.TRAINING)
     assert (first_step.step, first_step.checkpoint) == (0, None), "the first step is not waited for: it may compile"
 
     stepping = stop_at(small, 3, lambda progress: progress.step >= 1)
@@ -58,10 +58,10 @@ def resumed(store: ObjectStore, trained: Trained, tmp_path: Path) -> SmallRun:
         attempt.wait_until(lambda progress: (progress.checkpoint_step or 0) >= reached)
         assert attempt.signal(signal.SIGKILL).outcome is None
 
-    evaluating = stop_at(small, 5, lambda progress: progress.stage is Stage.EVALUATING)
+    evaluating = stop_at(small, 5, lambda progress: progress.phase is Phase.EVALUATING)
     assert (evaluating.from_step or 0) >= reached
     assert evaluating.step == STEPS
-    publishing = stop_at(small, 6, lambda progress: progress.stage in (Stage.PUBLISHING, Stage.VERIFYING))
+    publishing = stop_at(small, 6, lambda progress: progress.phase in (Phase.PUBLISHING, Phase.VERIFYING))
     assert publishing.from_step == STEPS, "no step is repeated after the last"
     with pytest.raises(FileNotFoundError):
         small.bucket.read(f"{small.artifact}/{MANIFEST}")

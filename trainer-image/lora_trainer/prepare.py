@@ -21,9 +21,9 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import MODEL_CACHE, RunFile, run_digest
-from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec
+from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec, source_at
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
@@ -57,7 +57,7 @@ def prepare(
     prepared = work / "set"
     prepared.mkdir(parents=True)
 
-    progress.update(stage=Stage.DATA)
+    progress.update(phase=Phase.DATA)
     require_possible(run)
     signer = read_signer(run, os.environ.get(SIGNING_KEY_VARIABLE, ""))
     prove_writable(run, bucket)
@@ -113,7 +113,7 @@ def require_mergeable(run: RunFile, config: Mapping[str, Any]) -> None:
         raise TrainerError(
             ExitCode.ConfigInvalid,
             f"output.exports needs 16-bit weights for {run.output.formats[0]}, but the weights of the model"
-            f" {run.model.name} are already quantised.",
+            f" {run.model.address} are already quantised.",
             "Set model.name to the 16-bit model (training can still load it in 4 bits), or remove output.exports.",
         )
 
@@ -131,7 +131,11 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     bad, evaluation_bad = BadRows(), BadRows()
     specs = run.dataset.all_sources()
     if not specs:
-        raise TrainerError(ExitCode.ConfigInvalid, "The run names no dataset.", "Set dataset.uri or dataset.sources.")
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            "The run names no dataset.",
+            "Set dataset.uri, dataset.configMapRef, dataset.claimRef or dataset.sources.",
+        )
     opened = partial(open_sources, method=run.training.method, bucket=bucket)
     sources = opened(specs, work=work / "train", bad=bad)
     chats = any(source.row_format not in (None, RowFormat.TEXT) for source in sources)
@@ -145,10 +149,10 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     tokenised = partial(tokenise, encoder=encoder, limits=limits)
     usable = partial(require_usable, run=run, bucket=bucket)
     rows = usable(tokenised(sources, work / "rows.parquet", bad=bad), sources)
-    if not (uri := run.evaluation.dataset_uri):
+    if (place := run.evaluation.dataset) is None:
         split = split_by_hash(rows, run)
         return Data(split=split, tokenizer=tokenizer, sources=sources, evaluation_sources=())
-    others = opened([run.dataset.inherited(SourceSpec(uri=uri))], work=work / "evaluation", bad=evaluation_bad)
+    others = opened([run.dataset.inherited(source_at(place))], work=work / "evaluation", bad=evaluation_bad)
     evaluation = usable(tokenised(others, work / "evaluation.parquet", bad=evaluation_bad), others)
     split = split_by_set(rows, evaluation, run)
     return Data(split=split, tokenizer=tokenizer, sources=sources, evaluation_sources=others)
@@ -175,7 +179,7 @@ def row_limits(run: RunFile) -> Limits:
 
 def require_usable(rows: RowSet, sources: Sequence[OpenSource], *, run: RunFile, bucket: Bucket) -> RowSet:
     """The rows. Where too many are bad or none is left, write the report and raise DatasetInvalid."""
-    uri = ", ".join(source.spec.uri for source in sources)
+    uri = ", ".join(source.spec.address for source in sources)
     try:
         if not rows.read:
             raise TrainerError(

@@ -97,8 +97,8 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     estimate = Estimate(
         memory_gib=round(predicted / GIB, 2),
         fits=True,
-        micro_batch=cut.micro_batch,
-        accumulation=accumulation,
+        per_device_train_batch_size=cut.micro_batch,
+        gradient_accumulation_steps=accumulation,
         kept_layers=cut.kept_layers,
     )
     chosen = Chosen(

@@ -15,7 +15,7 @@ from typing import Any, Self, TextIO
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from lora_trainer.contract.credentials import SECRET_VARIABLES
-from lora_trainer.contract.progress import HEALTH_PATH, MAX_HISTORY, PATH, LossPoint, Progress, Stage
+from lora_trainer.contract.progress import HEALTH_PATH, MAX_HISTORY, PATH, LossPoint, Phase, Progress
 
 GAUGES = {
     "step": "Optimizer steps done",
@@ -61,7 +61,7 @@ class ProgressServer:
     def __init__(self, *, port: int) -> None:
         """Port 0 takes a free one, see `port`."""
         self._lock = threading.Lock()
-        self._progress = Progress(stage=Stage.STARTING)
+        self._progress = Progress(phase=Phase.STARTING)
         self._history = LossHistory()
         self._registry = CollectorRegistry()
         self._gauges = {
@@ -84,8 +84,8 @@ class ProgressServer:
         """Set fields of Progress by name. A new `loss` becomes a point of the history at the current step."""
         with self._lock:
             values = self._progress.model_dump(exclude={"history"}) | fields
-            if values["stage"] != self._progress.stage:
-                log.info("Stage", extra={"fields": {"stage": values["stage"]}})
+            if values["phase"] != self._progress.phase:
+                log.info("Phase", extra={"fields": {"phase": values["phase"]}})
             if fields.get("loss") is not None:
                 self._history.add(step=values["step"], loss=values["loss"])
             self._progress = Progress.model_validate(values | {"history": tuple(self._history.points)})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.pairs import evaluate_pairs, read_pairs
@@ -60,7 +60,7 @@ def train(this: Attempt) -> TrainResult:
     signer = read_signer(run, os.environ.pop(SIGNING_KEY_VARIABLE, ""))
 
     with nodes:
-        progress.update(stage=Stage.DATA)
+        progress.update(phase=Phase.DATA)
         fetched = while_importing(this, lambda: fetch(this))
         this, prepared, resume, base = fetched.attempt, fetched.prepared, fetched.resume, fetched.base
         run, result = this.run, prepared.result
@@ -71,7 +71,7 @@ def train(this: Attempt) -> TrainResult:
             model, tokenizer = load_trainable(
                 run, chosen, base=base, prepared=prepared, scratch=this.scratch, progress=progress
             )
-            progress.update(stage=Stage.TRAINING)
+            progress.update(phase=Phase.TRAINING)
             writer = checkpoint_writer(this, digest=result.run_digest)
             with stop.deferrable(), judges(this) as panel, writer:
                 loop = run_loop(
@@ -87,11 +87,11 @@ def train(this: Attempt) -> TrainResult:
     if stop.requested:
         raise interrupted(nodes.place, progress)
 
-    progress.update(stage=Stage.EVALUATING)
+    progress.update(phase=Phase.EVALUATING)
     with explained(run, chosen, progress):
         evaluation = compare(this, model, tokenizer, prompts=prepared.prompts, dtype=chosen.dtype)
 
-    progress.update(stage=Stage.PUBLISHING)
+    progress.update(phase=Phase.PUBLISHING)
     folder = this.scratch / "adapter"
     write_folder(
         folder,

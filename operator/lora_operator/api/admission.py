@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lora_operator.api.guards import GUARDS, LISTED, NAMESPACE_PLACEHOLDER, Guard
+from lora_operator.api.guards import GUARDS, ITSELF, LISTED, NAMESPACE_PLACEHOLDER, Guard
 from lora_operator.naming import API_VERSION, CLASS_KIND, DEFAULT_CLASS_ANNOTATION, GROUP, RUN_PLURAL, VERSION
 
 NAME = GROUP
@@ -128,9 +128,11 @@ def _judged(guard: Guard) -> str:
 
 def _run_values(guard: Guard) -> str:
     """The values of the field, as a list."""
-    path, _, rest = guard.field.partition("[].")
-    values = f"{RUN}.{path}.map(item, item.{rest})" if rest else f"[{RUN}.{path}]"
-    return f"({_has(RUN, path)} ? {values} : [])"
+    path = guard.field.removesuffix("[]")
+    fields = f"{RUN}.{path}" if path != guard.field else f"[{RUN}.{path}]"
+    if guard.reading is not ITSELF:
+        fields += f".filter(at, {guard.reading.given}).map(at, {guard.reading.cel})"
+    return f"({_has(RUN, path)} ? {fields} : [])"
 
 
 def _bound(guard: Guard) -> str:

@@ -139,7 +139,7 @@ GRPO_CONFLICTS = (
 
 CONFLICTS = (
     Conflict(
-        cel="!has(self.model.revision) || !self.model.name.contains('://')",
+        cel="!has(self.model.revision) || (has(self.model.name) && !self.model.name.contains('://'))",
         message="model.revision is for Hugging Face models; a folder has no revisions: remove it.",
         field="model",
     ),

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.places import CLAIM, CONFIG_MAP, DataPlace
+
 from lora_operator.api.lorafinetune import IMMUTABLE
 from lora_operator.api.lorafinetuneclass import LimitsSpec
 
@@ -54,6 +57,33 @@ LISTED = Comparison(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What of a field is compared."""
+
+    of: Callable[[Any], Any]
+    """The value that is compared, of the field in its wire form; empty text where there is none."""
+    cel: str
+    """The same in CEL, of `at`."""
+    given: str = "true"
+    """In CEL, of `at`: whether there is such a value."""
+
+
+ITSELF = Reading(of=lambda value: value, cel="at")
+CLAIM_ADDRESS = f"'{CLAIM}' + at.claimRef.name + '/' + at.claimRef.path"
+ROWS = Reading(
+    of=lambda place: DataPlace.model_validate(place, extra="ignore").address,
+    cel=f"has(at.uri) ? at.uri : has(at.claimRef) ? {CLAIM_ADDRESS} : "
+    f"'{CONFIG_MAP}' + at.configMapRef.name + '/' + at.configMapRef.key",
+    given="has(at.uri) || has(at.claimRef) || has(at.configMapRef)",
+)
+MODEL = Reading(
+    of=lambda model: ModelSpec.model_validate(model, extra="ignore").address,
+    cel=f"has(at.name) ? at.name : {CLAIM_ADDRESS}",
+    given="has(at.name) || has(at.claimRef)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guard:
     """One field of a run and what bounds it."""
 
@@ -62,6 +92,7 @@ class Guard:
     place: str
     """Path of the bound below spec of a LoraFineTuneClass."""
     comparison: Comparison
+    reading: Reading = ITSELF
     unset: int | None = None
     """The bound where the class leaves it unset. None: everything is allowed then."""
 
@@ -72,10 +103,10 @@ class Guard:
 
 
 GUARDS: tuple[Guard, ...] = (
-    Guard(field="model.name", place="allowed.models", comparison=LISTED),
-    Guard(field="dataset.uri", place="allowed.datasets", comparison=LISTED),
-    Guard(field="dataset.sources[].uri", place="allowed.datasets", comparison=LISTED),
-    Guard(field="evaluation.datasetUri", place="allowed.datasets", comparison=LISTED),
+    Guard(field="model", place="allowed.models", comparison=LISTED, reading=MODEL),
+    Guard(field="dataset", place="allowed.datasets", comparison=LISTED, reading=ROWS),
+    Guard(field="dataset.sources[]", place="allowed.datasets", comparison=LISTED, reading=ROWS),
+    Guard(field="evaluation.dataset", place="allowed.datasets", comparison=LISTED, reading=ROWS),
     Guard(field="output.uri", place="allowed.outputs", comparison=LISTED),
     Guard(field="lora.r", place="limits.r", comparison=AT_MOST),
     Guard(field="model.maxSeqLength", place="limits.maxSeqLength", comparison=AT_MOST),
@@ -98,7 +129,8 @@ def _breach(guard: Guard, run_spec: Values, class_spec: Values, class_name: str,
         return None
     if isinstance(bound, list):
         bound = [entry.replace(NAMESPACE_PLACEHOLDER, namespace) for entry in bound]
-    for value in _values(run_spec, guard.field.split(".")):
+    read = (guard.reading.of(field) for field in _values(run_spec, guard.field.split(".")))
+    for value in filter(lambda value: value != "", read):
         if not guard.comparison.holds(value, bound):
             shown = ", ".join(bound) if isinstance(bound, list) else bound
             return guard.comparison.sentence.format(

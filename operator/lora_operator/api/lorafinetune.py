@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from lora_trainer.contract.exits import ExitClass
 from lora_trainer.contract.outcome import Artifact, Chosen, DatasetFigures, Estimate, Evaluation, ModelFigures
 from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.spec.cel import on_create, rule, rules
+from lora_trainer.contract.spec.cel import on_create, rule, rules, value
 from lora_trainer.contract.spec.dataset import DatasetSpec
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.contract.spec.hugging_face import HuggingFaceSpec
@@ -41,30 +41,42 @@ IMMUTABLE = (
     "evaluation",
     "parallelism",
     "className",
-    "queueName",
-    "workloadPriorityClassName",
 )
-"""Fields of spec that shape the run, or its Jobs, and so never change."""
+"""Fields of spec that shape the run, and so never change."""
+CHANGEABLE_WHILE_SUSPENDED = ("queueName", "workloadPriorityClassName")
+"""Fields of spec that shape the Jobs of a run. A suspended run has none."""
 
 
-def _unchanged(field: str) -> dict[str, str]:
+def _unchanged(field: str) -> str:
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+
+
+def _immutable(field: str) -> dict[str, str]:
     return rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        _unchanged(field),
         f"spec.{field} cannot change: a LoraFineTune is one run. Create another LoraFineTune with the new value.",
         field=field,
     )
 
 
+def _immutable_unless_suspended(field: str) -> dict[str, str]:
+    return rule(
+        f"({value('suspend', False)} && has(oldSelf.suspend) && oldSelf.suspend) || ({_unchanged(field)})",
+        f"spec.{field} can change only while the run is suspended: set spec.suspend to true first.",
+        field=field,
+    )
+
+
 SPEC_RULES = rules(
-    *(_unchanged(field) for field in IMMUTABLE),
+    *(_immutable(field) for field in IMMUTABLE),
+    *(_immutable_unless_suspended(field) for field in CHANGEABLE_WHILE_SUSPENDED),
     *(on_create(conflict.rule) for conflict in CONFLICTS),
 )
 
 
 class LoraFineTuneSpec(WireModel):
-    """What is wanted. A run is immutable: only suspend, retryLimit, maxRuntimeSeconds and jobRetentionSeconds
-    may
-    change after creation."""
+    """What is wanted. A run is immutable: only suspend, retryLimit, maxRuntimeSeconds and jobRetentionSeconds may
+    change after creation, and queueName and workloadPriorityClassName while it is suspended."""
 
     model_config = ConfigDict(json_schema_extra=SPEC_RULES)
 
@@ -88,13 +100,14 @@ class LoraFineTuneSpec(WireModel):
     """What the run computes on, within what its class allows."""
     queue_name: KueueName | None = None
     """LocalQueue of Kueue, in the namespace of the run, that training waits in for its accelerator. Unset: the one
-    that the class gives its runs, if it does. Prepare waits in no queue. Without Kueue it does nothing."""
+    that the class gives its runs, if it does. Prepare waits in no queue. Without Kueue it does nothing. It may change
+    while the run is suspended."""
     workload_priority_class_name: KueueName | None = None
     """WorkloadPriorityClass of Kueue: which run comes first in the queue, and for which one a running training gives
     way after a checkpoint. Unset: the one that the class gives its runs, or else the priority of its pods. Counts only
     where training waits in a queue."""
     suspend: bool = False
-    """True stops the run after a checkpoint and gives the accelerator back; false goes on from that checkpoint."""
+    """True stops the run after a checkpoint and gives the accelerator back; false continues from that checkpoint."""
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
     """Attempts that may fail for passing causes (storage, network, node) before the run fails."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
@@ -207,7 +220,13 @@ class LoraFineTuneStatus(WireModel):
     """The class that the run was resolved against."""
     run_digest: str | None = None
     """sha256 over everything that shapes the adapter; names the artifact."""
-    attempts: Annotated[tuple[Attempt, ...], Field(max_length=64)] = ()
+    attempts: Annotated[
+        tuple[Attempt, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["stage", "number"]},
+        ),
+    ] = ()
     """Every Job of the run."""
     dataset: DatasetFigures | None = None
     """What prepare found in the data set."""

@@ -191,10 +191,11 @@ class AllowedSpec(WireModel):
     stands for the namespace of the run. What is unset is not restricted."""
 
     models: Models | None = None
-    """Base models (model.name): meta-llama/*, s3://models/*, s3://{namespace}/models/*."""
+    """Base models: meta-llama/*, s3://models/*, s3://{namespace}/models/*. A model of claimRef has the address
+    pvc://claim/path."""
     datasets: Datasets | None = None
-    """Rows to train and to evaluate on (dataset.uri, dataset.sources, evaluation.datasetUri): s3://{namespace}/*,
-    hf://datasets/*, configmap://*, pvc://*."""
+    """Rows to train and to evaluate on (dataset, dataset.sources, evaluation.dataset): s3://{namespace}/*,
+    hf://datasets/*. Rows of configMapRef have the address configmap://name/key, those of claimRef pvc://claim/path."""
     outputs: Outputs | None = None
     """Where adapters are published (output.uri): s3://{namespace}/*."""
 

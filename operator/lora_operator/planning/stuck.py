@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from lora_trainer.contract.progress import Progress, Stage
+from lora_trainer.contract.progress import Phase, Progress
 
 from lora_operator.planning.observed import JobView, PolledProgress
 from lora_operator.planning.progress import short_duration
@@ -36,7 +36,7 @@ def stuck_sentence(job: JobView, polled: PolledProgress | None) -> str | None:
     if polled is None or pod is None or pod.deleting or pod.termination is not None:
         return None
     progress = polled.progress
-    if progress.stage is not Stage.TRAINING or progress.step_seconds is None:
+    if progress.phase is not Phase.TRAINING or progress.step_seconds is None:
         return None
     if polled.unchanged < max(LEAST_PATIENCE, PATIENCE_STEPS * timedelta(seconds=progress.step_seconds)):
         return None
@@ -47,6 +47,6 @@ def stuck_sentence(job: JobView, polled: PolledProgress | None) -> str | None:
     )
 
 
-def _place(polled: PolledProgress) -> tuple[str, Stage, int, bool]:
+def _place(polled: PolledProgress) -> tuple[str, Phase, int, bool]:
     progress = polled.progress
-    return polled.pod, progress.stage, progress.step, progress.step_seconds is not None
+    return polled.pod, progress.phase, progress.step, progress.step_seconds is not None

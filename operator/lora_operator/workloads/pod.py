@@ -20,7 +20,7 @@ from lora_trainer.contract.run import (
     RUN_FILE,
     SCRATCH,
 )
-from lora_trainer.contract.spec.rewards import ConfigMapKeyRef
+from lora_trainer.contract.spec.places import CLAIM, CONFIG_MAP, ConfigMapKeyRef
 
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name, job_name, service_name
 from lora_operator.workloads.draft import PORT_NAME, Entry, PodDraft, StageRequest, Transform
@@ -120,8 +120,8 @@ def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Add the PersistentVolumeClaims of pvc:// addresses, read-only."""
-    names = sorted({address.split("/")[2] for address in _addresses(request) if address.startswith("pvc://")})
+    """Add the PersistentVolumeClaims that a run names, read-only."""
+    names = sorted({address.split("/")[2] for address in _addresses(request) if address.startswith(CLAIM)})
     return draft.plus(
         volumes=tuple(
             {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
@@ -147,7 +147,7 @@ def model_cache(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Add the ConfigMaps of configmap:// addresses and of reward functions; only prepare reads them.
+    """Add the ConfigMaps with rows and with reward functions; only prepare reads them.
 
     They are optional: a missing one leaves its folder empty, which prepare reports. A pod that waits for a ConfigMap
     would not report it.
@@ -156,7 +156,7 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
         return draft
     keys: dict[str, set[str]] = {}
     for address in _addresses(request):
-        if address.startswith("configmap://"):
+        if address.startswith(CONFIG_MAP):
             _, _, name, key = address.split("/")
             keys.setdefault(name, set()).add(key)
     for reference in _reward_code(request):
@@ -180,8 +180,9 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
 def _addresses(request: StageRequest) -> tuple[str, ...]:
     """The addresses of all data that the run reads."""
     run = request.resolved.run_file
-    rows = tuple(source.uri for source in run.dataset.all_sources())
-    return (run.model.name, *rows, run.evaluation.dataset_uri or "")
+    rows = tuple(source.address for source in run.dataset.all_sources())
+    held_out = run.evaluation.dataset
+    return (run.model.address, *rows, held_out.address if held_out else "")
 
 
 def _reward_code(request: StageRequest) -> tuple[ConfigMapKeyRef, ...]:

@@ -33,7 +33,7 @@ from lora_trainer.contract.outcome import (
     Usage,
     encode_outcome,
 )
-from lora_trainer.contract.progress import PORT, LossPoint, Progress, Stage
+from lora_trainer.contract.progress import PORT, LossPoint, Phase, Progress
 from lora_trainer.contract.run import RunFile, run_digest
 
 DIGEST = "0" * 64
@@ -55,7 +55,7 @@ def prepare_result(run: RunFile) -> PrepareResult:
         run_digest=run_digest(run, data_digest=DIGEST, model_revision=run.identity.uid),
         dataset=figures(),
         model=ModelFigures(revision=run.identity.uid, parameters=1000, architecture="Scripted"),
-        estimate=Estimate(memory_gib=1.0, fits=True, micro_batch=4, accumulation=2),
+        estimate=Estimate(memory_gib=1.0, fits=True, per_device_train_batch_size=4, gradient_accumulation_steps=2),
         chosen=Chosen(
             max_steps=STEPS,
             per_device_train_batch_size=4,
@@ -207,7 +207,7 @@ def main() -> int:
     scenario = (run.dataset.uri or "").rsplit("/", 1)[-1]
     serve(
         Progress(
-            stage=Stage.TRAINING,
+            phase=Phase.TRAINING,
             step=4,
             total_steps=STEPS,
             loss=1.5,

@@ -18,9 +18,9 @@ PRIVATE_MODEL = {"name": "acme/private-8b", "revision": "main"}
 IDENTITY = {"workUri": "s3://platform/runs/{namespace}", "credentials": {"serviceAccountName": "bucket-writer"}}
 GOOGLE = {"workUri": "gs://platform/runs/{namespace}", "credentials": {"secretName": "bucket"}}
 MANY = [
-    {"uri": "configmap://rows/b.jsonl", "weight": 3},
-    {"uri": "configmap://rows/a.jsonl", "format": "Text"},
-    {"uri": "pvc://rows/c.parquet"},
+    {"configMapRef": {"name": "rows", "key": "b.jsonl"}, "weight": 3},
+    {"configMapRef": {"name": "rows", "key": "a.jsonl"}, "format": "Text"},
+    {"claimRef": {"name": "rows", "path": "c.parquet"}},
     {"uri": "hf://datasets/owner/name@main/data"},
 ]
 MIRROR = "https://hub.example/hf"
@@ -72,8 +72,8 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
             "huggingFace": {"tokenSecretRef": SECRET},
             "model": PRIVATE_MODEL,
             "output": SIGNED,
-            "dataset": {"uri": "pvc://rows/sql/train.jsonl", "columns": {"prompt": "question"}},
-            "evaluation": {"datasetUri": "pvc://held-out/sql.jsonl"},
+            "dataset": {"claimRef": {"name": "rows", "path": "sql/train.jsonl"}, "columns": {"prompt": "question"}},
+            "evaluation": {"dataset": {"claimRef": {"name": "held-out", "path": "sql.jsonl"}}},
             "training": {"maxSteps": 100, "learningRate": 1e-4},
         },
         {},
@@ -97,7 +97,10 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     "overlaid": ({}, OVERLAY),
     "two-nodes": ({"parallelism": {"nodes": 2}}, {}),
     "many-sources": (
-        {"dataset": {"sources": MANY}, "evaluation": {"datasetUri": "configmap://held-out/rows.jsonl"}},
+        {
+            "dataset": {"sources": MANY},
+            "evaluation": {"dataset": {"configMapRef": {"name": "held-out", "key": "rows.jsonl"}}},
+        },
         {"storage": GOOGLE, "hubEndpoint": MIRROR},
     ),
 }

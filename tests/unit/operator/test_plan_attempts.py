@@ -11,8 +11,7 @@ from lora_operator.planning.observed import PolledProgress
 from lora_operator.planning.plan_builder import Delete
 from lora_operator.planning.stuck import LONGEST_GAP, answered, stuck_sentence
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import NAME, a_job, a_running_pod, after, failed_text, trained_text
 from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation, preparing, training
@@ -22,7 +21,7 @@ POD = "job-x"
 
 def progress(**fields: Any) -> Progress:
     """A trainer that is between two steps of 2 s."""
-    shown = {"stage": Busy.TRAINING, "step": 40, "totalSteps": 600, "stepSeconds": 2.0}
+    shown = {"phase": Phase.TRAINING, "step": 40, "totalSteps": 600, "stepSeconds": 2.0}
     return Progress.model_validate(shown | fields)
 
 
@@ -141,7 +140,7 @@ def test_time_counts_while_answers_are_the_same() -> None:
     ("pod", "fields"),
     [
         (POD, {"step": 41}),
-        (POD, {"stage": Busy.EVALUATING}),
+        (POD, {"phase": Phase.EVALUATING}),
         (POD, {"stepSeconds": None}),
         ("another", {}),
     ],
@@ -169,7 +168,7 @@ STUCK = [
     (800, {"stepSeconds": 40.0}, True),
     (600, {"stepSeconds": 0.01}, True),
     (90_000, {"stepSeconds": None}, False),
-    *((90_000, {"stage": stage}, False) for stage in Busy if stage is not Busy.TRAINING),
+    *((90_000, {"phase": phase}, False) for phase in Phase if phase is not Phase.TRAINING),
 ]
 
 

@@ -6,15 +6,14 @@ from typing import Any
 
 from lora_operator.planning.observed import PolledProgress
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import after, failed_text, trained_text
 from tests.unit.operator.simulation import TRAIN, TRAIN_2, training
 
 
 def polled(step: int, at: float, *, pod: str = f"{TRAIN}-2", **fields: Any) -> PolledProgress:
-    progress = Progress.model_validate({"stage": Busy.TRAINING, "step": step, "totalSteps": 600} | fields)
+    progress = Progress.model_validate({"phase": Phase.TRAINING, "step": step, "totalSteps": 600} | fields)
     return PolledProgress(progress=progress, time=after(at), pod=pod)
 
 

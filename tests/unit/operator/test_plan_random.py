@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PolledProgress
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.progress import Progress
-from lora_trainer.contract.progress import Stage as Busy
+from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import a_class, a_run, prepared_text, trained_text
 from tests.unit.operator.simulation import Simulation
@@ -77,7 +76,7 @@ class RunLife(RuleBasedStateMachine):
     def a_pod_makes_no_more_steps(self, data: st.DataObject) -> None:
         pod = self.world.jobs[data.draw(st.sampled_from(self.ready_jobs()))].newest_pod
         assert pod is not None
-        shown = Progress(stage=Busy.TRAINING, step=4, total_steps=9, step_seconds=1.0)
+        shown = Progress(phase=Phase.TRAINING, step=4, total_steps=9, step_seconds=1.0)
         long = timedelta(hours=1)
         self.world.reconcile(polled=PolledProgress(progress=shown, time=self.world.now, pod=pod.name, unchanged=long))
 

@@ -15,7 +15,7 @@ from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import resolve
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 
-from tests.builders import CLASS_NAME, a_resolved, a_run, class_spec
+from tests.builders import CLASS_NAME, a_resolved, a_run, class_spec, rows_at
 from tests.unit.operator.scenarios import MIRROR, OVERLAY, SCENARIOS, children, environment, pods
 
 Body = dict[str, Any]
@@ -160,7 +160,7 @@ def test_prepare_fills_the_model_cache_and_train_reads_it() -> None:
 
 
 def test_one_claim_for_model_and_rows_is_one_volume() -> None:
-    run = a_run(model={"name": "pvc://both/model"}, dataset={"uri": "pvc://both/rows.jsonl"})
+    run = a_run(model=rows_at("pvc://both/model"), dataset=rows_at("pvc://both/rows.jsonl"))
     resolved = resolve(run, class_name="x", class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
     job = stage_job(StageRequest(run=run, resolved=resolved, stage=Stage.PREPARE, attempt=1))
     volumes = job["spec"]["template"]["spec"]["volumes"]

@@ -17,6 +17,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 from obstore.store import LocalStore
 
+from tests.builders import model_at
 from tests.support.stub_server import Answer, Request, stub_server
 from tests.support.tiny_model import CONFIG, safetensors_bytes, tensor_shapes, write_tiny_model
 
@@ -33,8 +34,10 @@ def models(tmp_path: Path) -> Path:
 
 def resolve(models: Path, name: str = "s3://models/tiny", revision: str | None = None):
     bucket = Bucket(open_store=lambda _: LocalStore(models), pvc_root=models.parent)
-    spec = ModelSpec(name=name, revision=revision)
-    return resolve_model(spec, bucket=bucket, folder=models.parent / "fetched")
+    spec = ModelSpec.model_validate(model_at(name))
+    return resolve_model(
+        spec.model_copy(update={"revision": revision}), bucket=bucket, folder=models.parent / "fetched"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["s3", "pvc"])
@@ -202,9 +205,9 @@ def test_a_hub_that_is_not_there(models: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("scheme", ["s3", "pvc"])
 def test_a_model_is_fetched_whole_and_only_as_it_was_prepared(models: Path, scheme: str) -> None:
     write_tiny_model(models / "tiny")
-    spec = ModelSpec(name=f"{scheme}://models/tiny")
+    spec = ModelSpec.model_validate(model_at(f"{scheme}://models/tiny"))
     bucket = Bucket(open_store=lambda _: LocalStore(models), pvc_root=models.parent)
-    revision = resolve(models, spec.name).figures.revision
+    revision = resolve(models, spec.address).figures.revision
     folder = fetch_model(spec, revision=revision, bucket=bucket, folder=models.parent / "whole")
     assert (folder / "model.safetensors").read_bytes() == (models / "tiny/model.safetensors").read_bytes()
     weights = models / "tiny/model.safetensors"

@@ -26,6 +26,7 @@ from lora_trainer.contract.outcome import Outcome, PrepareResult, decode_outcome
 from lora_trainer.prepare import prepare
 from lora_trainer.storage import open_bucket
 
+from tests.builders import rows_at
 from tests.support.prepare_world import CHATS, UNKNOWN_TOKENS, World, a_world, conversation
 from tests.support.runs import run_file
 from tests.support.stub_server import Answer, stub_server
@@ -54,7 +55,7 @@ class Case:
 
 
 def data(uri: str, **more: Any) -> dict[str, Any]:
-    return {"dataset": {"uri": uri, **more}}
+    return {"dataset": {**rows_at(uri), **more}}
 
 
 def files(**contents: Any) -> Change:
@@ -204,14 +205,14 @@ CASES: dict[str, Case] = {
     "one row many times": rows([CHATS[0]] * 5, "5 rows, 4 of them repeated"),
     "an evaluation set of the same rows": Case(
         code=INVALID, says=("Every row of the dataset is also in the evaluation set",),
-        blocks={"evaluation": {"datasetUri": TRAIN}},
+        blocks={"evaluation": {"dataset": {"uri": TRAIN}}},
     ),
     "no evaluation set": Case(
-        code=MISSING, says=("s3://team-a/e.jsonl",), blocks={"evaluation": {"datasetUri": "s3://team-a/e.jsonl"}}
+        code=MISSING, says=("s3://team-a/e.jsonl",), blocks={"evaluation": {"dataset": {"uri": "s3://team-a/e.jsonl"}}}
     ),
     "a bad evaluation set": Case(
         code=INVALID, says=("e.jsonl:1",), change=files(e__jsonl='{"messages": 1}\n'),
-        blocks={"evaluation": {"datasetUri": "s3://team-a/data/e.jsonl"}},
+        blocks={"evaluation": {"dataset": {"uri": "s3://team-a/data/e.jsonl"}}},
     ),
     # chat templates
     "a template that does not compile": template("{% for m in messages %}", "does not compile", "line 1"),

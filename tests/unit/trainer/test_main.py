@@ -14,7 +14,7 @@ import pytest
 from lora_trainer import __main__ as entry
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import PrepareResult, decode_outcome
-from lora_trainer.contract.progress import Progress, Stage
+from lora_trainer.contract.progress import Phase, Progress
 from lora_trainer.errors import TrainerError
 
 from tests.support.runs import run_file
@@ -40,12 +40,12 @@ def test_a_trainer_error_is_passed_on_whole() -> None:
 def test_the_last_word_says_how_far_training_came(tmp_path: Path) -> None:
     word = tmp_path / "last-word"
     ending = fails_with(TrainerError(ExitCode.Diverged, "It diverged."))
-    progress = Progress(stage=Stage.TRAINING, step=7, total_steps=60, checkpoint="s3://b/step-6", resumed_from_step=3)
+    progress = Progress(phase=Phase.TRAINING, step=7, total_steps=60, checkpoint="s3://b/step-6", resumed_from_step=3)
     assert entry.leave(ending, word, progress) == ExitCode.Diverged
     outcome = decode_outcome(word.read_text())
     assert outcome
     assert (outcome.step, outcome.from_step, outcome.checkpoint) == (7, 3, "s3://b/step-6")
-    entry.leave(ending, word, Progress(stage=Stage.DATA))
+    entry.leave(ending, word, Progress(phase=Phase.DATA))
     outcome = decode_outcome(word.read_text())
     assert outcome
     assert (outcome.step, outcome.from_step, outcome.checkpoint) == (None, None, None)

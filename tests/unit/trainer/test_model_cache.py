@@ -24,6 +24,7 @@ from tests.unit.trainer.test_base_model import COMMIT, NAME, Hub, hub
 __all__ = ["hub"]
 
 WEIGHTS = "model.safetensors"
+ON_CLAIM = {"claimRef": {"name": "claim", "path": "tiny"}}
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_nothing_is_kept_unless_the_class_has_a_cache(world: World, cache: Path)
 def test_a_model_on_a_volume_stays_there(cache: Path, tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "claim/tiny")
     bucket = Bucket(open_store=lambda _: LocalStore(tmp_path / "claim"), pvc_root=tmp_path)
-    keep_model(a_run("pvc://claim/tiny"), revision="any", bucket=bucket, cache=cache)
+    run = run_file(model=ON_CLAIM).model_copy(update={"model_cache": True})
+    keep_model(run, revision="any", bucket=bucket, cache=cache)
     assert list(cache.iterdir()) == []
 
 

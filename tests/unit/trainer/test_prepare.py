@@ -161,7 +161,7 @@ def test_duplicates_are_trained_on_and_never_held_out(world: World, tmp_path: Pa
 
 def test_an_evaluation_set_of_its_own(world: World) -> None:
     world.write("data/eval.jsonl", [conversation(number) for number in range(95, 105)])
-    result = world.prepare(evaluation={"datasetUri": "s3://team-a/data/eval.jsonl", "maxRows": 256})
+    result = world.prepare(evaluation={"dataset": {"uri": "s3://team-a/data/eval.jsonl"}, "maxRows": 256})
     assert (result.dataset.kept, result.dataset.held_out) == (95, 10)
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 5)]
 
@@ -214,7 +214,7 @@ def test_the_report_shows_the_rows_as_the_model_sees_them(world: World) -> None:
 def test_prompts_on_both_sides_are_counted_and_copies_left_out(world: World) -> None:
     other_answer = {"messages": [conversation(7)["messages"][0], {"role": "assistant", "content": "else"}]}
     world.write("data/eval.jsonl", [conversation(5), other_answer])
-    result = world.prepare(evaluation={"datasetUri": "s3://team-a/data/eval.jsonl"})
+    result = world.prepare(evaluation={"dataset": {"uri": "s3://team-a/data/eval.jsonl"}})
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 1)]
     assert result.dataset.leaked_prompts == 1
     assert report(world).evaluation

@@ -32,7 +32,7 @@ def publish_adapter(
     def manifest(files: tuple) -> ArtifactManifest:
         return ArtifactManifest(
             run_digest=result.run_digest,
-            base_model=run.model.name,
+            base_model=run.model.address,
             model=result.model,
             data_digest=result.dataset.digest,
             steps=4,

@@ -140,8 +140,8 @@ def test_the_estimate_shows_what_was_chosen() -> None:
     run = run_file(accelerator={"kind": "GPU", "memoryGiB": 80})
     estimate, numbers = size_run(run, SHAPE, DATA)
     assert estimate.fits
-    assert estimate.micro_batch == numbers.per_device_train_batch_size
-    tokens = 2048 * estimate.micro_batch
+    assert estimate.per_device_train_batch_size == numbers.per_device_train_batch_size
+    tokens = 2048 * estimate.per_device_train_batch_size
     with_8_bit_moments = memory_bytes(SHAPE, run, tokens=tokens, kept_layers=32, loader=numbers.loader)
     assert estimate.memory_gib == round((with_8_bit_moments + 6 * 41_943_040) / GIB, 2)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.credentials import SECRET_VARIABLES
-from lora_trainer.contract.progress import MAX_HISTORY, Progress, Stage
+from lora_trainer.contract.progress import MAX_HISTORY, Phase, Progress
 from lora_trainer.telemetry import LossHistory, ProgressServer, configure_logging, redact
 
 
@@ -30,11 +30,11 @@ def get(server: ProgressServer, path: str) -> str:
 
 
 def test_progress_before_and_after_an_update(server: ProgressServer) -> None:
-    assert Progress.model_validate_json(get(server, "/progress")) == Progress(stage=Stage.STARTING)
-    server.update(stage=Stage.TRAINING, step=3, total_steps=60, loss=1.5, checkpoint="s3://b/c")
+    assert Progress.model_validate_json(get(server, "/progress")) == Progress(phase=Phase.STARTING)
+    server.update(phase=Phase.TRAINING, step=3, total_steps=60, loss=1.5, checkpoint="s3://b/c")
     server.update(eta_seconds=9)
     seen = json.loads(get(server, "/progress"))
-    assert seen["stage"] == "Training"
+    assert seen["phase"] == "Training"
     assert (seen["step"], seen["totalSteps"], seen["etaSeconds"], seen["checkpoint"]) == (3, 60, 9, "s3://b/c")
     assert seen["history"] == [{"step": 3, "loss": 1.5}], "an update without a loss adds no point"
 

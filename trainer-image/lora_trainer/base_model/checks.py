@@ -59,7 +59,7 @@ def check_vocabulary(model: ModelSpec, shapes: Shapes, *, tokens: int) -> None:
     rows = embedding_rows(shapes)
     if rows is not None and tokens > rows:
         what = f"its tokenizer has {tokens} tokens but its weights only {rows}, so they belong to different models"
-        raise unsupported(model.name, what, "Upload the tokenizer that belongs to the weights")
+        raise unsupported(model.address, what, "Upload the tokenizer that belongs to the weights")
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:

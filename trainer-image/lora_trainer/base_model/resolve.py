@@ -24,6 +24,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import ModelFigures
 from lora_trainer.contract.run import MODEL_CACHE, RunFile, canonical_json
 from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.places import CLAIM
 from lora_trainer.data.tokens import TOKENIZER_FILES
 from lora_trainer.errors import TrainerError
 from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error
@@ -56,15 +57,17 @@ def resolve_model(spec: ModelSpec, *, bucket: Bucket, folder: Path) -> BaseModel
     Raises TrainerError: ModelNotFound, ModelAccessDenied, ModelUnsupported, HubUnavailable, or of the storage.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if "://" in spec.name:
-        revision, shapes = _resolve_folder(spec.name, bucket=bucket, folder=folder)
+    if not spec.on_hub:
+        revision, shapes = _resolve_folder(spec.address, bucket=bucket, folder=folder)
     else:
         revision, shapes = _resolve_hub(spec, folder=folder)
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except json.JSONDecodeError as error:
-        raise unsupported(spec.name, f"its config.json is not JSON (line {error.lineno})", "Upload it again") from None
-    check_config(spec.name, config)
+        raise unsupported(
+            spec.address, f"its config.json is not JSON (line {error.lineno})", "Upload it again"
+        ) from None
+    check_config(spec.address, config)
     figures = ModelFigures(revision=revision, parameters=parameters(shapes), architecture=architecture_of(config))
     return BaseModel(folder=folder, config=config, shapes=shapes, figures=figures)
 
@@ -74,17 +77,17 @@ def fetch_model(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path)
 
     Raises TrainerError: ConfigInvalid for a folder that has changed since, HubUnavailable, or of the storage.
     """
-    if "://" in spec.name:
-        if _folder_revision(spec.name, bucket=bucket, folder=folder) != revision:
+    if not spec.on_hub:
+        if _folder_revision(spec.address, bucket=bucket, folder=folder) != revision:
             raise TrainerError(
                 ExitCode.ConfigInvalid,
-                f"The model at {spec.name} has changed since the run was prepared.",
+                f"The model at {spec.address} has changed since the run was prepared.",
                 "Restore the model, or apply the LoraFineTune under a new name.",
             )
-        return bucket.download_folder(spec.name, folder, wanted=lambda name: name.endswith(MODEL_FILES))
+        return bucket.download_folder(spec.address, folder, wanted=lambda name: name.endswith(MODEL_FILES))
     try:
         snapshot_download(
-            spec.name,
+            spec.address,
             revision=revision,
             local_dir=folder,
             endpoint=os.environ.get("HF_ENDPOINT") or None,
@@ -100,9 +103,9 @@ def keep_model(run: RunFile, *, revision: str, bucket: Bucket, cache: Path) -> N
 
     Raises TrainerError: DiskFull, or what fetch_model raises.
     """
-    if not run.model_cache or run.model.name.startswith("pvc://"):
+    if not run.model_cache or run.model.on_claim:
         return
-    folder = cached_folder(cache, name=run.model.name, revision=revision)
+    folder = cached_folder(cache, name=run.model.address, revision=revision)
     fetch = partial(fetch_model, run.model, revision=revision, bucket=bucket)
     keep(folder, owner=run.identity.uid, fetch=lambda partly: fetch(folder=partly))
 
@@ -112,7 +115,7 @@ def base_folder(run: RunFile, *, revision: str, bucket: Bucket, scratch: Path, c
 
     Raises TrainerError as fetch_model does.
     """
-    folder = cached_folder(cache, name=run.model.name, revision=revision)
+    folder = cached_folder(cache, name=run.model.address, revision=revision)
     if run.model_cache and folder.is_dir():
         return folder
     return fetch_model(run.model, revision=revision, bucket=bucket, folder=scratch)
@@ -120,7 +123,7 @@ def base_folder(run: RunFile, *, revision: str, bucket: Bucket, scratch: Path, c
 
 def _folder_revision(uri: str, *, bucket: Bucket, folder: Path) -> str:
     files = [file for file in bucket.list(uri) if file.path.endswith(MODEL_FILES)]
-    on_volume = uri.startswith("pvc://")
+    on_volume = uri.startswith(CLAIM)
     contents = (lambda file: file_sha256(bucket.download_folder(uri, folder) / file.path)) if on_volume else _etag
     return folder_digest(files, contents)
 
@@ -181,18 +184,18 @@ def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, Shapes]:
     try:
         endpoint = os.environ.get("HF_ENDPOINT") or None
         api = HfApi(endpoint=endpoint)
-        info = api.model_info(spec.name, revision=spec.revision)
+        info = api.model_info(spec.address, revision=spec.revision)
         files = [sibling.rfilename for sibling in info.siblings or ()]
-        _check_files(spec.name, files, found=True)
+        _check_files(spec.address, files, found=True)
         assert info.sha, "the hub names a commit for every revision"
         for name in set(files) & set(SMALL_FILES):
-            hf_hub_download(spec.name, name, revision=info.sha, local_dir=folder, endpoint=endpoint)
-        _check_index(spec.name, folder, files)
-        found = api.get_safetensors_metadata(spec.name, revision=info.sha).files_metadata.values()
+            hf_hub_download(spec.address, name, revision=info.sha, local_dir=folder, endpoint=endpoint)
+        _check_index(spec.address, folder, files)
+        found = api.get_safetensors_metadata(spec.address, revision=info.sha).files_metadata.values()
         tensors = {name: tensor for metadata in found for name, tensor in metadata.tensors.items()}
         return info.sha, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     except NotASafetensorsRepoError:
-        raise unsupported(spec.name, "it has no model.safetensors", "Choose a model that has one") from None
+        raise unsupported(spec.address, "it has no model.safetensors", "Choose a model that has one") from None
     except HUB_ERRORS as error:
         raise _hub_error(error, spec) from None
 
@@ -200,7 +203,7 @@ def _resolve_hub(spec: ModelSpec, *, folder: Path) -> tuple[str, Shapes]:
 def _hub_error(error: Exception, spec: ModelSpec) -> TrainerError:
     asked = HubRepository(
         kind="model",
-        name=spec.name,
+        name=spec.address,
         revision=spec.revision,
         field="model.name",
         denied=ExitCode.ModelAccessDenied,

@@ -110,9 +110,9 @@ class Estimate(WireModel):
     """Predicted peak memory of the accelerator; of the process on a CPU class."""
     fits: bool
     """Whether that is within the class's memory; true where the class names none."""
-    micro_batch: int
-    """Rows per device and forward pass."""
-    accumulation: int
+    per_device_train_batch_size: int
+    """Micro-batch in rows."""
+    gradient_accumulation_steps: int
     """Micro-batches per optimizer step."""
     kept_layers: int = 0
     """Decoder layers whose activations are kept instead of recomputed."""

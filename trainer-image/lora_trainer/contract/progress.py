@@ -16,7 +16,7 @@ HEALTH_PATH = "/healthz"
 MAX_HISTORY = 64
 
 
-class Stage(StrEnum):
+class Phase(StrEnum):
     """What the pod is busy with."""
 
     STARTING = "Starting"
@@ -41,7 +41,7 @@ class LossPoint(WireModel):
 class Progress(WireModel):
     """Where the work stands."""
 
-    stage: Stage
+    phase: Phase
     """What the pod is busy with."""
     step: int = 0
     """Optimizer steps done."""

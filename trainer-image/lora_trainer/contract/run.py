@@ -23,9 +23,9 @@ from lora_trainer.contract.wire import WireModel
 
 RUN_FILE = Path("/etc/lora/run.json")
 PVC_MOUNT_ROOT = Path("/mnt/pvc")
-"""A claim named by pvc://claim/path is mounted read-only at PVC_MOUNT_ROOT/claim."""
+"""A claim that a run names is mounted read-only at PVC_MOUNT_ROOT/claim."""
 CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
-"""The key of a ConfigMap named by configmap://name/key is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
+"""The key of a ConfigMap that a run names is mounted at CONFIG_MAP_MOUNT_ROOT/name/key."""
 MODEL_CACHE = Path("/mnt/models")
 """The claim of the class's model cache is mounted here: writable in prepare, read-only in train."""
 RENDEZVOUS_PORT = 8081
@@ -137,9 +137,9 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         # However they are spread over nodes, as many processes train the same.
         "parallelism": {"gpus": run.parallelism.processes},
     }
-    for field in ("uri", "sources", "maxBadFraction", "samplesInStatus"):
+    for field in ("uri", "configMapRef", "claimRef", "sources", "maxBadFraction", "samplesInStatus"):
         shape["dataset"].pop(field, None)
-    for field in ("datasetUri", "gates"):
+    for field in ("dataset", "gates"):
         shape["evaluation"].pop(field, None)
     for field in ("saveSteps", "saveMinutes", "saveTotalLimit"):
         shape["training"].pop(field, None)

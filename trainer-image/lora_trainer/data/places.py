@@ -54,7 +54,7 @@ def find(uri: str, bucket: Bucket) -> Place:
         raise TrainerError(
             ExitCode.DatasetNotFound,
             f"There is no dataset at {uri}: neither a file nor a folder with files.",
-            "Upload it, or correct dataset.uri (dataset.sources, evaluation.datasetUri).",
+            "Upload it, or correct dataset (evaluation.dataset).",
         )
     return place
 

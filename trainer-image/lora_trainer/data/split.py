@@ -39,7 +39,7 @@ def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
         raise TrainerError(
             ExitCode.DatasetInvalid,
             "Every row of the dataset is also in the evaluation set.",
-            "Set evaluation.datasetUri to other rows, or remove it to hold out rows of the dataset.",
+            "Set evaluation.dataset to other rows, or remove it to hold out rows of the dataset.",
         )
     return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
 
@@ -57,7 +57,7 @@ def split_by_hash(rows: RowSet, run: RunFile) -> Split:
             ExitCode.DatasetInvalid,
             f"No row can be held out for evaluation: the dataset has {len(drawn)} rows,"
             f" {duplicates(digests)} of them repeated.",
-            "Add different rows, or set evaluation.datasetUri.",
+            "Add different rows, or set evaluation.dataset.",
         )
     return Split(
         train=rows,

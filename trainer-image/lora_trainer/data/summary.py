@@ -166,7 +166,7 @@ def _source_reports(rows: RowSet, times: Sequence[int], sources: Sequence[OpenSo
         used[number] += count
     return tuple(
         SourceReport(
-            uri=source.spec.uri,
+            uri=source.spec.address,
             revision=source.revision,
             format=source.row_format,
             rows=usable[number],

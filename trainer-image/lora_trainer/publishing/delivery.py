@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_trainer.contract.layout import artifact_uri, rejected_uri
 from lora_trainer.contract.manifest import ArtifactManifest, Exported, FileEntry, SetManifest, Verification
 from lora_trainer.contract.outcome import PrepareResult, TrainResult, Usage
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.gate import failures, gate_failed
@@ -52,7 +52,7 @@ def deliver(delivery: Delivery) -> TrainResult:
     uri = (rejected_uri if missed else artifact_uri)(run, delivery.prepared.run_digest)
 
     def prove(files: tuple[FileEntry, ...]) -> ArtifactManifest:
-        this.progress.update(stage=Stage.VERIFYING)
+        this.progress.update(phase=Phase.VERIFYING)
         return describe(delivery, files=files, verification=verify_elsewhere(delivery, uri=uri, files=files))
 
     artifact, published = commit(bucket, delivery.folder, uri=uri, manifest=prove, signer=signer)
@@ -64,7 +64,7 @@ def deliver(delivery: Delivery) -> TrainResult:
     point_latest(bucket, run, artifact)
     if not run.output.formats:
         return result
-    this.progress.update(stage=Stage.EXPORTING)
+    this.progress.update(phase=Phase.EXPORTING)
     try:
         exports, exported = export_elsewhere(delivery)
     except TrainerError as error:
@@ -98,7 +98,7 @@ def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: 
     prepared, signer = delivery.prepared, delivery.signer
     return ArtifactManifest(
         run_digest=prepared.run_digest,
-        base_model=delivery.this.run.model.name,
+        base_model=delivery.this.run.model.address,
         model=prepared.model,
         data_digest=prepared.dataset.digest,
         steps=delivery.steps,

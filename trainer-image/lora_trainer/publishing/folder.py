@@ -90,8 +90,8 @@ def write_folder(
 def _write_adapter_config(path: Path, *, run: RunFile, prepared: PrepareResult) -> None:
     """Name the base as the user did, not the folder it was loaded from, and put sets into a fixed order."""
     config = json.loads(path.read_text())
-    config["base_model_name_or_path"] = run.model.name
-    if "://" not in run.model.name:
+    config["base_model_name_or_path"] = run.model.address
+    if run.model.on_hub:
         config["revision"] = prepared.model.revision
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()

@@ -28,7 +28,7 @@ def model_card(
     return "\n".join(
         [
             *_header(run),
-            f"# LoRA adapter of {run.model.name}",
+            f"# LoRA adapter of {run.model.address}",
             "",
             _data(run, data),
             "",
@@ -62,10 +62,10 @@ def _data(run: RunFile, data: DatasetFigures) -> str:
 
 
 def _header(run: RunFile) -> list[str]:
-    hub = "://" not in run.model.name
+    hub = run.model.on_hub
     lines = ["library_name: peft", "pipeline_tag: text-generation"]
     lines += [f"tags: [lora, {run.training.method.lower()}, unsloth]"]
-    return ["---", *lines, *([f"base_model: {run.model.name}"] if hub else []), "---"]
+    return ["---", *lines, *([f"base_model: {run.model.address}"] if hub else []), "---"]
 
 
 def _figures(figures: Evaluation) -> list[str]:

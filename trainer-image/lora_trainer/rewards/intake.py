@@ -40,7 +40,7 @@ def take_rewards(run: RunFile, folder: Path, *, bucket: Bucket) -> str | None:
 def _source(function: PythonReward, index: int, bucket: Bucket) -> bytes:
     reference = function.config_map_ref
     try:
-        return bucket.read(f"configmap://{reference.name}/{reference.key}")
+        return bucket.read(reference.address)
     except FileNotFoundError:
         raise TrainerError(
             ExitCode.ConfigInvalid,

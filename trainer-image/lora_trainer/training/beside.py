@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import RunFile
 from lora_trainer.libraries import environment
 from lora_trainer.model import adapter_digest
@@ -42,7 +42,7 @@ def train_node(this: Attempt) -> None:
     os.environ.pop(SIGNING_KEY_VARIABLE, None)
     progress, nodes, stop = this.progress, this.nodes, this.stop
     with nodes:
-        progress.update(stage=Stage.DATA)
+        progress.update(phase=Phase.DATA)
         this, prepared, base = while_importing(this, lambda: _fetch(this))
         run = this.run
         chosen = chosen_here(run, prepared.result, oom_shrinks=this.oom_shrinks)
@@ -77,7 +77,7 @@ def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, 
     prepared = read_prepared(scratch / "prepared")
     chosen = chosen_here(run, prepared.result, oom_shrinks=oom_shrinks)
     silent = ProgressServer(port=0)
-    silent.update(stage=Stage.LOADING, total_steps=chosen.max_steps)
+    silent.update(phase=Phase.LOADING, total_steps=chosen.max_steps)
     model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, scratch=scratch, progress=silent)
     train_beside(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, resume=resume, progress=silent)
 
@@ -96,7 +96,7 @@ def train_beside(
     """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it resumes from."""
     from lora_trainer.training import callbacks
 
-    progress.update(stage=Stage.TRAINING)
+    progress.update(phase=Phase.TRAINING)
     channel = Channel(count=run.parallelism.processes)
     events: list[TrainerCallback] = [callbacks.FollowFirst(channel, progress=progress, stop=stop)]
     with explained(run, chosen, progress):

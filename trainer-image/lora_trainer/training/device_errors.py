@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import RunFile
 from lora_trainer.errors import TrainerError
 from lora_trainer.model import peak_memory_gib
@@ -42,15 +42,15 @@ def _out_of_memory(run: RunFile, chosen: Chosen, progress: ProgressServer) -> Tr
     class_ = run.accelerator
     held = f"{peak_memory_gib(class_.kind):.1f} GiB" + (f" of {class_.memory_gib:g}" if class_.memory_gib else "")
     where, rows = _where(progress), chosen.per_device_train_batch_size
-    match progress.progress.stage:
-        case Stage.LOADING:
+    match progress.progress.phase:
+        case Phase.LOADING:
             four_bit = "" if run.model.in_4bit else "set model.quantization: NF4, "
             return TrainerError(
                 ExitCode.DoesNotFit,
                 f"Memory ran out {where}: the model does not fit ({held} held).",
                 f"To make it fit, {four_bit}choose a smaller model or a class with more memory.",
             )
-        case Stage.EVALUATING:
+        case Phase.EVALUATING:
             return TrainerError(
                 ExitCode.OutOfMemory,
                 f"Memory ran out {where} with one row per forward pass ({held} held).",
@@ -66,10 +66,10 @@ def _out_of_memory(run: RunFile, chosen: Chosen, progress: ProgressServer) -> Tr
 
 def _where(progress: ProgressServer) -> str:
     now = progress.progress
-    match now.stage:
-        case Stage.LOADING:
+    match now.phase:
+        case Phase.LOADING:
             return "while the model was loaded"
-        case Stage.EVALUATING:
+        case Phase.EVALUATING:
             return "in the evaluation after training"
         case _:
             return f"after step {now.step} of {now.total_steps}"

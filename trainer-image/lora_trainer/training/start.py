@@ -14,7 +14,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import prepared_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Chosen, PrepareResult
-from lora_trainer.contract.progress import Stage
+from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import RunFile, run_digest
 from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.errors import TrainerError
@@ -107,7 +107,7 @@ def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
 
 def fetch_base(this: Attempt, prepared: PrepareResult) -> Path:
     """The base model's folder. Raises TrainerError. From here on the process is offline."""
-    this.progress.update(stage=Stage.LOADING, total_steps=prepared.chosen.max_steps)
+    this.progress.update(phase=Phase.LOADING, total_steps=prepared.chosen.max_steps)
     base = base_folder(this.run, revision=prepared.model.revision, bucket=this.bucket, scratch=this.scratch / "base")
     go_offline()
     return base
@@ -176,5 +176,5 @@ def interrupted(place: Place, progress: ProgressServer) -> TrainerError:
         message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes resume together later."
     else:
         kept = f"; the next attempt resumes from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
-        message = f"Stopped on request while {now.stage} at step {now.step}{kept}."
+        message = f"Stopped on request while {now.phase} at step {now.step}{kept}."
     return TrainerError(ExitCode.Interrupted, message)

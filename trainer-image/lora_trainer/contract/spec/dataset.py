@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
-from lora_trainer.contract.spec.uris import DATA_URI
+from lora_trainer.contract.spec.places import DataPlace
 from lora_trainer.contract.wire import WireModel
 
 
@@ -51,11 +51,9 @@ Columns = Annotated[
 MAX_SOURCES = 16
 
 
-class SourceSpec(WireModel):
+class SourceSpec(DataPlace):
     """One of several sources of training rows."""
 
-    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)]
-    """Where the rows are, as in dataset.uri."""
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
     """How often each row is trained on: 2 trains on each twice, 0.25 on a quarter of them. The total is weight times
     the usable rows, rounded; which rows make up a fraction is decided by a hash of training.seed and their contents."""
@@ -82,21 +80,19 @@ class ChatTemplateSpec(WireModel):
     """Source of a Jinja template, as in tokenizer_config.json."""
 
 
-class DatasetSpec(WireModel):
-    """The training rows: of one place (uri) or of several (sources)."""
+class DatasetSpec(DataPlace):
+    """The training rows: of one place (uri, configMapRef or claimRef) or of several (sources)."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("has(self.uri) != has(self.sources)", "dataset takes exactly one of uri and sources."),
+            rule(
+                "[has(self.uri), has(self.configMapRef), has(self.claimRef), has(self.sources)]"
+                ".filter(given, given).size() == 1",
+                "dataset takes exactly one of uri, configMapRef, claimRef and sources.",
+            ),
         )
     )
 
-    uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
-    """A file, a folder, or files by a pattern (train-*.parquet) of .jsonl, .json, .csv (.gz, .bz2, .xz, .zst, .lz4 and
-    .zip too) or .parquet: s3://bucket/path, gs://bucket/path or az://container/path; pvc://claim/path for a
-    PersistentVolumeClaim and configmap://name/key for a ConfigMap of the namespace; or
-    hf://datasets/owner/name@revision/path for a data set on the Hugging Face Hub, read with the token of
-    huggingFace.tokenSecretRef, whose revision (unset: main) is pinned for the run and reported."""
     sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1, max_length=MAX_SOURCES)] | None = None
     """Several places whose rows are trained on together."""
     format: RowFormat | None = None
@@ -118,7 +114,7 @@ class DatasetSpec(WireModel):
 
     def all_sources(self) -> tuple[SourceSpec, ...]:
         """The sources, with format and columns of the data set where they name none of their own."""
-        named = self.sources or ((SourceSpec(uri=self.uri),) if self.uri else ())
+        named = self.sources or ((source_at(self),) if self.address else ())
         return tuple(self.inherited(source) for source in named)
 
     def inherited(self, source: SourceSpec) -> SourceSpec:
@@ -126,3 +122,8 @@ class DatasetSpec(WireModel):
         return source.model_copy(
             update={"format": source.format or self.format, "columns": source.columns or self.columns}
         )
+
+
+def source_at(place: DataPlace) -> SourceSpec:
+    """A source of the rows at a place."""
+    return SourceSpec(uri=place.uri, config_map_ref=place.config_map_ref, claim_ref=place.claim_ref)

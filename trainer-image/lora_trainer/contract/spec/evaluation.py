@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
-from lora_trainer.contract.spec.uris import DATA_URI
+from lora_trainer.contract.spec.places import DataPlace
 from lora_trainer.contract.wire import WireModel
 
 
@@ -70,7 +70,7 @@ class EvaluationSettings(WireModel):
     """How much is compared: what a class may give to runs that leave it unset."""
 
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """Share of the data set that is held out when datasetUri is unset."""
+    """Share of the data set that is held out when evaluation.dataset is unset."""
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Most rows evaluated."""
     samples: Annotated[int, Field(ge=0, le=16)] = 3
@@ -80,7 +80,7 @@ class EvaluationSettings(WireModel):
 class EvaluationSpec(EvaluationSettings):
     """How base and adapter are compared on rows that were not trained on."""
 
-    dataset_uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
+    dataset: DataPlace | None = None
     """Rows to evaluate on, in the format of the data set. Unset: rows held out of the data set."""
     prompts: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=8192)], ...],

@@ -5,8 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.places import ClaimRef
 from lora_trainer.contract.spec.uris import MODEL_NAME
 from lora_trainer.contract.wire import WireModel
 
@@ -42,9 +44,32 @@ class ModelSettings(WireModel):
 class ModelSpec(ModelSettings):
     """The base model and how it is loaded (Unsloth's from_pretrained)."""
 
-    name: Annotated[str, Field(min_length=1, max_length=512, pattern=MODEL_NAME)]
-    """Base model: a Hugging Face id (meta-llama/Llama-3.2-3B-Instruct), a folder in a bucket (s3://bucket/models/llama,
-    gs:// and az:// too) or a folder on a PersistentVolumeClaim of the namespace (pvc://claim/models/llama)."""
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.name) != has(self.claimRef)", "model takes exactly one of name and claimRef."),
+        )
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=512, pattern=MODEL_NAME)] | None = None
+    """Base model: a Hugging Face id (meta-llama/Llama-3.2-3B-Instruct) or a folder in a bucket
+    (s3://bucket/models/llama, gs:// and az:// too)."""
+    claim_ref: ClaimRef | None = None
+    """Base model in a folder on a PersistentVolumeClaim."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Branch, tag or commit of a Hugging Face model. The commit it resolves to is pinned for the run and shown in
     status."""
+
+    @property
+    def address(self) -> str:
+        """Name of a model on the hub, or the URI of a folder. Empty where none is set."""
+        return self.claim_ref.address if self.claim_ref else self.name or ""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the Hugging Face Hub has the model."""
+        return "://" not in self.address
+
+    @property
+    def on_claim(self) -> bool:
+        """Whether the model is on a volume of the namespace."""
+        return self.claim_ref is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
-from lora_trainer.contract.spec.names import KeyName, ObjectName
+from lora_trainer.contract.spec.places import ConfigMapKeyRef
 from lora_trainer.contract.wire import WireModel
 
 
@@ -51,15 +51,6 @@ class LengthReward(WireModel):
 
     target: Annotated[int, Field(ge=1, le=1_048_576)]
     """Best length in tokens."""
-
-
-class ConfigMapKeyRef(WireModel):
-    """One key of a ConfigMap in the namespace of the fine-tune."""
-
-    name: ObjectName
-    """Name of the ConfigMap."""
-    key: KeyName
-    """Key inside the ConfigMap."""
 
 
 class PythonReward(WireModel):
