@@ -100,7 +100,7 @@ def _validation(guard: Guard) -> dict[str, str]:
     ]
     return {
         "expression": f"size({refused}) == 0",
-        "message": f"spec.{guard.field} is not what the LoraFineTuneClass allows (its spec.{guard.place}).",
+        "message": f"spec.{guard.field} is not allowed by the LoraFineTuneClass (its spec.{guard.place}).",
         "messageExpression": "\n+ ".join(parts),
         "reason": "Forbidden",
     }

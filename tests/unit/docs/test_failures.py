@@ -19,9 +19,9 @@ Made from the code by `pytest --update-golden`. Do not edit. The message of a ru
 is what the reason in its STATUS column means, why it comes up, and what helps.
 """
 FOLLOWS = {
-    ExitClass.USER_ERROR: "The run fails at once: the same input would fail again.",
+    ExitClass.USER_ERROR: "The run fails at once, because the same input would fail again.",
     ExitClass.OUT_OF_MEMORY: "Retried with half the micro-batch and the same effective batch.",
-    ExitClass.INTERRUPTED: "Goes on from the checkpoint at no cost.",
+    ExitClass.INTERRUPTED: "Resumes from the checkpoint; does not count as a retry.",
     ExitClass.INFRASTRUCTURE: "Retried after a pause that doubles, `spec.retryLimit` times.",
     ExitClass.BUG: "Retried once.",
 }
