@@ -120,7 +120,7 @@ async def test_events_tell_every_turn_of_the_story(world: World) -> None:
     messages = {reason: message for _, reason, message in told}
     assert messages["Prepared"].startswith("940 of 1000 rows are tokenised")
     assert messages["OutOfMemory"] == "Train attempt 2: Memory ran out. Lower model.maxSeqLength."
-    assert messages["BatchShrunk"].startswith("Train attempt 3 takes 4 rows")
+    assert messages["BatchShrunk"].startswith("Train attempt 3 uses perDeviceTrainBatchSize 4")
     assert messages["Resumed"] == "Train attempt 3 resumed from the checkpoint of step 30."
     assert "Lower learningRate." in messages["Diverged"]
 

@@ -45,7 +45,7 @@ class CpuSpec(WireModel):
     """A class without GPUs."""
 
     memory: Quantity | None = None
-    """Memory that all processes of a run share, for which runs are sized. Unset: runs are not sized."""
+    """Memory that all processes of a run share, for which runs are sized. Unset: memory does not limit runs."""
 
 
 class AcceleratorSpec(WireModel):
