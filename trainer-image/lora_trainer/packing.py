@@ -99,7 +99,7 @@ def packed_row_tokens(max_seq_length: int, *, positions: int | None = None) -> i
 
 
 def pack(lengths: Sequence[int], *, length: int, seed: int) -> list[list[int]]:
-    """Which rows stand in each sequence of `length` tokens, by their places in `lengths`; no row is longer.
+    """The rows of each sequence of `length` tokens, by their index in `lengths`. No row may be longer.
 
     Rows come in random order, and each goes where it leaves the least space. TRL packs the longest first, which puts
     rows of one length together: they are often of one kind (one schema, one template), and a step that sees few kinds,

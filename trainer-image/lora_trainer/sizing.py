@@ -73,7 +73,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
     def peak(cut: Cut) -> float:
         tokens = tokens_per_pass(run, cut, row_tokens=row_tokens)
-        # The processes of a CPU pod share its memory, each with a model of its own; a GPU has its own.
+        # The processes of a CPU pod share its memory, and each has its own model. Each GPU has its own memory.
         sharing = run.parallelism.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
         training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers, loader=packed.loader)
         if not generates_itself(run.training):

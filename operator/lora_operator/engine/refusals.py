@@ -40,6 +40,6 @@ class Refusals:
     async def _ask(self, namespace: str) -> dict[str, str]:
         newest: dict[str, tuple[str, str]] = {}
         async for event in self.gateway.list(EVENTS, namespace, fields=f"reason={POD_NOT_CREATED}"):
-            uid, message = event["involvedObject"].get("uid", ""), (event.get("lastTimestamp") or "", event["message"])
-            newest[uid] = max(newest.get(uid, ("", "")), message)
+            uid, dated = event["involvedObject"].get("uid", ""), (event.get("lastTimestamp") or "", event["message"])
+            newest[uid] = max(newest.get(uid, ("", "")), dated)
         return {uid: message for uid, (_, message) in newest.items()}

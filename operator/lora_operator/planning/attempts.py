@@ -169,10 +169,10 @@ def _end(job: JobView, default: datetime) -> datetime:
     return max((pod.termination.finished for pod in job.newest_pods if pod.termination is not None), default=default)
 
 
-def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> EndedAttempt:
-    outcome = decode_outcome(word.text)
-    reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
-    if job.nodes > 1 and blame(pod, word) is Blame.DISRUPTED:
+def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination) -> EndedAttempt:
+    outcome = decode_outcome(termination.text)
+    reason, sentence = _reason_and_sentence(record.stage, pod, termination, outcome)
+    if job.nodes > 1 and blame(pod, termination) is Blame.DISRUPTED:
         reason, sentence = Reason.DISRUPTED.value, f"Pod {pod.name} on node {pod.node} was disrupted. {sentence}"
     elif pod.index > 0 and pod.name not in sentence:
         sentence = f"Pod {pod.name} on node {pod.node}: {sentence}"
@@ -180,28 +180,30 @@ def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> En
         _followed(record, job),
         reason=reason,
         sentence=sentence,
-        end=_end(job, word.finished),
-        exit_code=word.exit_code,
+        end=_end(job, termination.finished),
+        exit_code=termination.exit_code,
         from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
         to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
     )
     return EndedAttempt(attempt=ended, sentence=sentence, outcome=outcome)
 
 
-def _reason_and_sentence(stage: Stage, pod: PodView, word: Termination, outcome: Outcome | None) -> tuple[str, str]:
-    if word.kubelet_reason == OOM_KILLED:
+def _reason_and_sentence(
+    stage: Stage, pod: PodView, termination: Termination, outcome: Outcome | None
+) -> tuple[str, str]:
+    if termination.kubelet_reason == OOM_KILLED:
         sentence = (
             f"Pod {pod.name} was killed because it exceeded its host memory limit. Ask the platform team for a class "
             "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
         )
         return Reason.OUT_OF_HOST_MEMORY.value, sentence
     result = outcome.result if outcome is not None else None
-    if word.exit_code == ExitCode.Succeeded and (result is None or result.stage != stage):
+    if termination.exit_code == ExitCode.Succeeded and (result is None or result.stage != stage):
         sentence = f"Pod {pod.name} exited with code 0 but left no readable result. Check the pod's log."
         return Reason.OUTCOME_MISSING.value, sentence
     if outcome is not None:
         return outcome.reason, " ".join(filter(None, (outcome.message, outcome.remedy)))
-    return exits.reason(word.exit_code), _silent_end(pod, word.exit_code)
+    return exits.reason(termination.exit_code), _silent_end(pod, termination.exit_code)
 
 
 def _silent_end(pod: PodView, code: int) -> str:

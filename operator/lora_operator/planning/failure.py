@@ -69,20 +69,20 @@ class Blame(IntEnum):
     PEER_LOST = auto()
 
 
-def blame(pod: PodView, word: Termination) -> Blame:
+def blame(pod: PodView, termination: Termination) -> Blame:
     """How well the end of this pod explains the end of all."""
-    kind = exit_class(word.exit_code)
+    kind = exit_class(termination.exit_code)
     if kind is ExitClass.USER_ERROR:
         return Blame.USER_ERROR
     if kind is ExitClass.OUT_OF_MEMORY:
         return Blame.OUT_OF_MEMORY
-    if word.kubelet_reason == OOM_KILLED:
+    if termination.kubelet_reason == OOM_KILLED:
         return Blame.OUT_OF_HOST_MEMORY
     if pod.disrupted:
         return Blame.DISRUPTED
-    if word.exit_code == ExitCode.PeerLost:
+    if termination.exit_code == ExitCode.PeerLost:
         return Blame.PEER_LOST
-    if word.exit_code > SIGNALLED:
+    if termination.exit_code > SIGNALLED:
         return Blame.KILLED
     if kind is ExitClass.INFRASTRUCTURE:
         return Blame.INFRASTRUCTURE

@@ -87,10 +87,10 @@ class ChatTemplate:
         return Rendered(text=text, answers=trained, prompt_end=spans[-1][0])
 
     def _answer(self, text: str, conversation: Conversation, messages: Sequence[dict], index: int) -> Span:
-        """Where message `index` stands in the text, what the template writes to end it included.
+        """The position of message `index` in the text, with what the template writes to end it.
 
-        It begins where the prompt ends that asks for it. Where that prompt is no prefix of the text (it opens a block
-        of reasoning that this answer does not have, or there is no prompt), the place of the content is looked up.
+        The message begins where its prompt ends. Where that prompt is not a prefix of the text (it opens a block of
+        reasoning that this answer does not have, or there is no prompt), the content itself is located.
         """
         content, tools = conversation.turns[index].content.rstrip(), conversation.tools
         prompt = self._text(messages[:index], tools, ask=True) if index else ""

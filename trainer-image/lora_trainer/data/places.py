@@ -39,7 +39,7 @@ class Place:
 
     files: Sequence[DataFile]
     single: bool
-    """Whether the URI names this very file; else the files are those of a folder or pattern."""
+    """Whether the URI names a single file; else the files are those of a folder or pattern."""
     revision: str | None = None
     """Commit of the hub that the files are of."""
 

@@ -1,6 +1,6 @@
 """Rows of preferences: two answers to one prompt, of which one was chosen. Normalises and tokenises them; no file.
 
-TRL's shapes: `chosen` and `rejected` as messages or as texts, with their `prompt` in a column of its own or as the
+TRL's formats: `chosen` and `rejected` as messages or as strings, with their `prompt` in a separate column or as the
 beginning that both share. Each answer is rendered with the prompt by the same renderer as rows of supervised
 fine-tuning, and cut where its end token is.
 """

@@ -28,7 +28,7 @@ LARGEST_FIELD = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row as it stands in its file."""
+    """One row as it is in its file."""
 
     where: str
     """File and line (or row), for messages: train.jsonl:17."""

@@ -47,7 +47,7 @@ class SourceReport(WireModel):
 
 
 class SetReport(WireModel):
-    """One set of rows: those of the dataset, or those of an evaluation set of its own."""
+    """One set of rows: the dataset, or a separate evaluation set."""
 
     sources: tuple[SourceReport, ...]
     """Where the rows come from."""
@@ -72,7 +72,7 @@ class SetReport(WireModel):
     bad_rows: Annotated[tuple[BadRow, ...], Field(max_length=100)]
     """The first rows that cannot be used, with file, line and reason."""
     samples: tuple[str, ...] = ()
-    """The first rows used, as the model sees them; what counts in the loss stands in \u27e6 \u27e7."""
+    """The first rows used, as the model sees them; tokens that count in the loss are in \u27e6 \u27e7."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Data:
     tokenizer: RowTokenizer
     sources: Sequence[OpenSource]
     evaluation_sources: Sequence[OpenSource]
-    """Those of an evaluation set of its own; none where rows were held out."""
+    """Sources of a separate evaluation set; none where rows were held out."""
 
 
 class DataReport(WireModel):

@@ -59,8 +59,8 @@ def finish(trainer: Trainer, model: PeftModel) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    # The reference is the base model: the copy of the untrained adapter that TRL would take instead costs memory, and
-    # stands in every checkpoint.
+    # The reference is the base model. The copy of the untrained adapter that TRL would use instead needs memory, and
+    # is saved in every checkpoint.
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
     # TRL casts a 4-bit model's adapter to bfloat16, while resuming restores it in float32: only with float32 in both

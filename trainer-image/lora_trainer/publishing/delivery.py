@@ -87,14 +87,14 @@ def verify_elsewhere(delivery: Delivery, *, uri: str, files: tuple[FileEntry, ..
 
 
 def export_elsewhere(delivery: Delivery) -> tuple[Path, Exported]:
-    """Write and prove the formats of output.exports, and say in which folder. Raises TrainerError."""
+    """Write and verify the formats of output.exports, and return their folder. Raises TrainerError."""
     folder, formats = delivery.this.scratch / "exports", ",".join(delivery.this.run.output.formats)
     options = {"adapter": delivery.folder, "base": delivery.base, "folder": folder, "formats": formats}
     return folder, run_elsewhere("export", options, result=Exported)
 
 
 def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: Verification) -> ArtifactManifest:
-    """The manifest of a proven adapter."""
+    """The manifest of a verified adapter."""
     prepared, signer = delivery.prepared, delivery.signer
     return ArtifactManifest(
         run_digest=prepared.run_digest,

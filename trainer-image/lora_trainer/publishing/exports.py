@@ -1,6 +1,6 @@
 """`python -m lora_trainer export`: writes an adapter in the formats that other programs load, and verifies each one.
 
-Runs in a process of its own, on an adapter's local folder; uploads nothing.
+Runs in its own process, on an adapter's local folder; uploads nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The adapter merged into its base model in 16 bits, and the proof that the result is the same model.
+"""Merges the adapter into its base model in 16 bits, and verifies that the result is the same model.
 
-Knows transformers and PEFT, not Unsloth: runs in a process of its own (see exports.py).
+Uses transformers and PEFT, not Unsloth, and therefore runs in its own process (see exports.py).
 """
 
 from __future__ import annotations

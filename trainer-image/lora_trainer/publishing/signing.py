@@ -60,7 +60,7 @@ class Signer:
 
 
 def read_signer(run: RunFile, pem: str) -> Signer | None:
-    """The signer that output.signing asks for, with the key in `pem`. Raises ConfigInvalid for a key that is none."""
+    """The signer for output.signing with the key in `pem`, None without signing. Raises ConfigInvalid for a bad key."""
     if run.output.signing is None:
         return None
 

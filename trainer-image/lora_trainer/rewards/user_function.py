@@ -1,7 +1,7 @@
-"""A user's reward function in a process of its own, with a time limit for each call and without credentials.
+"""Runs a user's reward function in its own process, with a time limit for each call and without credentials.
 
-The process keeps the function loaded between calls. It is separate so that the user's code can neither end nor hang the
-trainer, and finds no credentials in its environment by accident; it is no sandbox against a user's own intent.
+The process keeps the function loaded between calls. Because it is separate, the user's code can neither end nor block
+the trainer, and finds no credentials in its environment. It is not a sandbox against malicious code.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Channel:
 
     @cached_property
     def _group(self) -> ProcessGroup:
-        """A group of its own on the CPU: an accelerator's would time out while the first process evaluates."""
+        """A separate group on the CPU: an accelerator's would time out while the first process evaluates."""
         import torch
 
         return cast("ProcessGroup", torch.distributed.new_group(backend="gloo", timeout=LONGEST_SILENCE))

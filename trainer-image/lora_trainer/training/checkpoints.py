@@ -164,8 +164,8 @@ class CheckpointWriter:
         self._delete_older(step, best_step)
 
     def _delete_older(self, step: int, best_step: int | None) -> None:
-        """Keep the newest ones up to `step`, at least down to one that a later loss has proven, and the best; torn
-        folders before it go too."""
+        """Delete older checkpoints. Keeps the newest ones up to `step`, at least down to one that a later loss has
+        confirmed, and the best. Deletes incomplete folders before `step` too."""
         newest = [checkpoint.step for checkpoint in committed(self._bucket, self._uri) if checkpoint.step <= step]
         unproven = sum(older > step - STEPS_UNTIL_PROVEN for older in newest)
         kept = {*newest[: max(self._keep, unproven + 1)], best_step}

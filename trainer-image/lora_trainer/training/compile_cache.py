@@ -74,7 +74,7 @@ class CompileCache:
         """Fill the folder from the bucket, and return whether there was any code. Call it before anything compiles."""
         began = time.monotonic()
         try:
-            if self._condemned():
+            if self._discarded():
                 return False
             manifest = self._bucket.read_manifest(self._uri, SetManifest)
             if manifest is None or manifest.fingerprint != self._fingerprint:
@@ -96,12 +96,13 @@ class CompileCache:
     def first_steps_done(self) -> threading.Thread:
         """Publish the folder, or end the trial of code from the bucket. Returns the thread that does so; callers need
         not wait for it."""
-        do = self._acquit if self._found else self._publish
+        do = self._end_trial if self._found else self._publish
         thread = threading.Thread(target=do, name="compiled", daemon=True)
         thread.start()
         return thread
 
-    def _condemned(self) -> bool:
+    def _discarded(self) -> bool:
+        """Delete code on trial that an earlier attempt left, and return whether there was any."""
         if not self._trial or self._bucket.read_if_there(self._trial) != self._fingerprint.encode():
             return False
         log.warning("An attempt ended in its first steps with the compiled code at %s: compiling again", self._uri)
@@ -109,7 +110,7 @@ class CompileCache:
         self._bucket.delete(self._trial)
         return True
 
-    def _acquit(self) -> None:
+    def _end_trial(self) -> None:
         try:
             if self._trial:
                 self._bucket.delete(self._trial)

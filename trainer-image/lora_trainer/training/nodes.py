@@ -69,10 +69,10 @@ class Nodes:
         self._leave = leave
         self._deadline = time.monotonic() + patience
         self._patience = patience
-        self._lines: list[_Line] = []
+        self._peers: list[_Peer] = []
         self._arrivals = threading.Condition()
-        self._here: queue.Queue[int] = queue.Queue()
-        self._told: queue.Queue[Message | None] = queue.Queue()
+        self._ready: queue.Queue[int] = queue.Queue()
+        self._plans: queue.Queue[Message | None] = queue.Queue()
         self._lost = threading.Event()
         self._done = False
         self._closing = False
@@ -99,8 +99,8 @@ class Nodes:
         elif not isinstance(error, TrainerError):
             self._await_cause()
         self._closing = True
-        for line in self._lines:
-            line.hang_up()
+        for peer in self._peers:
+            peer.close()
 
     def agree(self, plan: Message | None = None) -> Message | None:
         """Wait until all nodes are connected. Returns the first node's `plan`, or None where it needs them no longer.
@@ -109,12 +109,12 @@ class Nodes:
         """
         if self.place.node == 0:
             self._await_arrivals()
-            for _ in self._lines:
-                self._here.get()
+            for _ in self._peers:
+                self._ready.get()
             self._send({"plan": plan})
             return plan
         self._send({"here": True})
-        return self._told.get()
+        return self._plans.get()
 
     def leave(self, error: TrainerError) -> NoReturn:
         """End this process. For a bug, wait a moment first, because the loss of another node may be its cause."""
@@ -124,51 +124,51 @@ class Nodes:
 
     def _await_cause(self) -> None:
         """Where another node is lost, the thread that listens to it ends this process meanwhile."""
-        if self._lines and self._lost.wait(GRACE_SECONDS):
+        if self._peers and self._lost.wait(GRACE_SECONDS):
             time.sleep(2 * GRACE_SECONDS)
 
     def _send(self, message: Message) -> None:
-        for line in self._lines:
-            line.send(message)
+        for peer in self._peers:
+            peer.send(message)
 
-    def _listen(self, line: _Line) -> None:
-        for message in line.messages():
+    def _listen(self, peer: _Peer) -> None:
+        for message in peer.messages():
             if "here" in message:
-                self._here.put(line.node)
+                self._ready.put(peer.node)
             if "plan" in message:
-                self._told.put(message["plan"])
+                self._plans.put(message["plan"])
             if "stop" in message:
                 self._stop.request()
             if "done" in message:
-                line.done = True
-                self._told.put(None)
-        if not (line.done or self._closing):
+                peer.done = True
+                self._plans.put(None)
+        if not (peer.done or self._closing):
             self._lost.set()
             # Let the Job controller see that pod's end first. It then deletes this pod with its termination message.
             time.sleep(GRACE_SECONDS)
             self._leave(
                 TrainerError(
                     ExitCode.PeerLost,
-                    f"The pod of node {line.node} of {self.place.nodes} was lost, so this pod ended too.",
+                    f"The pod of node {peer.node} of {self.place.nodes} was lost, so this pod ended too.",
                     "The next attempt resumes from the last checkpoint.",
                 )
             )
 
     def _hold(self, connection: socket.socket, node: int) -> None:
         """Listen to a node from now on."""
-        line = _Line(connection, node)
+        peer = _Peer(connection, node)
         with self._arrivals:
-            self._lines.append(line)
+            self._peers.append(peer)
             if self._done:  # it connected after the others were told
-                line.send({"done": True})
+                peer.send({"done": True})
             self._arrivals.notify_all()
-        threading.Thread(target=self._listen, args=(line,), name=f"node-{node}", daemon=True).start()
+        threading.Thread(target=self._listen, args=(peer,), name=f"node-{node}", daemon=True).start()
 
     def _receive(self, server: socket.socket) -> NoReturn:
         """Accept the connections of further nodes, as long as this process lives."""
         while True:
             connection, _ = server.accept()
-            node = self._welcomed(connection)
+            node = self._greeted(connection)
             if node in self._missing:
                 self._hold(connection, node)
                 if not self._missing:
@@ -179,14 +179,14 @@ class Nodes:
     @property
     def _missing(self) -> set[int]:
         """The further nodes that have not connected yet."""
-        return set(range(1, self.place.nodes)) - {line.node for line in self._lines}
+        return set(range(1, self.place.nodes)) - {peer.node for peer in self._peers}
 
     def _await_arrivals(self) -> None:
         with self._arrivals:
             if not self._arrivals.wait_for(lambda: not self._missing, max(self._deadline - time.monotonic(), 0)):
-                raise self._alone(*self._missing)
+                raise self._not_connected(*self._missing)
 
-    def _welcomed(self, connection: socket.socket) -> int | None:
+    def _greeted(self, connection: socket.socket) -> int | None:
         """The number of the node that connects; None for a connection from elsewhere."""
         hello: Message = {}
         with suppress(OSError, ValueError):
@@ -210,9 +210,9 @@ class Nodes:
                     return connection
                 connection.close()
             time.sleep(RETRY_SECONDS)
-        raise self._alone(0)
+        raise self._not_connected(0)
 
-    def _alone(self, *missing: int) -> TrainerError:
+    def _not_connected(self, *missing: int) -> TrainerError:
         who = ", ".join(str(node) for node in sorted(missing))
         return TrainerError(
             ExitCode.PeerLost,
@@ -222,7 +222,7 @@ class Nodes:
         )
 
 
-class _Line:
+class _Peer:
     """The connection to one node."""
 
     def __init__(self, connection: socket.socket, node: int) -> None:
@@ -248,7 +248,7 @@ class _Line:
             for line in lines:
                 yield json.loads(line)
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         """Close the connection, so that the other side notices."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -91,7 +91,7 @@ class Ranks:
                     "rank",
                     *self._arguments,
                     "--termination-log",
-                    self._word(local),
+                    self._termination_log(local),
                 ],
                 env=os.environ | self._world.environment(local),
                 stdin=subprocess.PIPE,  # its end tells the process that this one is gone
@@ -119,8 +119,8 @@ class Ranks:
             self._leave(self._failure(local, code))
 
     def _failure(self, local: int, code: int) -> TrainerError:
-        word, which = self._word(local), f"{self._world.rank(local)} of {self._world.size}"
-        outcome = decode_outcome(word.read_text()) if word.exists() else None
+        log, which = self._termination_log(local), f"{self._world.rank(local)} of {self._world.size}"
+        outcome = decode_outcome(log.read_text()) if log.exists() else None
         if outcome is not None and code in set(ExitCode):
             return TrainerError(ExitCode(code), f"{outcome.message} (process {which})", outcome.remedy)
         return TrainerError(
@@ -129,7 +129,7 @@ class Ranks:
             "Check the pod's log. The most frequent cause is that host memory ran out.",
         )
 
-    def _word(self, local: int) -> Path:
+    def _termination_log(self, local: int) -> Path:
         return self._scratch / f"rank-{local}.json"
 
 
