@@ -97,6 +97,12 @@ OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
 )
 
 
+EXPRESSIONS = [
+    {"key": "team", "operator": "In", "values": ["a", "b"]},
+    {"key": "team", "operator": "NotIn", "values": ["c"]},
+    {"key": "example.com/gpu", "operator": "Exists"},
+    {"key": "frozen", "operator": "DoesNotExist"},
+]
 CLASS_CASES: tuple[CrdCase, ...] = (
     _class("the smallest class"),
     _class("a GPU class without memory", "spec.accelerator.gpu", spec__accelerator={"gpu": {}}),
@@ -127,6 +133,25 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     *(
         _class(f"pod with {name}", words, **{f"spec__{path}".removesuffix("__"): value})
         for name, words, path, value in OVERLAYS
+    ),
+    _class("a class for all namespaces", spec__namespaceSelector={}),
+    _class("a class for some namespaces", spec__namespaceSelector={"matchLabels": {"example.com/team": "ml", "a": ""}}),
+    _class("a class for a label of two words", "matchLabels", spec__namespaceSelector={"matchLabels": {"team": "m l"}}),
+    _class("a class by expressions", spec__namespaceSelector={"matchExpressions": EXPRESSIONS}),
+    _class(
+        "a class by values of no label",
+        "Exists and DoesNotExist take none",
+        spec__namespaceSelector={"matchExpressions": [{"key": "team", "operator": "Exists", "values": ["a"]}]},
+    ),
+    _class(
+        "a class by no values",
+        "In and NotIn take values",
+        spec__namespaceSelector={"matchExpressions": [{"key": "team", "operator": "In"}]},
+    ),
+    _class(
+        "a class by another operator",
+        "operator",
+        spec__namespaceSelector={"matchExpressions": [{"key": "team", "operator": "Gt", "values": ["1"]}]},
     ),
     _class("defaults", spec__defaults=DEFAULTS),
     _class(

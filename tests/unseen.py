@@ -8,7 +8,13 @@ from __future__ import annotations
 CLUSTER = ("tests/cluster", "tests/outages", "tests/install", "tests/fuzz", "tests/kubectl")
 """What has a real API server, and most of it our images."""
 
-DOCUMENTS = ("tests/commands", "tests/kubectl", "tests/unit/docs", "tests/unit/operator/test_monitoring.py")
+DOCUMENTS = (
+    "tests/commands",
+    "tests/kubectl",
+    "tests/unit/docs",
+    "tests/unit/operator/test_crds.py",
+    "tests/unit/operator/test_monitoring.py",
+)
 """What reads documents."""
 
 STARTS = {
@@ -41,21 +47,22 @@ STARTS = {
 """Modules that start others, and patterns of what they start."""
 
 READERS: dict[str, tuple[str, ...]] = {
-    "README.md": ("tests/commands",),
+    "README.md": (*DOCUMENTS, "tests/unit/manifests"),
     "Makefile": ("tests/commands", "tests/unit/runner"),
-    "docs/install.md": (*DOCUMENTS, "tests/install/test_documents.py"),
-    "docs/operations.md": (*DOCUMENTS, "tests/install/test_documents.py"),
+    "docs/quickstarts/*.md": (*DOCUMENTS, "tests/install/test_documents.py"),
+    "docs/tasks/*.md": (*DOCUMENTS, "tests/install/test_documents.py", "tests/unit/manifests"),
     "docs/*.md": DOCUMENTS,
-    "*/README.md": ("tests/commands", "tests/kubectl"),
+    "*/README.md": DOCUMENTS,
     "benchmarks/results/gpu.json": ("tests/unit/trainer/test_memory.py",),
     "benchmarks/results/vram.json": ("tests/unit/trainer/test_memory.py", "tests/trainer/test_memory_fit.py"),
-    "benchmarks/results/*": (),
+    "benchmarks/results/*": ("tests/unit/docs/test_links.py",),
     "benchmarks/modules/*": ("tests/commands",),
     "benchmarks/load/manager.Dockerfile": ("tests/commands",),
     "manifests/argocd/*": (
         "tests/cluster/test_manifests.py",
         "tests/install",
         "tests/kubectl",
+        "tests/unit/manifests",
         "tests/unit/operator/test_gitops.py",
     ),
     "manifests/monitoring/*": ("tests/unit/docs", "tests/unit/operator/test_monitoring.py", *CLUSTER),

@@ -1,4 +1,4 @@
-"""All Prometheus metrics of the operator. docs/observability.md lists them, and a test compares the two.
+"""All Prometheus metrics of the operator. docs/reference/metrics.md lists them, and a test compares the two.
 
 Labels are bounded: no names of runs, pods or nodes, and only known reasons of those that trainers report.
 """

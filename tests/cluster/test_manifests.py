@@ -24,6 +24,8 @@ KUSTOMIZATIONS = {
     file.parent: yaml.safe_load(file.read_text()) for file in sorted(MANIFESTS.rglob("kustomization.yaml"))
 }
 SETTINGS = MANIFESTS / "argocd/settings"
+TEAMS = [MANIFESTS / "demo/tenant", *sorted((MANIFESTS / "argocd/repository/tenants").iterdir())]
+"""Folders of teams, on top of the base in tenant."""
 SAMPLES = sorted((MANIFESTS / "samples").rglob("*.yaml"))
 CLASSES = sorted((MANIFESTS / "classes").glob("*.yaml"))
 UNSET = "gpu-24g"
@@ -77,9 +79,9 @@ def name(path: Path) -> str:
 
 
 def classes() -> list[dict]:
-    """The classes of our manifests, with a limit."""
-    limits = {"spec.limits.maxRuntimeSeconds": LONGEST}
-    return [edited(yaml.safe_load(file.read_text()), limits) for file in CLASSES]
+    """The classes of our manifests, with a limit. None is the default: the cluster of all tests has one already."""
+    changes = {"spec.limits.maxRuntimeSeconds": LONGEST, "metadata.annotations": None}
+    return [edited(yaml.safe_load(file.read_text()), changes) for file in CLASSES]
 
 
 def greedy(sample: Path) -> dict:
@@ -157,6 +159,19 @@ def test_kustomize_renames_what_a_run_refers_to(kubectl: Kubectl, tmp_path: Path
     assert config_map["metadata"]["name"].startswith("a-rows-")
     references = [renamed["spec"]["dataset"]["sources"][0], renamed["spec"]["evaluation"]["dataset"]]
     assert [each["configMapRef"]["name"] for each in references] == [config_map["metadata"]["name"]] * 2
+
+
+@pytest.mark.parametrize("folder", TEAMS, ids=name)
+def test_the_folder_of_a_team_puts_everything_into_its_namespace(folder: Path, kubectl: Kubectl) -> None:
+    team = KUSTOMIZATIONS[folder]["namespace"]
+    namespace, *others = sorted(
+        yaml.safe_load_all(kubectl("kustomize", folder)), key=lambda body: body["kind"] != "Namespace"
+    )
+    assert (namespace["kind"], namespace["metadata"]["name"]) == ("Namespace", team)
+    assert {body["metadata"]["namespace"] for body in others} == {team}
+    assert {body["kind"] for body in others} == {"NetworkPolicy", "ResourceQuota", "RoleBinding"}
+    (binding,) = [body for body in others if body["kind"] == "RoleBinding"]
+    assert [subject["name"] for subject in binding["subjects"]] == [team], "the group of these folders has its name"
 
 
 @pytest.mark.parametrize("file", loose_files(), ids=name)

@@ -27,7 +27,7 @@ ROW = json.dumps({"text": "The quick brown fox jumps over the lazy dog. " * 8})
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """A tenant with a bucket of the same name as its namespace, and a person who may edit the namespace."""
+    """A tenant with a bucket of the same name as its namespace, a person who may edit the namespace, and a user."""
 
     tenant: Tenant
     account: Account
@@ -39,6 +39,11 @@ class Team:
     @property
     def person(self) -> str:
         return f"person-of-{self.name}"
+
+    @property
+    def user(self) -> str:
+        """Somebody with the role that manifests/tenant gives, and no other."""
+        return f"user-of-{self.name}"
 
     def as_person(self, *arguments: object, stdin: str | None = None) -> str:
         """kubectl as the person."""
@@ -65,13 +70,15 @@ class Team:
 
 
 def make_team(environment: Environment, folder: Path) -> Team:
-    """Namespace, bucket with a model and rows, keys that open it and no other, and a person with the role edit."""
+    """Namespace, bucket with a model and rows, keys that open it and no other, a person and a user."""
     tenant = Tenant.fresh(environment.kubectl)
     name = tenant.namespace
     tenant.create(Account(access=name, secret=secrets.token_hex(20)))
     account = object_store.ensure_account(environment.kubectl, namespace=name, bucket=name)
     team = Team(tenant=tenant, account=account)
-    tenant.kubectl("-n", name, "create", "rolebinding", "person", "--clusterrole=edit", f"--user={team.person}")
+    bind = ("-n", name, "create", "rolebinding")
+    tenant.kubectl(*bind, "person", "--clusterrole=edit", f"--user={team.person}")
+    tenant.kubectl(*bind, "user", "--clusterrole=lora-operator-user", f"--user={team.user}")
     with object_store.bucket(environment.kubectl, account, name=name) as store:
         store.put("rows.jsonl", f"{ROW}\n".encode() * 4)
         object_store.upload_folder(store, write_tiny_model(folder / name), "tiny")
@@ -146,27 +153,83 @@ def test_not_even_a_class_mounts_folders_of_the_node(environment: Environment) -
     assert "hostPath" in said
 
 
-@pytest.mark.parametrize(
-    ("verb", "resource", "where", "allowed"),
-    [
-        ("create", "lorafinetunes", "own", True),
-        ("delete", "lorafinetunes", "own", True),
-        ("create", "lorafinetunes", "other", False),
-        ("get", "lorafinetunes", "other", False),
-        ("get", "secrets", "other", False),
-        ("patch", "lorafinetunes --subresource=status", "own", False),
-        ("create", "lorafinetuneclasses", "own", False),
-        ("patch", "lorafinetuneclasses", "own", False),
-        ("update", "validatingadmissionpolicies", "own", False),
-    ],
-)
-def test_what_a_person_with_the_role_edit_may_do(
-    teams: tuple[Team, Team], verb: str, resource: str, where: str, allowed: bool
+RIGHTS = [
+    # verb, resource, namespace, with the role edit, with the role lora-operator-user
+    ("create", "lorafinetunes", "own", True, True),
+    ("patch", "lorafinetunes", "own", True, True),
+    ("delete", "lorafinetunes", "own", True, True),
+    ("list", "events", "own", True, True),
+    ("list", "pods", "own", True, True),
+    ("get", "pods --subresource=log", "own", True, True),
+    ("get", "resourcequotas", "own", True, True),
+    ("get", "secrets", "own", True, False),
+    ("create", "secrets", "own", True, False),
+    ("create", "pods", "own", True, False),
+    ("create", "pods --subresource=exec", "own", True, False),
+    ("create", "jobs", "own", True, False),
+    ("delete", "configmaps", "own", True, False),
+    ("get", "configmaps", "own", True, False),
+    ("delete", "resourcequotas", "own", False, False),
+    ("delete", "networkpolicies", "own", True, False),
+    ("create", "lorafinetunes", "other", False, False),
+    ("get", "lorafinetunes", "other", False, False),
+    ("get", "pods --subresource=log", "other", False, False),
+    ("get", "secrets", "other", False, False),
+    ("patch", "lorafinetunes --subresource=status", "own", False, False),
+    ("create", "lorafinetuneclasses", "own", False, False),
+    ("patch", "lorafinetuneclasses", "own", False, False),
+    ("update", "validatingadmissionpolicies", "own", False, False),
+]
+
+
+def may(team: Team, who: str, verb: str, resource: str, namespace: str) -> bool:
+    """What the API server says."""
+    question = ("auth", "can-i", verb, *resource.split(), "-n", namespace, "--quiet", "--as", who)
+    return refusal_of(lambda: team.tenant.kubectl(*question)) == ""
+
+
+@pytest.mark.parametrize(("verb", "resource", "where", "edit", "user"), RIGHTS)
+def test_what_the_roles_of_a_namespace_include(
+    teams: tuple[Team, Team], verb: str, resource: str, where: str, edit: bool, user: bool
 ) -> None:
     mine, others = teams
     namespace = mine.name if where == "own" else others.name
-    question = ("auth", "can-i", verb, *resource.split(), "-n", namespace, "--quiet")
-    assert (refusal_of(lambda: mine.as_person(*question)) == "") == allowed
+    assert may(mine, mine.person, verb, resource, namespace) == edit
+    assert may(mine, mine.user, verb, resource, namespace) == user
+
+
+def test_a_user_runs_and_reads_how_it_went(teams: tuple[Team, Team]) -> None:
+    """What a team does by the pages, with the narrow role."""
+    team, _ = teams
+
+    def as_user(*arguments: object, stdin: str | None = None) -> str:
+        return team.tenant.kubectl("-n", team.name, *arguments, "--as", team.user, stdin=stdin)
+
+    as_user("apply", "-f", "-", stdin=json.dumps(team.tenant.body("of-a-user", "ok")))
+    as_user("wait", "--for=condition=Ready", "lft/of-a-user", "--timeout=120s")
+    team.tenant.told("of-a-user", until="AdapterPublished")
+    assert "AdapterPublished" in as_user("describe", "lft", "of-a-user")
+    assert "AdapterPublished" in as_user("events", "--for", "lorafinetune/of-a-user")
+    as_user("logs", "--selector", "lora-operator.io/run=of-a-user", "--tail=5")
+    as_user("delete", "lft", "of-a-user")
+
+
+def test_class_viewers_list_classes(teams: tuple[Team, Team]) -> None:
+    """The role of manifests/class-viewers, bound to one user: for all it would change what other tests look at."""
+    team, _ = teams
+    kubectl = team.tenant.kubectl
+    listing = ("get", "lorafinetuneclasses", "--as")
+    for who in (team.person, team.user):
+        assert "forbidden" in refusal_of(lambda who=who: kubectl(*listing, who)), "a RoleBinding shows no classes"
+    binding = ("clusterrolebinding", f"class-viewer-{team.name}")
+    kubectl("create", *binding, "--clusterrole=lora-operator-class-viewer", f"--user={team.user}")
+    try:
+        kubectl.wait_for("the binding counts", lambda: not refusal_of(lambda: kubectl(*listing, team.user)))
+        assert STRICT in kubectl(*listing, team.user)
+        deleted = refusal_of(lambda: kubectl("delete", "lorafinetuneclass", STRICT, "--as", team.user))
+        assert "forbidden" in deleted
+    finally:
+        kubectl("delete", *binding)
 
 
 def test_nobody_but_the_operator_writes_status(teams: tuple[Team, Team]) -> None:
@@ -234,7 +297,10 @@ ACCOUNTS = {
     "operator": (f"system:serviceaccount:{OPERATOR_NAMESPACE}:lora-operator", OPERATOR_NAMESPACE),
     "operator-in-a-tenants-namespace": (f"system:serviceaccount:{OPERATOR_NAMESPACE}:lora-operator", "team-a"),
     "trainer": ("system:serviceaccount:team-a:default", "team-a"),
+    "user": ("member", "team-a"),
 }
+GROUPS = {"user": "team-a"}
+"""The group that manifests/demo/tenant lets in."""
 
 
 @pytest.mark.parametrize("name", ACCOUNTS)
@@ -243,7 +309,8 @@ def test_what_an_account_may_do_is_as_it_was(
 ) -> None:
     """`kubectl auth can-i --list`; a pod of a run does not even hold the token of its account."""
     account, namespace = ACCOUNTS[name]
-    header, *lines = environment.kubectl("auth", "can-i", "--list", "--as", account, "-n", namespace).splitlines()
+    identity = ["--as", account, *([f"--as-group={GROUPS[name]}"] if name in GROUPS else [])]
+    header, *lines = environment.kubectl("auth", "can-i", "--list", *identity, "-n", namespace).splitlines()
     listed = "\n".join([" ".join(header.split()), *sorted(" ".join(line.split()) for line in lines)]) + "\n"
     path = PERMISSIONS / f"{name}.txt"
     if request.config.getoption("--update-golden"):

@@ -12,7 +12,7 @@ WORDS_ONLY = ("kubectl apply",)
 DOCUMENTS = sorted(
     [
         REPOSITORY / "README.md",
-        *REPOSITORY.glob("docs/*.md"),
+        *REPOSITORY.glob("docs/**/*.md"),
         *REPOSITORY.glob("manifests/**/README.md"),
         *REPOSITORY.glob("tests/*/README.md"),
     ]

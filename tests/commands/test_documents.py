@@ -19,7 +19,18 @@ from tests.documents import Mention, commands
 from tests.kubectl.documented import DOCUMENTED
 from tests.runner.suites import PYTHON, REPOSITORY
 
-FOLLOWED = {"docs/install.md", "docs/operations.md"}
+FOLLOWED = {
+    "docs/quickstarts/first-run.md",
+    "docs/tasks/back-up.md",
+    "docs/tasks/diagnose.md",
+    "docs/tasks/follow-a-run.md",
+    "docs/tasks/install.md",
+    "docs/tasks/offer-a-class.md",
+    "docs/tasks/onboard-a-team.md",
+    "docs/tasks/operate.md",
+    "docs/tasks/uninstall.md",
+    "docs/tasks/upgrade.md",
+}
 """Documents whose ```bash blocks tests/install/test_documents.py runs."""
 KUBECTL = {each.command for each in DOCUMENTED}
 PYTHONS = of("python", "python3")

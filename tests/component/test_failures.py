@@ -227,6 +227,18 @@ async def test_a_class_that_arrives_late_is_found(world: World) -> None:
     assert world.status()["className"] == "late"
 
 
+async def test_a_class_is_used_in_the_namespaces_that_it_is_offered_to(world: World) -> None:
+    selector = {"matchExpressions": [{"key": "team", "operator": "In", "values": ["ml"]}]}
+    world.server.create(class_body("chosen", default=False, namespaceSelector=selector))
+    world.apply(className="chosen")
+    await world.until("PolicyViolation")
+    said = world.condition("Ready")["message"]
+    assert f"LoraFineTuneClass chosen is not offered to namespace {NAMESPACE} (its spec.namespaceSelector)" in said
+    world.server.patch("namespaces", NAMESPACE, merge={"metadata": {"labels": {"team": "ml"}}})
+    world.server.patch(naming.RUN_PLURAL, NAME, NAMESPACE, merge={"spec": {"retryLimit": 2}})
+    await world.until("Preparing")
+
+
 async def test_of_two_runs_with_one_output_the_older_goes_first(world: World) -> None:
     world.apply("older")
     await world.until("Preparing", "older")

@@ -195,9 +195,9 @@ class World:
         return list(self._created_jobs)
 
     def writes(self) -> list[RecordedRequest]:
-        """Every write of the operator, elections aside."""
+        """Every write of the operator, apart from elections and the status of classes, which intervals decide."""
         written = self.server.writes(user_agent=naming.FIELD_MANAGER)
-        return [request for request in written if not request.resource.startswith("leases")]
+        return [request for request in written if not request.resource.startswith(("leases", naming.CLASS_PLURAL))]
 
     _created_jobs: list[str] = field(default_factory=list)
 

@@ -17,7 +17,10 @@ from tests.faults.audit import CLUSTER, Write
 Obj = dict[str, Any]
 RUNS = f"{naming.RUN_PLURAL}.{naming.GROUP}"
 JOBS, PODS, CONFIG_MAPS, SERVICES = "jobs.batch", "pods", "configmaps", "services"
-WRITTEN_BY_OPERATORS = (RUNS, JOBS, CONFIG_MAPS, SERVICES, "events", "leases.coordination.k8s.io")
+CLASSES = f"{naming.CLASS_PLURAL}.{naming.GROUP}"
+WRITTEN_BY_OPERATORS = (RUNS, CLASSES, JOBS, CONFIG_MAPS, SERVICES, "events", "leases.coordination.k8s.io")
+OF_USERS = (RUNS, CLASSES)
+"""Of these, operators write the status only."""
 POLL_SECONDS = 15.0
 """What was told may be as old as that."""
 BOOKKEEPING = ("resourceVersion", "managedFields")
@@ -183,14 +186,16 @@ def _authority(write: Write) -> list[str]:
         return []
     if write.resource not in WRITTEN_BY_OPERATORS:
         return [f"{write.actor} wrote {write.resource} {write.obj['metadata']['name']}"]
-    if write.resource == RUNS and (write.old is None or write.new is None or _users(write.old) != _users(write.new)):
-        return [f"{write.actor} wrote more of the run than its status"]
+    if write.resource not in OF_USERS:
+        return []
+    if write.old is None or write.new is None or _users(write.old) != _users(write.new):
+        return [f"{write.actor} wrote more than the status of {write.resource} {write.obj['metadata']['name']}"]
     return []
 
 
-def _users(run: Obj) -> Obj:
-    metadata = {key: value for key, value in run["metadata"].items() if key not in BOOKKEEPING}
-    return {key: value for key, value in run.items() if key != "status"} | {"metadata": metadata}
+def _users(obj: Obj) -> Obj:
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in BOOKKEEPING}
+    return {key: value for key, value in obj.items() if key != "status"} | {"metadata": metadata}
 
 
 def terminal(run: Obj) -> bool:

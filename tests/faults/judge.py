@@ -1,6 +1,6 @@
 """Whether a run ended as it had to, given what truly befell its attempts. Pure.
 
-The rules of retrying are stated here a second time, from docs/architecture.md and not from the operator's code.
+The rules of retrying are stated here a second time, from docs/concepts/life-of-a-run.md, not from the operator's code.
 """
 
 from __future__ import annotations

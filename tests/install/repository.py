@@ -16,7 +16,10 @@ from tests.demo.environment import MANIFESTS, OPERATOR_IMAGE
 SAMPLE = "https://git.example.com/platform/clusters.git"
 """What stands in the samples for the address of the repository."""
 PLATFORM = Path("manifests/argocd/repository/lora-operator")
+TENANTS = Path("manifests/argocd/repository/tenants")
 TEAMS = Path("manifests/argocd/repository/teams")
+SAMPLE_TEAM = "team-a"
+"""The namespace of the sample's tenant, and the name of its group."""
 
 Body = dict[str, Any]
 
@@ -28,8 +31,9 @@ class Repository:
     folder: Path
 
     def create(self) -> None:
-        """The sample with this machine's images, and no runs."""
+        """The sample with this machine's images, without tenants and runs."""
         shutil.copytree(MANIFESTS, self.folder / "manifests")
+        shutil.rmtree(self.folder / TENANTS)
         shutil.rmtree(self.folder / TEAMS)
         platform = self.folder / PLATFORM / "kustomization.yaml"
         name, _, tag = OPERATOR_IMAGE.rpartition(":")
@@ -45,6 +49,13 @@ class Repository:
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(body))
+
+    def add_tenant(self, name: str) -> None:
+        """Have a folder for the tenant: the sample's, with another name for namespace and group."""
+        sample = MANIFESTS.parent / TENANTS / SAMPLE_TEAM / "kustomization.yaml"
+        file = self.folder / TENANTS / name / sample.name
+        file.parent.mkdir(parents=True)
+        file.write_text(sample.read_text().replace(SAMPLE_TEAM, name))
 
     def remove(self, path: Path) -> None:
         """Have a file or folder no longer."""

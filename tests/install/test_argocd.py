@@ -13,15 +13,21 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.runs import SCRIPTED_CLASS, Tenant
+from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_reason
 from tests.cluster.settings import Paths
 from tests.demo.environment import MANIFESTS, Environment
 from tests.demo.kubectl import Kubectl
+from tests.demo.live import is_true
 from tests.install import argocd
 from tests.install.argocd import ArgoCD, standing
-from tests.install.repository import PLATFORM, SAMPLE, TEAMS, Repository
+from tests.install.repository import PLATFORM, SAMPLE, TEAMS, TENANTS, Repository
 
 CLUSTERS = "clusters.git"
+MANY = 10
+"""Teams that come with one commit."""
+POLICIES = {
+    body["metadata"]["name"] for body in yaml.safe_load_all((MANIFESTS / "network/tenant/policies.yaml").read_text())
+}
 
 Body = dict[str, Any]
 
@@ -51,6 +57,15 @@ def team(argo: ArgoCD, environment: Environment) -> Iterator[Tenant]:
     team.create(environment.account)
     yield team
     team.delete()
+
+
+@pytest.fixture
+def many(bare: Kubectl) -> Iterator[list[Tenant]]:
+    """Tenants that git brings. Tests name it before argo, so that Argo CD ends first and brings none of them again."""
+    teams = [Tenant(kubectl=bare, namespace=f"team-{uuid.uuid4().hex[:8]}") for _ in range(MANY)]
+    yield teams
+    names = [team.namespace for team in teams]
+    bare("delete", "namespace", *names, "--ignore-not-found", "--wait=false")
 
 
 def sample(argo: ArgoCD, name: str) -> Body:
@@ -149,6 +164,84 @@ def test_an_application_set_brings_the_runs_of_every_team(argo: ArgoCD, reposito
     repository.write(TEAMS / team.namespace / "foreign.yaml", foreign)
     repository.commit("Try to bring something else")
     argo.regenerate("lora-teams")
-    refused = argo.wait(app, lambda app: "not permitted" in str(app.get("status")), "a refusal", seconds=60)
-    assert "ConfigMap" in str(refused["status"]["operationState"])
+    argo.wait(app, refused_a_config_map, "a refusal", seconds=60)
     assert argo.kubectl.find("-n", team.namespace, "configmap", "not-a-run") is None
+
+
+def refused_a_config_map(app: Body) -> bool:
+    """Whether the newest sync says so; between two tries it says nothing of what it refused."""
+    said = str(app.get("status", {}).get("operationState"))
+    return "not permitted" in said and "ConfigMap" in said
+
+
+def test_ten_teams_come_with_one_commit(
+    many: list[Tenant], argo: ArgoCD, repository: Repository, environment: Environment
+) -> None:
+    """Ten namespaces with everything that a tenant has, and a run in each. One gets its keys, and trains."""
+    repository.commit("Bring operator and class")
+    argo.kubectl.apply(sample(argo, "application.yaml"))
+    wait_until(argo, "lora-operator", health="Healthy", what="operator and class")
+    for name in ("tenants-project.yaml", "project.yaml", "tenants-applicationset.yaml", "applicationset.yaml"):
+        argo.kubectl.apply(sample(argo, name))
+
+    first, *others = many
+    for team in many:
+        repository.add_tenant(team.namespace)
+        run = team.body("run", "short")
+        run["spec"]["suspend"] = team is not first
+        repository.write(TEAMS / team.namespace / "run.yaml", run)
+    repository.commit("Let ten teams in")
+    for name in ("lora-teams", "lora-tenants"):  # the teams' runs before their namespaces
+        argo.regenerate(name)
+
+    for team in many:
+        wait_until(argo, f"tenant-{team.namespace}", health="Healthy", what="a tenant")
+        assert_furnished(team)
+    supply_keys(first, environment)
+    for team in others:
+        wait_until(argo, f"lora-{team.namespace}", health="Suspended", what="a run that waits")
+        run = team.run("run")
+        assert is_true(run, "Accepted")
+        assert ready_reason(run) == "SuspendedByUser"
+
+    first.wait_for("run", "Ready")
+    wait_until(argo, f"lora-{first.namespace}", health="Healthy", what="the end of the run")
+    (used,) = first.kubectl.get("-n", first.namespace, "resourcequotas")["items"]
+    assert set(used["status"]["used"]) == set(used["spec"]["hard"]), "the quota counts"
+
+    let_go(argo, repository, first)
+    assert_furnished(others[0])
+
+
+def assert_furnished(team: Tenant) -> None:
+    """The namespace has what manifests/tenant has, for the group of its name."""
+    kubectl, name = team.kubectl, team.namespace
+    namespace = kubectl.get("namespace", name)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    binding = kubectl.get("-n", name, "rolebinding", "lora-users")
+    assert binding["roleRef"]["name"] == "lora-operator-user"
+    assert [subject["name"] for subject in binding["subjects"]] == [name]
+    assert "requests.nvidia.com/gpu" in kubectl.get("-n", name, "resourcequota", "lora-share")["spec"]["hard"]
+    policies = kubectl.get("-n", name, "networkpolicies")["items"]
+    assert {policy["metadata"]["name"] for policy in policies} == POLICIES
+
+
+def supply_keys(team: Tenant, environment: Environment) -> None:
+    """The Secret that the class names, as an operator for secrets would bring it."""
+    team.kubectl.apply(environment.account.as_secret(team.namespace))
+
+
+def let_go(argo: ArgoCD, repository: Repository, team: Tenant) -> None:
+    """Without its folders a team has no rights and no runs; its namespace stays, with its Secret."""
+    repository.remove(TENANTS / team.namespace)
+    repository.remove(TEAMS / team.namespace)
+    repository.commit("Let a team go")
+    for name in ("lora-teams", "lora-tenants"):
+        argo.regenerate(name)
+    gone = ("wait", "--for=delete", "--timeout=90s")
+    apps = (f"application/lora-{team.namespace}", f"application/tenant-{team.namespace}")
+    argo.kubectl("-n", argocd.NAMESPACE, *gone, *apps)
+    for kind, name in (("lorafinetune", "run"), ("rolebinding", "lora-users"), ("resourcequota", "lora-share")):
+        assert argo.kubectl.find("-n", team.namespace, kind, name) is None
+    assert argo.kubectl.get("namespace", team.namespace)["status"]["phase"] == "Active"
+    assert argo.kubectl.find("-n", team.namespace, "secret", "lora-storage")

@@ -1,8 +1,9 @@
-"""The commands of docs/install.md and docs/operations.md, as they stand there, on the real cluster."""
+"""The commands of the guides for platform and product teams, as they stand there, on the real cluster."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +18,22 @@ from tests.demo.environment import MANIFESTS, OPERATOR_IMAGE, OPERATOR_NAMESPACE
 from tests.demo.kubectl import Kubectl
 from tests.documents import commands, execute
 
-INSTALL = commands((REPOSITORY / "docs/install.md").read_text())
-OPERATIONS = commands((REPOSITORY / "docs/operations.md").read_text())
+FOLLOWED = (
+    "docs/quickstarts/first-run.md",
+    "docs/tasks/back-up.md",
+    "docs/tasks/diagnose.md",
+    "docs/tasks/follow-a-run.md",
+    "docs/tasks/install.md",
+    "docs/tasks/offer-a-class.md",
+    "docs/tasks/onboard-a-team.md",
+    "docs/tasks/operate.md",
+    "docs/tasks/uninstall.md",
+    "docs/tasks/upgrade.md",
+)
+"""Every page whose ```bash blocks are run here."""
+GUIDES = [commands((REPOSITORY / page).read_text()) for page in FOLLOWED]
+GUIDE = {title: block for guide in GUIDES for title, block in guide.items()}
+"""The commands below each heading of all of them."""
 MEMBERS = "people-of-documents"
 """The group whose members work in the team's namespace, and can do nothing else."""
 TRANSIENT = {"events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpointslices.discovery.k8s.io", "pods"}
@@ -34,10 +49,10 @@ class Reader:
     done: set[str] = field(default_factory=set)
     """Headings."""
 
-    def follow(self, document: dict[str, str], title: str, **environment: str) -> str:
+    def follow(self, title: str, **environment: str) -> str:
         """Run the commands below a heading and return what they print."""
         self.done.add(title)
-        return execute(document[title], folder=self.folder, environment=self.environment | environment)
+        return execute(GUIDE[title], folder=self.folder, environment=self.environment | environment)
 
     def annotate_operator(self, name: str) -> None:
         """Have the kustomization set an annotation, which makes new pods as every upgrade does."""
@@ -114,47 +129,54 @@ def train_pod(team: Tenant) -> str:
 
 def let_in(reader: Reader, member: str, team: Tenant) -> None:
     """From a bare cluster to a team that trains."""
-    reader.follow(INSTALL, "Install")
-    assert SCRIPTED_CLASS in reader.follow(INSTALL, "Offer a class")
-    reader.follow(INSTALL, "Let a team in")
-    assert "lorafinetune.lora-operator.io/run created" in reader.follow(INSTALL, "The first run", KUBECONFIG=member)
+    reader.follow("Install the operator")
+    assert SCRIPTED_CLASS in reader.follow("Apply the class")
+    reader.follow("Create the namespace, the role and the Secret")
+    assert "lorafinetune.lora-operator.io/run created" in reader.follow("Apply the run", KUBECONFIG=member)
     team.wait_for_reason("run", "Training")
 
 
 def look(reader: Reader, team: Tenant) -> None:
     """The state of things, and of a run that fails."""
     team.play("failed", "diverged")
-    seen = reader.follow(OPERATIONS, "Look around")
+    seen = reader.follow("Look around")
     assert f'lora_operator_runs{{namespace="{team.namespace}",reason="Training"}} 1.0' in seen
     team.kubectl("-n", team.namespace, "wait", "--for=condition=Finished", "lft/failed", "--timeout=60s")
     team.told("failed", until="Diverged")
-    read = reader.follow(OPERATIONS, "Read a failed run")
+    read = reader.follow("Read a failed run")
     assert read.count("The loss is not a number at step 3.") >= 3, "in the message, the attempts and the Events"
 
 
 def change_what_runs_do_not_notice(reader: Reader, team: Tenant) -> None:
     """Class, pod template and processes of the operator change while a pod trains."""
     reader.change_class(terminationGracePeriodSeconds=31)
-    assert '"terminationGracePeriodSeconds":30' in reader.follow(OPERATIONS, "Change a class").replace(" ", "")
+    assert '"terminationGracePeriodSeconds":30' in reader.follow("Change a class").replace(" ", "")
     assert team.kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)["spec"]["terminationGracePeriodSeconds"] == 31
     reader.annotate_operator("newer")
-    assert "newer" in reader.follow(INSTALL, "Upgrade")
+    assert "newer" in reader.follow("Upgrade the operator")
     operators = team.kubectl.get("-n", OPERATOR_NAMESPACE, "pods")["items"]
     living = [operator["metadata"] for operator in operators if "deletionTimestamp" not in operator["metadata"]]
     assert [metadata["annotations"].get("newer") for metadata in living] == ["yes", "yes"]
-    reader.follow(OPERATIONS, "Restart the operator")
+    reader.follow("Restart the operator")
 
 
 def leave_and_come_back(reader: Reader, team: Tenant) -> None:
     """The operator goes and comes, and finds the run as it was."""
-    reader.follow(INSTALL, "Uninstall, and leave the runs")
+    reader.follow("Remove the operator and keep the runs")
     assert team.kubectl.find("namespace", OPERATOR_NAMESPACE) is None
     assert ready_reason(team.run("run")) == "Training"
-    reader.follow(INSTALL, "Install")
+    reader.follow("Install the operator")
 
 
-def test_self_service_takes_five_commands() -> None:
-    assert len(INSTALL["Let a team in"].splitlines()) <= 5
+def test_headings_of_guides_are_unique() -> None:
+    assert len(GUIDE) == sum(len(guide) for guide in GUIDES)
+
+
+def test_self_service_takes_four_commands() -> None:
+    without_files = re.sub(
+        r"<<END\n.*?^END$", "", GUIDE["Create the namespace, the role and the Secret"], flags=re.DOTALL | re.MULTILINE
+    )
+    assert len(without_files.splitlines()) == 4
 
 
 def test_from_installation_to_removal(bare: Kubectl, reader: Reader, member: str, team: Tenant) -> None:
@@ -166,21 +188,21 @@ def test_from_installation_to_removal(bare: Kubectl, reader: Reader, member: str
     leave_and_come_back(reader, team)
     assert train_pod(team) == pod
 
-    reader.follow(OPERATIONS, "Drain a node")
+    reader.follow("Drain a node")
     team.wait_for_reason("run", "Training")
-    reader.follow(OPERATIONS, "Pause a run")
+    reader.follow("Pause a run")
     team.wait_for("run", "Ready")
     assert attempts(team) == [("prepare", "Succeeded"), ("train", "SuspendedByUser"), ("train", "Succeeded")]
 
-    reader.follow(OPERATIONS, "Back up")
+    reader.follow("Back up")
     bare("delete", "lorafinetunes,lorafinetuneclasses", "--all", "--all-namespaces")
-    reader.follow(OPERATIONS, "Restore")
+    reader.follow("Restore")
     team.wait_for_reason("run", "Preparing", "Training")
 
-    reader.follow(INSTALL, "Uninstall, with all runs")
-    assert reader.done == {*INSTALL, *OPERATIONS}
+    reader.follow("Remove the operator and all runs")
+    assert reader.done == {*GUIDE}
     assert {line for line in everything(bare) - before if team.namespace not in line} == set()
-    yours = {"Namespace", "Secret", "ServiceAccount", "ConfigMap", "RoleBinding", "NetworkPolicy"}
+    yours = {"Namespace", "Secret", "ServiceAccount", "ConfigMap", "RoleBinding", "NetworkPolicy", "ResourceQuota"}
     bare.wait_for(
         "only yours is left", lambda: {line.split()[0] for line in everything(bare) - before} == yours, seconds=60
     )

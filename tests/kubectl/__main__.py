@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def lay_out(folder: Path) -> None:
-    """A reader's folder: the manifests, and the key that docs/artifacts.md makes."""
+    """A reader's folder: the manifests, and the key that docs/tasks/use-an-adapter.md makes."""
     shutil.copytree(MANIFESTS, folder / "manifests")
     (folder / "private.pem").write_bytes(private_pem(1))
 
@@ -55,9 +55,7 @@ def furnish(kubectl: Kubectl, *, folder: Path) -> None:
     install(kubectl)
     kubectl.apply(*(_namespace(name) for name in (TEAM, "argocd")))
     kubectl("config", "set-context", "--current", "--namespace", TEAM)
-    gpu = yaml.safe_load((MANIFESTS / "classes/gpu-24g.yaml").read_text())
-    gpu["metadata"].setdefault("annotations", {})["lora-operator.io/is-default-class"] = "true"
-    kubectl.apply(gpu)
+    kubectl("apply", "-f", MANIFESTS / "classes/gpu-24g.yaml")
     complete(kubectl, run=yaml.safe_load((MANIFESTS / "samples/llama-3.2-3b.yaml").read_text()))
     (folder / "queues.yaml").write_text(yaml.safe_dump_all([crd("Workload"), crd("LocalQueue")]))
     kubectl.apply_crds("-f", folder / "queues.yaml")

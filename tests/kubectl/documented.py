@@ -29,8 +29,8 @@ class Documented:
 
 DOCUMENTED = (
     Documented(
-        command="kubectl apply -f manifests/samples/llama-3.2-3b.yaml",
-        prints="lorafinetune.lora-operator.io/support-tone created",
+        command="kubectl apply -f manifests/samples/first-run.yaml",
+        prints="lorafinetune.lora-operator.io/first-run created",
     ),
     Documented(command="kubectl -n NAMESPACE get lft", prints=RUN),
     Documented(command="kubectl -n team-a get lft", prints="PROGRESS"),
@@ -39,6 +39,7 @@ DOCUMENTED = (
     Documented(
         command="kubectl -n team-a wait --for=condition=Finished lft/text-to-sql --timeout=6h", prints="condition met"
     ),
+    Documented(command="kubectl get lftc", prints="UNFINISHED"),
     Documented(command="kubectl explain lft.spec", prints="FIELD: spec"),
     Documented(command="kubectl explain lorafinetune.spec", prints="output\t<Object> -required-"),
     Documented(command="kubectl explain lorafinetune.spec.dataset --recursive", prints="weight"),
@@ -49,6 +50,10 @@ DOCUMENTED = (
     Documented(command="kubectl apply -k manifests/kueue", prints="clusterrolebinding"),
     Documented(command="kubectl -n team-a get workloads", prints="job-of-a-run"),
     Documented(command="kubectl -n team-a get localqueue gpus", prints="gpus"),
+    Documented(
+        command="kubectl apply -k manifests/class-viewers",
+        prints="clusterrolebinding.rbac.authorization.k8s.io/lora-operator-class-viewers created",
+    ),
     Documented(command="kubectl apply -k manifests/network/operator", prints="networkpolicy"),
     Documented(command="kubectl apply --namespace team-a -k manifests/network/tenant", prints="networkpolicy"),
     Documented(

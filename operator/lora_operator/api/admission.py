@@ -9,6 +9,7 @@ The policy answers early, the operator's check of the same table decides: `FAILU
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from lora_operator.api.guards import GUARDS, ITSELF, LISTED, NAMESPACE_PLACEHOLDER, Guard
+from lora_operator.api.namespace_selector import SELECTED, SENTENCE
 from lora_operator.naming import API_VERSION, CLASS_KIND, DEFAULT_CLASS_ANNOTATION, GROUP, RUN_PLURAL, VERSION
 
 NAME = GROUP
@@ -29,6 +31,7 @@ pod, and holds a deadline that was edited against the class."""
 
 RUN = "object.spec"
 CLASS = "params.spec"
+LABELS = "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}"
 OWN_CLASS = (
     f"has({RUN}.className)\n? {RUN}.className == params.metadata.name\n: has(params.metadata.annotations) && "
     f"'{DEFAULT_CLASS_ANNOTATION}' in params.metadata.annotations\n"
@@ -65,8 +68,11 @@ def policy() -> dict[str, Any]:
             "paramKind": {"apiVersion": API_VERSION, "kind": CLASS_KIND},
             "matchConstraints": {"resourceRules": [rule]},
             "matchConditions": [{"name": "own-class", "expression": OWN_CLASS}],
-            "variables": [{"name": _refused(guard), "expression": _refused_values(guard)} for guard in GUARDS],
-            "validations": [_validation(guard) for guard in GUARDS],
+            "variables": [
+                {"name": "labels", "expression": LABELS},
+                *({"name": _refused(guard), "expression": _refused_values(guard)} for guard in GUARDS),
+            ],
+            "validations": [_offered(), *(_validation(guard) for guard in GUARDS)],
         },
     }
 
@@ -85,6 +91,17 @@ def binding() -> dict[str, Any]:
     }
 
 
+def _offered() -> dict[str, str]:
+    """A class is offered to namespaces. A stored run is not judged again: its namespace may have lost a label since."""
+    words = {"name": "params.metadata.name", "namespace": "namespaceObject.metadata.name"}
+    return {
+        "expression": f"oldObject != null || !has({CLASS}.namespaceSelector) || ({SELECTED})",
+        "message": "The LoraFineTuneClass is not offered to this namespace (its spec.namespaceSelector).",
+        "messageExpression": _filled(SENTENCE, words),
+        "reason": "Forbidden",
+    }
+
+
 def _validation(guard: Guard) -> dict[str, str]:
     refused = f"variables.{_refused(guard)}"
     words = {
@@ -93,17 +110,22 @@ def _validation(guard: Guard) -> dict[str, str]:
         "bound": f"{_bound(guard)}.join(', ')" if guard.comparison is LISTED else f"string({_bound(guard)})",
     }
     sentence = guard.comparison.sentence.replace("{field}", guard.field).replace("{place}", guard.place)
+    return {
+        "expression": f"size({refused}) == 0",
+        "message": f"spec.{guard.field} is not allowed by the LoraFineTuneClass (its spec.{guard.place}).",
+        "messageExpression": _filled(sentence, words),
+        "reason": "Forbidden",
+    }
+
+
+def _filled(sentence: str, words: Mapping[str, str]) -> str:
+    """An expression for the sentence, with the expression of a word in place of each name in braces."""
     parts = [
         part
         for text, name, _, _ in Formatter().parse(sentence)
         for part in ([_literal(text)] if text else []) + ([words[name]] if name else [])
     ]
-    return {
-        "expression": f"size({refused}) == 0",
-        "message": f"spec.{guard.field} is not allowed by the LoraFineTuneClass (its spec.{guard.place}).",
-        "messageExpression": "\n+ ".join(parts),
-        "reason": "Forbidden",
-    }
+    return "\n+ ".join(parts)
 
 
 def _refused(guard: Guard) -> str:

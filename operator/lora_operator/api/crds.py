@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lora_operator.api.lorafinetune import LoraFineTuneSpec, LoraFineTuneStatus
-from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.lorafinetuneclass import ClassStatus, LoraFineTuneClassSpec
 from lora_operator.api.schema import Schema, structural_schema
 from lora_operator.naming import CLASS_KIND, CLASS_PLURAL, GROUP, MAX_RUN_NAME, RUN_KIND, RUN_PLURAL, VERSION
 
@@ -59,6 +59,8 @@ CLASS_COLUMNS = [
     _column("GPU", ".spec.accelerator.gpu.resourceName"),
     _column("Memory", ".spec.accelerator.gpu.memory"),
     _column("GPUs", ".spec.limits.gpus", "integer"),
+    _column("Status", READY_REASON),
+    _column("Unfinished", ".status.unfinishedRuns", "integer"),
     _column("Image", ".spec.image", wide=True),
     _column("Age", ".metadata.creationTimestamp", "date"),
 ]
@@ -69,13 +71,14 @@ def run_crd() -> dict[str, Any]:
     status = structural_schema(LoraFineTuneStatus) | {"default": UNSEEN}
     schema = _object_schema(RUN_DESCRIPTION, spec=structural_schema(LoraFineTuneSpec), status=status)
     schema["x-kubernetes-validations"] = NAME_RULES
-    version = _version(schema, columns=RUN_COLUMNS) | {"subresources": {"status": {}}}
+    version = _version(schema, columns=RUN_COLUMNS)
     return _crd(kind=RUN_KIND, plural=RUN_PLURAL, short="lft", scope="Namespaced", version=version)
 
 
 def class_crd() -> dict[str, Any]:
     """The CRD of LoraFineTuneClass."""
-    schema = _object_schema(CLASS_DESCRIPTION, spec=structural_schema(LoraFineTuneClassSpec))
+    spec, status = structural_schema(LoraFineTuneClassSpec), structural_schema(ClassStatus)
+    schema = _object_schema(CLASS_DESCRIPTION, spec=spec, status=status)
     version = _version(schema, columns=CLASS_COLUMNS)
     return _crd(kind=CLASS_KIND, plural=CLASS_PLURAL, short="lftc", scope="Cluster", version=version)
 
@@ -95,6 +98,7 @@ def _version(schema: Schema, *, columns: list[dict[str, Any]]) -> dict[str, Any]
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
         "additionalPrinterColumns": columns,
     }
 

@@ -14,9 +14,11 @@ from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
 from lora_trainer.contract.spec.training import TrainingSettings
 from lora_trainer.contract.spec.uris import BLANK
 from lora_trainer.contract.wire import WireModel
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from lora_operator.api.conditions import Condition, in_order
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
+from lora_operator.api.namespace_selector import NamespaceSelector
 from lora_operator.api.pod_overlay import PodOverlay, Scheduling
 from lora_operator.api.quantity import Quantity, in_gib
 
@@ -283,6 +285,8 @@ class LoraFineTuneClassSpec(WireModel):
         )
     )
 
+    namespace_selector: NamespaceSelector | None = None
+    """Namespaces whose runs may use this class, by their labels. Unset: all. A run that has begun keeps its class."""
     image: Image
     """Trainer image. Name it by digest (registry.example.com/trainer@sha256:...): a tag may mean another image
     tomorrow."""
@@ -319,3 +323,21 @@ class LoraFineTuneClassSpec(WireModel):
     failed_jobs_history_limit: Annotated[int, Field(ge=0, le=20)] = DEFAULT_HISTORY_LIMIT
     """Number of failed attempts of an unfinished run whose Jobs are kept, with pods and logs. Older Jobs are deleted;
     status keeps the records of all attempts."""
+
+
+class ClassStatus(WireModel):
+    """Whether runs can use the class, and how many do."""
+
+    observed_generation: int | None = None
+    """metadata.generation that this status was derived from."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+        AfterValidator(in_order),
+    ] = ()
+    """Ready is True while runs can use the class. Stalled is True while they cannot, and its message says why."""
+    unfinished_runs: int | None = None
+    """Number of runs that were resolved against the class and are not Finished."""

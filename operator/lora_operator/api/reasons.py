@@ -32,6 +32,9 @@ class Reason(StrEnum):
     ADAPTER_REUSED = "AdapterReused"
     """An identical run had already published its adapter; nothing was trained."""
 
+    OFFERED = "Offered"
+    """Runs may use the class. Classes only."""
+
     SPEC_INVALID = "SpecInvalid"
     """This version of the operator cannot read the run's spec or its ConfigMap.
 

@@ -37,6 +37,8 @@ class RunRecord:
     uid: str
     created: datetime
     output: str
+    class_name: str | None
+    """The class that it was resolved against."""
     ready_reason: str | None
     begun: bool
     """Whether its status has an attempt."""
@@ -60,6 +62,7 @@ def run_record(body: Body) -> RunRecord:
         uid=metadata["uid"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         output=output_folder(body["spec"]["output"]["uri"]),
+        class_name=status.get("className"),
         ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
         begun=bool(status.get("attempts")),
         terminal=ConditionType.FINISHED in true,
@@ -97,9 +100,11 @@ class Cache:
         return self.runs.keys_of(record.output) if record is not None else frozenset()
 
     def put_class(self, body: Body) -> frozenset[Key]:
-        """Store a class. Returns all runs, because any may have waited for it."""
-        self.classes.put(key_of(body), _version(body), class_view(body))
-        return self._all_runs()
+        """Store a class. Returns all runs, because any may have waited for it; none where only its status changed."""
+        key, view = key_of(body), class_view(body)
+        before = self.classes.get(key)
+        self.classes.put(key, _version(body), view)
+        return self._all_runs() if before is None or before.offer != view.offer else frozenset()
 
     def drop_class(self, body: Body) -> frozenset[Key]:
         """Remove a class that is gone. Returns all runs."""

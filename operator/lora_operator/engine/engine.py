@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from lora_operator.engine.cache import Cache
+from lora_operator.engine.class_status import write_class_status_forever
 from lora_operator.engine.kueue import poll_queues_forever
 from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
@@ -141,7 +142,12 @@ class Engine:
             seconds=self._settings.queue_poll_seconds,
         )
         workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
-        pollers = [asyncio.create_task(poller, name="poller"), asyncio.create_task(kueue, name="kueue")]
+        classes = write_class_status_forever(gateway=self._gateway, cache=self.cache, clock=self._clock)
+        pollers = [
+            asyncio.create_task(poller, name="poller"),
+            asyncio.create_task(kueue, name="kueue"),
+            asyncio.create_task(classes, name="class-status"),
+        ]
         acting = [*pollers, *workers]
         holding = asyncio.create_task(self._leader.hold(), name="lease")
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -14,9 +14,10 @@ from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, p
 from lora_operator.engine.cache import Cache, RunRecord, key_of
 from lora_operator.engine.refusals import Refusals
 from lora_operator.kube.errors import NotFound
-from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, PODS, RUNS, Gateway
+from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
+from lora_operator.planning.gates import Block, resolve_class
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
 from lora_operator.planning.pod_problems import MOUNT_PATIENCE
 from lora_operator.workloads.resolved import ResolvedRun, read_config_map
@@ -102,12 +103,14 @@ class Observer:
     async def _observed(self, run: LoraFineTune, jobs: tuple[JobView, ...], *, live: bool = False) -> Observed:
         started = bool(jobs or run.status.attempts)
         wanted = not run.status.terminal and not run.deleting and (started or live or run.uid in self._resolved)
+        resolved = await self._resolved_of(run) if wanted else None
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
             jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
             orphans=self.cache.orphans_of(run.uid),
-            resolved=await self._resolved_of(run) if wanted else None,
+            resolved=resolved,
+            namespace_labels=await self._namespace_labels(run) if resolved is None else {},
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
@@ -129,6 +132,16 @@ class Observer:
                 return None
             return self.found_resolved(run, body)
         return self._resolved[run.uid]
+
+    async def _namespace_labels(self, run: LoraFineTune) -> Mapping[str, str]:
+        """Labels of the run's namespace, where the class that it would get asks for some."""
+        chosen = resolve_class(run.status.class_name or run.spec.class_name, self.cache.classes.values())
+        if run.status.terminal or isinstance(chosen, Block) or chosen.spec is None:
+            return {}
+        if chosen.spec.namespace_selector is None:
+            return {}
+        namespace = await self.gateway.get(NAMESPACES, None, run.namespace)
+        return namespace["metadata"].get("labels", {})
 
     async def _lacks_config_map(self, run: LoraFineTune, jobs: tuple[JobView, ...]) -> bool:
         """Whether a pod waits for the run's ConfigMap because it is gone. The kubelet reports this only in an Event."""

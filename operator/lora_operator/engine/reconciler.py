@@ -13,7 +13,7 @@ from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock, Observer, Unreadable, owned_by
 from lora_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, Refused, Unavailable
-from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, Gateway
+from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
@@ -157,8 +157,8 @@ class Reconciler:
 
     async def _write_status(self, run: StoredRun, plan: Plan) -> None:
         # Write to the version that the plan was made for. If the run has changed since, the write must fail.
-        written = await self.gateway.apply_run_status(
-            run.namespace, run.name, uid=run.uid, resource_version=run.resource_version, status=plan.status.wire()
+        written = await self.gateway.apply_status(
+            RUNS, run.namespace, run.name, uid=run.uid, resource_version=run.resource_version, status=plan.status.wire()
         )
         self.cache.put_run(written)
         self.metrics.status_written(run, plan.status, now=self.clock())

@@ -46,6 +46,7 @@ CLASSES = Resource(prefix=CUSTOM, plural=naming.CLASS_PLURAL, kind=naming.CLASS_
 JOBS = Resource(prefix="apis/batch/v1", plural="jobs", kind="Job")
 PODS = Resource(prefix="api/v1", plural="pods", kind="Pod")
 CONFIG_MAPS = Resource(prefix="api/v1", plural="configmaps", kind="ConfigMap")
+NAMESPACES = Resource(prefix="api/v1", plural="namespaces", kind="Namespace", namespaced=False)
 SERVICES = Resource(prefix="api/v1", plural="services", kind="Service")
 LEASES = Resource(prefix="apis/coordination.k8s.io/v1", plural="leases", kind="Lease")
 EVENTS = Resource(prefix="api/v1", plural="events", kind="Event")
@@ -116,17 +117,18 @@ class Gateway:
             body["preconditions"] = {"uid": uid}
         await self._request("delete", resource, resource.path(namespace, name), body=body)
 
-    async def apply_run_status(
-        self, namespace: str, name: str, *, uid: str, resource_version: str, status: Body
+    async def apply_status(
+        self, resource: Resource, namespace: str | None, name: str, *, uid: str, resource_version: str, status: Body
     ) -> Body:
-        """Apply the whole status that the operator owns, if the run is still the version that was read.
+        """Apply the whole status that the operator owns, if the object is still the version that was read.
 
         Raises Conflict otherwise."""
-        metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": resource_version}
-        body = {"apiVersion": naming.API_VERSION, "kind": naming.RUN_KIND, "metadata": metadata, "status": status}
-        path = RUNS.path(namespace, name, "status")
+        metadata = {"name": name, "uid": uid, "resourceVersion": resource_version}
+        metadata |= {"namespace": namespace} if namespace is not None else {}
+        body = {"apiVersion": naming.API_VERSION, "kind": resource.kind, "metadata": metadata, "status": status}
+        path = resource.path(namespace, name, "status")
         query = {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
-        return await self._request("patch", RUNS, path, body=as_yaml(body), query=query, content=APPLY)
+        return await self._request("patch", resource, path, body=as_yaml(body), query=query, content=APPLY)
 
     async def _request(
         self,

@@ -9,6 +9,7 @@ from lora_trainer.contract.outcome import Chosen
 
 from lora_operator.api.conflicts import conflicts
 from lora_operator.api.guards import breaches
+from lora_operator.api.namespace_selector import SENTENCE as NOT_OFFERED
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.observed import ClassView, Observed
@@ -80,6 +81,10 @@ def _resolve_now(observed: Observed) -> ResolvedRun | Block:
     if chosen.spec is None:
         message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to fix it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
+    selector = chosen.spec.namespace_selector
+    if selector is not None and not selector.matches(observed.namespace_labels):
+        message = NOT_OFFERED.format(name=chosen.name, namespace=run.namespace)
+        return Block(reason=Reason.POLICY_VIOLATION, message=message)
     resolved = resolve(run, class_name=chosen.name, class_spec=chosen.spec)
     wire = run.spec.wire() | resolved.run_file.wire()
     refused = breaches(wire, chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from lora_trainer.contract.progress import Progress
 from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune
-from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.lorafinetuneclass import ClassStatus, LoraFineTuneClassSpec
 from lora_operator.naming import (
     ATTEMPT_LABEL,
     DEFAULT_CLASS_ANNOTATION,
@@ -35,6 +36,15 @@ class ClassView:
     is_default: bool
     spec: LoraFineTuneClassSpec | None
     error: str | None = None
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 1
+    status: ClassStatus = field(default_factory=ClassStatus)
+
+    @property
+    def offer(self) -> tuple[object, ...]:
+        """What runs see of it."""
+        return self.uid, self.is_default, self.generation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +216,8 @@ class Observed:
     polled: PolledProgress | None = None
     output_holder: str | None = None
     """Another unfinished run with the same output that has started or is older, as namespace/name."""
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the run's namespace, where its class is not offered to all namespaces."""
     taken_name: str | None = None
     """A child whose name an object of another owner already has, as Kind name."""
     refused: Refusal | None = None
@@ -230,7 +242,24 @@ def class_view(body: dict[str, Any]) -> ClassView:
     except ValidationError as problem:
         error = first_error(problem)
     is_default = metadata.get("annotations", {}).get(DEFAULT_CLASS_ANNOTATION) == "true"
-    return ClassView(name=metadata["name"], is_default=is_default, spec=spec, error=error)
+    return ClassView(
+        name=metadata["name"],
+        is_default=is_default,
+        spec=spec,
+        error=error,
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata["generation"],
+        status=_class_status(body.get("status", {})),
+    )
+
+
+def _class_status(status: dict[str, Any]) -> ClassStatus:
+    """The status as it was written; an empty one, which is then written again, where nobody can read it."""
+    try:
+        return ClassStatus.model_validate(status, extra="ignore")
+    except ValidationError:
+        return ClassStatus()
 
 
 def first_error(problem: ValidationError, *, root: str = "spec") -> str:

@@ -1,4 +1,4 @@
-"""docs/failures.md lists every way in which a run waits for somebody or fails: meaning, cause, remedy."""
+"""docs/reference/failures.md lists every reason: for what keeps a run from its end, cause and remedy too."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from pathlib import Path
 import pytest
 from lora_operator.api.reasons import Reason
 from lora_operator.planning import gates, pod_problems
-from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
+from lora_trainer.contract.exits import KILLED, ExitClass, ExitCode, exit_class
 
 from tests.unit.docs.member_texts import Text, member_texts
 
-DOCUMENT = Path(__file__).parents[3] / "docs/failures.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/failures.md"
 INTRODUCTION = """\
 # Failure catalogue
 
-Made from the code by `pytest --update-golden`. Do not edit. The message of a run names the field, file or object; here
-is what the reason in its STATUS column means, why it comes up, and what helps.
+Made from the code by `pytest --update-golden`. Do not edit. The message of a run names the field, file or object. This
+page says what the reason in its STATUS column means, why it comes up, and what helps.
+[Life of a run](../concepts/life-of-a-run.md#how-an-attempt-ends) says what follows from each exit code.
 """
+SIGNALLED = Text(
+    meaning="A signal ended the container, and it left no termination message.",
+    cause="The node shut down, the kubelet ended a pod that no longer answered, or a person killed the process.",
+    remedy="None at first: it is retried. If it happens again, see the node's Events.",
+)
+"""Of exits.KILLED, which is no member of an enum."""
 FOLLOWS = {
     ExitClass.USER_ERROR: "The run fails at once, because the same input would fail again.",
     ExitClass.OUT_OF_MEMORY: "Retried with half the micro-batch and the same effective batch.",
@@ -40,7 +47,14 @@ def trainer_table() -> str:
 
 def operator_table() -> str:
     rows = [f"| `{Reason[name].value}` | {cells(text)} |" for name, text in member_texts(Reason).items() if text.remedy]
+    rows.append(f"| `{KILLED}` | {cells(SIGNALLED)} |")
     return "\n".join(["| reason | meaning | cause | remedy |", "|---|---|---|---|", *rows])
+
+
+def other_table() -> str:
+    texts = member_texts(Reason).items()
+    rows = [f"| `{Reason[name].value}` | {text.meaning} |" for name, text in texts if text.remedy is None]
+    return "\n".join(["| reason | meaning |", "|---|---|", *rows])
 
 
 def cells(text: Text) -> str:
@@ -48,8 +62,13 @@ def cells(text: Text) -> str:
 
 
 def test_the_catalogue_is_up_to_date(request: pytest.FixtureRequest) -> None:
-    parts = ("## The trainer's reasons", trainer_table(), "## The operator's reasons", operator_table())
-    rendered = "\n\n".join((INTRODUCTION.rstrip(), *parts)) + "\n"
+    parts = {
+        "The trainer's reasons": trainer_table(),
+        "The operator's reasons": operator_table(),
+        "Reasons that need no remedy": other_table(),
+    }
+    sections = (f"## {title}\n\n{table}" for title, table in parts.items())
+    rendered = "\n\n".join((INTRODUCTION.rstrip(), *sections)) + "\n"
     if request.config.getoption("--update-golden"):
         DOCUMENT.write_text(rendered)
     assert DOCUMENT.read_text() == rendered, "run pytest --update-golden"

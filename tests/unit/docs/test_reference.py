@@ -1,4 +1,4 @@
-"""docs/reference.md says what the CRDs say."""
+"""docs/reference/fields.md says what the CRDs say."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import yaml
 from tests.unit.docs.reference import reference
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT = ROOT / "docs/reference.md"
+DOCUMENT = ROOT / "docs/reference/fields.md"
 CRDS = ("lorafinetunes", "lorafinetuneclasses")
 INTRODUCTION = """\
-# API reference
+# Field reference
 
 Made from the CRDs by `pytest --update-golden`. Do not edit. `kubectl explain lft.spec` says the same.
-What is unset has the default that its text names, or the class's; numbers of the training without one are chosen by the
-trainer. `status.settings` shows what a run got. An object's fields are listed below it.
+An unset field has the default that its text names, or that of the class. The trainer chooses numbers of the training
+that have none. `status.settings` shows what a run got. An object's fields are listed below it.
 """
 
 

@@ -225,7 +225,7 @@ def test_an_operator_that_writes_what_is_the_users(history: History) -> None:
     mine = a_body()
     mine["spec"]["suspend"] = True
     history.write(RUNS, mine, by=OPERATOR)
-    history.objects_to("wrote more of the run than its status")
+    history.objects_to("wrote more than the status of lorafinetunes")
 
 
 def test_an_operator_that_writes_pods(history: History) -> None:

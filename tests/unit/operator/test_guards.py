@@ -6,15 +6,19 @@ that Kubernetes adds to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cel
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lora_operator.api.admission import policy, render
 from lora_operator.api.guards import GUARDS, breaches
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
+from lora_operator.api.namespace_selector import LabelExpression, NamespaceSelector, Operator
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 
 from tests.builders import class_body, run_body
@@ -38,7 +42,9 @@ def operator_says(body: Body, limits: Body = GUARDED_CLASS) -> tuple[str, ...]:
     return breaches(run["spec"], of_class["spec"], class_name=name, namespace=body["metadata"]["namespace"])
 
 
-def policy_says(body: Body, limits: Body = GUARDED_CLASS, *, old: Body | None = None) -> tuple[str, ...]:
+def policy_says(
+    body: Body, limits: Body = GUARDED_CLASS, *, old: Body | None = None, labels: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Messages of the validations that fail."""
     context = cel.Context()
     context.add_function("replace", lambda text, old, new: text.replace(old, new))
@@ -47,11 +53,14 @@ def policy_says(body: Body, limits: Body = GUARDED_CLASS, *, old: Body | None = 
     context.add_variable("object", stored(body, model=LoraFineTuneSpec))
     context.add_variable("oldObject", old and stored(old, model=LoraFineTuneSpec))
     context.add_variable("params", stored(limits, model=LoraFineTuneClassSpec))
-    context.add_variable("namespaceObject", {"metadata": {"name": body["metadata"]["namespace"]}})
+    namespace = {"name": body["metadata"]["namespace"]} | ({"labels": dict(labels)} if labels is not None else {})
+    context.add_variable("namespaceObject", {"metadata": namespace})
     spec = policy()["spec"]
     if not all(cel.evaluate(condition["expression"], context) for condition in spec["matchConditions"]):
         return ()
-    found = {variable["name"]: cel.evaluate(variable["expression"], context) for variable in spec["variables"]}
+    found: Body = {}
+    for variable in spec["variables"]:
+        found[variable["name"]] = cel.evaluate(variable["expression"], context)
     context.add_variable("variables", found)
     failing = (rule for rule in spec["validations"] if not cel.evaluate(rule["expression"], context))
     return tuple(cel.evaluate(rule["messageExpression"], context) for rule in failing)
@@ -105,6 +114,35 @@ def test_a_run_is_judged_by_its_own_class(class_name: str | None, default: bool,
     run = run_body(lora={"r": 65}, **({"className": class_name} if class_name else {}))
     limits = class_body(GUARDED, default=default, **LIMITS)
     assert bool(policy_says(run, limits)) == judged
+
+
+KEYS, VALUES = st.sampled_from(["team", "example.com/gpu"]), st.sampled_from(["a", "b", ""])
+EXPRESSIONS = st.one_of(
+    st.builds(
+        LabelExpression,
+        key=KEYS,
+        operator=st.sampled_from([Operator.IN, Operator.NOT_IN]),
+        values=st.lists(VALUES, min_size=1, max_size=2),
+    ),
+    st.builds(LabelExpression, key=KEYS, operator=st.sampled_from([Operator.EXISTS, Operator.DOES_NOT_EXIST])),
+)
+SELECTORS = st.builds(
+    NamespaceSelector,
+    match_labels=st.none() | st.dictionaries(KEYS, VALUES),
+    match_expressions=st.none() | st.lists(EXPRESSIONS, max_size=2).map(tuple),
+)
+
+
+@given(selector=SELECTORS, labels=st.none() | st.dictionaries(KEYS, VALUES))
+def test_the_policy_offers_a_class_to_the_namespaces_that_the_operator_offers_it_to(
+    selector: NamespaceSelector, labels: Mapping[str, str] | None
+) -> None:
+    offered = class_body("offered", default=False, namespaceSelector=selector.wire())
+    run = run_body(className="offered")
+    said = policy_says(run, offered, labels=labels)
+    assert (said == ()) == selector.matches(labels or {})
+    assert policy_says(run, offered, old=run, labels=labels) == (), "a stored run may be suspended"
+    assert all(f"class offered is not offered to namespace {NAMESPACE}" in s.replace("Class", "class") for s in said)
 
 
 def test_no_class_is_the_default_by_another_word() -> None:

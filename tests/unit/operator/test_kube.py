@@ -124,13 +124,13 @@ async def test_status_is_applied_to_the_version_that_was_read(server: FakeApiSer
     read = server.create(run_body())["metadata"]
     status = {"observedGeneration": 1, "resumptions": 0}
     identity = {"uid": read["uid"], "resource_version": read["resourceVersion"]}
-    written = await gateway.apply_run_status(NAMESPACE, NAME, **identity, status=status)
+    written = await gateway.apply_status(RUNS, NAMESPACE, NAME, **identity, status=status)
     assert written["status"]["observedGeneration"] == 1
     with pytest.raises(Conflict):
-        await gateway.apply_run_status(NAMESPACE, NAME, **identity, status={"observedGeneration": 2})
+        await gateway.apply_status(RUNS, NAMESPACE, NAME, **identity, status={"observedGeneration": 2})
     newest = {"resource_version": written["metadata"]["resourceVersion"], "uid": "another"}
     with pytest.raises(Conflict):
-        await gateway.apply_run_status(NAMESPACE, NAME, **newest, status={"observedGeneration": 2})
+        await gateway.apply_status(RUNS, NAMESPACE, NAME, **newest, status={"observedGeneration": 2})
     request = server.writes()[-1]
     assert request.is_apply
     assert request.query == {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
@@ -145,8 +145,8 @@ async def test_what_status_no_longer_says_goes(server: FakeApiServer, gateway: G
     server.create(class_body())
     version = server.create(run_body())["metadata"]
     for status in ({"className": "a", "resumptions": 1}, {"resumptions": 1}):
-        written = await gateway.apply_run_status(
-            NAMESPACE, NAME, uid=version["uid"], resource_version=version["resourceVersion"], status=status
+        written = await gateway.apply_status(
+            RUNS, NAMESPACE, NAME, uid=version["uid"], resource_version=version["resourceVersion"], status=status
         )
         version = written["metadata"]
         assert written["status"].get("className") == status.get("className")

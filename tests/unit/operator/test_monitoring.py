@@ -22,17 +22,16 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from tests.builders import a_run, after
 from tests.promql import Selector, groupings, selectors
-from tests.unit.docs.member_texts import member_texts
 from tests.unit.operator.simulation import TRAIN, Simulation, complete, training
 from tests.unit.operator.test_plan_attempts import silent_for
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "manifests" / "monitoring"
-DOCUMENT = ROOT / "docs" / "observability.md"
+DOCUMENT = ROOT / "docs" / "reference" / "metrics.md"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 OF_TARGETS = frozenset({"namespace", "pod", "container", "job", "instance", "endpoint"})
 """Labels that Prometheus itself gives to every series of a pod."""
-MARKED = re.compile(r"(<!-- (reasons|operator|trainer) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (operator|trainer) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def the_metrics() -> Metrics:
@@ -171,14 +170,8 @@ def trainer_table() -> str:
     return "\n".join(["| metric | what it tells |", "|---|---|", *rows, ""])
 
 
-def reasons_table() -> str:
-    """One row per reason, with the docstring that stands below it in the source."""
-    rows = [f"| `{Reason[name].value}` | {text.meaning} |" for name, text in member_texts(Reason).items()]
-    return "\n".join(["| reason | what it means |", "|---|---|", *rows, ""])
-
-
 def test_the_documentation_lists_everything_as_it_is(request: pytest.FixtureRequest) -> None:
-    tables = {"reasons": reasons_table(), "operator": operator_table(), "trainer": trainer_table()}
+    tables = {"operator": operator_table(), "trainer": trainer_table()}
     text = DOCUMENT.read_text()
     rendered = MARKED.sub(lambda found: found[1] + tables[found[2]] + found[3], text)
     if request.config.getoption("--update-golden"):

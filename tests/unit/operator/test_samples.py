@@ -37,17 +37,17 @@ def read(path: Path) -> Body:
 def class_of(sample: Path) -> Body:
     if sample.stem == DEMO:
         return read(MANIFESTS / "demo/class.yaml")
-    name = read(sample)["spec"].get("className", UNSET)
-    body = read(MANIFESTS / f"classes/{name}.yaml")
-    body["metadata"].setdefault("annotations", {})["lora-operator.io/is-default-class"] = str(name == UNSET).lower()
-    return body
+    return read(MANIFESTS / f"classes/{read(sample)['spec'].get('className', UNSET)}.yaml")
 
 
 def run_file(sample: Path) -> str:
     """What the first reconcile puts into the run's ConfigMap."""
     body = read(sample)
-    body["metadata"] |= {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(T0)}
-    observed = Observed(run=parse_run(body), classes=(class_view(class_of(sample)),), jobs=())
+    stored = {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(T0)}
+    of_class = class_of(sample)
+    for each in (body, of_class):
+        each["metadata"] |= stored
+    observed = Observed(run=parse_run(body), classes=(class_view(of_class),), jobs=())
     plan = make_plan(observed, T0)
     assert plan.actions, [condition.message for condition in plan.status.conditions]
     config_map = next(a.body for a in plan.actions if isinstance(a, Create) and a.body["kind"] == "ConfigMap")

@@ -103,6 +103,18 @@ def test_a_class_wakes_every_run() -> None:
     assert cache.drop_class(stored(class_body())) == {(NAMESPACE, "a")}
 
 
+def test_the_status_of_a_class_wakes_nobody() -> None:
+    cache = Cache()
+    cache.put_run(stored(run_body("a"), uid="1"))
+    cache.put_class(stored(class_body()))
+    told = stored(class_body()) | {"status": {"unfinishedRuns": 3}}
+    assert cache.put_class(told) == frozenset()
+    changed = stored(class_body())
+    changed["metadata"]["generation"] += 1
+    assert cache.put_class(changed) == {(NAMESPACE, "a")}
+    assert cache.put_class(changed | {"metadata": changed["metadata"] | {"uid": "recreated"}}) == {(NAMESPACE, "a")}
+
+
 def test_children_wake_their_run_and_hang_together() -> None:
     cache = Cache()
     assert cache.put_job(child("job")) == {(NAMESPACE, NAME)}

@@ -76,7 +76,7 @@ class ServerWith:
     async def create(self, *_: object) -> None:
         """Events are taken and forgotten."""
 
-    async def apply_run_status(self, *_: object, status: dict[str, Any], **__: object) -> dict[str, Any]:
+    async def apply_status(self, *_: object, status: dict[str, Any], **__: object) -> dict[str, Any]:
         return self.body | {"status": status}
 
 

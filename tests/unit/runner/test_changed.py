@@ -53,7 +53,7 @@ def tracked() -> list[str]:
             ["tests/install/test_argocd.py", "tests/unit/operator/test_gitops.py"],
             ["tests/component/test_stuck.py", "tests/trainer/test_train.py"],
         ),
-        ("docs/speed.md", ["tests/commands/test_documents.py"], ["tests/unit/operator/test_gates.py"]),
+        ("docs/contributing/speed.md", ["tests/commands/test_documents.py"], ["tests/unit/operator/test_gates.py"]),
         ("requirements/trainer-dev.txt", ["tests/trainer/test_train.py"], ["tests/component/test_stuck.py"]),
         ("tests/support/toxiproxy.py", ["tests/trainer/test_store_outages.py"], ["tests/unit/operator/test_gates.py"]),
         ("benchmarks/load/burst.py", ["tests/commands/test_make.py"], ["tests/trainer/test_train.py"]),
@@ -75,13 +75,13 @@ def test_a_change_reaches_what_depends_on_it(
 )
 def test_a_file_of_which_nothing_is_known_selects_everything(graph: grimp.ImportGraph, file: str) -> None:
     assert reach(file, graph=graph) is None
-    everything = select({file: None, "docs/speed.md": set()})
+    everything = select({file: None, "docs/contributing/speed.md": set()})
     assert set(everything.suites.values()) == {None}
     assert {"check", "system-packages", "programs", *(suite.target for suite in SUITES)} == set(everything.targets)
 
 
 def test_a_part_without_tests_is_not_run() -> None:
-    chosen = select({"docs/speed.md": {"tests/unit/docs/test_reference.py"}})
+    chosen = select({"docs/contributing/speed.md": {"tests/unit/docs/test_reference.py"}})
     assert chosen.targets == ["test-unit"]
     assert chosen.tests("unit") == ("tests/unit/docs/test_reference.py",)
     assert chosen.tests("trainer") == ()
@@ -93,7 +93,7 @@ def test_code_is_checked_even_where_no_test_sees_it() -> None:
 
 
 def test_a_cluster_needs_its_packages_and_programs() -> None:
-    chosen = select({"docs/install.md": {"tests/install/test_documents.py"}})
+    chosen = select({"docs/tasks/install.md": {"tests/install/test_documents.py"}})
     assert chosen.targets == ["programs", "system-packages", "test-cluster-alone"]
     assert chosen.tests("install") == ("tests/install/test_documents.py",)
     assert chosen.tests("cluster") == ()

@@ -1,0 +1,42 @@
+"""What a class's status says: whether it is offered, how many runs use it, and what is wrong with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from lora_operator.api.conditions import ConditionType, put
+from lora_operator.api.lorafinetuneclass import ClassStatus
+from lora_operator.api.reasons import Reason
+from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
+from lora_operator.planning.observed import ClassView
+
+
+def class_status(view: ClassView, *, defaults: Sequence[str], unfinished: int, now: datetime) -> ClassStatus:
+    """The status of a class. `defaults` names the classes that are marked as default."""
+    invalid = view.error is not None
+    reason = Reason.CLASS_INVALID if invalid else Reason.OFFERED
+    message = f"The operator cannot use this class: {view.error}. Fix the field." if invalid else _offer(view, defaults)
+    conditions = view.status.conditions
+    for kind, status in ((ConditionType.READY, not invalid), (ConditionType.STALLED, invalid)):
+        conditions = put(
+            conditions,
+            kind,
+            status=status,
+            reason=reason,
+            message=message,
+            generation=view.generation,
+            now=now,
+        )
+    return ClassStatus(observed_generation=view.generation, conditions=conditions, unfinished_runs=unfinished)
+
+
+def _offer(view: ClassView, defaults: Sequence[str]) -> str:
+    if not view.is_default:
+        return "Runs that name this class use it."
+    if len(defaults) == 1:
+        return "Runs that name this class use it, and runs that name no class."
+    return (
+        f"Runs that name this class use it. Runs that name no class are refused: {', '.join(sorted(defaults))} are all "
+        f"marked as default. Remove the annotation {DEFAULT_CLASS_ANNOTATION} from all but one."
+    )
