@@ -135,11 +135,11 @@ def figures(watched: Watched, window: Window, *, cell: Cell, machine: Machine) -
 
 
 def timeline(watched: Watched) -> dict[str, float]:
-    """Our own log: seconds from the start of the process to each of its stages and its first step."""
+    """Our own log: seconds from the start of the process to each of its phases and its first step."""
     reached: dict[str, float] = {}
     for entry in watched.log:
-        name = entry.get("stage") if entry["message"] == "Stage" else entry["message"]
-        if entry["message"] in ("Stage", "Attempt 1", "Compiled code found", "Step"):
+        name = entry.get("phase") if entry["message"] == "Phase" else entry["message"]
+        if entry["message"] in ("Phase", "Attempt 1", "Compiled code fetched", "Step"):
             reached.setdefault(str(name), round(datetime.fromisoformat(entry["time"]).timestamp() - watched.began, 1))
     return reached
 

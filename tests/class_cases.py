@@ -75,7 +75,7 @@ OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
     ("a name that is none", "spec.pod.serviceAccountName", "pod.serviceAccountName", "My Account"),
     (
         "two service accounts",
-        "name one and the same",
+        "set the same field",
         "",
         class_spec(storage=ACCOUNT, pod={"serviceAccountName": "b"}),
     ),

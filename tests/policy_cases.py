@@ -47,7 +47,7 @@ class PolicyCase:
 
 
 def _pair(field: str, beyond: Any, edge: Any, *, most: Any) -> tuple[PolicyCase, PolicyCase]:
-    words = f"spec.{field} is {beyond} and LoraFineTuneClass {GUARDED} allows at most {most}"
+    words = f"spec.{field} is {beyond}, but LoraFineTuneClass {GUARDED} allows at most {most}"
     return PolicyCase(field=field, edits={field: beyond}, refused=words), PolicyCase(field=field, edits={field: edge})
 
 
@@ -55,14 +55,14 @@ def _only(
     field: str, *, refused: tuple[str, ...], allowed: tuple[str, ...], shape: Callable[[str], Any] = str
 ) -> tuple[PolicyCase, ...]:
     beyond = (
-        PolicyCase(field=field, edits={field: shape(value)}, refused=f"spec.{field} {value} is none of what")
+        PolicyCase(field=field, edits={field: shape(value)}, refused=f"spec.{field} {value} is not allowed by")
         for value in refused
     )
     return *beyond, *(PolicyCase(field=field, edits={field: shape(value)}) for value in allowed)
 
 
 def _sources(*uris: str, refused: str = "") -> PolicyCase:
-    words = f"spec.dataset.sources[] {refused} is none of what" if refused else ""
+    words = f"spec.dataset.sources[] {refused} is not allowed by" if refused else ""
     edits = {"dataset": {"sources": [rows_at(uri) for uri in uris]}}
     return PolicyCase(field="dataset.sources[]", edits=edits, refused=words)
 

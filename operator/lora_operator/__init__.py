@@ -1,1 +1,1 @@
-"""The lora-operator: turns LoraFineTune resources into proven adapters."""
+"""The lora-operator: turns LoraFineTune resources into published and verified adapters."""

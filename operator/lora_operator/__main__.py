@@ -22,7 +22,7 @@ def main() -> None:
         raise SystemExit(2) from None
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger("lora_operator").setLevel(settings.log_level)
-    # Kopf logs every raw event at DEBUG and every handler at INFO: one line per reconcile is what is wanted.
+    # Kopf logs every raw event at DEBUG and every handler at INFO. The operator logs one line per reconcile instead.
     logging.getLogger("kopf").setLevel(logging.WARNING)
     registry = kopf.OperatorRegistry()
     register(registry, settings)

@@ -9,7 +9,7 @@ from lora_operator.engine.engine import Engine
 
 
 class Endpoints:
-    """Serves how the engine is."""
+    """Serves the health, readiness and metrics of the engine."""
 
     def __init__(self, engine: Engine, *, port: int) -> None:
         self._engine = engine
@@ -25,12 +25,12 @@ class Endpoints:
         self._runner = web.AppRunner(app, access_log=None)
 
     async def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         await self._runner.setup()
         await web.TCPSite(self._runner, port=self._port).start()
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         await self._runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:

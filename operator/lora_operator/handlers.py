@@ -1,4 +1,4 @@
-"""Every Kopf decorator. Kopf is informer and process shell; bodies tell the cache and enqueue, nothing else."""
+"""All Kopf handlers. Kopf runs the watches and the process; the handlers only update the cache and enqueue runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lora_operator.metrics import Metrics
 from lora_operator.settings import OperatorSettings
 
 Body = dict[str, Any]
-Tell = Callable[[Cache, Body], frozenset[Key]]
+Update = Callable[[Cache, Body], frozenset[Key]]
 
 SERVER_TIMEOUT = 10 * 60
 STOP_WITHIN_SECONDS = 20
 
-WATCHED: tuple[tuple[str, str, str, Tell, Tell], ...] = (
+WATCHED: tuple[tuple[str, str, str, Update, Update], ...] = (
     (naming.GROUP, naming.VERSION, naming.RUN_PLURAL, Cache.put_run, Cache.drop_run),
     (naming.GROUP, naming.VERSION, naming.CLASS_PLURAL, Cache.put_class, Cache.drop_class),
     ("batch", "v1", "jobs", Cache.put_job, Cache.drop_job),
     ("", "v1", "pods", Cache.put_pod, Cache.drop_pod),
 )
-"""Group, version and plural of what is watched, and how the cache is told that it is there or gone."""
+"""Group, version and plural of each watched resource, and the cache's methods for its events (present, deleted)."""
 
 
 def register(registry: kopf.OperatorRegistry, settings: OperatorSettings, *, clock: Clock = utc_now) -> None:
@@ -45,7 +45,7 @@ def register(registry: kopf.OperatorRegistry, settings: OperatorSettings, *, clo
 
 
 class _Shell:
-    """What lives as long as the process does."""
+    """State of the process: the engine and what it needs."""
 
     def __init__(self, settings: OperatorSettings, clock: Clock) -> None:
         self._settings = settings
@@ -74,29 +74,29 @@ class _Shell:
         """Stop in the reverse order."""
         await self._stack.aclose()
 
-    def listener(self, put: Tell, drop: Tell) -> Callable[..., Awaitable[None]]:
+    def listener(self, put: Update, drop: Update) -> Callable[..., Awaitable[None]]:
         """The handler of one watch."""
 
         async def on_event(event: kopf.RawEvent, **_: Any) -> None:
             if self.engine is not None:
-                hear(self.engine, event, put, drop)
+                handle(self.engine, event, put, drop)
 
         return on_event
 
 
-def hear(engine: Engine, event: kopf.RawEvent, put: Tell, drop: Tell) -> None:
-    """An event of a watch: the cache is told, and the runs that it concerns are reconciled."""
-    tell = drop if event["type"] == "DELETED" else put
-    engine.enqueue(tell(engine.cache, dict(event["object"])))
+def handle(engine: Engine, event: kopf.RawEvent, put: Update, drop: Update) -> None:
+    """Update the cache with an event of a watch, and enqueue the runs that it concerns."""
+    update = drop if event["type"] == "DELETED" else put
+    engine.enqueue(update(engine.cache, dict(event["object"])))
 
 
 async def log_in(**context: Any) -> kopf.ConnectionInfo | None:
-    """Kopf's own connection: the pod's ServiceAccount, or the kubeconfig where there is no pod."""
+    """Kopf's own connection: the pod's ServiceAccount or, outside a pod, the kubeconfig."""
     return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
-    """Kopf without anything that writes: no peering, no events, no annotations, no finalizers."""
+    """Turn off everything in Kopf that writes: peering, events, annotations, finalizers."""
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.posting.enabled = False
@@ -104,7 +104,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.server_timeout = SERVER_TIMEOUT
     settings.watching.client_timeout = SERVER_TIMEOUT + 30
     settings.watching.chunk_size = 500
-    # For so long Kopf holds what it has been told of each object: five seconds of a first listing are all of it.
+    # How long Kopf keeps an idle queue per object. With its default of 5s, all of a first listing would be in memory.
     settings.queueing.idle_timeout = 0.1
     settings.watching.label_selectors["batch", "v1", "jobs"] = naming.MANAGED_BY_SELECTOR
     settings.watching.label_selectors["v1", "pods"] = naming.MANAGED_BY_SELECTOR

@@ -1,6 +1,6 @@
 """All Prometheus metrics of the operator. docs/reference/metrics.md lists them, and a test compares the two.
 
-Labels are bounded: no names of runs, pods or nodes, and of the reasons that trainers report only those that are known.
+Labels are bounded: no names of runs, pods or nodes, and only known reasons of those that trainers report.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 FIRST_STEP_BUCKETS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 NOT_SEEN = "Pending"
-"""Reason of a run that has no status yet."""
+"""Reason label of a run that has no status yet."""
 OTHER = "Other"
-"""Any reason that is not listed: a trainer image of another version may give some."""
+"""Label for reasons that are not listed, which a trainer image of another version may report."""
 KNOWN_REASONS = frozenset({*Reason, *(code.name for code in ExitCode), KILLED, NOT_SEEN})
 
 RunCounts = Callable[[], Mapping[tuple[str, str | None], int]]
@@ -32,15 +32,15 @@ RunCounts = Callable[[], Mapping[tuple[str, str | None], int]]
 
 
 class Metrics:
-    """Every figure that the operator exposes."""
+    """All metrics that the operator exposes."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.leader = Gauge("lora_operator_leader", "1 in the operator that acts, 0 in others.", registry=registry)
+        self.leader = Gauge("lora_operator_leader", "1 in the operator that leads, 0 in others.", registry=registry)
         self.queue_depth = Gauge(
             "lora_operator_queue_depth",
-            "Runs that wait for a worker; 0 in an operator that does not act.",
+            "Runs that wait for a worker; 0 in an operator that does not lead.",
             registry=registry,
         )
         self.reconcile_seconds = Histogram(
@@ -52,40 +52,40 @@ class Metrics:
         )
         self.api_requests = Counter(
             "lora_operator_api_requests",
-            "Requests to the API server, watches aside. code 0: no answer.",
+            "Requests to the API server, without watches. code 0: no answer.",
             ["verb", "resource", "code"],
             registry=registry,
         )
         self.polls = Counter(
             "lora_operator_polls",
-            "Questions to train pods how far they are. result: answered, failed.",
+            "Requests to train pods for their progress. result: answered, failed.",
             ["result"],
             registry=registry,
         )
         self.progress_writes = Counter(
-            "lora_operator_progress_writes", "Status writes that told of progress only.", registry=registry
+            "lora_operator_progress_writes", "Status writes that changed only progress.", registry=registry
         )
         self.transitions = Counter(
             "lora_operator_transitions",
-            "Times that the reason of Ready became this one.",
+            "Changes of the reason of Ready to this reason.",
             ["namespace", "reason"],
             registry=registry,
         )
         self.attempts = Counter(
             "lora_operator_attempts_ended",
-            "Attempts that ended, by how. stage: prepare, train.",
+            "Attempts that ended, by reason. stage: prepare, train.",
             ["namespace", "stage", "reason"],
             registry=registry,
         )
         self.adapters = Counter(
             "lora_operator_adapters_published",
-            "Adapters published, reused ones aside.",
+            "Adapters published, without reused ones.",
             ["namespace"],
             registry=registry,
         )
         self.accelerator_seconds = Counter(
             "lora_operator_accelerator_seconds",
-            "Seconds that train pods held accelerators, times their number; told when an attempt ends.",
+            "Seconds that train pods held accelerators, times their number; counted when an attempt ends.",
             ["namespace", "class"],
             registry=registry,
         )
@@ -98,11 +98,11 @@ class Metrics:
         )
 
     def count_runs(self, counts: RunCounts) -> None:
-        """Expose how many runs there are, counted whenever somebody asks."""
+        """Expose the number of runs, counted at every scrape."""
         self.registry.register(RunsByReason(counts))
 
     def status_written(self, run: StoredRun, status: LoraFineTuneStatus, *, now: datetime) -> None:
-        """`status` took the place of the run's."""
+        """Count what changed between the run's status and `status`, which replaced it."""
         before, after = ready_reason(run.status), ready_reason(status)
         if before != after:
             self.transitions.labels(run.namespace, bounded(after)).inc()
@@ -124,13 +124,13 @@ class Metrics:
 
 
 class RunsByReason(Collector):
-    """Counts the runs anew at every scrape: a gauge that is kept up to date could drift."""
+    """Counts the runs at every scrape, because a gauge that is updated by events could drift."""
 
     def __init__(self, counts: RunCounts) -> None:
         self._counts = counts
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The metric without figures."""
+        """The metric without samples."""
         yield GaugeMetricFamily(
             "lora_operator_runs",
             f"LoraFineTunes known, by the reason of Ready; {NOT_SEEN}: none yet.",
@@ -138,7 +138,7 @@ class RunsByReason(Collector):
         )
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The metric."""
+        """The metric with its samples."""
         totals: dict[tuple[str, str], int] = {}
         for (namespace, reason), count in self._counts().items():
             key = (namespace, bounded(reason))
@@ -150,7 +150,7 @@ class RunsByReason(Collector):
 
 
 def bounded(reason: str | None) -> str:
-    """The reason as a label."""
+    """The reason as a label value."""
     if reason is None:
         return NOT_SEEN
     return str(reason) if reason in KNOWN_REASONS else OTHER

@@ -1,4 +1,4 @@
-"""Every name the operator gives or recognises: API group, labels, annotations, children. Nothing else names things."""
+"""All names that the operator gives or recognises: API group, labels, annotations, children."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN_UID_LABEL = f"{GROUP}/run-uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
-"""Number of a pod in a Job of several, from 0; set by the Job controller."""
+"""Completion index of a pod in an Indexed Job, from 0; set by the Job controller."""
 
 KUEUE_GROUP = "kueue.x-k8s.io"
 QUEUE_LABEL = f"{KUEUE_GROUP}/queue-name"
@@ -36,7 +36,7 @@ QUEUE_LABEL = f"{KUEUE_GROUP}/queue-name"
 PRIORITY_CLASS_LABEL = f"{KUEUE_GROUP}/priority-class"
 """On a Job: its WorkloadPriorityClass."""
 JOB_UID_LABEL = f"{KUEUE_GROUP}/job-uid"
-"""On a Workload: the Job that it stands for."""
+"""On a Workload: the uid of its Job."""
 MAX_LABEL_VALUE = 63
 
 MAX_RUN_NAME = 48
@@ -44,28 +44,28 @@ MAX_RUN_NAME = 48
 
 
 class Stage(StrEnum):
-    """The two kinds of pod that a run consists of."""
+    """The two stages of a run, each with its own Jobs."""
 
     PREPARE = "prepare"
     TRAIN = "train"
 
 
 def job_name(run: str, stage: Stage, attempt: int) -> str:
-    """Deterministic, so that a Job can never be created twice."""
+    """Name of the Job of an attempt: deterministic, so that a Job cannot be created twice."""
     return f"{run}-{stage}-{attempt}"
 
 
 def config_map_name(run: str) -> str:
-    """The ConfigMap that holds the resolved run file."""
+    """Name of the ConfigMap with the resolved run file."""
     return f"{run}-run"
 
 
 def service_name(run: str) -> str:
-    """The headless Service that gives the pods of a run on several nodes their names. It begins with a letter, as names
-    of Services must and those of runs need not."""
+    """Name of the headless Service of a run on several nodes. It begins with a letter, as names of Services must; names
+    of runs need not."""
     return f"nodes-{run}"
 
 
 def run_selector(uid: str) -> str:
-    """Label selector of everything that belongs to one LoraFineTune, and not to an earlier one of the same name."""
+    """Label selector for all children of one LoraFineTune, without those of an earlier one with the same name."""
     return f"{RUN_UID_LABEL}={uid}"

@@ -17,17 +17,17 @@ class OperatorSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workers: int = Field(default=16, ge=1, le=256)
-    """Runs that are reconciled side by side."""
+    """Runs that are reconciled in parallel."""
     resync_seconds: float = Field(default=600, ge=1, le=86_400)
-    """Seconds between full LISTs."""
+    """Seconds between full LIST requests."""
     poll_seconds: float = Field(default=10, ge=0.1, le=3600)
-    """Seconds between questions to a train pod how far it is, where no more than 500 train."""
+    """Seconds between requests for a train pod's progress, while at most 500 pods train."""
     queue_poll_seconds: float = Field(default=15, ge=0.1, le=3600)
-    """Seconds between questions to Kueue where the Jobs stand that it holds back."""
+    """Seconds between requests to Kueue for the queue positions of suspended Jobs."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
     identity: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
-    """Who this operator is in the Lease; a pod's host name is its own name."""
+    """Identity of this operator in the Lease; unset: the host name, which in a pod is the pod's name."""
     namespace: str = Field(default="lora-operator-system", min_length=1, max_length=63)
     """Namespace of the Lease."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -35,6 +35,6 @@ class OperatorSettings(BaseModel):
 
 
 def settings_from(environment: Mapping[str, str] = os.environ) -> OperatorSettings:
-    """The settings. Raises pydantic.ValidationError that names the variable."""
+    """The settings from the environment. Raises pydantic.ValidationError that names the setting."""
     names = {f"{PREFIX}{name.upper()}": name for name in OperatorSettings.model_fields}
     return OperatorSettings.model_validate({names[key]: value for key, value in environment.items() if key in names})

@@ -228,6 +228,6 @@ def test_second_run_with_the_same_output_waits_for_the_first(tenant: Tenant) -> 
 def test_class_that_comes_late_is_found(tenant: Tenant) -> None:
     tenant.play("run", "ok", class_name=tenant.namespace)
     run = tenant.wait_for_reason("run", "ClassNotFound")
-    assert "Classes offered:" in ready_message(run)
+    assert "Existing classes:" in ready_message(run)
     with tenant.own_class():
         tenant.wait_for("run", "Ready")

@@ -63,7 +63,7 @@ def test_the_operator_refuses_what_the_policy_let_pass(environment: Environment,
     make_class(environment.kubectl, name, like=DEMO_CLASS, limits={"r": 8}, allowed={"outputs": ["s3://{namespace}/*"]})
     try:
         run = tenant.wait_for_reason("run", "PolicyViolation")
-        assert f"spec.lora.r is 64 and LoraFineTuneClass {name} allows at most 8" in ready_message(run)
+        assert f"spec.lora.r is 64, but LoraFineTuneClass {name} allows at most 8" in ready_message(run)
         assert f"(its spec.allowed.outputs): s3://{tenant.namespace}/*" in ready_message(run)
         assert tenant.jobs("run") == []
     finally:

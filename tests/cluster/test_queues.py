@@ -172,4 +172,4 @@ def test_a_queue_that_does_not_exist_is_named_and_may_come_later(queued_tenant: 
 
 def test_a_priority_that_does_not_exist_is_named(queued_tenant: Tenant) -> None:
     queued_tenant.play("run", "ok", class_name=GPU_CLASS, workloadPriorityClassName="none")
-    told(queued_tenant, "run", "WorkloadPriorityClass of the run does not exist")
+    told(queued_tenant, "run", "the run's WorkloadPriorityClass does not exist")

@@ -111,7 +111,7 @@ def test_anothers_prefix_is_refused_at_apply(teams: tuple[Team, Team]) -> None:
         {"output": {"uri": f"s3://{others.name}/out"}},
     ):
         said = refusal_of(lambda fields=fields: mine.apply("run", **fields))
-        assert f"is none of what LoraFineTuneClass {STRICT} allows" in said
+        assert f"is not allowed by LoraFineTuneClass {STRICT}" in said
         assert f"s3://{mine.name}/*" in said
 
 

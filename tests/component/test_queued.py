@@ -74,7 +74,7 @@ async def test_a_missing_queue_is_named(world: World) -> None:
 
 async def test_what_kueue_has_not_taken_up_is_told(world: World) -> None:
     await queued(world, workloadPriorityClassName="none")
-    await told(world, "WorkloadPriorityClass of the run does not exist")
+    await told(world, "the run's WorkloadPriorityClass does not exist")
 
 
 @pytest.mark.parametrize("code", [403, 404])
@@ -118,7 +118,7 @@ async def test_a_preempted_pod_writes_its_checkpoint_and_the_run_waits_again(wor
     pod = await world.start(Stage.TRAIN)
     await world.until("Training")
     kueue.suspend(world.server, TRAIN, NAMESPACE)
-    await told(world, f"The queue took the place of pod {pod['metadata']['name']} back")
+    await told(world, f"The queue preempted pod {pod['metadata']['name']}")
     world.kubelet.terminate(pod, exit_code=40)
     await told(world, f"Job {TRAIN} waits in LocalQueue {QUEUE}")
     kueue.suspend(world.server, TRAIN, NAMESPACE, yes=False)

@@ -73,8 +73,8 @@ async def test_describe_tells_the_whole_story_of_a_failed_run(world: World) -> N
     assert status["attempts"][1]["durationSeconds"] >= 120
     assert [attempt.get("message") for attempt in status["attempts"]] == [
         None,
-        f"Pod {pod_name(world, 1)} on node node-1 was killed by signal 9 without a termination message: it no longer "
-        "answered the kubelet, the node shut down or failed, or somebody killed the process.",
+        f"Pod {pod_name(world, 1)} on node node-1 was killed by signal 9 without a termination message: it stopped "
+        "answering the liveness probe, the node shut down or failed, or another process killed it.",
         "Memory ran out. Lower model.maxSeqLength.",
         "The loss became nan at step 52 of 600. Lower learningRate.",
     ]
@@ -84,7 +84,7 @@ async def test_describe_tells_the_whole_story_of_a_failed_run(world: World) -> N
     assert failed["reason"] == "Diverged"
     assert failed["message"] == (
         "The loss became nan at step 52 of 600. Lower learningRate. "
-        "The same input would fail again, so it is not retried."
+        "The same input would fail again, so the operator does not retry it."
     )
 
 
@@ -120,8 +120,8 @@ async def test_events_tell_every_turn_of_the_story(world: World) -> None:
     messages = {reason: message for _, reason, message in told}
     assert messages["Prepared"].startswith("940 of 1000 rows are tokenised")
     assert messages["OutOfMemory"] == "Train attempt 2: Memory ran out. Lower model.maxSeqLength."
-    assert messages["BatchShrunk"].startswith("Train attempt 3 takes 4 rows")
-    assert messages["Resumed"] == "Train attempt 3 went on from the checkpoint of step 30."
+    assert messages["BatchShrunk"].startswith("Train attempt 3 uses perDeviceTrainBatchSize 4")
+    assert messages["Resumed"] == "Train attempt 3 resumed from the checkpoint of step 30."
     assert "Lower learningRate." in messages["Diverged"]
 
 

@@ -16,7 +16,7 @@ from lora_operator import naming
 from lora_operator.engine.engine import Engine, cancel
 from lora_operator.engine.leader import LeaseTiming
 from lora_operator.engine.poller import Ask
-from lora_operator.handlers import WATCHED, hear
+from lora_operator.handlers import WATCHED, handle
 from lora_operator.kube.gateway import Gateway
 from lora_operator.metrics import Metrics
 from lora_operator.settings import OperatorSettings
@@ -102,4 +102,4 @@ class Replica:
 
 
 def _hear(engine: Engine, put: Any, drop: Any, event: Any) -> None:
-    hear(engine, event, put, drop)
+    handle(engine, event, put, drop)

@@ -74,7 +74,7 @@ def test_an_api_server_that_starts_refuses_nobody_and_lets_nobody_past_the_class
         if not said:
             said = ready_message(tenant.wait_for_reason("beyond", "PolicyViolation"))
             assert tenant.jobs("beyond") == []
-        assert f"spec.lora.r is 64 and LoraFineTuneClass {name} allows at most 8" in said
+        assert f"spec.lora.r is 64, but LoraFineTuneClass {name} allows at most 8" in said
         for run in ("sound", "paused"):
             tenant.wait_for(run, "Ready")
 

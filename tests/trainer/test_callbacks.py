@@ -139,7 +139,7 @@ def test_what_is_not_a_number_ends_the_run_and_names_the_last_good_checkpoint(
     if said is None:
         guard.on_log(arguments, state, TrainerControl(), logs=logs)
         return
-    with pytest.raises(TrainerError, match=f"{said}; the last checkpoint from before is {GOOD.uri}") as ended:
+    with pytest.raises(TrainerError, match=f"{said}; the last checkpoint before that is {GOOD.uri}") as ended:
         guard.on_log(arguments, state, TrainerControl(), logs=logs)
     assert ended.value.code == ExitCode.Diverged
     assert asked == [6], "the update before the bad loss did the harm"

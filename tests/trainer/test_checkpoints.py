@@ -133,7 +133,7 @@ def test_what_is_fetched_is_what_was_written(bucket: Bucket, tmp_path: Path) -> 
 def test_one_of_another_run_is_refused(bucket: Bucket, tmp_path: Path) -> None:
     with writer(bucket) as checkpoints:
         checkpoints.submit(checkpoint_folder(tmp_path / "3"), step=3)
-    with pytest.raises(TrainerError, match="made by another run") as refused:
+    with pytest.raises(TrainerError, match="belongs to another run") as refused:
         fetch_newest(bucket, URI, fingerprint="run-2", folder=tmp_path / "resumed")
     assert refused.value.code == ExitCode.ConfigInvalid
     assert not (tmp_path / "resumed").exists()

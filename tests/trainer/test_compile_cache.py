@@ -131,7 +131,7 @@ def test_a_bucket_that_refuses_costs_no_run(run: RunFile, tmp_path: Path, caplog
     with caplog.at_level(logging.WARNING):
         assert not cache.fetch()
         first_steps_done(cache)
-    assert "is not kept at s3://missing/runs/team-a/_compiled/f" in caplog.text
+    assert "could not be published to s3://missing/runs/team-a/_compiled/f" in caplog.text
 
 
 def test_code_that_an_attempt_died_with_is_thrown_away(cache: Callable[..., CompileCache], tmp_path: Path) -> None:

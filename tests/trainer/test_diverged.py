@@ -26,7 +26,7 @@ def test_a_learning_rate_of_one_is_given_up(credentials: ObjectStore, tmp_path: 
     assert ended.outcome
     found = re.fullmatch(
         r"The mean loss of the last 10 steps rose to ([\d.]+), above ([\d.]+), at step (\d+) of 40; "
-        r"(there is no checkpoint from before|the last checkpoint from before is s3://\S+/step-\d+)\.",
+        r"(there is no checkpoint before that|the last checkpoint before that is s3://\S+/step-\d+)\.",
         ended.outcome.message,
     )
     assert found, ended.outcome.message

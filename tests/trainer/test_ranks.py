@@ -83,7 +83,7 @@ def test_a_process_that_dies_ends_the_attempt_with_a_code_that_is_retried(
         ended = attempt.wait()
     assert ended.code == ExitCode.ProcessLost, ended.log
     assert ended.outcome
-    assert ended.outcome.message == "Process 1 of 2 ended with code -9 and no explanation."
+    assert ended.outcome.message == "Process 1 of 2 exited with code -9 and without a message."
 
 
 def children(pid: int) -> list[int]:
@@ -103,7 +103,7 @@ def test_two_nodes_train_what_one_does_also_when_one_is_drained_or_killed(
         lonely = first.wait()
     assert lonely.code == ExitCode.PeerLost, lonely.log
     assert lonely.outcome
-    assert "The pod of node 1 of 2 went away" in lonely.outcome.message
+    assert "The pod of node 1 of 2 was lost" in lonely.outcome.message
     first, second = two_nodes(small, attempt=2)
     with first, second:
         first.wait_until(lambda progress: progress.step >= 1)

@@ -178,4 +178,4 @@ def test_a_gpu_class_without_a_gpu_is_an_error_and_never_a_slow_run(credentials:
         ended = attempt.wait()
     assert ended.code == ExitCode.GpuUnhealthy, ended.log
     assert ended.outcome
-    assert "asked for a GPU but torch" in ended.outcome.message
+    assert "requested a GPU, but torch" in ended.outcome.message

@@ -1,8 +1,5 @@
-"""`python -m lora_trainer prepare|train|verify|export`: runs a stage, turns every ending into an exit code and a last
-word.
-
-Nothing is decided here but how an ending is told: see contract/exits.py for what the operator makes of it.
-"""
+"""`python -m lora_trainer prepare|train|verify|export`: runs a stage, and reports its ending as an exit code and a
+termination message (see contract/exits.py for what the operator does with them)."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ from lora_trainer.training.stopping import StopRequest
 
 TERMINATION_LOG = Path("/dev/termination-log")
 NODE_VARIABLE = "JOB_COMPLETION_INDEX"
-"""Kubernetes sets it in the pods of an Indexed Job."""
+"""Environment variable that Kubernetes sets in the pods of an Indexed Job."""
 MAX_NAMED_FIELDS = 5
 
 log = logging.getLogger("lora_trainer")
@@ -64,17 +61,17 @@ def parser() -> argparse.ArgumentParser:
     train = stages.add_parser("train", parents=[pod], help="train, evaluate, publish and verify")
     train.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
     train.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
-    train.add_argument("--first-node", default="127.0.0.1", help="of several nodes: where the first one is reached")
-    train.add_argument("--rendezvous-port", type=int, default=RENDEZVOUS_PORT, help="on which it awaits the others")
-    train.add_argument("--node", type=int, default=int(os.environ.get(NODE_VARIABLE, "0")), help="which one this is")
-    rank = stages.add_parser("rank", help="one more process of train, which starts it")
+    train.add_argument("--first-node", default="127.0.0.1", help="address of the first of several nodes")
+    train.add_argument("--rendezvous-port", type=int, default=RENDEZVOUS_PORT, help="port of the first node")
+    train.add_argument("--node", type=int, default=int(os.environ.get(NODE_VARIABLE, "0")), help="number of this node")
+    rank = stages.add_parser("rank", help="a further process of train; train starts it")
     rank.add_argument("--run", type=Path, required=True, help="the run file")
     rank.add_argument("--scratch", type=Path, required=True, help="the folder that all processes share")
     rank.add_argument("--base", type=Path, required=True, help="folder with the base model")
-    rank.add_argument("--resume", type=Path, help="folder with the checkpoint to go on from")
+    rank.add_argument("--resume", type=Path, help="folder with the checkpoint to resume from")
     rank.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
     rank.add_argument("--termination-log", type=Path, required=True, help="where the outcome is written")
-    verify = stages.add_parser("verify", help="prove that a published adapter is whole, loads and works")
+    verify = stages.add_parser("verify", help="verify that a published adapter is complete, loads and works")
     verify.add_argument("--artifact", required=True, help="URI of the adapter's folder")
     verify.add_argument("--base", type=Path, help="folder with the base model; unset: fetched as the manifest names it")
     verify.add_argument("--public-key", type=Path, help="PEM file; the manifest must be signed by this Ed25519 key")
@@ -82,19 +79,19 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--region", help="region of the bucket; unset: AWS_REGION")
     verify.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="writable folder")
     verify.add_argument("--manifest", type=Path, help="file with a draft of the manifest; unset: the artifact's own")
-    export = stages.add_parser("export", help="write an adapter in other formats and prove each")
+    export = stages.add_parser("export", help="write an adapter in other formats and verify each")
     export.add_argument("--adapter", type=Path, required=True, help="folder with the adapter")
     export.add_argument("--base", type=Path, required=True, help="folder with the base model")
     export.add_argument("--formats", required=True, help="merged16bit, gguf/q8_0, ...; separated by commas")
-    export.add_argument("--folder", type=Path, required=True, help="where to write them; there must be room beside it")
+    export.add_argument("--folder", type=Path, required=True, help="output folder; temporary files go beside it")
     return root
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one stage and return its exit code."""
-    faulthandler.enable()  # a library that crashes the process says at least where
-    # Processes that libraries fork, to make batches, are ended by SIGTERM when this one ends: it must not be blocked in
-    # them, as it is here, or this one waits for them forever.
+    faulthandler.enable()  # log a traceback when a library crashes the process
+    # Libraries fork processes that make batches and end them with SIGTERM. This process blocks SIGTERM; they must not,
+    # or this one would wait for them forever.
     os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM}))
     arguments = parser().parse_args(argv)
     if arguments.stage in ("verify", "export"):
@@ -103,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging()
     if arguments.stage == "rank":
         return _rank(arguments)
-    # Before any thread starts: a StopRequest waits for the signal.
+    # Block SIGTERM before any thread starts, so that only StopRequest receives it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with ProgressServer(port=arguments.port) as server:
         ending = finish(lambda: _run_stage(arguments, server))
@@ -123,7 +120,7 @@ def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> Prepare
 
 
 def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: ProgressServer) -> TrainResult | None:
-    """The whole stage, or the share of a further node, which has no result."""
+    """Run the stage train, or a further node's part of it, which has no result."""
     from lora_trainer.train import train
     from lora_trainer.training.beside import train_node
     from lora_trainer.training.start import begin
@@ -147,7 +144,7 @@ def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: 
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    """A process beside the first of train: only a failure leaves a termination message, for the first to read."""
+    """Run a further process of train. Only a failure leaves a termination message, which the first process reads."""
     end_with_parent()
     try:
         from lora_trainer.training.beside import train_rank
@@ -160,7 +157,7 @@ def _rank(arguments: argparse.Namespace) -> int:
             rank=int(os.environ["RANK"]),
             oom_shrinks=arguments.oom_shrinks,
         )
-    except Exception as error:  # every ending is told, also a bug
+    except Exception as error:  # report every ending, even of a bug
         ending = ending_of(error)
         arguments.termination_log.write_text(encode_outcome(ending.outcome))
         return ending.code
@@ -168,10 +165,10 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 
 def _print(stage: Callable[[argparse.Namespace], Verification | Exported], arguments: argparse.Namespace) -> int:
-    """Such a stage also runs inside a train pod, so it prints its result on the last line of stdout."""
+    """Run a stage that prints its result on the last line of stdout, where a train pod that starts it reads it."""
     try:
         result = stage(arguments)
-    except Exception as error:  # every ending is told, also a bug
+    except Exception as error:  # report every ending, even of a bug
         ending = ending_of(error)
         print(encode_outcome(ending.outcome))
         return ending.code
@@ -222,16 +219,16 @@ def read_run(path: Path) -> RunFile:
         more = f" and {len(named) - MAX_NAMED_FIELDS} more" if len(named) > MAX_NAMED_FIELDS else ""
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"The run file is not valid: {'; '.join(named[:MAX_NAMED_FIELDS])}{more}.",
+            f"The run file is invalid: {'; '.join(named[:MAX_NAMED_FIELDS])}{more}.",
             "Use the operator and the trainer image of the same release.",
         ) from None
 
 
 def finish(stage: Callable[[], PrepareResult | TrainResult | None]) -> Ending:
-    """Run a stage to its ending, whatever that is."""
+    """Run a stage and return how it ended, also for a bug."""
     try:
         result = stage()
-    except Exception as error:  # every ending is told, also a bug
+    except Exception as error:  # report every ending, even of a bug
         return ending_of(error)
     outcome = Outcome(reason=ExitCode.Succeeded.name, message=_done(result), result=result)
     log.info(outcome.message)
@@ -242,14 +239,16 @@ def _done(result: PrepareResult | TrainResult | None) -> str:
     if result is None:
         return "This node took its share of every step; the first node has the result."
     if isinstance(result, TrainResult):
-        return f"The adapter is published at {result.artifact.uri} and was proven to load and to change the model."
+        return (
+            f"The adapter at {result.artifact.uri} is published and verified: it loads and changes the model's output."
+        )
     if result.artifact:
-        return f"The adapter of this very run is already published at {result.artifact.uri}."
-    return f"{result.dataset.kept} rows are prepared to train on, {result.dataset.held_out} to evaluate on."
+        return f"An identical run has already published its adapter at {result.artifact.uri}."
+    return f"{result.dataset.kept} rows are prepared for training and {result.dataset.held_out} for evaluation."
 
 
 def ending_of(error: Exception) -> Ending:
-    """The ending that an exception stands for."""
+    """The ending for an exception."""
     if isinstance(error, TrainerError):
         log.error(error.message, extra={"fields": {"reason": error.code.name, "remedy": error.remedy}})
         outcome = Outcome(
@@ -267,7 +266,7 @@ def ending_of(error: Exception) -> Ending:
         message, remedy = "The pod ran out of memory.", "Give the class more memory, or lower model.maxSeqLength."
         outcome = Outcome(reason=ExitCode.OutOfMemory.name, message=message, remedy=remedy)
         return Ending(code=ExitCode.OutOfMemory, outcome=outcome)
-    # The exception's own words stay in the log: they may hold rows or credentials.
+    # The exception's own text stays in the log: it may contain rows or credentials.
     frame = traceback.extract_tb(error.__traceback__)[-1]
     outcome = Outcome(
         reason=ExitCode.InternalError.name,
@@ -278,7 +277,7 @@ def ending_of(error: Exception) -> Ending:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether host or accelerator memory ran out. torch's error is known by name, as torch may not be there."""
+    """Whether host or accelerator memory ran out. torch's error is recognised by name, because torch may be missing."""
     kind = type(error)
     return isinstance(error, MemoryError) or (
         kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("torch")
@@ -286,7 +285,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
-    """Write the termination message, with how far training came, and return the exit code."""
+    """Write the termination message, with the step that training reached, and return the exit code."""
     outcome = ending.outcome
     if progress.total_steps:
         reached = {
@@ -303,7 +302,7 @@ def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
 
 
 def leave_at_once(error: TrainerError, termination_log: Path, server: ProgressServer) -> NoReturn:
-    """Write the termination message and end the process from any thread, whatever the others do."""
+    """Write the termination message and end the process at once, from any thread."""
     code = leave(ending_of(error), termination_log, server.progress)
     logging.shutdown()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""The one exception of the trainer: an ending that a person must hear about. Not for control flow inside a stage."""
+"""The trainer's exception for endings that the user must see. Not for control flow inside a stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lora_trainer.contract.outcome import PrepareResult, TrainResult
 
 
 def first_sentence(text: str) -> str:
-    """What a library says first, without its full stop: the part that fits into a sentence of ours."""
+    """The first sentence of a library's message without its full stop, to be used inside a message of the trainer."""
     line = next(iter(text.splitlines()), "")
     return line.partition(". ")[0].rstrip(". ")
 
@@ -17,8 +17,9 @@ def first_sentence(text: str) -> str:
 class TrainerError(Exception):
     """Ends the stage with `code` and tells the user what happened and what to do.
 
-    `message` is a sentence that names the field, file or line; `remedy` one that says what to do about it. Neither may
-    hold a secret. `result` is what the stage found all the same, `needed_memory_gib` what a class would have to offer.
+    `message` is a sentence that names the field, file or line; `remedy` says in the imperative what to do. Neither may
+    contain a secret. `result` is what the stage found before it failed, `needed_memory_gib` the memory that a class
+    must offer.
     """
 
     def __init__(
@@ -39,12 +40,12 @@ class TrainerError(Exception):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room. Libraries wrap the system's error and keep its words."""
+    """Whether a write failed because the disk is full. Libraries wrap the system's error and keep its text."""
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error)
 
 
 def disk_full() -> TrainerError:
-    """The ending of a stage whose scratch volume has no room left."""
+    """The ending of a stage whose scratch volume is full."""
     return TrainerError(
         ExitCode.DiskFull,
         "The pod's scratch volume, or the node's disk below it, is full.",

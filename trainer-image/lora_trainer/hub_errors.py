@@ -1,6 +1,6 @@
-"""Turns what a model hub says into sentences about the run's fields. Does no I/O.
+"""Turns errors of a model hub into messages about the run's fields. Does no I/O.
 
-The hub's own text is never passed on: it may echo the token.
+The hub's own text is never passed on, because it may contain the token.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx.HTTPError, OfflineModeIsE
 
 @dataclass(frozen=True, kw_only=True)
 class HubRepository:
-    """What was asked of the hub, and how a refusal ends."""
+    """The repository that was requested from the hub, and the exit codes for a refusal."""
 
     kind: str
-    """model or data set."""
+    """model or dataset."""
     name: str
     revision: str | None
     field: str
@@ -37,11 +37,11 @@ class HubRepository:
     denied: ExitCode
     missing: ExitCode
     mirrored: str
-    """How a copy in the bucket would be named."""
+    """URI of a copy in a bucket, as an example."""
 
 
 def hub_error(error: Exception, asked: HubRepository) -> TrainerError:
-    """The ending that one of HUB_ERRORS stands for."""
+    """The ending for one of HUB_ERRORS."""
     kind, name = asked.kind, asked.name
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     token = (
@@ -52,15 +52,15 @@ def hub_error(error: Exception, asked: HubRepository) -> TrainerError:
     if isinstance(error, GatedRepoError) or (status in (401, 403) and not isinstance(error, RepositoryNotFoundError)):
         return TrainerError(
             asked.denied,
-            f"The hub refused access to the {kind} {name}, asked with {token}.",
+            f"The hub refused access to the {kind} {name}; the run used {token}.",
             f"Accept the {kind}'s licence on the hub with the token's account, and set huggingFace.tokenSecretRef.",
         )
     if isinstance(error, RepositoryNotFoundError):
         # The hub answers 401 for a private repository as for one that does not exist.
         return TrainerError(
             asked.missing,
-            f"The hub has no {kind} {name}, or hides it from this run, which asked with {token}.",
-            f"Correct {asked.field}, or set huggingFace.tokenSecretRef where the {kind} is private.",
+            f"The hub has no {kind} {name}, or it is private; the run used {token}.",
+            f"Correct {asked.field}, or set huggingFace.tokenSecretRef if the {kind} is private.",
         )
     if isinstance(error, RevisionNotFoundError):
         at = f" at revision {asked.revision}" if asked.revision else ""
@@ -74,6 +74,6 @@ def hub_error(error: Exception, asked: HubRepository) -> TrainerError:
     detail = f"HTTP {status}" if status else type(error).__name__
     return TrainerError(
         ExitCode.HubUnavailable,
-        f"The model hub could not be reached for {name} ({detail}).",
-        f"Check the network from this namespace, or mirror the {kind} to the bucket and name it as {asked.mirrored}.",
+        f"The hub could not be reached for the {kind} {name} ({detail}).",
+        f"Check the network from this namespace, or copy the {kind} to a bucket and name it as {asked.mirrored}.",
     )

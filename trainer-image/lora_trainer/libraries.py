@@ -1,6 +1,6 @@
-"""The libraries that train: the environment that they read, their import, their versions. Loads no model.
+"""Sets up and imports the training libraries, and reports their versions. Loads no model.
 
-Unsloth patches transformers, TRL and PEFT when it is imported: it must be the first of them.
+Unsloth patches transformers, TRL and PEFT when it is imported, so it must be imported before them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def compiled_folder(scratch: Path) -> Path:
 
 def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: int = 1) -> dict[str, str]:
     """Environment variables that must be set before torch or Unsloth is imported, in process `rank` of `ranks`."""
-    # On a CPU class a GPU that the node may have is nobody's business.
+    # On a CPU class, hide any GPU that the node may have.
     on_cpu = {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
     backend = on_cpu if kind == AcceleratorKind.CPU else {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"}
     return backend | {
-        # Nothing is reported to anybody, and nothing is installed or downloaded behind our back.
+        # Send no telemetry, and install or download nothing unasked.
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -47,25 +47,25 @@ def environment(*, kind: AcceleratorKind, scratch: Path, rank: int = 0, ranks: i
         "TMPDIR": str(_folder(scratch / "tmp")),
         "HF_HOME": str(scratch / "huggingface"),
         "UNSLOTH_COMPILE_LOCATION": str(scratch / f"unsloth_compiled_cache_{rank}"),
-        # What is compiled is kept in the bucket (training/compile_cache.py): Unsloth's own cache never leaves the pod.
+        # Compiled code is kept in the bucket (training/compile_cache.py). Unsloth's own cache stays in the pod.
         "UNSLOTH_MEGA_CACHE": "0",
         "TRITON_CACHE_DIR": str(compiled_folder(scratch) / "triton"),
-        # Unsloth's layers hold such functions: without this, their graphs are traced anew by each run.
+        # Unsloth's layers contain such functions: without this, each run traces their graphs again.
         "TORCHINDUCTOR_AUTOGRAD_CACHE_ALLOW_CUSTOM_AUTOGRAD": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # Progress bars make lines of a megabyte in a pod's log.
+        # Progress bars write lines of a megabyte into a pod's log.
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        # torch counts the node's processors, not the pod's share.
+        # torch would use all of the node's CPUs, not the pod's share.
         "OMP_NUM_THREADS": str(max(1, processors() // ranks)),
-        # Idle threads spin for a moment, then sleep: sleeping at once halves the speed on two cores, and spinning for
-        # long costs a processor that somebody else could use.
+        # Idle threads spin for a moment, then sleep. Sleeping at once halves the speed on two cores; spinning for long
+        # uses a CPU that another process could use.
         "GOMP_SPINCOUNT": "20000",
     }
 
 
 def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Processors this process may use: those it is scheduled on, or fewer where the pod has a CPU limit."""
+    """Number of CPUs that this process may use, limited by its CPU affinity and the pod's CPU limit."""
     available = len(os.sched_getaffinity(0))
     try:
         quota, period = limit.read_text().split()
@@ -75,7 +75,7 @@ def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def go_offline() -> None:
-    """From here on nothing is fetched: libraries that try fail at once instead of waiting for a hub."""
+    """Let all later downloads by libraries fail at once instead of waiting for a hub."""
     from huggingface_hub import constants
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -83,9 +83,9 @@ def go_offline() -> None:
 
 
 def import_libraries(*, scratch: Path, method: Method) -> None:
-    """Import Unsloth and with it all others, for a run of this method: many seconds of one processor."""
-    # What is imported stays: looking for garbage in it takes an eighth of the time, and half a second each of the dozen
-    # times that Unsloth collects garbage while it loads a model.
+    """Import Unsloth and, through it, all other libraries for this method. Takes many seconds of one CPU."""
+    # Imported objects stay: collecting garbage among them takes an eighth of the import, and half a second each of the
+    # dozen times that Unsloth collects garbage while it loads a model.
     gc.disable()
     with other_trainers_hidden(method):
         import unsloth  # noqa: F401 - see the module's docstring
@@ -98,7 +98,7 @@ def import_libraries(*, scratch: Path, method: Method) -> None:
 
 @contextmanager
 def other_trainers_hidden(method: Method) -> Iterator[None]:
-    """Nobody finds TRL's trainers in here, but that of `method` and what it is built on.
+    """Hide TRL's trainers in this block, except that of `method` and its base.
 
     Unsloth rewrites every trainer that it finds while it is imported, experiments too, and a run needs one of them:
     without the others the import takes two fifths less. SFT's stays for every method, as Unsloth imports it by name. To

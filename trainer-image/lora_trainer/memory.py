@@ -40,12 +40,12 @@ MOST_TOKENS_OF_A_LOSS = 4096
 """Unsloth cuts the loss of longer batches into parts."""
 RECOMPUTATION_BYTES = 0.047 * GIB
 CPU_PROCESS_BYTES = 2.18 * GIB
-"""What a CPU process holds beside that: libraries and their caches. One point: the demo's run."""
+"""Memory of a CPU process for libraries and their caches, in addition to that. Measured once, with the demo's run."""
 CONTEXT_BYTES = 0.85 * GIB
 """`python -m benchmarks.vram context` measured 0.82 on an H200."""
 MARGIN = 1.05
-"""A prediction may be as much too low. Four whole runs of packed and full rows (benchmarks/results/gpu.json), which are
-not among the points of the fit, took 3.9 % more to 4.2 % less than was predicted."""
+"""Predictions may be too low by this factor. Four whole runs of packed and full rows (benchmarks/results/gpu.json),
+which are not among the points of the fit, used 3.9 % more to 4.2 % less than was predicted."""
 
 
 def memory_bytes(
@@ -75,7 +75,7 @@ def generation_bytes(shape: ModelShape, run: RunFile, *, sequences: int, tokens:
 
 
 def standing_bytes(shape: ModelShape, run: RunFile) -> float:
-    """What is held all the time: weights, the adapter with its optimizer, and what comes with any process."""
+    """Memory that is held all the time: weights, the adapter with its optimizer, and the process itself."""
     in_4bit = run.model.in_4bit
     weights = weight_bytes(shape, load_in_4bit=in_4bit) + unpacked_bytes(shape, load_in_4bit=in_4bit)
     adapter = bytes_per_lora_parameter(run) * shape.lora_parameters(run.lora)
@@ -89,7 +89,7 @@ def weight_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
 
 
 def unpacked_bytes(shape: ModelShape, *, load_in_4bit: bool) -> float:
-    """The two matrices of an MLP that are in 16 bits while 4-bit weights are computed with."""
+    """The two matrices of an MLP that are unpacked to 16 bits while 4-bit weights are used."""
     return 2 * 2 * shape.intermediate * shape.hidden if load_in_4bit else 0
 
 
@@ -104,7 +104,7 @@ def bytes_per_lora_parameter(run: RunFile) -> float:
 
 
 def beside_bytes(kind: AcceleratorKind) -> float:
-    """What is measured with the rest: on a CPU class all that the process holds."""
+    """Memory of the process itself, which counts on a CPU class."""
     match kind:
         case AcceleratorKind.GPU:
             return 0

@@ -1,4 +1,4 @@
-"""How a run's rows are cut into micro-batches, and of how many layers the activations are kept. Pure arithmetic."""
+"""Chooses a run's micro-batch, and for how many layers activations are kept. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CPU_MICRO_BATCH = 1
 """Rows per forward pass on a CPU. More only adds padding and memory: with SmolLM2 and Spider's rows, 2 rows cost 20 %
 more processor time per step and 3.5 GiB instead of 2.8."""
 TOKENS_THAT_FILL_A_GPU = 8192
-"""Where no layer can be kept, or nobody says how much memory there is, more per forward pass is little faster."""
+"""Tokens per forward pass beyond which more are hardly faster, where no layer can be kept or memory is unknown."""
 SEQUENCES_PER_ROW = {Method.SFT: 1, Method.DPO: 2, Method.GRPO: 1}
-"""Sequences that go through the model for one row: of a pair, both answers."""
+"""Sequences that go through the model for one row: a pair has two answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How many rows go through the model at once, and of how many layers the activations are kept for them."""
+    """A micro-batch, and for how many layers its activations are kept."""
 
     micro_batch: int
     kept_layers: int
@@ -61,10 +61,10 @@ def cut_to_fit(run: RunFile, needed: Predict, *, shape: ModelShape, row_tokens: 
 
 
 def _keeping_is_open(run: RunFile) -> bool:
-    """Whether memory decides how many layers are kept. What is left beside GRPO's training holds its answers."""
-    told = run.accelerator.memory_gib is not None
+    """Whether memory decides how many layers are kept. In GRPO, the memory beside training holds the answers."""
+    known = run.accelerator.memory_gib is not None
     return (
-        told and run.gradient_checkpointing is GradientCheckpointing.UNSLOTH and run.training.method is not Method.GRPO
+        known and run.gradient_checkpointing is GradientCheckpointing.UNSLOTH and run.training.method is not Method.GRPO
     )
 
 
@@ -98,9 +98,9 @@ def _does_not_fit(run: RunFile, cut: Cut, *, row_tokens: int, gib: float) -> Tra
     sixteen_bit = "" if run.model.in_4bit else " set model.quantization: NF4,"
     return TrainerError(
         ExitCode.DoesNotFit,
-        f"The run needs about {gib:.1f} GiB for {rows} of {row_tokens} tokens, and the class offers"
+        f"The run needs about {gib:.1f} GiB for {rows} of {row_tokens} tokens, but the class offers"
         f" {run.accelerator.memory_gib:g} GiB.",
-        f"Lower {named}model.maxSeqLength,{sixteen_bit} choose a smaller model or a class with more memory.",
+        f"Lower {named}model.maxSeqLength,{sixteen_bit} or choose a smaller model or a class with more memory.",
         needed_memory_gib=round(gib, 1),
     )
 
@@ -119,23 +119,23 @@ def offered_gib(run: RunFile) -> float | None:
 
 
 def group_size(training: TrainingSpec) -> int:
-    """Rows that one row of the data set becomes."""
+    """Rows that one row of the dataset becomes."""
     return training.grpo.num_generations if training.grpo else 1
 
 
 def accumulation_for(training: TrainingSpec, *, micro_batch: int, effective: int) -> int:
-    """The user's accumulation, or what makes about `effective` rows. Raises ConfigInvalid.
+    """The user's accumulation, or one that makes about `effective` rows. Raises ConfigInvalid.
 
-    All answers to a prompt belong into one step, as they are compared with each other.
+    All answers to a prompt belong to the same step, because they are compared with each other.
     """
     group = group_size(training)
     if named := training.gradient_accumulation_steps:
         if micro_batch * named % group:
             raise TrainerError(
                 ExitCode.ConfigInvalid,
-                f"A step of {micro_batch} x {named} answers (micro-batch x training.gradientAccumulationSteps) does not"
-                f" hold whole groups of training.grpo.numGenerations {group}.",
-                "Make the product a multiple of training.grpo.numGenerations, or leave the accumulation unset.",
+                f"A step has {micro_batch} x {named} answers (micro-batch x training.gradientAccumulationSteps), which"
+                f" is not a multiple of training.grpo.numGenerations {group}.",
+                "Set training.gradientAccumulationSteps so that it is a multiple, or leave it unset.",
             )
         return named
     whole_groups = lcm(micro_batch, group) // micro_batch
@@ -143,12 +143,12 @@ def accumulation_for(training: TrainingSpec, *, micro_batch: int, effective: int
 
 
 def shrink(chosen: Chosen, oom_shrinks: int) -> Chosen:
-    """What was chosen, with the micro-batch halved `oom_shrinks` times. Raises DoesNotFit below one row."""
+    """`chosen` with the micro-batch halved `oom_shrinks` times. Raises DoesNotFit below one row."""
     micro_batch, accumulation = chosen.per_device_train_batch_size, chosen.gradient_accumulation_steps
     if oom_shrinks > halvings(micro_batch):
         raise TrainerError(
             ExitCode.DoesNotFit,
-            "The run ran out of memory with one row per forward pass: there is nothing left to shrink.",
+            "The run ran out of memory with one row per forward pass, which cannot be reduced.",
             "Lower model.maxSeqLength, or choose a class with more memory.",
         )
     micro_batch, accumulation = shrunk_batch(micro_batch, accumulation, times=oom_shrinks)

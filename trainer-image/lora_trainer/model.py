@@ -1,6 +1,6 @@
 """The base model and its LoRA adapter, through Unsloth. Loads and wraps; trains nothing.
 
-Unsloth must be imported before transformers, TRL and PEFT (see libraries.py): imports stand inside the functions.
+Unsloth must be imported before transformers, TRL and PEFT (see libraries.py), so imports are inside the functions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:
         asked = "a GPU" if count == 1 else f"{count} GPUs"
         raise TrainerError(
             ExitCode.GpuUnhealthy,
-            f"The pod asked for {asked} but torch {torch.__version__} sees {seen or 'none'} on node "
+            f"The pod requested {asked}, but torch {torch.__version__} sees {seen or 'none'} on node "
             f"{os.environ.get('NODE_NAME', 'unknown')}.",
             "Check the node's driver and device plugin, and that the class requests a GPU resource.",
         )
@@ -67,7 +67,7 @@ def accelerator_name(kind: AcceleratorKind) -> str:
 
 
 def compute_dtype(run: RunFile, chosen: Chosen) -> Chosen:
-    """`chosen` with the compute type that this machine has, where the user named none."""
+    """`chosen` with a compute type that this machine supports, where the user set none."""
     import torch
 
     if run.model.dtype is not None:
@@ -88,10 +88,10 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model in `folder`, in 4-bit where the spec says so, and its tokenizer.
 
-    `sequence_tokens` is the longest sequence that it will meet: Unsloth cuts what is longer without a word.
+    `sequence_tokens` is the length of the longest sequence: Unsloth silently truncates longer ones.
 
-    The pinned revision was fetched into `folder`; Unsloth is kept from replacing it by a repository of its own.
-    Raises ConfigInvalid where vLLM is asked for and the image has none.
+    `folder` holds the pinned revision; Unsloth must not replace it by a repository of its own. Raises ConfigInvalid
+    where the run needs vLLM and the image has none.
     """
     import unsloth  # noqa: I001 - first of all, see the module's docstring
     import torch
@@ -100,7 +100,7 @@ def load(
     if vllm_arguments(run) and find_spec("vllm") is None:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            "training.grpo.fastInference generates with vLLM, and the class's trainer image has none.",
+            "training.grpo.fastInference needs vLLM, which the class's trainer image does not include.",
             "Choose a class whose image is the variant with vLLM, or remove training.grpo.fastInference.",
         )
     logging.disable_progress_bar()
@@ -110,7 +110,7 @@ def load(
 
 
 def load_arguments(run: RunFile, *, sequence_tokens: int) -> dict[str, Any]:
-    """What the run says of the arguments of Unsloth's from_pretrained."""
+    """Arguments of Unsloth's from_pretrained that the run decides."""
     spec = run.model
     return {
         "max_seq_length": sequence_tokens,
@@ -126,7 +126,7 @@ def load_arguments(run: RunFile, *, sequence_tokens: int) -> dict[str, Any]:
 
 
 def vllm_arguments(run: RunFile) -> dict[str, Any]:
-    """The arguments that have Unsloth generate with vLLM; none where the model generates itself."""
+    """Arguments that let Unsloth generate with vLLM; none where the model itself generates."""
     grpo = run.training.grpo
     if grpo is None or not grpo.fast_inference:
         return {}
@@ -138,7 +138,7 @@ def vllm_arguments(run: RunFile) -> dict[str, Any]:
 
 
 def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -> PeftModel:
-    """The model with a fresh LoRA adapter, whose weights only are trained. The activations of `kept_layers` decoder
+    """The model with a new LoRA adapter, whose weights alone are trained. The activations of `kept_layers` decoder
     layers are kept instead of recomputed."""
     import unsloth
 
@@ -146,11 +146,11 @@ def add_adapter(model: PreTrainedModel, run: RunFile, *, kept_layers: int = 0) -
     loftq = {}
     if spec.loftq_config is not None:
         loftq = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4} | spec.loftq_config.model_dump()}
-    # Unsloth's CPU backend does not know the argument, and has nothing to skip.
+    # Unsloth's CPU backend does not accept the argument, and has nothing to skip.
     kept = (
         {"checkpoint_skip_layers": kept_layers} if run.gradient_checkpointing is GradientCheckpointing.UNSLOTH else {}
     )
-    # It takes the models of FastModel too.
+    # FastLanguageModel also accepts models of FastModel.
     return unsloth.FastLanguageModel.get_peft_model(
         model,
         r=spec.r,
@@ -184,7 +184,7 @@ def adapter_digest(model: PeftModel) -> str:
 
 
 def peak_flops(kind: AcceleratorKind, *, dtype: str) -> float | None:
-    """Floating-point operations per second that the GPU's data sheet promises; None where none is known."""
+    """Peak floating-point operations per second of the GPU by its specification; None where it is unknown."""
     match kind:
         case AcceleratorKind.GPU:
             import torch
@@ -199,7 +199,7 @@ def peak_flops(kind: AcceleratorKind, *, dtype: str) -> float | None:
 
 
 def peak_memory_gib(kind: AcceleratorKind) -> float:
-    """Most memory this process has held: of the accelerator, or resident on a CPU class."""
+    """Peak memory of this process: on the accelerator, or resident memory on a CPU class."""
     match kind:
         case AcceleratorKind.GPU:
             import torch
@@ -212,7 +212,7 @@ def peak_memory_gib(kind: AcceleratorKind) -> float:
 
 
 def release_memory() -> None:
-    """Give back what deleted models held, so that another process can load one."""
+    """Free the memory of deleted models, so that another process can load one."""
     import torch
 
     gc.collect()

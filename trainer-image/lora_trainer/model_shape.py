@@ -1,4 +1,4 @@
-"""The numbers of a model's config.json that decide its memory and its work. Pure."""
+"""The numbers in a model's config.json that determine its memory and its compute. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A decoder model of the Llama kind."""
+    """The dimensions of a decoder-only model like Llama."""
 
     hidden: int
     layers: int
@@ -25,11 +25,11 @@ class ModelShape:
     kv_heads: int
     head_size: int
     positions: int | None
-    """Tokens of the longest sequence that it knows."""
+    """Tokens of the longest sequence that it supports."""
     experts: int
     tied_embeddings: bool
     quantized: bool
-    """Whether its weights come quantised."""
+    """Whether its weights are already quantised."""
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
@@ -85,7 +85,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     if missing := [name for name in needed if not isinstance(text.get(name), int)]:
         raise TrainerError(
             ExitCode.ModelUnsupported,
-            f"The model's config.json has no {', '.join(missing)}: it is not a decoder model of the Llama kind.",
+            f"The model's config.json has no {', '.join(missing)}: it is not a decoder-only model like Llama.",
             "Set model.name to a text-generation model such as Llama, Mistral, Qwen, Gemma or SmolLM.",
         )
     hidden, heads = text["hidden_size"], text["num_attention_heads"]

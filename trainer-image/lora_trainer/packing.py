@@ -14,12 +14,12 @@ from lora_trainer.contract.spec.training import Method
 
 SHORTEST_PACKED_ROW = 2048
 FULL_SHARE = 0.9
-"""Rows that fill so much of a sequence in the mean are not packed: there is next to nothing to gain."""
+"""Rows that fill this share of a sequence on average are not packed, because there is little to gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSize:
-    """The numbers of the data set that decide the run's size."""
+    """The numbers of the dataset that determine the run's size."""
 
     lengths: Sequence[int]
     """Tokens of the longest sequence of each row that is trained on, in their order."""
@@ -54,7 +54,7 @@ class Packing:
 
 
 def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Packing:
-    """How the rows become sequences, and who trains them. `positions` are those that the model knows.
+    """Choose whether rows are packed, and with which loader they are trained. `positions` are those of the model.
 
     Measured on an H200 (torch 2.11, Llama 8B's shape, 16k tokens a step, in tokens per second): packed chats of mixed
     lengths 16 200 through FastModel, whose compiled layers take them, and 10 100 through FastLanguageModel; full rows
@@ -64,9 +64,9 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
     packing, reason = _packing(run, data, length=length)
     if not packing:
         loader, gpu = Loader.FAST_LANGUAGE_MODEL, run.accelerator.kind is AcceleratorKind.GPU
-        why = (f"loader {loader}: FastModel was measured to be faster for packed rows only.",) if gpu else ()
+        why = (f"loader {loader}: FastModel is faster only for packed rows.",) if gpu else ()
         return Packing(length=None, loader=loader, reasons=(reason, *why))
-    # What several processes make of it was not measured.
+    # FastModel was not measured with several processes.
     alone = run.parallelism.processes == 1
     loader = Loader.FAST_MODEL if alone else Loader.FAST_LANGUAGE_MODEL
     why = "it is the fastest for packed rows" if alone else "several GPUs share each step"
@@ -80,10 +80,13 @@ def _packing(run: RunFile, data: DataSize, *, length: int) -> tuple[bool, str]:
     if run.accelerator.kind is AcceleratorKind.CPU:
         return False, "packing off: it needs a GPU."
     if named is not None:
-        return named, f"packing {'on' if named else 'off'}: named by training.packing."
+        return named, f"packing {'on' if named else 'off'}: set by training.packing."
     if data.mean >= FULL_SHARE * length:
-        return False, f"packing off: rows of {data.mean:.0f} tokens in the mean fill {length} by themselves."
-    return True, f"packing on: rows have {data.mean:.0f} tokens in the mean, sequences {length}."
+        return (
+            False,
+            f"packing off: rows have {data.mean:.0f} tokens on average and already fill sequences of {length}.",
+        )
+    return True, f"packing on: rows have {data.mean:.0f} tokens on average, sequences {length}."
 
 
 def packed_row_tokens(max_seq_length: int, *, positions: int | None = None) -> int:
@@ -96,7 +99,7 @@ def packed_row_tokens(max_seq_length: int, *, positions: int | None = None) -> i
 
 
 def pack(lengths: Sequence[int], *, length: int, seed: int) -> list[list[int]]:
-    """Which rows stand in each sequence of `length` tokens, by their places in `lengths`; no row is longer.
+    """The rows of each sequence of `length` tokens, by their index in `lengths`. No row may be longer.
 
     Rows come in random order, and each goes where it leaves the least space. TRL packs the longest first, which puts
     rows of one length together: they are often of one kind (one schema, one template), and a step that sees few kinds,

@@ -1,7 +1,7 @@
-"""`python -m lora_trainer prepare`: everything that can be found out before an accelerator is taken.
+"""`python -m lora_trainer prepare`: everything that can be checked before the run needs an accelerator.
 
-Proves the bucket writable, pins the model, reads, checks and tokenises the rows once, holds some out, sizes the run and
-publishes the prepared set. Loads no weights and imports no torch; where the class has a model cache, it downloads them.
+Checks that the bucket is writable, pins the model, reads, checks and tokenises the rows once, holds out some, sizes the
+run and publishes the prepared set. Does not load weights or import torch; with a model cache, it downloads weights.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def prepare(
     split, report = data.split, data_report(data)
     publish_report(report, run, bucket)
     figures = dataset_figures(report, split, uri=data_report_uri(run), samples=run.dataset.samples_in_status)
-    log.info("Data set tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
+    log.info("Dataset tokenised", extra={"fields": figures.model_copy(update={"samples": ()}).wire()})
 
     drawn = zip(split.train.lengths, split.trained_on, strict=True)
     size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
@@ -112,9 +112,9 @@ def require_mergeable(run: RunFile, config: Mapping[str, Any]) -> None:
     if run.output.formats and "quantization_config" in config:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"output.exports asks for {run.output.formats[0]}, and the model {run.model.address} has no 16-bit weights"
-            " to merge the adapter into: they are quantised already.",
-            "Name the 16-bit model in model.name (it is loaded in 4 bits all the same), or publish the adapter only.",
+            f"output.exports needs 16-bit weights for {run.output.formats[0]}, but the weights of the model"
+            f" {run.model.address} are already quantised.",
+            "Set model.name to the 16-bit model (training can still load it in 4 bits), or remove output.exports.",
         )
 
 
@@ -127,14 +127,14 @@ def prove_writable(run: RunFile, bucket: Bucket) -> None:
 
 
 def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -> Data:
-    """Tokenise the data set, and the evaluation set where it has one of its own, and hold rows out where not."""
+    """Tokenise the dataset and its evaluation set, or hold out rows where there is no evaluation set."""
     bad, evaluation_bad = BadRows(), BadRows()
     specs = run.dataset.all_sources()
     if not specs:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            "The run names no rows to train on.",
-            "Set dataset.uri, configMapRef, claimRef or sources.",
+            "The run names no dataset.",
+            "Set dataset.uri, dataset.configMapRef, dataset.claimRef or dataset.sources.",
         )
     opened = partial(open_sources, method=run.training.method, bucket=bucket)
     sources = opened(specs, work=work / "train", bad=bad)
@@ -161,7 +161,7 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
 def open_sources(
     specs: Sequence[SourceSpec], *, method: Method, bucket: Bucket, work: Path, bad: BadRows
 ) -> list[OpenSource]:
-    """Find files and format of every source; of several, messages name the number."""
+    """Find the files and format of every source. Messages name the number of the source where there are several."""
     labels = [f"sources[{number}] " if len(specs) > 1 else "" for number in range(len(specs))]
     return [
         open_source(spec, method, bucket=bucket, scratch=work / str(number), bad=bad, label=label)
@@ -170,7 +170,7 @@ def open_sources(
 
 
 def row_limits(run: RunFile) -> Limits:
-    """What happens to long rows; the rows of GRPO are prompts."""
+    """How long rows are handled; the rows of GRPO are prompts."""
     if grpo := run.training.grpo:
         field = "training.grpo.maxPromptLength"
         return Limits(max_length=grpo.max_prompt_length, field=field, overlength=run.dataset.overlength)
@@ -183,7 +183,7 @@ def require_usable(rows: RowSet, sources: Sequence[OpenSource], *, run: RunFile,
     try:
         if not rows.read:
             raise TrainerError(
-                ExitCode.DatasetInvalid, f"The data set {uri} has no rows.", "Upload a data set with rows."
+                ExitCode.DatasetInvalid, f"The dataset {uri} has no rows.", "Upload a dataset with rows."
             )
         rows.bad.limit(rows=rows.read, largest_share=run.dataset.max_bad_fraction, report=data_report_uri(run))
         require_short(rows, run)
@@ -200,20 +200,20 @@ def publish_report(report: DataReport, run: RunFile, bucket: Bucket) -> None:
 
 
 def require_short(rows: RowSet, run: RunFile) -> None:
-    """Raise DatasetInvalid where rows are too long and none may be."""
+    """Raise DatasetInvalid where rows are too long and the run does not allow this."""
     limits = rows.limits
     if rows.overlong.count:
         raise TrainerError(
             ExitCode.DatasetInvalid,
             f"{rows.overlong.count} of {rows.read} rows are longer than {limits.field} {limits.max_length}:"
             f" {rows.overlong.shown()}.",
-            f"Raise {limits.field} (to {max(rows.report.lengths)} for all rows), or set dataset.overlength: Drop"
-            f"{'' if run.training.grpo else ' or truncate'}.",
+            f"Raise {limits.field} (to {max(rows.report.lengths)} for all rows), or set dataset.overlength to Drop"
+            f"{'' if run.training.grpo else ' or Truncate'}.",
         )
 
 
 def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
-    """Raise DatasetInvalid, with the reason that left out most of them, where no row is left."""
+    """Raise DatasetInvalid with the most frequent reason where no row is left."""
     if rows.digests:
         return
     dropped = rows.report.dropped
@@ -225,16 +225,16 @@ def require_rows(rows: RowSet, run: RunFile, *, uri: str) -> None:
             f"No row of {uri} is left: {dropped[reason]} of {rows.read} are longer than {rows.limits.field}"
             f" {rows.limits.max_length}; the shortest has {min(lengths)} tokens, the longest {max(lengths)}.",
             f"Raise {rows.limits.field} (to {max(lengths)} for all rows)"
-            f"{'.' if run.training.grpo else ', or set dataset.overlength: Truncate.'}",
+            f"{'.' if run.training.grpo else ', or set dataset.overlength to Truncate.'}",
         )
     if reason is DropReason.BAD_ROW:
         raise TrainerError(
             ExitCode.DatasetInvalid,
             f"No row of {uri} is left: {dropped[reason]} of {rows.read} cannot be used: {rows.bad.shown()}.",
-            "Correct these rows, or name the format and columns in dataset.format and dataset.columns.",
+            "Correct these rows, or set dataset.format and dataset.columns.",
         )
     raise TrainerError(
         ExitCode.DatasetInvalid,
         f"No row of {uri} has a token that counts in the loss ({reason}: {dropped[reason]} of {rows.read} rows).",
-        "Check that the rows have answers, that truncation leaves some of them, and training.sft.trainOn.",
+        "Check that the rows have answers, that truncation does not remove them all, and training.sft.trainOn.",
     )

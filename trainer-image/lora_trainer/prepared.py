@@ -1,4 +1,4 @@
-"""The prepared set: tokenised rows and what was decided about the run, as prepare leaves it for train.
+"""The prepared set: tokenised rows and the decisions about the run, which prepare writes for train.
 
 A folder with TRAIN_ROWS, EVAL_ROWS and prepared.json, published to layout.prepared_uri as a set whose manifest's
 fingerprint is the run digest. Reads and writes local files only.
@@ -78,7 +78,7 @@ class Prepared(WireModel):
     """prepared.json: what prepare found and decided."""
 
     result: PrepareResult
-    """What the operator was told, `chosen` included."""
+    """The result that was reported to the operator, with `chosen`."""
     eos_token_id: int
     """Token that ends an answer as the rows are rendered."""
     pad_token_id: int

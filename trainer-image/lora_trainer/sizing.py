@@ -1,4 +1,4 @@
-"""Every number that a run leaves open, so that it fits the class's memory and fills the accelerator, and why. Pure."""
+"""Chooses every number that a run leaves unset, so that it fits the class's memory and uses it well. Pure."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def size_run(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
 
 def _precision(four: Sized, sixteen: Sized | None, run: RunFile, shape: ModelShape) -> tuple[str, Sized]:
-    """16 bits where they cost nothing but memory, and why. They are no faster: on an H200 Llama 8B's shape trained at
-    15 973 tokens per second in 16 bits, at 15 958 in 4 (torch 2.11)."""
+    """16-bit weights where they reduce no other choice, and why. They are no faster: on an H200, Llama 8B's shape
+    trained at 15 973 tokens per second in 16 bits, and at 15 958 in 4 bits (torch 2.11)."""
     if shape.quantized:
-        return "quantization NF4: the model's weights come quantised.", four
+        return "quantization NF4: the model's weights are already quantised.", four
     if offered_gib(run) is None:
-        return "quantization NF4: the class names no memory.", four
+        return "quantization NF4: the class does not state its memory.", four
     if sixteen is None or _cut(sixteen) != _cut(four):
         return f"quantization NF4: 16-bit weights leave too little of {run.accelerator.memory_gib:g} GiB.", four
-    return "quantization None: the class's memory has room for 16-bit weights beside all else.", sixteen
+    return "quantization None: 16-bit weights fit the class's memory and reduce no other choice.", sixteen
 
 
 def _cut(sized: Sized) -> tuple[int, int, str]:
-    """What less memory takes away."""
+    """The choices that less memory reduces."""
     chosen = sized[1]
     return chosen.per_device_train_batch_size, chosen.kept_layers, chosen.optim
 
@@ -73,7 +73,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
     def peak(cut: Cut) -> float:
         tokens = tokens_per_pass(run, cut, row_tokens=row_tokens)
-        # The processes of a CPU pod share its memory, each with a model of its own; a GPU has its own.
+        # The processes of a CPU pod share its memory, and each has its own model. Each GPU has its own memory.
         sharing = run.parallelism.gpus if run.accelerator.kind is AcceleratorKind.CPU else 1
         training = memory_bytes(shape, run, tokens=tokens, kept_layers=cut.kept_layers, loader=packed.loader)
         if not generates_itself(run.training):
@@ -127,8 +127,8 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
 
 
 def generates_itself(training: TrainingSpec) -> bool:
-    """Whether the model writes the answers of a whole step at once: GRPO, where vLLM does not do it in a share of its
-    own."""
+    """Whether the model itself generates the answers of a whole step at once: GRPO without vLLM, which would have its
+    own share of memory."""
     return training.grpo is not None and not training.grpo.fast_inference
 
 
@@ -157,17 +157,17 @@ def _dataloader_workers(run: RunFile) -> int:
 
 
 def _workers_reason(workers: int) -> tuple[str, ...]:
-    return (f"dataloaderWorkers {workers}: the GPU waits for no batch.",) if workers else ()
+    return (f"dataloaderWorkers {workers}: the GPU does not wait for batches.",) if workers else ()
 
 
 def _optim_is_open(run: RunFile) -> bool:
-    """Whether the user names none, and the accelerator has the one that takes the least memory."""
+    """Whether the user sets no optimizer, and the default is one with 8-bit moments."""
     return run.training.optim is None and run.optim in EIGHT_BIT_OPTIMIZERS
 
 
 def _optim(run: RunFile, shape: ModelShape, peak: float) -> tuple[str, float]:
-    """The optimizer, and what its moments take beside a predicted peak: the fastest where it is open and memory is
-    left."""
+    """The optimizer, and the memory of its moments in addition to the predicted peak: the fastest optimizer where the
+    user sets none and memory is left."""
     more = MORE_BYTES_OF_32_BIT_MOMENTS * shape.lora_parameters(run.lora)
     offered = offered_gib(run)
     if not _optim_is_open(run) or offered is None:
@@ -180,16 +180,16 @@ def _optim_reason(run: RunFile, optim: str) -> tuple[str, ...]:
     if not _optim_is_open(run):
         return ()
     if optim == FASTEST_OPTIMIZER:
-        return (f"optim {optim}: it is the fastest, and there is room for its moments of 32 bits.",)
-    why = "the class names no memory" if offered_gib(run) is None else "moments of 32 bits do not fit beside all else"
+        return (f"optim {optim}: it is the fastest, and its 32-bit moments fit the class's memory.",)
+    why = "the class does not state its memory" if offered_gib(run) is None else "32-bit moments do not fit"
     return (f"optim {optim}: {why}.",)
 
 
 def _cut_reason(run: RunFile, cut: Cut, peak: float, *, layers: int, row_tokens: int) -> str:
     offered = run.accelerator.memory_gib
-    room = f"of the class's {offered:g} GiB" if offered is not None else "and the class names no memory"
+    room = f"of the class's {offered:g} GiB" if offered is not None else "and the class does not state its memory"
     return (
-        f"micro-batch {cut.micro_batch} x {row_tokens} tokens, {cut.kept_layers} of {layers} layers kept: that needs"
+        f"micro-batch {cut.micro_batch} x {row_tokens} tokens, {cut.kept_layers} of {layers} layers kept: this needs"
         f" {needed_bytes(peak, run.accelerator.kind) / GIB:.1f} GiB {room}."
     )
 

@@ -1,4 +1,4 @@
-"""How the time of a training step depends on the way it is cut into micro-batches. Pure.
+"""Predicts how the time of a training step depends on its micro-batches. Pure.
 
     time ~ (1 + 950 x s / T) x (1 + 0.47 x share of layers that are computed again)
 

@@ -1,6 +1,6 @@
-"""The only door to buckets and mounted volumes. Knows URIs, files and sets of files; nothing of what they mean.
+"""All access to buckets and mounted volumes. Knows URIs, files and sets of files, not what they mean.
 
-A set is a folder whose manifest is written after all of its files: what has no manifest does not exist.
+A set is a folder whose manifest is written after all its files. A folder without a manifest is not a set.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ REQUEST_TIMEOUT = timedelta(hours=6)
 """For a whole request. The store's default of 30 s breaks on any large file behind a slow link."""
 RETRY_TIMEOUT = timedelta(seconds=60)
 MAX_RETRIES = 10_000
-"""Only time counts: the client's pauses are random, and eight of them may be over within a second."""
+"""High enough that only RETRY_TIMEOUT counts: the client's pauses are random, and eight may end within a second."""
 MAX_BACKOFF = timedelta(seconds=10)
 REPEAT_PAUSE = timedelta(seconds=1)
 PART_BYTES = 8 * 1024 * 1024
@@ -59,7 +59,7 @@ PART_BYTES = 8 * 1024 * 1024
 MAX_PARTS = 10_000
 PARALLEL_PARTS = 4
 LARGEST_COPY_BYTES = 5 * 2**30
-"""What S3 copies by itself; more goes through this process."""
+"""Largest file that S3 copies on the server; larger ones are copied through this process."""
 PARALLEL_FILES = 4
 HASH_CHUNK_BYTES = 1024 * 1024
 BUCKET_SCHEMES = ("s3", "gs", "az")
@@ -79,7 +79,7 @@ class StoredFile:
 
 
 def repeated(request: Callable[P, R]) -> Callable[P, R]:
-    """Have a request that may be made twice made again where its answer is lost.
+    """Repeat a request whose answer is lost. Only for requests that may be sent twice.
 
     The client itself repeats only what HTTP calls idempotent: not S3's deletion, which is a POST, nor a conditional
     write.
@@ -129,8 +129,8 @@ class Bucket:
 
     @repeated
     def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Write one file whole or not at all. With `if_absent`: False, and nothing written, where one is there; it may
-        be our own, where only the answer was lost."""
+        """Write one file atomically. With `if_absent`, returns False and writes nothing where a file exists; it may be
+        this request's own file, if only the answer was lost."""
         store, path = self._locate(uri)
         with explained(uri, "write"):
             try:
@@ -189,7 +189,7 @@ class Bucket:
 
     @repeated
     def copy(self, source: str, target: str) -> None:
-        """Copy one file inside a bucket, without storing it here. Raises FileNotFoundError."""
+        """Copy one file inside a bucket, without storing it in this pod. Raises FileNotFoundError."""
         store, path = self._locate(source)
         _, copied = self._locate(target)
         with explained(source, "read"):
@@ -205,7 +205,7 @@ class Bucket:
 
     @repeated
     def delete(self, uri: str) -> None:
-        """Delete one file; none there is fine."""
+        """Delete one file. A missing file is no error."""
         store, path = self._locate(uri)
         try:
             with explained(uri, "delete"):
@@ -215,7 +215,7 @@ class Bucket:
 
     @repeated
     def delete_prefix(self, uri: str) -> int:
-        """Delete every file below a folder and return how many. The manifest goes first: the rest is then garbage."""
+        """Delete every file below a folder and return how many. Deletes manifests first, so that no set is left."""
         store, prefix = self._locate(uri)
         if not prefix:
             raise ValueError("a whole bucket is never deleted")
@@ -229,7 +229,7 @@ class Bucket:
         return len(paths)
 
     def download_folder(self, uri: str, folder: Path, *, wanted: Callable[[str], bool] = lambda _: True) -> Path:
-        """A local folder with the wanted files of `uri`. A volume is used where it is mounted, nothing is copied."""
+        """A local folder with the wanted files of `uri`. Files of a mounted volume are not copied."""
         if uri.startswith("pvc://"):
             return pvc_path(uri, root=self._pvc_root)
         names = [file.path for file in self.list(uri) if wanted(file.path)]
@@ -249,7 +249,7 @@ class Bucket:
         return tuple(in_parallel(send, names))
 
     def publish_set(self, folder: Path, uri: str, *, manifest: Callable[[tuple[FileEntry, ...]], WireModel]) -> bytes:
-        """Upload a folder as a set: old manifest away, files, then the manifest made of their entries.
+        """Upload a folder as a set: delete the old manifest, upload the files, then write the manifest of them.
 
         Returns the manifest's bytes as they are in the bucket.
         """
@@ -260,7 +260,7 @@ class Bucket:
         return data
 
     def read_manifest(self, uri: str, kind: type[M]) -> M | None:
-        """The manifest of the set at `uri`, or None where the set does not exist (torn, or never written)."""
+        """The manifest of the set at `uri`, or None where the set is incomplete or missing."""
         return parse_manifest(kind, self.read_if_there(f"{uri.rstrip('/')}/{MANIFEST}") or b"")
 
     def fetch_files(self, entries: Sequence[FileEntry], uri: str, folder: Path) -> None:
@@ -293,7 +293,7 @@ class Bucket:
 def open_bucket(
     storage: Storage, *, pvc_root: Path = PVC_MOUNT_ROOT, config_map_root: Path = CONFIG_MAP_MOUNT_ROOT
 ) -> Bucket:
-    """The door for one run. Credentials come from the environment, endpoint and region of s3:// from the run file."""
+    """The Bucket of one run. Credentials come from the environment, endpoint and region of s3:// from the run file."""
 
     def open_store(root: str) -> ObjectStore:
         scheme, _, name = root.partition("://")
@@ -317,9 +317,9 @@ def _s3_store(name: str, storage: Storage) -> S3Store:
     config: S3Config = {"region": storage.region or os.environ.get("AWS_REGION", "us-east-1")}
     if storage.endpoint:
         if not any(name in os.environ for name in CREDENTIAL_VARIABLES):
-            # The cloud's metadata server, which would be asked for a minute, has none for another's endpoint.
+            # The client would ask the cloud's metadata server for a minute, which has no credentials for this endpoint.
             raise no_credentials(f"s3://{name}", action="use")
-        # Path style: behind an endpoint of one's own there is seldom a DNS name per bucket.
+        # Path style, because a custom endpoint seldom has a DNS name per bucket.
         config |= {"endpoint": storage.endpoint, "virtual_hosted_style_request": False}
     return S3Store(name, config=config, client_options=_client(storage.endpoint), retry_config=_retries())
 
@@ -363,7 +363,7 @@ def pvc_path(uri: str, *, root: Path = PVC_MOUNT_ROOT) -> Path:
 
 
 def _inside(path: str) -> str:
-    """A relative path without empty parts; one that would leave its folder is refused."""
+    """A relative path without empty parts. Raises ConfigInvalid for a path that leaves its folder."""
     parts = [part for part in PurePosixPath(path).parts if part != "/"]
     if ".." in parts:
         raise TrainerError(ExitCode.ConfigInvalid, f"The path {path!r} contains '..'.", "Write the path without '..'.")
@@ -386,5 +386,5 @@ def _damaged(uri: str, what: str) -> TrainerError:
     return TrainerError(
         ExitCode.StorageUnavailable,
         f"The files at {uri} do not match their manifest: {what}.",
-        "Delete that folder if this happens again; it is then made anew.",
+        "If this happens again, delete that folder; it is then recreated.",
     )

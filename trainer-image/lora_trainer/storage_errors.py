@@ -1,6 +1,6 @@
-"""Turns what an object store says into sentences about the bucket and the Secret. Does no I/O.
+"""Turns errors of an object store into messages about the bucket and the Secret. Does no I/O.
 
-The store's own text is never passed on: it may echo credentials.
+The store's own text is never passed on, because it may contain credentials.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ METADATA_PATHS = (
     "/computeMetadata/v1/",
     "/metadata/identity/oauth2/token",
 )
-"""Paths of the cloud's metadata server, which is asked last: who ends there found no credentials before."""
+"""Paths of the cloud's metadata server, asked last: an error there means that the client found no credentials."""
 BAD_CREDENTIALS = (
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "InvalidToken",
     "ExpiredToken",
-    "XAdminUserNotFound",  # versitygw's word for an unknown access key, sent with status 404
+    "XAdminUserNotFound",  # versitygw's code for an unknown access key, sent with status 404
     "AuthenticationFailed",  # Azure's
 )
 LOST_UPLOAD = "NoSuchUpload"
-"""A multipart upload that is asked to be completed once more, as the answer was lost: it is to be made anew."""
+"""Code where a multipart upload is completed a second time, because the first answer was lost: upload again."""
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 NO_FILE = (None, "NoSuchKey", "BlobNotFound")
 
 
 @contextmanager
 def explained(uri: str, action: str) -> Iterator[None]:
-    """Turns the store's errors into TrainerErrors that name bucket, action and remedy.
+    """Turn the store's errors into TrainerErrors that name bucket, action and remedy.
 
-    FileNotFoundError passes, as only the caller knows what a missing file means, unless the whole bucket is missing.
+    FileNotFoundError passes unless the bucket is missing, because only the caller knows what a missing file means.
     """
     try:
         yield
@@ -68,14 +68,14 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
     if bucket_missing:
         return TrainerError(
             ExitCode.StorageDenied,
-            f"The bucket {bucket!r} does not exist (to {action} {uri}).",
+            f"The bucket {bucket!r} does not exist, so the trainer could not {action} {uri}.",
             "Create the bucket, or correct the URI or the storage endpoint.",
         )
     if isinstance(error, PermissionError):
         return TrainerError(
             ExitCode.StorageDenied,
-            f"The files of {uri} may not be read by user {os.getuid()} of this pod.",
-            "Make them readable for everyone, or set fsGroup on the volume.",
+            f"User {os.getuid()} of this pod may not read the files of {uri}.",
+            "Make them readable for all users, or set fsGroup on the volume.",
         )
     if any(path in text for path in METADATA_PATHS):
         return no_credentials(uri, action=action)
@@ -103,7 +103,7 @@ def _explanation(error: Exception, text: str, *, uri: str, action: str, bucket_m
 
 
 def no_credentials(uri: str, *, action: str) -> TrainerError:
-    """What to say where the environment has no credentials at all."""
+    """The ending for an environment without any credentials."""
     return TrainerError(
         ExitCode.StorageDenied,
         f"This pod has no credentials to {action} {uri}.",
@@ -112,7 +112,7 @@ def no_credentials(uri: str, *, action: str) -> TrainerError:
 
 
 def credential_keys(uri: str) -> str:
-    """The Secret's keys that open the store of a URI, for people."""
+    """The Secret's keys for the store of a URI, for messages."""
     return CREDENTIAL_KEYS.get(uri.partition("://")[0], "credentials")
 
 
@@ -120,7 +120,7 @@ def _denied_remedy(code: str | None, *, action: str, bucket: str, keys: str) -> 
     if code in BAD_CREDENTIALS:
         return f"Correct {keys} in the storage Secret."
     if code == "RequestTimeTooSkewed":
-        return "Set the clock of the node: it differs from the object store's by too much."
+        return "Set the clock of the node: it differs too much from the object store's."
     return f"Allow these credentials to {action} in bucket {bucket!r}, or correct {keys} in the Secret."
 
 

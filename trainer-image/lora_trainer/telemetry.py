@@ -1,4 +1,4 @@
-"""What a working pod shows: progress and metrics over HTTP, and one line of JSON per log record. Decides nothing."""
+"""Progress and metrics of a pod over HTTP, and logs as one line of JSON per record. Decides nothing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lora_trainer.contract.progress import HEALTH_PATH, MAX_HISTORY, PATH, LossP
 GAUGES = {
     "step": "Optimizer steps done",
     "total_steps": "Optimizer steps in all",
-    "epoch": "Passes over the data set done",
+    "epoch": "Passes over the dataset done",
     "loss": "Training loss of the last step",
     "learning_rate": "Learning rate of the last step",
     "eval_loss": "Held-out loss of the last evaluation during training",
     "best_step": "Step with the lowest held-out loss so far",
     "tokens_per_second": "Non-padding tokens trained per second",
     "step_seconds": "Median seconds of a step",
-    "mfu": "Share of the accelerator's peak speed that went into the model's arithmetic",
-    "peak_memory_gib": "Most accelerator memory held so far; resident memory on a CPU class",
+    "mfu": "Model FLOPs utilisation: share of the accelerator's peak speed used for the model's arithmetic",
+    "peak_memory_gib": "Peak accelerator memory so far; resident memory on a CPU class",
     "eta_seconds": "Seconds until the last step",
     "checkpoint_step": "Step of the last committed checkpoint",
 }
@@ -130,7 +130,7 @@ def _server(port: int, source: ProgressServer) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """A line per poll would bury the run's own log."""
+            """Log nothing: a line per poll would hide the run's own log."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -145,8 +145,8 @@ def _server(port: int, source: ProgressServer) -> ThreadingHTTPServer:
 
 
 def redact(text: str) -> str:
-    """The text without the values of secret environment variables, also where it is JSON: keys of several lines stand
-    in it with their line breaks escaped."""
+    """The text without the values of secret environment variables, also as JSON, where line breaks of keys are
+    escaped."""
     for name in SECRET_VARIABLES:
         if value := os.environ.get(name, "").strip():
             for written in (value, json.dumps(value, ensure_ascii=False)[1:-1]):

@@ -1,7 +1,7 @@
-"""`python -m lora_trainer train`: one run from its prepared rows to a published and proven adapter.
+"""`python -m lora_trainer train`: one run from its prepared rows to a published and verified adapter.
 
-`train` reads top to bottom; each stage stands in a module of its own. An attempt that was stopped or killed is
-followed by another, which resumes from the newest checkpoint: no stage assumes that it is the first to run.
+`train` reads top to bottom; each stage has its own module. An attempt that was stopped or killed is followed by
+another, which resumes from the newest checkpoint, so no stage may assume that it runs for the first time.
 """
 
 from __future__ import annotations
@@ -53,11 +53,10 @@ log = logging.getLogger(__name__)
 
 
 def train(this: Attempt) -> TrainResult:
-    """Train, evaluate, publish and verify. Raises TrainerError, with a result where the adapter is in the bucket all
-    the same.
-    """
+    """Train, evaluate, publish and verify. Raises TrainerError, with a result where the adapter is in the bucket
+    nevertheless."""
     run, progress, nodes, stop = this.run, this.progress, this.nodes, this.stop
-    # Taken out of the environment: no other process needs it.
+    # Remove the key from the environment: no other process needs it.
     signer = read_signer(run, os.environ.pop(SIGNING_KEY_VARIABLE, ""))
 
     with nodes:
@@ -68,7 +67,7 @@ def train(this: Attempt) -> TrainResult:
         chosen = chosen_here(run, result, oom_shrinks=this.oom_shrinks)
         log.info("Attempt %d", this.number, extra={"fields": chosen.wire()})
         compiled = compile_cache(this, chosen, base=base)
-        with company(this, chosen, base=base, resume=resume, compiled=compiled):
+        with other_processes(this, chosen, base=base, resume=resume, compiled=compiled):
             model, tokenizer = load_trainable(
                 run, chosen, base=base, prepared=prepared, scratch=this.scratch, progress=progress
             )
@@ -122,10 +121,11 @@ def train(this: Attempt) -> TrainResult:
     )
 
 
-def company(
+def other_processes(
     this: Attempt, chosen: Chosen, *, base: Path, resume: Resume | None, compiled: CompileCache
 ) -> AbstractContextManager[Ranks | None]:
-    """The processes that share the steps that are left, once all nodes are here and what was compiled for them is too.
+    """The other processes that share the remaining steps, once all nodes are connected and compiled code is fetched.
+
     None where no step is left. Raises TrainerError."""
     if not steps_left(this.run, chosen, resume=resume):
         return nullcontext()
@@ -137,10 +137,10 @@ def company(
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """All that an attempt needs from elsewhere."""
+    """Everything that an attempt fetches."""
 
     attempt: Attempt
-    """At the run as it was prepared."""
+    """The attempt, with the run as it was prepared."""
     prepared: Prepared
     resume: Resume | None
     base: Path
@@ -148,7 +148,7 @@ class Fetched:
 
 
 def fetch(this: Attempt) -> Fetched:
-    """Fetch it, the small things first. Raises TrainerError."""
+    """Fetch what an attempt needs, small files first. Raises TrainerError."""
     attempt, prepared = fetch_prepared(this)
     with judges(attempt) as panel:
         panel.load()
@@ -187,13 +187,13 @@ def compare(
 
 
 def judges(this: Attempt) -> AbstractContextManager[Panel]:
-    """The rewards of method GRPO, with the code that prepare took; none for other methods."""
+    """The rewards of method GRPO, with the code that prepare stored; none for other methods."""
     grpo = this.run.training.grpo
     return open_panel(grpo.rewards if grpo else (), this.prepared)
 
 
 def fetch_checkpoint(this: Attempt, *, digest: str) -> Resume | None:
-    """Fetch the newest checkpoint of this run, if there is one, and show it."""
+    """Fetch the newest checkpoint of this run, if there is one, and report it in progress."""
     folder = this.scratch / "resumed"
     checkpoint = fetch_newest(this.bucket, checkpoints_uri(this.run), fingerprint=digest, folder=folder)
     if checkpoint is None:
@@ -204,7 +204,7 @@ def fetch_checkpoint(this: Attempt, *, digest: str) -> Resume | None:
 
 
 def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
-    """A writer that shows what it commits."""
+    """A writer that reports committed checkpoints in progress."""
 
     def show(checkpoint: Checkpoint) -> None:
         this.progress.update(checkpoint=checkpoint.uri, checkpoint_step=checkpoint.step)
@@ -220,7 +220,7 @@ def checkpoint_writer(this: Attempt, *, digest: str) -> CheckpointWriter:
 
 
 def usage(loop: LoopResult, *, peak_memory: float) -> Usage:
-    """What this attempt took; nothing where the steps had all been taken before."""
+    """Usage of this attempt; zeros where all steps were done before."""
     return Usage(
         train_seconds=round(loop.seconds, 1),
         tokens_per_second=round(loop.tokens / loop.seconds, 1) if loop.seconds else 0.0,

@@ -1,7 +1,7 @@
-"""`python -m lora_trainer verify`: proves that a published adapter is whole, loads and works, in a process that knows
-nothing but the bucket and the base model. Train runs it; so may anybody, anywhere, as often as they like.
+"""`python -m lora_trainer verify`: verifies that a published adapter is complete, loads and works.
 
-Loads as a user would, through transformers and PEFT, without Unsloth.
+Runs in its own process, which knows only the bucket and the base model. Train runs it; users may run it anywhere. Loads
+the adapter as a user would, through transformers and PEFT, without Unsloth.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> Arti
         raise TrainerError(
             ExitCode.ConfigInvalid,
             f"There is no complete adapter at {artifact}.",
-            "Give the URI in status.artifact.uri of the fine-tune.",
+            "Use the URI in status.artifact.uri of the LoraFineTune.",
         )
     return published
 
@@ -143,6 +143,6 @@ def _encode(model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: str, *,
 def _broken(what: str) -> TrainerError:
     return TrainerError(
         ExitCode.InternalError,
-        f"The adapter was trained but does not work after it was loaded back: {what}.",
+        f"The trained adapter does not work when it is loaded again: {what}.",
         "Report it with the pod's log; nothing was published.",
     )

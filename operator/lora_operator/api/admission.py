@@ -112,7 +112,7 @@ def _validation(guard: Guard) -> dict[str, str]:
     sentence = guard.comparison.sentence.replace("{field}", guard.field).replace("{place}", guard.place)
     return {
         "expression": f"size({refused}) == 0",
-        "message": f"spec.{guard.field} is not what the LoraFineTuneClass allows (its spec.{guard.place}).",
+        "message": f"spec.{guard.field} is not allowed by the LoraFineTuneClass (its spec.{guard.place}).",
         "messageExpression": _filled(sentence, words),
         "reason": "Forbidden",
     }

@@ -1,4 +1,4 @@
-"""What the fields of one run may not say together."""
+"""Rules between the fields of one run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ GRPO_CONFLICTS = (
     ),
     Conflict(
         cel=f"{METHOD} != 'GRPO' || {GRPO}",
-        message="method GRPO needs training.grpo.rewards: say what makes an answer good.",
+        message="Method GRPO needs training.grpo.rewards: add at least one reward.",
         field="training",
     ),
     Conflict(
@@ -98,7 +98,8 @@ GRPO_CONFLICTS = (
     ),
     Conflict(
         cel=f"!({GRPO}) || {value('dataset.overlength', DatasetSpec().overlength)} != 'Truncate'",
-        message="dataset.overlength: Truncate is not for GRPO, as a cut prompt asks something else: set Drop or Fail.",
+        message="dataset.overlength: Truncate is not for GRPO, because a cut prompt asks something else: set Drop or "
+        "Fail.",
         field="dataset",
     ),
     Conflict(
@@ -116,13 +117,13 @@ GRPO_CONFLICTS = (
     ),
     Conflict(
         cel=f"!{FAST_INFERENCE} || {value('lora.bias', LoraSpec().bias)} == 'none'",
-        message="training.grpo.fastInference takes no adapter with bias: set lora.bias to none.",
+        message="training.grpo.fastInference does not support an adapter with bias: set lora.bias to none.",
         field="lora",
         holds=_vllm_takes_the_biases,
     ),
     Conflict(
         cel=f"!({GRPO} && {GATES}) || self.evaluation.gates.all(gate, gate.metric == 'Reward')",
-        message="GRPO has no held-out loss: gate it by metric Reward only.",
+        message="GRPO has no held-out loss: use gates on metric Reward only.",
         field="evaluation",
     ),
     Conflict(
@@ -132,7 +133,7 @@ GRPO_CONFLICTS = (
     ),
     Conflict(
         cel=f"!({GRPO}) || !({given('evaluation.exactMatch')})",
-        message="evaluation.exactMatch has no references in prompts of GRPO: use the reward exactAnswer.",
+        message="evaluation.exactMatch needs references, which prompts of GRPO lack: use the reward exactAnswer.",
         field="evaluation",
     ),
 )
@@ -169,13 +170,14 @@ CONFLICTS = (
     Conflict(
         cel=f"!({given('training.dpo.labelSmoothing')}) || self.training.dpo.labelSmoothing == 0.0"
         f" || {value('training.dpo.lossType', DpoSpec().loss_type)} == 'robust'",
-        message="training.dpo.labelSmoothing counts with lossType robust only: set lossType to robust or remove it.",
+        message="training.dpo.labelSmoothing has an effect only with lossType robust: set lossType to robust or "
+        "remove it.",
         field="training",
     ),
     Conflict(
         cel=f"!has(self.dataset.format) || ((self.dataset.format == 'Preference') == ({METHOD} == 'DPO')"
         f" && (self.dataset.format == 'Prompt') == ({METHOD} == 'GRPO'))",
-        message="dataset.format does not suit training.method: DPO reads Preference rows, GRPO Prompt rows, SFT all "
+        message="dataset.format does not match training.method: DPO reads Preference rows, GRPO Prompt rows, SFT all "
         "others.",
         field="dataset",
     ),

@@ -21,14 +21,14 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How a value of a run is held against what its class says."""
+    """How a value of a run is compared with the bound of its class."""
 
     holds: Callable[[Any, Any], bool]
     """Of a value and the class's bound."""
     cel: str
     """The same in CEL, of `value` and BOUND."""
     sentence: str
-    """What is said where it does not hold; the names in braces are those of `_Words`."""
+    """The message where it does not hold; `_validation` and `_breach` fill the names in braces."""
 
 
 def _listed(value: str, entries: list[str]) -> bool:
@@ -39,7 +39,7 @@ AT_MOST = Comparison(
     holds=lambda value, bound: value <= bound,
     cel="value <= BOUND",
     sentence=(
-        "spec.{field} is {value} and LoraFineTuneClass {name} allows at most {bound} (its spec.{place}). Lower it, or "
+        "spec.{field} is {value}, but LoraFineTuneClass {name} allows at most {bound} (its spec.{place}). Lower it, or "
         "choose another spec.className."
     ),
 )
@@ -50,7 +50,7 @@ LISTED = Comparison(
         ": value == entry)"
     ),
     sentence=(
-        "spec.{field} {value} is none of what LoraFineTuneClass {name} allows (its spec.{place}): {bound}. Use one of "
+        "spec.{field} {value} is not allowed by LoraFineTuneClass {name}. Its spec.{place} allows: {bound}. Use one of "
         "these, or choose another spec.className."
     ),
 )

@@ -83,7 +83,7 @@ class LoraFineTuneSpec(WireModel):
     class_name: ObjectName | None = None
     """LoraFineTuneClass that says where and on what the run trains. Unset: the default class."""
     hugging_face: HuggingFaceSpec = HuggingFaceSpec()
-    """How the Hugging Face Hub is read."""
+    """Access to the Hugging Face Hub."""
     model: ModelSpec
     """The base model and how it is loaded."""
     dataset: DatasetSpec
@@ -97,11 +97,11 @@ class LoraFineTuneSpec(WireModel):
     evaluation: EvaluationSpec = EvaluationSpec()
     """How base and adapter are compared."""
     parallelism: ParallelismSpec = ParallelismSpec()
-    """What the run computes on, within what its class allows."""
+    """GPUs and nodes of the run, within the limits of its class."""
     queue_name: KueueName | None = None
-    """LocalQueue of Kueue, in the namespace of the run, that training waits in for its accelerator. Unset: the one
-    that the class gives its runs, if it does. Prepare waits in no queue. Without Kueue it does nothing. It may change
-    while the run is suspended."""
+    """LocalQueue of Kueue in the namespace of the run, in which training waits for its accelerator. Unset: the class's
+    default, if it has one. Prepare does not wait in a queue. Without Kueue the field has no effect. It may change while
+    the run is suspended."""
     workload_priority_class_name: KueueName | None = None
     """WorkloadPriorityClass of Kueue: which run comes first in the queue, and for which one a running training gives
     way after a checkpoint. Unset: the one that the class gives its runs, or else the priority of its pods. Counts only
@@ -109,13 +109,13 @@ class LoraFineTuneSpec(WireModel):
     suspend: bool = False
     """True stops the run after a checkpoint and gives the accelerator back; false continues from that checkpoint."""
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
-    """Attempts that may fail for passing causes (storage, network, node) before the run fails."""
+    """Attempts that may fail for infrastructure causes (storage, network, node) before the run fails."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
-    """The run fails when its pods have run for this long. Time in a queue, pauses between attempts and suspension do
-    not count."""
+    """Seconds for which the run's pods may run before the run fails. Time in a queue, pauses between attempts and
+    suspension do not count. Unset: the class's limit."""
     job_retention_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
-    """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time. The LoraFineTune and its status
-    stay. Unset: as the class says."""
+    """Seconds after which Jobs, pods, ConfigMap and Service of a finished run are deleted. The LoraFineTune and its
+    status stay. Unset: the class's value."""
 
 
 class Attempt(WireModel):
@@ -126,35 +126,36 @@ class Attempt(WireModel):
     number: int
     """Counts from 1 within its stage."""
     reason: Annotated[str, Field(max_length=128)] | None = None
-    """How it ended; unset while it runs."""
+    """Reason for its end; unset while it runs."""
     exit_class: ExitClass | None = None
-    """What kind of end it was, which decides what follows: UserError ends the run, OutOfMemory is retried smaller,
-    Infrastructure up to spec.retryLimit times, Bug and Stuck once; Interrupted costs nothing."""
+    """Class of its end, which decides what follows. UserError ends the run. OutOfMemory is retried with a smaller
+    micro-batch, Infrastructure up to spec.retryLimit times, Bug and Stuck once. Interrupted does not count as a
+    retry."""
     exit_code: int | None = None
     """Exit code of its container."""
     message: Annotated[str, Field(max_length=MAX_ATTEMPT_MESSAGE)] | None = None
-    """What happened and what to do about it; unset where all went well."""
+    """What happened and what to do about it; unset after success."""
     start_time: datetime | None = None
-    """When its newest pod started: those that are drained or preempted are replaced."""
+    """When its newest pod started: a pod that is drained or preempted is replaced."""
     end_time: datetime | None = None
     """When that pod or the attempt ended; unset while it runs."""
     duration_seconds: int | None = None
-    """Seconds that its pods ran, apart from one that runs now. Time in which a queue held it back does not count."""
+    """Seconds that its pods ran, without a pod that runs now. Time in a queue does not count."""
     from_step: int | None = None
-    """Optimizer step it began at."""
+    """Optimizer step that it started from."""
     to_step: int | None = None
-    """Last optimizer step it did, as far as is known."""
+    """Last optimizer step that it is known to have done."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node of its pod; of several pods, that of the first."""
 
 
 class Adjustment(WireModel):
-    """A setting that the operator changed to get the run through."""
+    """A setting that the operator changed after an attempt ran out of memory."""
 
     attempt: int
-    """Train attempt that it holds from."""
+    """First train attempt with the changed setting."""
     reason: Annotated[str, Field(max_length=128)]
-    """Why."""
+    """Reason of the attempt that failed."""
     per_device_train_batch_size: int
     """Micro-batch from then on, in rows."""
     gradient_accumulation_steps: int
@@ -165,17 +166,17 @@ Values = dict[str, Annotated[str, Field(max_length=4096)]]
 
 
 class Settings(WireModel):
-    """Every setting of the run by its path below spec (lora.r), under where it comes from. Values are written as in
-    JSON, texts without quotes."""
+    """Every setting of the run by its path below spec (lora.r), grouped by where it comes from. Values are JSON,
+    strings without quotes."""
 
     user: Values = Field(default_factory=dict)
     """Set in this LoraFineTune."""
     class_: Annotated[Values, Field(alias="class", default_factory=dict)]
-    """Unset in it, and set in spec.defaults of the class."""
+    """Unset in this LoraFineTune, and set in spec.defaults of the class."""
     chosen: Values = Field(default_factory=dict)
-    """Set by neither, and chosen by the trainer for these rows, this model and this class."""
+    """Set in neither, and chosen by the trainer for these rows, this model and this class."""
     default: Values = Field(default_factory=dict)
-    """Set by nobody: the product's defaults."""
+    """Defaults of the product, for settings that are set nowhere else."""
 
 
 class ReportedProgress(Progress):
@@ -190,7 +191,7 @@ class ReportedProgress(Progress):
 
 
 class Usage(WireModel):
-    """What the run took."""
+    """Time and memory that the run used."""
 
     accelerator_seconds: int = 0
     """Seconds that its train pods held accelerators (or, on a CPU class, ran), times parallelism.gpus and
@@ -214,8 +215,8 @@ class LoraFineTuneStatus(WireModel):
         ),
         AfterValidator(in_order),
     ] = ()
-    """Accepted, Prepared, Running and Suspended tell of the parts. Finished turns True when the run ends, well or not.
-    Ready (the adapter is published and works), Reconciling and Stalled are those of kstatus."""
+    """Accepted, Prepared, Running and Suspended describe stages of the run. Finished becomes True when the run ends,
+    successfully or not. Ready (the adapter is published and works), Reconciling and Stalled are those of kstatus."""
     class_name: str | None = None
     """The class that the run was resolved against."""
     run_digest: str | None = None
@@ -229,7 +230,7 @@ class LoraFineTuneStatus(WireModel):
     ] = ()
     """Every Job of the run."""
     dataset: DatasetFigures | None = None
-    """What prepare found in the data set."""
+    """Figures of the dataset, from prepare."""
     model: ModelFigures | None = None
     """The base model as it was resolved."""
     settings: Settings | None = None
@@ -237,13 +238,13 @@ class LoraFineTuneStatus(WireModel):
     estimate: Estimate | None = None
     """Predicted size of the run."""
     chosen: Chosen | None = None
-    """Every number that the user left unset, and what the trainer chose."""
+    """Numbers that the user left unset, with the trainer's choices."""
     progress: ReportedProgress | None = None
     """Where the work stands."""
     resumptions: int = 0
-    """Times that training went on from a checkpoint."""
+    """Number of times that training resumed from a checkpoint."""
     adjustments: Annotated[tuple[Adjustment, ...], Field(max_length=16)] = ()
-    """Settings that the operator changed to get the run through."""
+    """Settings that the operator changed after attempts ran out of memory."""
     best_step: int | None = None
     """Step whose adapter had the lowest held-out loss and was published; unset without evaluations during training."""
     evaluation: Evaluation | None = None
@@ -251,7 +252,7 @@ class LoraFineTuneStatus(WireModel):
     artifact: Artifact | None = None
     """The published adapter; of a run that ended as QualityGateFailed, the rejected one."""
     usage: Usage | None = None
-    """What the run took."""
+    """Time and memory that the run used."""
     completion_time: datetime | None = None
     """When the run became Finished."""
 
@@ -294,8 +295,8 @@ class LoraFineTune(StoredRun):
 def parse_run(body: dict[str, Any]) -> LoraFineTune:
     """The typed form of an object of the API server. Raises pydantic.ValidationError."""
     stored = parse_stored(body)
-    # A newer CRD gives its new fields their defaults, also in objects that are there. A run that has begun needs none
-    # of them: what shapes it was fixed then.
+    # A newer CRD may set defaults for its new fields in existing objects. A run that has started needs none of them,
+    # because everything that shapes it is already fixed.
     unknown = "ignore" if stored.status.attempts else "forbid"
     return LoraFineTune(**vars(stored), spec=LoraFineTuneSpec.model_validate(body["spec"], extra=unknown))
 
@@ -311,6 +312,6 @@ def parse_stored(body: dict[str, Any]) -> StoredRun:
         generation=metadata["generation"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
-        # An older operator must not choke on what a newer one wrote.
+        # An older operator must be able to read what a newer one wrote.
         status=LoraFineTuneStatus.model_validate(body.get("status", {}), extra="ignore"),
     )

@@ -38,16 +38,16 @@ class GpuSpec(WireModel):
     """The GPUs of a class, all of one kind."""
 
     resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = NVIDIA
-    """Extended resource that a train pod asks for, one per GPU."""
+    """Extended resource that a train pod requests, one per GPU."""
     memory: Quantity
-    """Memory of one GPU: what runs are sized against."""
+    """Memory of one GPU, for which runs are sized."""
 
 
 class CpuSpec(WireModel):
     """A class without GPUs."""
 
     memory: Quantity | None = None
-    """Memory that all processes of a run share. Unset: runs are not sized against any."""
+    """Memory that all processes of a run share, for which runs are sized. Unset: memory does not limit runs."""
 
 
 class AcceleratorSpec(WireModel):
@@ -75,7 +75,7 @@ class AcceleratorSpec(WireModel):
 
 
 class CredentialsSpec(WireModel):
-    """How pods prove who they are to the object store. Exactly one way."""
+    """Credentials of pods for the object store. Exactly one kind."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -87,8 +87,8 @@ class CredentialsSpec(WireModel):
     )
 
     secret_name: ObjectName | None = None
-    """Secret in the namespace of the run with the keys of the store of workUri, and of the stores that data sets and
-    outputs are in: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN for s3://,
+    """Secret in the namespace of the run with the keys for the store of workUri, and for the stores of datasets and
+    outputs: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN for s3://,
     GOOGLE_SERVICE_ACCOUNT_KEY for gs://, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or
     AZURE_STORAGE_SAS_KEY for az://."""
     service_account_name: ObjectName | None = None
@@ -106,7 +106,7 @@ class StorageSpec(WireModel):
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Region of the s3:// buckets."""
     credentials: CredentialsSpec
-    """How pods prove who they are."""
+    """Credentials of pods for the object store."""
 
 
 Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
@@ -127,9 +127,9 @@ class ContainerResources(WireModel):
     model_config = ConfigDict(json_schema_extra=rules(_resource_names("requests"), _resource_names("limits")))
 
     requests: Quantities | None = None
-    """What the node must have left."""
+    """Resources that the node must have available."""
     limits: Quantities | None = None
-    """The most that the container gets."""
+    """Resources that the container may use at most."""
 
 
 class PrepareSpec(Scheduling):
@@ -148,7 +148,7 @@ class TrainSpec(Scheduling):
     """Train pods."""
 
     resources: ContainerResources = ContainerResources()
-    """Resources of the container besides the GPUs. Unset: requests cpu 4 and memory 32Gi, limits memory as
+    """Resources of the container in addition to the GPUs. Unset: requests cpu 4 and memory 32Gi, limits memory as
     requested."""
     scratch: Quantity = "100Gi"
     """Size of the volume for model weights, rows and compiled kernels."""
@@ -156,8 +156,8 @@ class TrainSpec(Scheduling):
 
 _REST = rf"[^*{BLANK}]*"
 _FOLDERS = rf"(/|/{_REST}[^*{BLANK}}}])\*|/{_REST}"
-"""Below a bucket. A * stands at the end and neither next to the bucket's name nor next to a placeholder: team-a* would
-mean team-ab too."""
+"""Below a bucket. A * may only be at the end, and neither directly after the bucket's name nor after a placeholder:
+team-a* would also mean team-ab."""
 _BUCKET_ENTRY = rf"(s3|gs|az)://[^*/{BLANK}]+({_FOLDERS})?"
 _LOCAL_ENTRY = rf"(pvc|configmap)://{_REST}\*?"
 MODEL_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|[A-Za-z0-9_./-]*\*|[A-Za-z0-9_./-]+)$"
@@ -180,8 +180,8 @@ Outputs = Annotated[
 
 
 class ModelCacheSpec(WireModel):
-    """A volume on which base models stay: prepare downloads a model once, and train pods read it from there without
-    asking the hub or the bucket."""
+    """A volume that keeps base models: prepare downloads a model once, and train pods read it from there instead of the
+    hub or the bucket."""
 
     claim_name: ObjectName
     """PersistentVolumeClaim in the namespace of the run, ReadWriteMany unless all of its pods run on one node.
@@ -203,25 +203,25 @@ class AllowedSpec(WireModel):
 
 
 class LimitsSpec(WireModel):
-    """The most that one run of this class may ask for. What is unset is not limited, apart from gpus and nodes."""
+    """Limits for one run of this class. An unset field sets no limit, except gpus and nodes."""
 
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
-    """Most GPUs of a node (spec.parallelism.gpus); on a CPU class, processes."""
+    """Maximum of spec.parallelism.gpus: GPUs per node, or processes on a CPU class."""
     nodes: Annotated[int, Field(ge=1, le=16)] = 1
-    """Most nodes (spec.parallelism.nodes)."""
+    """Maximum of spec.parallelism.nodes."""
     r: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Highest lora.r."""
+    """Maximum of spec.lora.r."""
     max_seq_length: Annotated[int, Field(ge=32, le=1_048_576)] | None = None
-    """Highest model.maxSeqLength."""
+    """Maximum of spec.model.maxSeqLength."""
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Most optimizer steps: of training.maxSteps at once, and of epochs when the rows are counted, before a GPU is
-    taken."""
+    """Maximum of optimizer steps. Checked against training.maxSteps on creation, and against epochs when prepare has
+    counted the rows."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
-    """Longest maxRuntimeSeconds, and that of runs which set none."""
+    """Maximum of spec.maxRuntimeSeconds, and its value for runs that leave it unset."""
 
 
 class DefaultsSpec(WireModel):
-    """What runs get that leave it unset. A field that is unset here too has the product's default."""
+    """Defaults for runs that leave a field unset. A field that is also unset here has the product's default."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -234,26 +234,27 @@ class DefaultsSpec(WireModel):
     )
 
     hugging_face: HuggingFaceSpec = HuggingFaceSpec()
-    """Of spec.huggingFace. Where the Secret is missing in the namespace of the run, the hub is read without a token."""
+    """Defaults for spec.huggingFace. Where the namespace of the run lacks the Secret, the hub is read without a
+    token."""
     model: ModelSettings = ModelSettings()
-    """Of spec.model."""
+    """Defaults for spec.model."""
     lora: LoraSpec = LoraSpec()
-    """Of spec.lora."""
+    """Defaults for spec.lora."""
     training: TrainingSettings = TrainingSettings()
-    """Of spec.training. A run that sets maxSteps or numTrainEpochs gets neither."""
+    """Defaults for spec.training. A run that sets maxSteps or numTrainEpochs gets no default for either."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """Of spec.evaluation."""
+    """Defaults for spec.evaluation."""
     queue_name: KueueName | None = None
-    """Of spec.queueName. Every namespace with runs of the class needs a LocalQueue of that name."""
+    """Default for spec.queueName. Every namespace with runs of the class needs a LocalQueue of that name."""
     workload_priority_class_name: KueueName | None = None
-    """Of spec.workloadPriorityClassName."""
+    """Default for spec.workloadPriorityClassName."""
 
 
 def _default_within(default: str, limit: str) -> dict[str, str]:
     return rule(
         f"!({given(f'defaults.{default}')} && {given(f'limits.{limit}')})"
         f" || self.defaults.{default} <= self.limits.{limit}",
-        f"defaults.{default} is more than limits.{limit}: no run could take it. Lower it or raise the limit.",
+        f"defaults.{default} is more than limits.{limit}: no run could use it. Lower it or raise the limit.",
         field="defaults",
     )
 
@@ -262,7 +263,7 @@ def _names_no_gpu(part: str) -> dict[str, str]:
     named = f"train.resources.{part}"
     return rule(
         f"!has(self.accelerator.gpu) || !({given(named)}) || !({GPU_RESOURCE} in self.{named})",
-        f"{named} may not name the GPUs of the class: the operator asks for as many as a run wants.",
+        f"{named} may not name the GPUs of the class: the operator requests them. Remove the resource.",
         field="train",
     )
 
@@ -274,7 +275,7 @@ class LoraFineTuneClassSpec(WireModel):
         json_schema_extra=rules(
             rule(
                 f"!({given('pod.serviceAccountName')}) || !has(self.storage.credentials.serviceAccountName)",
-                "pod.serviceAccountName and storage.credentials.serviceAccountName name one and the same: remove one.",
+                "pod.serviceAccountName and storage.credentials.serviceAccountName set the same field: remove one.",
                 field="pod",
             ),
             *(_names_no_gpu(part) for part in ("requests", "limits")),
@@ -296,36 +297,36 @@ class LoraFineTuneClassSpec(WireModel):
     storage: StorageSpec
     """The object store."""
     hub_endpoint: Annotated[str, Field(min_length=1, max_length=1024, pattern=URL)] | None = None
-    """URL of a mirror of the Hugging Face Hub that models and data sets are read from (HF_ENDPOINT). Unset: the hub."""
+    """URL of a mirror of the Hugging Face Hub for models and datasets (HF_ENDPOINT). Unset: the hub itself."""
     prepare: PrepareSpec = PrepareSpec()
-    """Image, resources and nodes of prepare pods."""
+    """Image, resources and scheduling of prepare pods."""
     train: TrainSpec = TrainSpec()
-    """Resources and nodes of train pods, besides the accelerator."""
+    """Resources and scheduling of train pods, except the accelerator."""
     pod: PodOverlay = PodOverlay()
-    """What all pods get besides: labels, variables, volumes, pull secrets."""
+    """Additions to all pods: labels, annotations, variables, volumes, pull secrets."""
     model_cache: ModelCacheSpec | None = None
-    """Where base models stay between runs. Unset: every train pod downloads its own."""
+    """Volume that keeps base models between runs. Unset: every train pod downloads its own copy."""
     allowed: AllowedSpec = AllowedSpec()
-    """What runs may name: models, data sets, outputs."""
+    """Models, datasets and outputs that runs may use. Unset: all."""
     limits: LimitsSpec = LimitsSpec()
-    """The most that one run may ask for."""
+    """Limits for one run."""
     defaults: DefaultsSpec = DefaultsSpec()
-    """What runs get that leave it unset."""
+    """Defaults for runs that leave a field unset."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
-    """How long a train pod may take to write its checkpoint when it is asked to stop."""
+    """Seconds that a train pod has to save its checkpoint when it is asked to stop."""
     liveness_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = 600
-    """A pod that has not answered the kubelet for so long is ended, and its attempt retried. Loading weights and
-    compiling kernels may keep a healthy one silent for minutes."""
+    """Seconds without an answer to the liveness probe after which the kubelet kills a pod. The operator then retries
+    the attempt. A healthy pod may be silent for minutes while it loads weights or compiles kernels."""
     job_retention_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] = DEFAULT_RETENTION_SECONDS
-    """Jobs, pods, ConfigMap and Service of a finished run are deleted after this time, unless the run itself says
-    when. The LoraFineTune and its status stay. A change holds for finished runs too."""
+    """Seconds after which Jobs, pods, ConfigMap and Service of a finished run are deleted, unless the run sets its own.
+    The LoraFineTune and its status stay. A change also applies to finished runs."""
     failed_jobs_history_limit: Annotated[int, Field(ge=0, le=20)] = DEFAULT_HISTORY_LIMIT
-    """Failed attempts of an unfinished run whose Jobs are kept, with pods and logs. Older ones are deleted; status
-    remembers all of them."""
+    """Number of failed attempts of an unfinished run whose Jobs are kept, with pods and logs. Older Jobs are deleted;
+    status keeps the records of all attempts."""
 
 
 class ClassStatus(WireModel):
-    """Whether the class can be used, and how much it is."""
+    """Whether runs can use the class, and how many do."""
 
     observed_generation: int | None = None
     """metadata.generation that this status was derived from."""
@@ -337,6 +338,6 @@ class ClassStatus(WireModel):
         ),
         AfterValidator(in_order),
     ] = ()
-    """Ready is True while runs may use the class. Stalled is True while they cannot, and says what is wrong."""
+    """Ready is True while runs can use the class. Stalled is True while they cannot, and its message says why."""
     unfinished_runs: int | None = None
-    """Runs that were resolved against the class and are not Finished."""
+    """Number of runs that were resolved against the class and are not Finished."""

@@ -1,4 +1,4 @@
-"""Which namespaces a class is offered to, by their labels. The operator and the admission policy read it alike."""
+"""The namespaces that may use a class, selected by labels. The operator and the admission policy share the rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LabelValue = Annotated[str, Field(max_length=63, pattern=rf"^({_NAME})?$")]
 
 
 class Operator(StrEnum):
-    """How a label is compared, as Kubernetes has it."""
+    """How a label is compared, as in Kubernetes."""
 
     IN = "In"
     NOT_IN = "NotIn"
@@ -40,7 +40,7 @@ class LabelExpression(WireModel):
     key: LabelKey
     """Key of the label."""
     operator: Operator
-    """How the label is compared. NotIn holds without the label too."""
+    """How the label is compared. NotIn also matches namespaces without the label."""
     values: Annotated[tuple[LabelValue, ...], Field(min_length=1, max_length=64)] | None = None
     """Values for In and NotIn."""
 
@@ -59,10 +59,10 @@ class LabelExpression(WireModel):
 
 
 class NamespaceSelector(WireModel):
-    """A label selector of namespaces. All that is set must hold; {} selects every namespace."""
+    """A label selector for namespaces. All requirements must be met; {} selects every namespace."""
 
     match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] | None = None
-    """Labels that the namespace has, with their values."""
+    """Labels, with their values, that the namespace must have."""
     match_expressions: Annotated[tuple[LabelExpression, ...], Field(max_length=16)] | None = None
     """Requirements on labels of the namespace."""
 

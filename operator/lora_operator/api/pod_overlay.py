@@ -71,13 +71,13 @@ def _keys(field: str) -> dict[str, str]:
 def _foreign_keys(field: str) -> dict[str, str]:
     return rule(
         f"!has(self.{field}) || self.{field}.all(key, !{_listed(OWN_PREFIXES)}.exists(own, key.startsWith(own)))",
-        f"pod.{field} may not begin with {', '.join(OWN_PREFIXES)}: those are the operator's and the Job controller's.",
+        f"pod.{field} may not begin with {', '.join(OWN_PREFIXES)}: the operator and the Job controller use them.",
         field=field,
     )
 
 
 class Toleration(WireModel):
-    """A taint that a pod may be scheduled in spite of."""
+    """A taint that pods tolerate."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -105,7 +105,7 @@ class Toleration(WireModel):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint. Unset: every effect."""
     toleration_seconds: Annotated[int, Field(ge=0, le=365 * 24 * 3600)] | None = None
-    """How long a taint with effect NoExecute is borne. Unset: for ever."""
+    """Seconds for which a taint with effect NoExecute is tolerated. Unset: forever."""
 
 
 class Scheduling(WireModel):
@@ -114,11 +114,11 @@ class Scheduling(WireModel):
     model_config = ConfigDict(json_schema_extra=rules(_keys("nodeSelector")))
 
     node_selector: Labels | None = None
-    """Labels that their nodes must have."""
+    """Labels that the pods' nodes must have."""
     tolerations: Annotated[
         tuple[Toleration, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
     ] = ()
-    """Taints that they bear."""
+    """Taints that the pods tolerate."""
     runtime_class_name: ObjectName | None = None
     """RuntimeClass of the pods (nvidia, where it is not the nodes' default)."""
     priority_class_name: ObjectName | None = None
@@ -138,7 +138,7 @@ class Variable(WireModel):
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     """Its name."""
     value: Annotated[str, Field(max_length=4096)] = ""
-    """Its value, for everybody to see who may read the class. Secrets belong in a volume."""
+    """Its value, visible to all who may read the class. Put secrets into a volume instead."""
 
 
 class ClaimSource(WireModel):
@@ -174,7 +174,8 @@ class Volume(WireModel):
             rule(
                 f"!{_listed(OWN_FOLDERS)}.exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/')"
                 " || own.startsWith(self.mountPath + '/'))",
-                f"pod.volumes may not be mounted in or above {', '.join(OWN_FOLDERS)}: those are the operator's.",
+                f"pod.volumes may not be mounted in or above {', '.join(OWN_FOLDERS)}: the operator or the system uses"
+                " them.",
                 field="mountPath",
             ),
         )
@@ -195,7 +196,7 @@ class Volume(WireModel):
 
 
 class PodOverlay(WireModel):
-    """What all pods of the class get besides."""
+    """Additions to all pods of the class."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -227,7 +228,7 @@ class PodOverlay(WireModel):
             max_length=8, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
         ),
     ] = ()
-    """Secrets in the namespace of the run that the images are pulled with."""
+    """Secrets in the namespace of the run for pulling the images."""
     env: Annotated[
         tuple[Variable, ...],
         Field(
@@ -241,4 +242,4 @@ class PodOverlay(WireModel):
             max_length=8, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
         ),
     ] = ()
-    """Volumes of the namespace of the run: certificates, shared data. Never folders of the node."""
+    """Volumes from the namespace of the run (certificates, shared data). Folders of the node are not possible."""

@@ -25,7 +25,7 @@ Quantity = Annotated[
     ),
     BeforeValidator(_as_text),
 ]
-"""A whole number, or a text with a unit."""
+"""A whole number, or a string with a unit."""
 
 
 def in_gib(quantity: str) -> float:

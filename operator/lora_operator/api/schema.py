@@ -20,8 +20,8 @@ KUBERNETES_LIST_TYPES = {"x-kubernetes-list-type": "atomic"}
 def structural_schema(model: type[BaseModel]) -> Schema:
     """The structural schema of a model, with descriptions.
 
-    It has no defaults: the API server would store them. Then nobody could tell them from choices, no class could set
-    another, and no release could change one. Descriptions name them instead."""
+    It has no defaults, because the API server would store them. Stored defaults look like the user's choices, so a
+    class could not set others, and a release could not change them. Descriptions state the defaults instead."""
     document = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(document, document.get("$defs", {}))
 
@@ -53,7 +53,7 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _written(default: Any) -> str:
-    """A default for people. Empty for that of a block of fields, which name their own, and for what is unset."""
+    """A default as text. Empty for a block of fields, which state their own, and for an unset field."""
     if default is None or isinstance(default, dict) or default == []:
         return ""
     if isinstance(default, list):

@@ -1,1 +1,1 @@
-"""The asyncio machine around the plan: cache, queue, reconciler, workers, progress poller, resync."""
+"""The asyncio tasks around the plan: cache, queue, reconciler, workers, progress poller, resync, leader election."""

@@ -1,4 +1,4 @@
-"""What the watches have told so far, and which runs each thing that they tell concerns."""
+"""The objects that the watches have reported, and which runs each change concerns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def key_of(body: Body) -> Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A LoraFineTune as it was read, with what is asked of others than the run that is reconciled.
+    """A LoraFineTune as it was read, with the fields that reconciles of other runs need.
 
     The body is kept as text: parsed, ten thousand of them would take hundreds of MiB, and parsing one takes
     microseconds.
@@ -41,7 +41,7 @@ class RunRecord:
     """The class that it was resolved against."""
     ready_reason: str | None
     begun: bool
-    """Whether its status tells of an attempt."""
+    """Whether its status has an attempt."""
     terminal: bool
     text: str
 
@@ -52,7 +52,7 @@ class RunRecord:
 
 
 def run_record(body: Body) -> RunRecord:
-    """The record of a LoraFineTune; what the API server notes about field managers is left out."""
+    """The record of a LoraFineTune, without metadata.managedFields."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     status = body.get("status", {})
     conditions = status.get("conditions", ())
@@ -71,13 +71,13 @@ def run_record(body: Body) -> RunRecord:
 
 
 def _version(body: Body) -> int:
-    """resourceVersions of one object are ordered (KEP-5504: comparable as integers)."""
+    """The resourceVersion as a number. Those of one object are ordered (KEP-5504: comparable as integers)."""
     return int(body["metadata"]["resourceVersion"])
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The newest known version of everything that plans are made from."""
+    """The newest known version of all objects that plans are made from."""
 
     runs: Store[RunRecord] = field(default_factory=lambda: Store(lambda record: record.output))
     classes: Store[ClassView] = field(default_factory=lambda: Store(lambda view: view.is_default))
@@ -85,49 +85,49 @@ class Cache:
     pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
 
     def put_run(self, body: Body) -> frozenset[Key]:
-        """A run was seen: it and those that wait for its output are to be reconciled."""
+        """Store a run. Returns it and the runs that wait for its output, to be reconciled."""
         record = run_record(body)
         self.runs.put(record.key, _version(body), record)
         return self.runs.keys_of(record.output) | {record.key}
 
     def drop_run(self, body: Body) -> frozenset[Key]:
-        """A run is gone: those that wait for its output are to be reconciled."""
+        """Remove a run that is gone. Returns the runs that wait for its output, to be reconciled."""
         return self.drop_run_at(key_of(body), version=_version(body))
 
     def drop_run_at(self, key: Key, *, version: int | None = None) -> frozenset[Key]:
-        """The same, for a run of which only the key is known."""
+        """Remove a run of which only the key is known."""
         record = self.runs.drop(key, version=version)
         return self.runs.keys_of(record.output) if record is not None else frozenset()
 
     def put_class(self, body: Body) -> frozenset[Key]:
-        """A class was seen: every run may have waited for it, unless nothing but its status has changed."""
+        """Store a class. Returns all runs, because any may have waited for it; none where only its status changed."""
         key, view = key_of(body), class_view(body)
         before = self.classes.get(key)
         self.classes.put(key, _version(body), view)
         return self._all_runs() if before is None or before.offer != view.offer else frozenset()
 
     def drop_class(self, body: Body) -> frozenset[Key]:
-        """A class is gone."""
+        """Remove a class that is gone. Returns all runs."""
         self.classes.drop(key_of(body), version=_version(body))
         return self._all_runs()
 
     def put_job(self, body: Body) -> frozenset[Key]:
-        """A Job was seen: its run is to be reconciled."""
+        """Store a Job. Returns its run, to be reconciled."""
         self.jobs.put(key_of(body), _version(body), job_view(body))
         return run_of(body)
 
     def drop_job(self, body: Body) -> frozenset[Key]:
-        """A Job is gone."""
+        """Remove a Job that is gone. Returns its run."""
         self.jobs.drop(key_of(body), version=_version(body))
         return run_of(body)
 
     def put_pod(self, body: Body) -> frozenset[Key]:
-        """A pod was seen: its run is to be reconciled."""
+        """Store a pod. Returns its run, to be reconciled."""
         self.pods.put(key_of(body), _version(body), pod_view(body))
         return run_of(body)
 
     def drop_pod(self, body: Body) -> frozenset[Key]:
-        """A pod is gone."""
+        """Remove a pod that is gone. Returns its run."""
         self.pods.drop(key_of(body), version=_version(body))
         return run_of(body)
 
@@ -136,7 +136,7 @@ class Cache:
         return frozenset(record.key for record in self.runs.values() if record.uid in uids) if uids else frozenset()
 
     def runs_by_reason(self) -> Counter[tuple[str, str | None]]:
-        """How many runs there are, by namespace and reason of Ready."""
+        """The number of runs by namespace and reason of Ready."""
         return Counter((record.key[0], record.ready_reason) for record in self.runs.values())
 
     def children_of(self, uid: str) -> tuple[JobView, ...]:
@@ -145,7 +145,7 @@ class Cache:
         return tuple(job.with_pods(pods) for job in self.jobs.of(uid))
 
     def orphans_of(self, uid: str) -> tuple[PodView, ...]:
-        """The pods of a run that may still work although their Job is gone."""
+        """The pods of a run that may still run although their Job is gone."""
         jobs = {job.uid for job in self.jobs.of(uid)}
         return tuple(pod for pod in self.pods.of(uid) if pod.job_uid not in jobs and pod.active)
 

@@ -1,4 +1,4 @@
-"""Writes the status of classes. What it says changes with every run, so it is brought up to date at intervals."""
+"""Writes the status of classes at intervals, because it changes with every run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 
 SECONDS = 10.0
-"""Between two looks at all classes. Counts of runs change with each run; more often than this nobody reads them."""
+"""Time between two checks of all classes. The counts change with each run, and need not be newer than this."""
 
 
 async def write_class_status_forever(*, gateway: Gateway, cache: Cache, clock: Clock) -> None:
-    """Write what has changed, now and every SECONDS."""
+    """Write every status that has changed, now and every SECONDS."""
     while True:
         try:
             await write_class_status(gateway=gateway, cache=cache, clock=clock)
@@ -48,5 +48,5 @@ async def write_class_status(*, gateway: Gateway, cache: Cache, clock: Clock) ->
                 status=status.wire(),
             )
         except (Conflict, NotFound):
-            continue  # changed or gone since; the watch tells, and the next round sees it
+            continue  # changed or gone since; the next round sees it through the watch
         cache.put_class(written)

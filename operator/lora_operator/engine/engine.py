@@ -1,4 +1,4 @@
-"""The running machine: resync as long as the process lives, workers and poller while it leads, all supervised."""
+"""Runs and supervises the tasks: resync while the process lives, workers and pollers while it leads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.class_status import write_class_status_forever
-from lora_operator.engine.kueue import ask_forever
+from lora_operator.engine.kueue import poll_queues_forever
 from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import Asking, asking_by_http, poll_forever
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """End the tasks and wait for that."""
+    """Cancel the tasks and wait until they have ended."""
     tasks = tuple(tasks)
     for task in tasks:
         task.cancel()
@@ -74,14 +74,14 @@ class Engine:
             gateway=gateway, cache=self.cache, observer=self._observer, clock=clock, metrics=metrics
         )
         self._tasks: list[asyncio.Task[None]] = []
-        # Who does not lead takes nothing out of its queue.
+        # An operator that does not lead takes nothing out of its queue.
         metrics.queue_depth.set_function(lambda: len(self.queue) if self._leader.leads else 0)
         metrics.count_runs(self.cache.runs_by_reason)
         metrics.leader.set_function(lambda: self._leader.leads)
 
     @property
     def failure(self) -> str | None:
-        """Why the machine stands still, or None while it runs. Its tasks never end by themselves."""
+        """Why the engine no longer works, or None while it does. None of its tasks should ever end."""
         ended = next((task for task in self._tasks if task.done()), None)
         if ended is None:
             return None
@@ -89,11 +89,11 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether the cache was complete once, so that the workers work."""
+        """Whether the cache has been complete once, so that workers may start."""
         return self._primed.is_set()
 
     def enqueue(self, keys: Iterable[Key]) -> None:
-        """These runs are to be reconciled."""
+        """Add these runs to the queue."""
         for key in keys:
             self.queue.add(key)
 
@@ -109,23 +109,22 @@ class Engine:
         self._tasks = [asyncio.create_task(resync, name="resync"), asyncio.create_task(self._lead(), name="leader")]
 
     async def stop(self) -> None:
-        """Stop all tasks and let another operator lead. A reconcile that is cut short is made again by whoever comes
-        next."""
+        """Stop all tasks and let another operator lead. The next leader repeats a reconcile that is interrupted."""
         await cancel(self._tasks)
         self._tasks = []
         await self._leader.release()
 
     async def _lead(self) -> None:
-        """Act whenever this process leads. Who does not keeps its cache warm all the same."""
-        # A half-filled cache would show classes and Jobs as missing that are merely not listed yet.
+        """Reconcile while this process leads. A process that does not lead still keeps its cache up to date."""
+        # In a cache that is not complete yet, existing classes and Jobs would seem to be missing.
         await self._primed.wait()
         while True:
             await self._leader.acquire()
-            # Another one may have acted on anything since this one last did.
+            # Another operator may have acted on any run since this one led last.
             self.enqueue(record.key for record in self.cache.runs.values())
-            await self._act_until_deposed()
+            await self._reconcile_while_leading()
 
-    async def _act_until_deposed(self) -> None:
+    async def _reconcile_while_leading(self) -> None:
         poller = poll_forever(
             cache=self.cache,
             observer=self._observer,
@@ -135,7 +134,7 @@ class Engine:
             seconds=self._settings.poll_seconds,
             asking=self._asking,
         )
-        kueue = ask_forever(
+        kueue = poll_queues_forever(
             gateway=self._gateway,
             cache=self.cache,
             observer=self._observer,
@@ -163,21 +162,21 @@ class Engine:
     async def _work(self) -> None:
         while True:
             key = await self.queue.get()
-            await self._turn(key)
+            await self._reconcile(key)
 
-    async def _turn(self, key: Key) -> None:
-        """One reconcile, its figures and its line in the log: at INFO where something changed."""
+    async def _reconcile(self, key: Key) -> None:
+        """Reconcile a run, measure it and log one line: at INFO where something changed."""
         began = time.perf_counter()
         result, level, problem, done = "ok", logging.DEBUG, None, NOTHING
         try:
             done = await self._reconciler.reconcile(key)
         except asyncio.CancelledError:
-            # Whoever leads next reconciles every run.
+            # The next leader reconciles every run.
             result = "cancelled"
             self.queue.done(key)
             raise
         except Conflict:
-            # The cache was behind; the event with the newer version is under way.
+            # The cache was behind; the watch will deliver the newer version.
             result = "conflict"
             self.queue.failed(key)
         except KubeError as error:
@@ -194,7 +193,7 @@ class Engine:
         finally:
             seconds = time.perf_counter() - began
             self.metrics.reconcile_seconds.labels(result).observe(seconds)
-            told = {"run": "/".join(key), "result": result, "seconds": round(seconds, 4)}
-            told |= {"was": done.was, "is": done.now, "actions": done.actions} if result == "ok" else {}
-            told |= {"error": str(problem)} if problem is not None else {}
-            log.log(level, "reconciled", extra=told, exc_info=problem if result == "bug" else None)
+            fields = {"run": "/".join(key), "result": result, "seconds": round(seconds, 4)}
+            fields |= {"was": done.was, "is": done.now, "actions": done.actions} if result == "ok" else {}
+            fields |= {"error": str(problem)} if problem is not None else {}
+            log.log(level, "reconciled", extra=fields, exc_info=problem if result == "bug" else None)

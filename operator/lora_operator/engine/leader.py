@@ -1,7 +1,7 @@
-"""Which of several operators acts: the holder of a Lease, as client-go's leader election has it.
+"""Leader election among several operators with a Lease, following the rules of client-go.
 
-Own code, as the client library's election hangs on a request that hangs, dies of a broken connection, and keeps the
-Lease when it is stopped. Expiry is judged by this process's own monotonic clock since the Lease was last seen to
+The client library's own election is not used: it hangs when a request hangs, ends when a connection breaks, and keeps
+the Lease when it is stopped. Expiry is measured by this process's monotonic clock from when it last saw the Lease
 change, never by comparing the clocks of two machines.
 """
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseTiming:
-    """How fast leadership changes, in seconds. `deadline` must be below `duration`: who cannot renew must have stopped
-    acting before another one may begin."""
+    """How fast leadership changes, in seconds. `deadline` must be below `duration`: a leader that cannot renew stops
+    before another operator may start."""
 
     duration: float = 15
-    """A Lease that has not changed for so long may be taken."""
+    """A Lease that has not changed for this long may be taken."""
     deadline: float = 10
-    """Who has not renewed for so long acts no more."""
+    """A leader that has not renewed for this long stops."""
     renew: float = 3
-    """Between two renewals."""
+    """Time between two renewals."""
     retry: float = 1
-    """Between two tries."""
+    """Time between two attempts to take or renew the Lease."""
 
 
 class Leader:
@@ -66,14 +66,14 @@ class Leader:
         return self._monotonic() < self._until
 
     async def acquire(self) -> None:
-        """Return when this process leads."""
+        """Wait until this process leads."""
         async for taken in self._tries():
             if taken:
                 break
-        log.info("leading", extra={"identity": self._identity})
+        log.info("became leader", extra={"identity": self._identity})
 
     async def hold(self) -> None:
-        """Renew for as long as that goes well. When this returns, this process leads no more."""
+        """Renew the Lease as long as that succeeds. When this returns, this process no longer leads."""
         while self.leads:
             await asyncio.sleep(self._timing.renew)
             try:
@@ -84,10 +84,10 @@ class Leader:
             except TimeoutError:
                 break
         self._until = float("-inf")
-        log.warning("leading no more", extra={"identity": self._identity})
+        log.warning("lost leadership", extra={"identity": self._identity})
 
     async def release(self) -> None:
-        """Let another one lead at once. Nothing may be written after this."""
+        """Release the Lease, so that another operator can lead at once. Nothing may be written after this."""
         if not self.leads:
             return
         self._until = float("-inf")
@@ -104,7 +104,7 @@ class Leader:
             await asyncio.sleep(self._timing.retry)
 
     async def _try(self) -> bool:
-        """Take or renew the Lease, where that may be."""
+        """Take or renew the Lease where this is allowed, and return whether this process leads."""
         began = self._monotonic()
         try:
             lease = await self._gateway.get(LEASES, self._namespace, LEASE_NAME)

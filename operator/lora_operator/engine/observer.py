@@ -1,4 +1,4 @@
-"""Gathers what a plan is made from: from the cache for a first look, from the API server for decisions."""
+"""Reads what a plan is made from: from the cache at first, from the API server for decisions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Clock = Callable[[], datetime]
 
 
 class Unreadable(Exception):
-    """The run's spec, or what it was resolved to, does not fit this operator. The text is half a sentence."""
+    """The operator cannot read the run's spec or ConfigMap. The text is a sentence without its full stop."""
 
     def __init__(self, run: StoredRun, problem: str) -> None:
         super().__init__(problem)
@@ -36,7 +36,7 @@ class Unreadable(Exception):
 
 @dataclass
 class Observer:
-    """Looks at one run."""
+    """Reads one run and its children."""
 
     gateway: Gateway
     cache: Cache
@@ -52,8 +52,8 @@ class Observer:
         self._refusals = Refusals(gateway=self.gateway)
 
     async def look(self, key: Key) -> Observed | None:
-        """The run as the cache has it, or None when it is gone. Raises Unreadable, and pydantic.ValidationError for
-        a status that nobody can read."""
+        """The run as the cache has it, or None when it is gone. Raises Unreadable, and pydantic.ValidationError for an
+        invalid status."""
         record = self.cache.runs.get(key)
         if record is None:
             return None
@@ -61,7 +61,7 @@ class Observer:
         return await self._observed(run, self.cache.children_of(run.uid))
 
     async def look_live(self, key: Key) -> Observed | None:
-        """The run and its children as the API server has them; the cache is brought up to that."""
+        """The run and its children as the API server has them. Updates the cache with them."""
         namespace, name = key
         try:
             body = await self.gateway.get(RUNS, namespace, name)
@@ -76,7 +76,7 @@ class Observer:
             (JOBS, self.cache.jobs, self.cache.put_job),
             (PODS, self.cache.pods, self.cache.put_pod),
         ):
-            # What a watch brings while the list is under way is not in the list, and is not gone.
+            # An object that a watch adds during the list request is not in the list, but is not gone either.
             known = store.versions(group=run.uid)
             found = [item async for item in self.gateway.list(resource, namespace, selector=selector)]
             for item in found:
@@ -86,17 +86,17 @@ class Observer:
         return await self._observed(run, self.cache.children_of(run.uid), live=True)
 
     def _is_new(self, run: LoraFineTune) -> bool:
-        """Whether no child of the run is known and none was ever recorded. Any that is there all the same holds the
-        name of the one that is created next, and says so then: looking for it would cost three requests."""
+        """Whether no child of the run is known or recorded. A child that exists nevertheless has the name of the one
+        that is created next, and is found then. Looking for it here would cost three requests."""
         return not (run.status.attempts or self.cache.jobs.keys_of(run.uid) or self.cache.pods.keys_of(run.uid))
 
     def forget(self, uid: str) -> None:
-        """Nothing more will be asked about this run."""
+        """Drop what is remembered about a run that has ended."""
         self._resolved.pop(uid, None)
         self.polled.pop(uid, None)
 
     def found_resolved(self, run: LoraFineTune, config_map: Body) -> ResolvedRun:
-        """This is the run's ConfigMap. Raises Unreadable."""
+        """Remember what the run's ConfigMap says. Raises Unreadable."""
         self._resolved[run.uid] = _read_resolved(run, config_map)
         return self._resolved[run.uid]
 
@@ -117,7 +117,7 @@ class Observer:
         )
 
     async def _explained(self, job: JobView, namespace: str) -> JobView:
-        """The Job with what is known about why it has no pod."""
+        """The Job with the reason why it has no pod, where that is known."""
         if job.suspended:
             return replace(job, place=self.places.get(job.uid))
         return replace(job, refusal=await self._refusals.of(job, namespace, self.clock()))
@@ -144,7 +144,7 @@ class Observer:
         return namespace["metadata"].get("labels", {})
 
     async def _lacks_config_map(self, run: LoraFineTune, jobs: tuple[JobView, ...]) -> bool:
-        """The kubelet says only in an Event what a pod waits for, and goes on waiting."""
+        """Whether a pod waits for the run's ConfigMap because it is gone. The kubelet reports this only in an Event."""
         pods = [pod for job in jobs if not job.over for pod in job.pods]
         if not any(pod.mounting and self.clock() >= pod.created + MOUNT_PATIENCE for pod in pods):
             return False
@@ -155,8 +155,8 @@ class Observer:
         return False
 
     def _output_holder(self, run: LoraFineTune) -> str | None:
-        """Another unfinished run with the same output that has begun or is older. Creation times are whole seconds, so
-        age alone could let one go first that came after another had begun."""
+        """Another unfinished run with the same output that has started or is older. Age alone is not enough: creation
+        times are whole seconds, so a run could seem to be as old as one that has already started."""
         mine = (run.created, run.uid)
         others = (record for record in self.cache.runs.of(output_folder(run.spec.output.uri)) if record.uid != run.uid)
         unfinished = (record for record in others if not record.terminal)

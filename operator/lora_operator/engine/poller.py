@@ -1,4 +1,4 @@
-"""Asks train pods how far they are, and has their runs reconciled when that changes."""
+"""Polls train pods for their progress, and enqueues the runs of those that answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lora_operator.planning.observed import PodView
 from lora_operator.planning.stuck import answered
 
 CONCURRENCY = 32
-MOST_PER_SECOND = 50
-"""Answers that are asked for: each has a status write follow, which costs the API server more than the answer us."""
+MAX_PER_SECOND = 50
+"""Polls per second. A status write follows each, which costs the API server more than the poll costs the operator."""
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 LARGEST_ANSWER = 64 * 1024
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def asking_by_http() -> AsyncIterator[Ask]:
-    """Asks the pod's address."""
+    """Ask pods over HTTP, by their addresses."""
     async with aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session:
 
         async def ask(pod: PodView) -> bytes:
@@ -55,11 +55,11 @@ async def poll_forever(
     seconds: float,
     asking: Asking,
 ) -> None:
-    """Poll every running train pod once in so many seconds, or less often where there are very many."""
+    """Poll every running train pod every `seconds`, or less often where more than MAX_PER_SECOND would be due."""
     gate = asyncio.Semaphore(CONCURRENCY)
     async with asking() as ask:
         while True:
-            await asyncio.sleep(max(seconds, len(training_pods(cache)) / MOST_PER_SECOND))
+            await asyncio.sleep(max(seconds, len(training_pods(cache)) / MAX_PER_SECOND))
             pods = training_pods(cache)
             answers = await asyncio.gather(*(_poll(ask, gate, pod, observer, clock) for pod in pods))
             for there in answers:
@@ -69,14 +69,14 @@ async def poll_forever(
 
 
 def training_pods(cache: Cache) -> tuple[PodView, ...]:
-    """Pods that train now; of several nodes, the one that speaks for all."""
+    """Pods that train now; of a run on several nodes only pod 0, which reports for all."""
     jobs = {job.uid for job in cache.jobs.values() if job.stage is Stage.TRAIN and not job.over}
-    speaking = (pod for pod in cache.pods.values() if pod.job_uid in jobs and pod.index == 0)
-    return tuple(pod for pod in speaking if pod.phase == "Running" and pod.ip)
+    first = (pod for pod in cache.pods.values() if pod.job_uid in jobs and pod.index == 0)
+    return tuple(pod for pod in first if pod.phase == "Running" and pod.ip)
 
 
 async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Observer, clock: Clock) -> bool:
-    """Whether the pod answered."""
+    """Poll one pod and return whether it answered."""
     try:
         async with gate:
             answer = await ask(pod)
@@ -84,7 +84,7 @@ async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Obser
         before = observer.polled.get(pod.run_uid)
         observer.polled[pod.run_uid] = answered(before, progress, pod=pod.name, time=clock())
     except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:
-        # A pod that loads or stops does not answer: its state is in the pod's status, not here.
+        # A pod that loads or stops may not answer; the pod's status shows its state.
         log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})
         return False
     return True

@@ -1,6 +1,5 @@
-"""A work queue with the rules of client-go's: a key is worked on by one worker at a time, and a key that is added
-while it
-is worked on comes again afterwards. Failures back off per key."""
+"""A work queue with the rules of client-go: one worker at a time has a key, and a key that is added meanwhile is queued
+again afterwards. Failures back off per key."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ class WorkQueue:
         return len(self._waiting)
 
     def add(self, key: Key) -> None:
-        """The key is to be reconciled as soon as possible."""
+        """Queue the key for the next free worker."""
         if key in self._waiting:
             return
         self._waiting.add(key)
@@ -37,7 +36,7 @@ class WorkQueue:
             self._wake.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """The key is to be reconciled later. An earlier appointment of the same key stays."""
+        """Queue the key after a delay. If it is already due earlier, nothing changes."""
         loop = asyncio.get_running_loop()
         before = self._timers.get(key)
         if before is not None:
@@ -47,7 +46,7 @@ class WorkQueue:
         self._timers[key] = loop.call_later(seconds, self._due, key)
 
     async def get(self) -> Key:
-        """The next key. Whoever takes it must call `done` or `failed`."""
+        """The next key. The caller must call `done` or `failed` for it."""
         while not self._ready:
             self._wake.clear()
             await self._wake.wait()
@@ -57,12 +56,12 @@ class WorkQueue:
         return key
 
     def done(self, key: Key) -> None:
-        """The reconcile went well."""
+        """Note that the reconcile succeeded."""
         self._failures.pop(key, None)
         self._release(key)
 
     def failed(self, key: Key, *, retry_after: float | None = None) -> None:
-        """The reconcile failed: the key comes again after a pause that doubles each time."""
+        """Note that the reconcile failed, and queue the key again after a pause that doubles each time."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self._release(key)

@@ -1,4 +1,4 @@
-"""Reconciles one run: observe, plan, execute, write status once, then tell of it in Events."""
+"""Reconciles one run: observe, plan, execute, write status once, then emit Events."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 class NameTaken(Exception):
-    """A child's name is held by an object of another owner."""
+    """An object of another owner has the name of a child."""
 
 
 class ChildRefused(Exception):
-    """The API server would not take a child."""
+    """The API server refused to create a child."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.why)
@@ -46,14 +46,14 @@ class ChildRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Reconciled:
-    """What came of a reconcile."""
+    """The result of a reconcile."""
 
     requeue_after: timedelta | None = None
-    """When the next one is due at the latest."""
+    """When the next reconcile is due at the latest."""
     was: str | None = None
-    """Reason of Ready before."""
+    """Reason of Ready before the reconcile."""
     now: str | None = None
-    """And after."""
+    """Reason of Ready after it."""
     actions: tuple[str, ...] = ()
 
 
@@ -62,7 +62,7 @@ NOTHING = Reconciled()
 
 @dataclass(frozen=True, kw_only=True)
 class Reconciler:
-    """Brings runs to where they should be."""
+    """Reconciles runs."""
 
     gateway: Gateway
     cache: Cache
@@ -73,20 +73,20 @@ class Reconciler:
     async def reconcile(self, key: Key) -> Reconciled:
         """Reconcile one run. Raises KubeError."""
         try:
-            return await self._turn(key)
+            return await self._reconcile(key)
         except Unreadable as found:
             plan = unreadable_plan(found.run, str(found), self.clock())
             return await self._write(found.run, plan)
         except ValidationError as problem:
-            # Whether the run is over stands in a status that cannot be read: to write another might begin it again.
+            # Only the status says whether the run is over. Replacing an unreadable one could start the run again.
             log.error("status unreadable", extra={"run": "/".join(key), "error": str(problem)})
             return NOTHING
 
-    async def _turn(self, key: Key) -> Reconciled:
+    async def _reconcile(self, key: Key) -> Reconciled:
         try:
             observed = await self.observer.look(key)
         except Unreadable:
-            # Around a change of the CRDs a watch may still have the former schema, with the defaults of its fields.
+            # After a change of the CRDs, a watch may still deliver objects with the defaults of the former schema.
             observed = await self.observer.look_live(key)
         if observed is None:
             return NOTHING
@@ -132,7 +132,7 @@ class Reconciler:
         try:
             await self.gateway.delete(resource, observed.run.namespace, action.name, uid=action.uid)
         except (NotFound, Conflict):
-            return  # gone already, or another one of that name: not ours to delete
+            return  # already gone, or another object with that name, which must stay
 
     async def _create(self, observed: Observed, body: Body) -> None:
         resource = CHILD_KINDS[body["kind"]]
@@ -149,14 +149,14 @@ class Reconciler:
                 raise NameTaken(f"{body['kind']} {name}") from None
             if resource is CONFIG_MAPS:
                 self.observer.found_resolved(observed.run, created)
-                raise Conflict(f"ConfigMap {name} was there: the plan did not know what it says", status=409) from None
+                raise Conflict(f"ConfigMap {name} already exists; the plan was made without it", status=409) from None
         if resource is JOBS:
             self.cache.put_job(created)
         elif resource is CONFIG_MAPS:
             self.observer.found_resolved(observed.run, created)
 
     async def _write_status(self, run: StoredRun, plan: Plan) -> None:
-        # The version that was planned for, not the newest known: what changed meanwhile was not planned for.
+        # Write to the version that the plan was made for. If the run has changed since, the write must fail.
         written = await self.gateway.apply_status(
             RUNS, run.namespace, run.name, uid=run.uid, resource_version=run.resource_version, status=plan.status.wire()
         )
@@ -164,7 +164,7 @@ class Reconciler:
         self.metrics.status_written(run, plan.status, now=self.clock())
 
     async def _emit(self, run: StoredRun, event: PlannedEvent) -> None:
-        """Events are for people: a lost one is logged, never retried."""
+        """Create an Event. One that is lost is logged and not retried, because nothing depends on it."""
         try:
             await self.gateway.create(EVENTS, event_body(run, event, now=self.clock()))
         except KubeError as problem:

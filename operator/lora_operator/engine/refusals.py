@@ -1,7 +1,7 @@
-"""Why the Job controller could not make a pod: it says so only in Events.
+"""Finds why the Job controller could not create a pod, which it reports only in Events.
 
-They are asked for by namespace, at most once in a few seconds, whatever the number of Jobs that wait there: Events have
-no index, so each such list costs the API server a look at all of the namespace's.
+Lists the Events of a namespace at most once every few seconds, for all Jobs that wait there. Events have no index, so
+for each list the API server reads all Events of the namespace.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ POD_NOT_CREATED = "FailedCreate"
 
 @dataclass
 class Refusals:
-    """What was last heard in each namespace."""
+    """The latest such Events of each namespace."""
 
     gateway: Gateway
     _asked: dict[str, datetime] = field(default_factory=dict)
-    _told: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    """Newest sentence by namespace and uid of the Job."""
+    _messages: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """Newest message by namespace and uid of the Job."""
 
     async def of(self, job: JobView, namespace: str, now: datetime) -> str | None:
-        """The Job controller's sentence, or None. Raises KubeError."""
+        """The Job controller's message, or None. Raises KubeError."""
         if not job.lacks_pod or now < job.created + POD_PATIENCE:
             return None
         asked = self._asked.get(namespace)
         if asked is None or abs(now - asked) >= POD_PATIENCE:
-            self._asked[namespace] = now  # first, so that of many workers one asks
-            self._told[namespace] = await self._ask(namespace)
-        return self._told[namespace].get(job.uid)
+            self._asked[namespace] = now  # before the request, so that only one of many workers sends it
+            self._messages[namespace] = await self._ask(namespace)
+        return self._messages[namespace].get(job.uid)
 
     async def _ask(self, namespace: str) -> dict[str, str]:
         newest: dict[str, tuple[str, str]] = {}
         async for event in self.gateway.list(EVENTS, namespace, fields=f"reason={POD_NOT_CREATED}"):
-            uid, told = event["involvedObject"].get("uid", ""), (event.get("lastTimestamp") or "", event["message"])
-            newest[uid] = max(newest.get(uid, ("", "")), told)
+            uid, dated = event["involvedObject"].get("uid", ""), (event.get("lastTimestamp") or "", event["message"])
+            newest[uid] = max(newest.get(uid, ("", "")), dated)
         return {uid: message for uid, (_, message) in newest.items()}

@@ -1,4 +1,4 @@
-"""Lists everything now and then: watches can lose deletions, and then only a full LIST tells."""
+"""Lists everything at intervals: watches can lose deletions, which only a full LIST shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 async def resync_forever(
     *, gateway: Gateway, cache: Cache, queue: WorkQueue, seconds: float, primed: asyncio.Event
 ) -> None:
-    """Resync now and every so many seconds; `primed` is set when the cache was complete for the first time."""
+    """Resync now and every `seconds`. Sets `primed` when the cache is complete for the first time."""
     while True:
         try:
             await resync(gateway=gateway, cache=cache, queue=queue)
@@ -30,14 +30,14 @@ async def resync_forever(
 
 
 async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
-    """Bring the cache to what a full LIST shows, and reconcile every run. Raises KubeError."""
+    """Update the cache from a full LIST, and enqueue every run. Raises KubeError."""
     for resource, selector, store, put in (
         (CLASSES, "", cache.classes, cache.put_class),
         (RUNS, "", cache.runs, cache.put_run),
         (JOBS, MANAGED_BY_SELECTOR, cache.jobs, cache.put_job),
         (PODS, MANAGED_BY_SELECTOR, cache.pods, cache.put_pod),
     ):
-        # What is created while the pages come in is not in them: only what was known before may be forgotten.
+        # Objects that are created during the LIST are not in it: remove only those that were known before.
         known = store.versions()
         seen = set()
         async for item in gateway.list(resource, selector=selector):

@@ -1,1 +1,1 @@
-"""The only door to the API server."""
+"""All requests to the API server."""

@@ -1,27 +1,27 @@
-"""What the API server may answer instead of what was asked for.
+"""Errors of requests to the API server.
 
 KubeError
   NotFound          404
   AlreadyExists     409 on create
-  Conflict          409 on anything else: the object changed, or is another one than was meant
-  Refused           400, 403, 413, 422: the API server will not do it, and says why
-  Throttled         429: come back after `retry_after` seconds
-  Unavailable       5xx, a broken connection, a time-out
-  NotLeading        nothing was asked: another operator may be acting
+  Conflict          409 on any other request: the object changed, or is not the one that was meant
+  Refused           400, 403, 413, 422: the API server refuses the request and says why
+  Throttled         429: retry after `retry_after` seconds
+  Unavailable       5xx, a broken connection, a timeout
+  NotLeading        no request was sent: another operator may be the leader
 """
 
 from __future__ import annotations
 
 
 class KubeError(Exception):
-    """A request that did not do what was asked."""
+    """A request that failed."""
 
     def __init__(self, message: str, *, status: int, retry_after: float | None = None, said: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.said = said
-        """The API server's own sentence."""
+        """The API server's own message."""
 
 
 class NotFound(KubeError):
@@ -29,23 +29,23 @@ class NotFound(KubeError):
 
 
 class AlreadyExists(KubeError):
-    """An object of that name is there already."""
+    """An object with this name already exists."""
 
 
 class Conflict(KubeError):
-    """The object changed since it was read, or is another one than was meant."""
+    """The object changed since it was read, or is not the one that was meant."""
 
 
 class Refused(KubeError):
-    """The API server will not do this: not allowed, not valid, or beyond a quota."""
+    """The API server refuses the request: it is forbidden, invalid, or exceeds a quota."""
 
 
 class Throttled(KubeError):
-    """The API server asks for a pause."""
+    """The API server limits the rate of requests."""
 
 
 class Unavailable(KubeError):
-    """The API server cannot be reached or is in trouble."""
+    """The API server cannot be reached or reports an internal error."""
 
 
 class NotLeading(KubeError):

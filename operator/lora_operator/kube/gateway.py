@@ -1,5 +1,4 @@
-"""Requests to the API server, in plain dicts. Which objects there are and how they are addressed; no decisions, no
-cache."""
+"""Requests to the API server with plain dicts as bodies. Makes no decisions and keeps no cache."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """A kind of object and where it lives."""
+    """A kind of object and its API path."""
 
     prefix: str
     plural: str
@@ -33,7 +32,7 @@ class Resource:
     namespaced: bool = True
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """Path of one object, of a part of it, or of the list of all (of a namespace)."""
+        """Path of one object, of its subresource, or of the list of all objects (of a namespace)."""
         parts = [self.prefix]
         if self.namespaced and namespace is not None:
             parts += ["namespaces", namespace]
@@ -57,12 +56,12 @@ VISIBLE_QUEUES = Resource(
 )
 CHILD_KINDS = {resource.kind: resource for resource in (JOBS, CONFIG_MAPS, SERVICES)}
 
-# The client would write plain JSON for the bare content type.
+# For this content type without the charset, the client would write plain JSON.
 APPLY = "application/apply-patch+yaml; charset=utf-8"
 METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH"}
 
 Recorder = Callable[[str, Resource, int], None]
-"""Told verb, resource and status code of every request; 0 stands for no answer."""
+"""Called with verb, resource and status code of every request; code 0 means no answer."""
 
 
 class Gateway:
@@ -76,7 +75,7 @@ class Gateway:
         self._may_write = may_write
 
     def writing_while(self, may_write: Callable[[], bool]) -> Gateway:
-        """The same, with every write refused (NotLeading) while `may_write` says no."""
+        """The same gateway, which raises NotLeading for every write while `may_write` returns False."""
         return Gateway(self._api, record=self._record, may_write=may_write)
 
     async def serves(self, resource: Resource) -> bool:
@@ -90,7 +89,7 @@ class Gateway:
     async def get(
         self, resource: Resource, namespace: str | None, name: str, *, subresource: str | None = None
     ) -> Body:
-        """One object, or a part of it."""
+        """One object, or its subresource."""
         return await self._request("get", resource, resource.path(namespace, name, subresource))
 
     async def list(
@@ -114,13 +113,13 @@ class Gateway:
         return await self._request("create", resource, path, body=body, query={"fieldManager": naming.FIELD_MANAGER})
 
     async def update(self, resource: Resource, body: Body) -> Body:
-        """Replace an object, provided that it is still the version that was read (else Conflict)."""
+        """Replace an object if it is still the version that was read. Raises Conflict otherwise."""
         metadata = body["metadata"]
         path = resource.path(metadata["namespace"], metadata["name"])
         return await self._request("update", resource, path, body=body, query={"fieldManager": naming.FIELD_MANAGER})
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str | None = None) -> None:
-        """Delete an object after its dependants; with `uid` only that very one (else Conflict)."""
+        """Delete an object after its dependants. With `uid`, raises Conflict for another object of that name."""
         body: Body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
@@ -129,8 +128,9 @@ class Gateway:
     async def apply_status(
         self, resource: Resource, namespace: str | None, name: str, *, uid: str, resource_version: str, status: Body
     ) -> Body:
-        """Make this the whole status that the operator owns, provided that the object is still the one that was read
-        (else Conflict)."""
+        """Apply the whole status that the operator owns, if the object is still the version that was read.
+
+        Raises Conflict otherwise."""
         metadata = {"name": name, "uid": uid, "resourceVersion": resource_version}
         metadata |= {"namespace": namespace} if namespace is not None else {}
         body = {"apiVersion": naming.API_VERSION, "kind": resource.kind, "metadata": metadata, "status": status}
@@ -150,7 +150,7 @@ class Gateway:
     ) -> Body:
         method = METHODS[verb]
         if method != "GET" and not self._may_write():
-            raise NotLeading(f"{verb} {path}: another operator may be acting", status=0)
+            raise NotLeading(f"{verb} {path}: not sent, because this operator is not the leader", status=0)
         headers = {"Content-Type": content, "Accept": "application/json"}
         try:
             _, url, headers, payload, _ = await self._api.param_serialize(
@@ -167,8 +167,8 @@ class Gateway:
 
 
 def as_yaml(body: Body) -> str:
-    """JSON that a YAML parser reads as well: it takes no surrogates, by which JSON escapes characters of more than 16
-    bits, nor bare control characters."""
+    """JSON that a YAML parser can read. YAML accepts neither surrogate escapes, which JSON uses for characters of more
+    than 16 bits, nor unescaped control characters."""
     text = json.dumps(body, ensure_ascii=False)
     return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -192,11 +192,11 @@ def _answer(what: str, response: Any, data: bytes) -> Body:
 
 @asynccontextmanager
 async def connect(*, record: Recorder) -> AsyncIterator[Gateway]:
-    """A gateway with the pod's ServiceAccount, or with the kubeconfig where there is no pod."""
+    """A gateway that uses the pod's ServiceAccount or, outside a pod, the kubeconfig."""
     settings = client.Configuration()
     settings.connection_pool_maxsize = 100
-    # A proxy is named by the kubeconfig. To look for one in the environment and in ~/.netrc, as the client would do for
-    # each request, costs more than all the rest of it.
+    # The kubeconfig names a proxy where one is needed. The client would also look in the environment and in ~/.netrc
+    # at each request, which costs more than the rest of the request.
     settings.client_session_kwargs = {"trust_env": False}
     try:
         config.load_incluster_config(client_configuration=settings)

@@ -1,8 +1,7 @@
-"""The informer's memory: the newest known version of each object, found by key or by one index.
+"""The informer's store: the newest known version of each object, found by key or by one index.
 
-Watches can miss deletions (a 410 relist never says DELETED), so what is here may be gone: whoever decides something
-final
-asks the API server.
+Watches can miss deletions (a relist after 410 sends no DELETED event), so a stored object may be gone. Final decisions
+are made from live reads.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Store(Generic[T]):
         self._groups: dict[Hashable, set[Key]] = {}
 
     def put(self, key: Key, version: int, value: T) -> None:
-        """Remember an object, unless a newer version of it is known."""
+        """Store an object, unless a newer version of it is known."""
         before = self._entries.get(key)
         if before is not None and before.version > version:
             return
@@ -40,8 +39,9 @@ class Store(Generic[T]):
         self._groups.setdefault(self._index(value), set()).add(key)
 
     def drop(self, key: Key, *, version: int | None = None) -> T | None:
-        """Forget an object, unless a version newer than `version` is known: another may have taken its name since, and
-        watches tell of different objects in any order. What was forgotten is returned."""
+        """Remove an object and return it, unless a version newer than `version` is known.
+
+        Another object may have the same name since, and watches report different objects in any order."""
         entry = self._entries.get(key)
         if entry is None or (version is not None and entry.version > version):
             return None

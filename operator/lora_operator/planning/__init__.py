@@ -1,1 +1,1 @@
-"""Pure decisions: what is observed -> gates, failure -> plan and status. No I/O, no clock, no Kopf."""
+"""Pure decisions: from the observed state to a plan and a status. No I/O, no clock, no Kopf."""

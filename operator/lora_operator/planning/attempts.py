@@ -1,4 +1,4 @@
-"""The memory of attempts: how Jobs and pods become the records in status.attempts."""
+"""Builds the records in status.attempts from Jobs and pods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, Reason.DISRUPTED, Reason.RESULT_LOST,
 
 @dataclass(frozen=True, kw_only=True)
 class EndedAttempt:
-    """An attempt whose end is not in status yet."""
+    """An attempt that ended, but whose end is not in status yet."""
 
     attempt: Attempt
     sentence: str
@@ -33,7 +33,7 @@ class EndedAttempt:
 
 @dataclass(frozen=True, kw_only=True)
 class StageState:
-    """Where one stage stands: the Job that matters now, if any, and the records of all its attempts."""
+    """State of one stage: the Job of the newest attempt, if it exists, and the records of all attempts."""
 
     stage: Stage
     job: JobView | None
@@ -80,8 +80,8 @@ def stage_state(observed: Observed, stage: Stage, *, now: datetime) -> StageStat
 
 
 def records(*states: StageState) -> tuple[Attempt, ...]:
-    """The records of these stages, as many as status may hold. Interrupted attempts go first: they count for nothing,
-    and of the others there are never so many."""
+    """The records of these stages, at most MAX_ATTEMPTS. Interrupted attempts are dropped first: they do not count
+    against any limit, and the others are always fewer than that."""
     attempts = [attempt for state in states for attempt in state.attempts]
     while len(attempts) > MAX_ATTEMPTS:
         attempts.remove(next((a for a in attempts[:-1] if a.reason in INTERRUPTIONS), attempts[0]))
@@ -90,7 +90,7 @@ def records(*states: StageState) -> tuple[Attempt, ...]:
 
 def closed(record: Attempt, *, reason: str, sentence: str, end: datetime, **found: object) -> Attempt:
     """The record of an attempt that is over. `found` are fields that became known with its end."""
-    # The node's clock, which told when it began, may be ahead of the one that tells when it ended.
+    # Start and end may come from different clocks: the node's may be ahead of the operator's.
     end = max(end, record.start_time or end)
     record = halted(record, end).model_copy(update={"reason": reason, "end_time": end, **found})
     return record.model_copy(
@@ -102,17 +102,17 @@ def closed(record: Attempt, *, reason: str, sentence: str, end: datetime, **foun
 
 
 def how_it_ended(attempt: Attempt) -> str:
-    """A sentence, also for a record of an operator that noted none."""
+    """How the attempt ended, as a sentence. Records of earlier operators may have no message."""
     return attempt.message or f"It ended with {attempt.reason}."
 
 
 def time_spent(attempts: tuple[Attempt, ...]) -> timedelta:
-    """How long the pods of these attempts ran, apart from one that runs now."""
+    """How long the pods of these attempts ran, without the one that runs now."""
     return timedelta(seconds=sum(attempt.duration_seconds or 0 for attempt in attempts))
 
 
 def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) -> tuple[Attempt, ...]:
-    """A Job may exist whose record was never written: the operator died in between."""
+    """Add records for Jobs that have none, because the operator stopped between creating the Job and writing status."""
     known = {record.number for record in records}
     unrecorded = (Attempt(stage=job.stage, number=job.attempt) for job in jobs.values() if job.attempt not in known)
     return tuple(sorted((*records, *unrecorded), key=lambda record: record.number))
@@ -126,7 +126,7 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
         sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
         return EndedAttempt(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
     if not job.over:
-        # Of prepare nothing is recorded before its end: it is short, and a write for it would be waste.
+        # Prepare is recorded only when it ends: it is short and not worth a status write of its own.
         return record if record.stage is Stage.PREPARE else still_running(record, job)
     if job.result_lost:
         return _result_lost(record, job, now=now)
@@ -147,15 +147,15 @@ def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> EndedAttemp
 
 
 def _explains(pod: PodView | None) -> bool:
-    """Whether the end of this pod says more than that there was a disruption, as the Job does. What the Job controller
-    asks to stop is gone then: the pods that are left ended before."""
+    """Whether the end of this pod explains more than the disruption that the Job reports. The Job controller deletes
+    pods that it stops, so the pods that are left ended before."""
     return pod is not None and pod.termination is not None and blame(pod, pod.termination) < Blame.INTERRUPTED
 
 
 def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
-    """A pod was disrupted that may be gone, with its termination message; that of the others tells of the consequence
-    only."""
-    sentence = f"A pod of Job {job.name} was disrupted, and all ended with it. {job.finish_message}".rstrip()
+    """The attempt ended by a disruption. The disrupted pod may be gone with its termination message, and the other pods
+    report only the consequence."""
+    sentence = f"A pod of Job {job.name} was disrupted, so all its pods ended. {job.finish_message}".rstrip()
     ended = closed(_followed(record, job), reason=Reason.DISRUPTED.value, sentence=sentence, end=_end(job, now))
     return EndedAttempt(attempt=ended, sentence=sentence)
 
@@ -169,10 +169,10 @@ def _end(job: JobView, default: datetime) -> datetime:
     return max((pod.termination.finished for pod in job.newest_pods if pod.termination is not None), default=default)
 
 
-def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> EndedAttempt:
-    outcome = decode_outcome(word.text)
-    reason, sentence = _reason_and_sentence(record.stage, pod, word, outcome)
-    if job.nodes > 1 and blame(pod, word) is Blame.DISRUPTED:
+def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination) -> EndedAttempt:
+    outcome = decode_outcome(termination.text)
+    reason, sentence = _reason_and_sentence(record.stage, pod, termination, outcome)
+    if job.nodes > 1 and blame(pod, termination) is Blame.DISRUPTED:
         reason, sentence = Reason.DISRUPTED.value, f"Pod {pod.name} on node {pod.node} was disrupted. {sentence}"
     elif pod.index > 0 and pod.name not in sentence:
         sentence = f"Pod {pod.name} on node {pod.node}: {sentence}"
@@ -180,33 +180,36 @@ def _ended(record: Attempt, job: JobView, pod: PodView, word: Termination) -> En
         _followed(record, job),
         reason=reason,
         sentence=sentence,
-        end=_end(job, word.finished),
-        exit_code=word.exit_code,
+        end=_end(job, termination.finished),
+        exit_code=termination.exit_code,
         from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
         to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
     )
     return EndedAttempt(attempt=ended, sentence=sentence, outcome=outcome)
 
 
-def _reason_and_sentence(stage: Stage, pod: PodView, word: Termination, outcome: Outcome | None) -> tuple[str, str]:
-    if word.kubelet_reason == OOM_KILLED:
+def _reason_and_sentence(
+    stage: Stage, pod: PodView, termination: Termination, outcome: Outcome | None
+) -> tuple[str, str]:
+    if termination.kubelet_reason == OOM_KILLED:
         sentence = (
-            f"Pod {pod.name} was killed for using more host memory than its limit. Ask the platform team for a class "
+            f"Pod {pod.name} was killed because it exceeded its host memory limit. Ask the platform team for a class "
             "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
         )
         return Reason.OUT_OF_HOST_MEMORY.value, sentence
     result = outcome.result if outcome is not None else None
-    if word.exit_code == ExitCode.Succeeded and (result is None or result.stage != stage):
-        return Reason.OUTCOME_MISSING.value, f"Pod {pod.name} ended well but left no readable result. See its log."
+    if termination.exit_code == ExitCode.Succeeded and (result is None or result.stage != stage):
+        sentence = f"Pod {pod.name} exited with code 0 but left no readable result. Check the pod's log."
+        return Reason.OUTCOME_MISSING.value, sentence
     if outcome is not None:
         return outcome.reason, " ".join(filter(None, (outcome.message, outcome.remedy)))
-    return exits.reason(word.exit_code), _silent_end(pod, word.exit_code)
+    return exits.reason(termination.exit_code), _silent_end(pod, termination.exit_code)
 
 
 def _silent_end(pod: PodView, code: int) -> str:
     if code > SIGNALLED:
         return (
             f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a termination message: "
-            "it no longer answered the kubelet, the node shut down or failed, or somebody killed the process."
+            "it stopped answering the liveness probe, the node shut down or failed, or another process killed it."
         )
-    return f"Pod {pod.name} ended with exit code {code} and without a termination message. See its log."
+    return f"Pod {pod.name} exited with code {code} and without a termination message. Check the pod's log."

@@ -1,5 +1,5 @@
-"""Which children of a run have had their time: Jobs of attempts long over, and everything once the run is. The run
-itself and its status stay."""
+"""Deletes children of a run that are no longer needed: Jobs of old failed attempts, and all children some time after
+the run has ended. The run itself and its status stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lora_operator.planning.status import seen
 
 
 def after_the_end(observed: Observed, now: datetime) -> Plan:
-    """Terminal is terminal: nothing is started any more. What still runs is stopped; in the end the children go."""
+    """The plan for a run that has ended: start nothing, delete Jobs that still run, and later all children."""
     run = observed.run
     plan = Plan(status=seen(run.status, generation=run.generation), actions=stop_live(observed.jobs))
     if run.status.completion_time is None or not observed.jobs:
@@ -24,7 +24,7 @@ def after_the_end(observed: Observed, now: datetime) -> Plan:
     left = run.status.completion_time + lifetime(observed) - now
     if left > timedelta():
         return replace(plan, requeue_after=left)
-    # The Jobs go last: as long as one is there, a plan that was cut short is made again.
+    # Jobs are deleted last: while one exists, a plan that was interrupted is made again.
     others = [Delete(kind="ConfigMap", name=config_map_name(run.name))]
     if any(job.nodes > 1 for job in observed.jobs):
         others.append(Delete(kind="Service", name=service_name(run.name)))
@@ -32,7 +32,7 @@ def after_the_end(observed: Observed, now: datetime) -> Plan:
 
 
 def lifetime(observed: Observed) -> timedelta:
-    """How long the children outlive the run: as the run says, or else its class as that is now."""
+    """How long the children outlive the run: the run's own value, or else the current one of its class."""
     run = observed.run
     if (asked := run.spec.job_retention_seconds) is not None:
         return timedelta(seconds=asked)
@@ -42,7 +42,7 @@ def lifetime(observed: Observed) -> timedelta:
 
 
 def surplus(observed: Observed) -> tuple[Action, ...]:
-    """Jobs of failed attempts beyond those that are kept: status remembers what became of them."""
+    """Delete Jobs of failed attempts beyond the history limit; status keeps their records."""
     resolved = observed.resolved
     limit = resolved.class_spec.failed_jobs_history_limit if resolved is not None else DEFAULT_HISTORY_LIMIT
     failed = {
@@ -56,10 +56,10 @@ def surplus(observed: Observed) -> tuple[Action, ...]:
 
 
 def stop_live(jobs: tuple[JobView, ...]) -> tuple[Action, ...]:
-    """Delete the Jobs of which a pod works or may yet work."""
+    """Delete the Jobs whose pods run or may still run."""
     return tuple(delete_job(job) for job in jobs if not job.over and not job.deleting)
 
 
 def delete_job(job: JobView) -> Delete:
-    """Delete this very Job, not another of its name."""
+    """Delete exactly this Job, not a later one with the same name."""
     return Delete(kind="Job", name=job.name, uid=job.uid)

@@ -1,4 +1,4 @@
-"""How a run ends: prepared, complete, failed."""
+"""Writes the results of stages into status, and ends a run as complete or failed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lora_operator.planning.progress import reported
 from lora_operator.planning.status import ReadyState, RunPhase
 
 HOW = {
-    Reason.ADAPTER_PUBLISHED: "was published, downloaded again, loaded, and changes the model",
-    Reason.ADAPTER_REUSED: "of this very run was already published; nothing was trained",
+    Reason.ADAPTER_PUBLISHED: "was published and verified: it loads and changes the model's output",
+    Reason.ADAPTER_REUSED: "was already published by an identical run; nothing was trained",
 }
 
 
 def prepared(builder: PlanBuilder, result: PrepareResult) -> PlanBuilder:
-    """The plan with all that prepare found."""
+    """The plan with the results of prepare in status."""
     rows = result.dataset
     message = (
-        f"{rows.kept} of {rows.rows} rows are tokenised to train on and {rows.held_out} are held out; predicted peak "
-        f"memory {result.estimate.memory_gib:.1f} GiB."
+        f"{rows.kept} of {rows.rows} rows are tokenised for training and {rows.held_out} are held out. Predicted peak "
+        f"memory: {result.estimate.memory_gib:.1f} GiB."
     )
     if bad := sum(each.rows for each in rows.dropped if each.reason == BAD_ROW):
         listed = rows.report or "data-report.json"
-        message += f" {bad} rows cannot be used and are left out; they are listed in {listed}."
+        message += f" {bad} unusable rows are left out; {listed} lists them."
     builder = builder.set(ConditionType.PREPARED, True, reason=Reason.PREPARED, message=message)
     return builder.update(
         run_digest=result.run_digest,
@@ -43,7 +43,7 @@ def prepared(builder: PlanBuilder, result: PrepareResult) -> PlanBuilder:
 
 
 def trained(builder: PlanBuilder, state: StageState, *, outcome: Outcome, result: TrainResult) -> PlanBuilder:
-    """The plan with all that training gave."""
+    """The plan with the results of training in status."""
     usage = Usage(
         accelerator_seconds=_accelerator_seconds(builder, state.attempts),
         peak_memory_gib=result.usage.peak_memory_gib,
@@ -64,7 +64,7 @@ def _accelerator_seconds(builder: PlanBuilder, attempts: tuple[Attempt, ...]) ->
 
 
 def found(builder: PlanBuilder, state: StageState) -> PlanBuilder:
-    """The plan with what a stage reported although it failed: the figures of an adapter that missed its gate."""
+    """The plan with the results of a stage that failed, such as the figures of an adapter that missed its gate."""
     outcome = state.latest.outcome if state.latest is not None else None
     match outcome.result if outcome is not None else None:
         case PrepareResult() as result:
@@ -77,7 +77,7 @@ def found(builder: PlanBuilder, state: StageState) -> PlanBuilder:
 
 
 def complete(builder: PlanBuilder, reason: Reason) -> Plan:
-    """The run is done and its adapter works. Raises ValueError without an artifact."""
+    """The run is complete and its adapter works. Raises ValueError without an artifact."""
     artifact, evaluation = builder.status.artifact, builder.status.evaluation
     if artifact is None:
         raise ValueError("a run without an artifact is not complete")
@@ -105,7 +105,7 @@ def _improvement(evaluation: Evaluation | None) -> str:
 
 
 def fail(builder: PlanBuilder, *, reason: str, message: str) -> Plan:
-    """The run is over without an adapter, or with a rejected one; what still runs is stopped."""
+    """The run has failed, without an adapter or with a rejected one. Jobs that still run are deleted."""
     if builder.status.run_digest is None:
         builder = builder.set(ConditionType.PREPARED, False, reason=reason, message=message)
     if builder.status.usage is None and (attempts := builder.status.of(Stage.TRAIN)):

@@ -1,4 +1,4 @@
-"""How long the pods of a run may run, and when that time is over."""
+"""Computes how long the pods of a run may run, and when that time is over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_operator.workloads.resolved import ResolvedRun
 
 @dataclass(frozen=True, kw_only=True)
 class TimeLimit:
-    """How long the run's pods may run, who says so, and what to do about it."""
+    """How long the run's pods may run, which field limits it, and the remedy when it is exceeded."""
 
     seconds: int
     place: str
@@ -20,7 +20,7 @@ class TimeLimit:
 
 
 def time_limit(builder: PlanBuilder, resolved: ResolvedRun) -> TimeLimit | None:
-    """The run's own limit or its class's, whichever is shorter: the run's may change after it was accepted."""
+    """The run's own limit or its class's, whichever is shorter. Users may change the run's limit at any time."""
     own, of_class = builder.run.spec.max_runtime_seconds, resolved.class_spec.limits.max_runtime_seconds
     if of_class is not None and (own is None or of_class < own):
         place = f"limits.maxRuntimeSeconds of LoraFineTuneClass {resolved.class_name}"
@@ -33,9 +33,9 @@ def time_limit(builder: PlanBuilder, resolved: ResolvedRun) -> TimeLimit | None:
 
 
 def deadline(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> datetime | None:
-    """When the run must be done. Only time in which a pod ran counts: queues, pauses and suspension are free."""
+    """When the run must be done. Only time in which a pod runs counts, not time in queues, back-off or suspension."""
     left = timedelta(seconds=limit.seconds) - time_spent(builder.status.attempts)
-    # The time of an attempt that is closed already is spent, whether its pod still stops or not.
+    # The duration of a closed attempt is final, even if its pod is still stopping.
     job = state.job if state.live and state.attempts[-1].reason is None else None
     pod = job.newest_pod if job is not None else None
     if pod is not None and pod.started is not None and pod.termination is None:

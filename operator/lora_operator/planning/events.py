@@ -1,5 +1,6 @@
-"""What is told in Events: every change of the word that says where the run stands, attempts that failed, and what else
-happened on the way. They are emitted once the status that they tell of was written."""
+"""Events of a run: every change of Ready's reason, attempts that failed, and milestones between them.
+
+The reconciler emits them after it has written the status that they belong to."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from lora_operator.planning.status import ReadyState, RunPhase, ready_reason
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedEvent:
-    """An Event on the run, emitted when the status it tells of was written."""
+    """An Event on the run, emitted after its status was written."""
 
     warning: bool
     reason: str
@@ -24,7 +25,7 @@ class PlannedEvent:
 
 
 def failed_attempts(ended: tuple[EndedAttempt, ...], ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
-    """An Event for every attempt that failed, unless the run fails for it and says so itself."""
+    """An Event for every attempt that failed, unless the run fails with the same reason."""
     quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, ready_state.reason)
     return tuple(
         PlannedEvent(
@@ -38,26 +39,27 @@ def failed_attempts(ended: tuple[EndedAttempt, ...], ready_state: ReadyState) ->
 
 
 def milestones(before: LoraFineTuneStatus, after: LoraFineTuneStatus) -> tuple[PlannedEvent, ...]:
-    """What was reached or changed without a change of Ready's reason that would tell of it."""
-    told = []
+    """Events for changes that Ready's reason does not show: data prepared, batch shrunk, training resumed."""
+    planned = []
     prepared = find(after.conditions, ConditionType.PREPARED)
     if prepared is not None and prepared.status == "True" and not is_true(before.conditions, ConditionType.PREPARED):
-        told.append(PlannedEvent(warning=False, reason=prepared.reason, message=prepared.message))
+        planned.append(PlannedEvent(warning=False, reason=prepared.reason, message=prepared.message))
     for smaller in after.adjustments[len(before.adjustments) :]:
         message = (
-            f"Train attempt {smaller.attempt} takes {smaller.per_device_train_batch_size} rows per device and forward "
-            f"pass and {smaller.gradient_accumulation_steps} such passes per step: the same batch, with less memory."
+            f"Train attempt {smaller.attempt} uses perDeviceTrainBatchSize {smaller.per_device_train_batch_size} and "
+            f"gradientAccumulationSteps {smaller.gradient_accumulation_steps}: the same effective batch, with less "
+            "memory."
         )
-        told.append(PlannedEvent(warning=False, reason=Reason.BATCH_SHRUNK, message=message))
+        planned.append(PlannedEvent(warning=False, reason=Reason.BATCH_SHRUNK, message=message))
     if after.resumptions > before.resumptions:
         record = next(attempt for attempt in reversed(after.attempts) if attempt.from_step is not None)
-        message = f"Train attempt {record.number} went on from the checkpoint of step {record.from_step}."
-        told.append(PlannedEvent(warning=False, reason=Reason.RESUMED, message=message))
-    return tuple(told)
+        message = f"Train attempt {record.number} resumed from the checkpoint of step {record.from_step}."
+        planned.append(PlannedEvent(warning=False, reason=Reason.RESUMED, message=message))
+    return tuple(planned)
 
 
 def transition(before: LoraFineTuneStatus, ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
-    """An Event for every change of the one word that says where the run stands. Backing off was told by the attempt."""
+    """An Event for every change of Ready's reason, except to BackingOff: the failed attempt has its own Event."""
     if ready_state.reason in (ready_reason(before), Reason.BACKING_OFF):
         return ()
     warning = ready_state.phase in (RunPhase.FAILED, RunPhase.NEEDS_PERSON) or ready_state.reason in (

@@ -1,4 +1,4 @@
-"""Retry, adjust, give up: what follows from how the attempts of a stage ended."""
+"""Decides after each failed attempt of a stage: retry, retry with a smaller micro-batch, or give up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_operator.planning.observed import PodView, Termination
 FIRST_BACK_OFF = timedelta(seconds=10)
 LONGEST_BACK_OFF = timedelta(minutes=6)
 OOM_KILLED = "OOMKilled"
-"""The kubelet's word for a container that exceeded its memory limit."""
+"""The kubelet's reason for a container that exceeded its memory limit."""
 BUG_RETRIES = 1
 STUCK_RETRIES = 1
 
@@ -32,13 +32,13 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class GiveUp:
-    """The run fails. `because` says why no further attempt is made."""
+    """The run fails. `because` is a sentence that says why the operator does not retry."""
 
     because: str
 
 
 def attempt_class(attempt: Attempt) -> ExitClass:
-    """What kind of end an attempt had. Raises ValueError while it has none."""
+    """The exit class of an attempt. Raises ValueError for an attempt that has not ended."""
     match attempt.reason:
         case None:
             raise ValueError(f"{attempt.stage} attempt {attempt.number} has not ended")
@@ -55,8 +55,8 @@ def attempt_class(attempt: Attempt) -> ExitClass:
 
 
 class Blame(IntEnum):
-    """What the end of one of several pods tells of their common end, the most telling first. When one ends, the others
-    follow: they miss it (PeerLost), or the Job controller asks them to stop, and kills those that do not hear."""
+    """How well the end of one of several pods explains why all ended, best explanation first. When one pod ends, the
+    others follow: they exit with PeerLost, or the Job controller deletes them."""
 
     USER_ERROR = auto()
     OUT_OF_MEMORY = auto()
@@ -69,20 +69,20 @@ class Blame(IntEnum):
     PEER_LOST = auto()
 
 
-def blame(pod: PodView, word: Termination) -> Blame:
-    """How much the end of this pod explains."""
-    kind = exit_class(word.exit_code)
+def blame(pod: PodView, termination: Termination) -> Blame:
+    """How well the end of this pod explains the end of all."""
+    kind = exit_class(termination.exit_code)
     if kind is ExitClass.USER_ERROR:
         return Blame.USER_ERROR
     if kind is ExitClass.OUT_OF_MEMORY:
         return Blame.OUT_OF_MEMORY
-    if word.kubelet_reason == OOM_KILLED:
+    if termination.kubelet_reason == OOM_KILLED:
         return Blame.OUT_OF_HOST_MEMORY
     if pod.disrupted:
         return Blame.DISRUPTED
-    if word.exit_code == ExitCode.PeerLost:
+    if termination.exit_code == ExitCode.PeerLost:
         return Blame.PEER_LOST
-    if word.exit_code > SIGNALLED:
+    if termination.exit_code > SIGNALLED:
         return Blame.KILLED
     if kind is ExitClass.INFRASTRUCTURE:
         return Blame.INFRASTRUCTURE
@@ -90,7 +90,7 @@ def blame(pod: PodView, word: Termination) -> Blame:
 
 
 def culprit(pods: tuple[PodView, ...]) -> PodView | None:
-    """The pod whose end explains that of the others, in whatever order they ended and were seen to."""
+    """The pod whose end best explains that of the others, independent of the order in which they ended."""
     ended = ((pod, pod.termination) for pod in pods if pod.termination is not None and pod.termination.exit_code != 0)
     blamed = min(ended, key=lambda end: (blame(*end), end[0].index), default=None)
     return blamed[0] if blamed is not None else None
@@ -99,7 +99,7 @@ def culprit(pods: tuple[PodView, ...]) -> PodView | None:
 def decide(
     attempts: tuple[Attempt, ...], *, retry_limit: int, micro_batch: int | None, now: datetime
 ) -> Retry | GiveUp:
-    """What follows after the last of the ended attempts of one stage.
+    """Decide whether the stage is retried after the last of its attempts.
 
     `micro_batch` is the one that prepare chose, None before it is known.
     """
@@ -108,35 +108,35 @@ def decide(
     ended = last.end_time or now
     match kind:
         case ExitClass.DONE:
-            # Its result was never read: it was recorded while a lost prepare had to be made again.
+            # The attempt succeeded but its result was never read, because prepare had to be repeated meanwhile.
             return Retry(at=ended)
         case ExitClass.USER_ERROR:
-            return GiveUp(because="The same input would fail again, so it is not retried.")
+            return GiveUp(because="The same input would fail again, so the operator does not retry it.")
         case ExitClass.INTERRUPTED:
             return Retry(at=ended)
         case ExitClass.OUT_OF_MEMORY:
             if micro_batch is None or _count(attempts, ExitClass.OUT_OF_MEMORY) > halvings(micro_batch):
-                return GiveUp(because="The micro-batch is already one row, so it cannot be made smaller.")
+                return GiveUp(because="The micro-batch is already one row, so the operator cannot reduce it.")
             return Retry(at=ended)
         case ExitClass.INFRASTRUCTURE:
             failures = _count(attempts, ExitClass.INFRASTRUCTURE)
             if failures > retry_limit:
-                return GiveUp(because=f"spec.retryLimit allows {retry_limit} retries, and that was failure {failures}.")
+                return GiveUp(because=f"spec.retryLimit allows {retry_limit} retries, and this was failure {failures}.")
             return Retry(at=ended + back_off(failures))
         case ExitClass.BUG:
             if _count(attempts, ExitClass.BUG) > BUG_RETRIES:
-                return GiveUp(because="It failed the same way twice.")
+                return GiveUp(because="The operator retries such a failure once, and this was the second.")
             return Retry(at=ended + FIRST_BACK_OFF)
         case ExitClass.STUCK:
             if _count(attempts, ExitClass.STUCK) > STUCK_RETRIES:
-                return GiveUp(because="That was the second time, so it is not restarted again.")
+                return GiveUp(because="This was the second time, so the operator does not restart it again.")
             return Retry(at=ended)
         case _:
             assert_never(kind)
 
 
 def adjustments(attempts: tuple[Attempt, ...], chosen: Chosen | None) -> tuple[Adjustment, ...]:
-    """What running out of accelerator memory changed: derived from the records, so that it cannot drift from them."""
+    """The smaller micro-batches after attempts that ran out of memory, derived from their records."""
     if chosen is None:
         return ()
     micro, accumulation = chosen.per_device_train_batch_size, chosen.gradient_accumulation_steps
@@ -156,7 +156,7 @@ def adjustments(attempts: tuple[Attempt, ...], chosen: Chosen | None) -> tuple[A
 
 
 def back_off(failures: int) -> timedelta:
-    """Pause after the nth failure: 10 s, doubling up to 6 min."""
+    """Pause after the nth failure: 10s, doubling up to 6m."""
     return min(FIRST_BACK_OFF * 2 ** min(failures - 1, 10), LONGEST_BACK_OFF)
 
 

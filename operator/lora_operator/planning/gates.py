@@ -1,4 +1,4 @@
-"""What may keep a run from starting, as a chain of small policies. The first one that objects speaks."""
+"""Checks that a run must pass before it starts. The first check that fails decides what status says."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ from lora_operator.workloads.resolved import ResolvedRun, resolve
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """An objection, in one word and one sentence."""
+    """Why a run cannot start."""
 
     reason: Reason
     message: str
     passes: bool = False
-    """Whether what objects goes away by itself."""
+    """Whether the cause can pass without a person's action."""
 
 
 def output_is_free(observed: Observed) -> Block | None:
-    """Two unfinished runs must not publish to one place: latest.json would say which ended last, not which was
-    meant."""
+    """Block while another unfinished run has the same output: latest.json would point to whichever ended last."""
     if observed.output_holder is None:
         return None
     return Block(
         reason=Reason.OUTPUT_IN_USE,
         message=(
             f"spec.output.uri {observed.run.spec.output.uri} is also the output of the unfinished "
-            f"LoraFineTune {observed.output_holder}. Give this one another spec.output.uri, or wait: "
-            "it starts when that one is done."
+            f"LoraFineTune {observed.output_holder}. Wait until that one is done, or create this one with another "
+            "spec.output.uri."
         ),
         passes=True,
     )
 
 
 def names_are_free(observed: Observed) -> Block | None:
-    """Children have deterministic names; an object of another owner may hold one."""
+    """Block while an object of another owner has the name of one of the run's children, which is deterministic."""
     if observed.taken_name is None:
         return None
     return Block(
         reason=Reason.NAME_TAKEN,
         message=(
-            f"{observed.taken_name} exists and belongs to something else. If it is left over from a deleted "
-            "LoraFineTune it goes by itself; otherwise delete it or give this LoraFineTune another name."
+            f"{observed.taken_name} already exists and belongs to another owner. If a deleted LoraFineTune left it, "
+            "garbage collection removes it. Otherwise delete it, or create this LoraFineTune under another name."
         ),
     )
 
@@ -62,9 +61,9 @@ GATES_ALWAYS: tuple[Gate, ...] = (names_are_free,)
 
 
 def accept(observed: Observed) -> ResolvedRun | Block:
-    """What the run is resolved to, or the first objection.
+    """The resolved run, or the first check that fails.
 
-    Once its ConfigMap exists, class and output were resolved: a class that changes or goes does not touch the run.
+    Once the run's ConfigMap exists, the run is resolved: changing or deleting its class no longer affects it.
     """
     started = bool(observed.jobs) or observed.resolved is not None
     resolved = observed.resolved or _resolve_now(observed)
@@ -80,7 +79,7 @@ def _resolve_now(observed: Observed) -> ResolvedRun | Block:
     if isinstance(chosen, Block):
         return chosen
     if chosen.spec is None:
-        message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to mend it."
+        message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to fix it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
     selector = chosen.spec.namespace_selector
     if selector is not None and not selector.matches(observed.namespace_labels):
@@ -98,23 +97,23 @@ def _resolve_now(observed: Observed) -> ResolvedRun | Block:
 
 
 def too_many_steps(chosen: Chosen | None, resolved: ResolvedRun) -> str | None:
-    """What to say of a run that trains for more steps than its class allows: of epochs it is known after prepare."""
+    """Why the run exceeds its class's limit of steps, or None. With epochs, the number is known after prepare."""
     most = resolved.class_spec.limits.max_steps
     if most is None or chosen is None or chosen.max_steps <= most:
         return None
     return (
-        f"The run would train for {chosen.max_steps} steps and LoraFineTuneClass {resolved.class_name} allows at most "
+        f"The run would train for {chosen.max_steps} steps, but LoraFineTuneClass {resolved.class_name} allows at most "
         f"{most} (its spec.limits.maxSteps). Create another LoraFineTune with spec.training.maxSteps, fewer rows or a "
         "larger batch, or with another spec.className."
     )
 
 
 def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView | Block:
-    """The class that `name` stands for; None stands for the default class."""
+    """The class with this name, or the default class for None."""
     offered = ", ".join(sorted(view.name for view in classes)) or "none"
     if name is not None:
         found = tuple(view for view in classes if view.name == name)
-        missing = f"LoraFineTuneClass {name} (spec.className) does not exist. Classes offered: {offered}."
+        missing = f"LoraFineTuneClass {name} (spec.className) does not exist. Existing classes: {offered}."
     else:
         found = tuple(view for view in classes if view.is_default)
         missing = (
@@ -127,7 +126,7 @@ def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView
         return Block(reason=Reason.CLASS_NOT_FOUND, message=message)
     view = next(iter(found), None)
     if view is None and not classes:
-        missing = "There is no LoraFineTuneClass yet. Ask the platform team for one; the run then goes on by itself."
+        missing = "There is no LoraFineTuneClass yet. Ask the platform team to create one; the run then starts."
     if view is None:
         return Block(reason=Reason.CLASS_NOT_FOUND, message=missing)
     return view

@@ -1,4 +1,4 @@
-"""Which class has room for a run that does not fit its own."""
+"""Finds a class for a run that does not fit its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a decision is made from: small frozen views of the API server's objects, without what no decision needs."""
+"""Small frozen views of the API server's objects, with only the fields that decisions need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from lora_operator.naming import (
 from lora_operator.workloads.resolved import ResolvedRun
 
 DISRUPTED_REASON = "PodFailurePolicy"
-"""Of a failed Job: what ends a Job of several pods by a rule is a disruption (workloads/job.py)."""
+"""Reason of a Job that a rule of its podFailurePolicy failed. For a Job of several pods, all rules are disruptions
+(workloads/job.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +53,7 @@ class Termination:
 
     exit_code: int
     kubelet_reason: str
-    """The kubelet's own word (Completed, Error, OOMKilled)."""
+    """The kubelet's reason (Completed, Error, OOMKilled)."""
     text: str
     """The termination message."""
     finished: datetime
@@ -69,7 +70,7 @@ class PodView:
     created: datetime
     deleting: bool
     index: int = 0
-    """Its number among the pods of a run on several nodes. The first one speaks for all."""
+    """Completion index in a Job of several pods. Pod 0 reports for all of them."""
     disrupted: bool = False
     """Whether it was drained, preempted or evicted."""
     node: str | None = None
@@ -82,12 +83,12 @@ class PodView:
 
     @property
     def mounting(self) -> bool:
-        """Whether it has a node, and its container has not begun."""
+        """Whether it has a node but its container has not started."""
         return self.node is not None and self.started is None and self.termination is None and not self.deleting
 
     @property
     def active(self) -> bool:
-        """Whether its containers run or may yet run."""
+        """Whether its containers run or may still run."""
         return self.termination is None and self.phase in ("Pending", "Running", "Unknown")
 
 
@@ -97,10 +98,10 @@ def _age(pod: PodView) -> tuple[datetime, bool]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueuePlace:
-    """Where a Job that Kueue holds back stands, as far as Kueue tells."""
+    """What Kueue reports about a Job that it has suspended."""
 
     position: int | None = None
-    """In its LocalQueue, from 1."""
+    """Position in its LocalQueue, from 1."""
     because: str = ""
     """Why it is not admitted, in Kueue's words."""
 
@@ -118,62 +119,62 @@ class JobView:
     suspended: bool
     deleting: bool
     finished: str | None
-    """Complete or Failed once the Job controller said so."""
+    """Complete or Failed, once the Job has that condition."""
     finish_message: str = ""
     nodes: int = 1
     """Pods that work at the same time."""
     disrupted: bool = False
     """Whether the Job ended because one of several pods was drained, preempted, evicted or asked to stop."""
     suspended_since: datetime | None = None
-    """When the Job controller took note of the suspension."""
+    """When the Job controller saw the suspension."""
     queue: str | None = None
     """LocalQueue of Kueue that it waits in."""
     place: QueuePlace | None = None
-    """Its place in there, while Kueue holds it back and tells."""
+    """Its place in that queue, while Kueue suspends it and reports one."""
     refusal: str | None = None
     """Why the API server refuses its pod, in the Job controller's words."""
     pods: tuple[PodView, ...] = ()
 
     @property
     def first_pods(self) -> tuple[PodView, ...]:
-        """The pods that speak for the attempt."""
+        """The pods with index 0, which report for the attempt."""
         return tuple(pod for pod in self.pods if pod.index == 0)
 
     @property
     def success(self) -> PodView | None:
-        """The pod that did the work. Its exit is final before the Job controller says so."""
+        """The pod that succeeded. Its exit is final before the Job controller sets a condition."""
         return next(
             (pod for pod in self.first_pods if pod.termination is not None and pod.termination.exit_code == 0), None
         )
 
     @property
     def over(self) -> bool:
-        """Whether no pod of the Job will do anything any more."""
+        """Whether no pod of the Job will do any more work."""
         return self.finished is not None or self.success is not None
 
     @property
     def result_lost(self) -> bool:
-        """Whether the work was done, and nobody can read its result any more: a drain or a person removed the pod."""
+        """Whether the Job completed but its result cannot be read, because a drain or a person removed the pod."""
         return self.finished == "Complete" and self.success is None
 
     @property
     def lacks_pod(self) -> bool:
-        """Whether the Job controller should have made a pod and has not."""
+        """Whether the Job controller should have created a pod and has not."""
         return len(self.newest_pods) < self.nodes and not (self.suspended or self.deleting or self.over)
 
     @property
     def newest_pod(self) -> PodView | None:
-        """The pod that counts: replacements come after what they replace."""
+        """The newest pod with index 0: a replacement is newer than the pod that it replaces."""
         return max(self.first_pods, key=_age, default=None)
 
     @property
     def newest_pods(self) -> tuple[PodView, ...]:
-        """The one that counts of each node, in their order."""
+        """The newest pod of each index, in order."""
         newest = {pod.index: pod for pod in sorted(self.pods, key=_age)}
         return tuple(newest[index] for index in sorted(newest))
 
     def with_pods(self, pods: tuple[PodView, ...]) -> JobView:
-        """The Job with those of the pods that are its own."""
+        """The Job with those of these pods that belong to it."""
         return replace(self, pods=tuple(pod for pod in pods if pod.job_uid == self.uid))
 
 
@@ -186,12 +187,12 @@ class PolledProgress:
     pod: str
     """Name of the pod."""
     unchanged: timedelta = timedelta()
-    """How long its answers have shown the same step of the same stage."""
+    """How long its answers have shown the same step and stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A child that the API server would not take."""
+    """A child that the API server refused to create."""
 
     child: str
     """Kind and name."""
@@ -201,26 +202,26 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """Everything that the plan for one run depends on, besides the time."""
+    """Everything that the plan for one run depends on, except the time."""
 
     run: LoraFineTune
     classes: tuple[ClassView, ...]
     jobs: tuple[JobView, ...]
     orphans: tuple[PodView, ...] = ()
-    """Pods of the run that may still work although their Job is gone."""
+    """Pods of the run that may still run although their Job is gone."""
     resolved: ResolvedRun | None = None
     """What the run was resolved to, once its ConfigMap exists."""
     lacks_config_map: bool = False
-    """Whether a pod waits for the ConfigMap, and somebody deleted it."""
+    """Whether a pod waits for the ConfigMap because it was deleted."""
     polled: PolledProgress | None = None
     output_holder: str | None = None
-    """Another unfinished run with the same output, begun or older, as namespace/name."""
+    """Another unfinished run with the same output that has started or is older, as namespace/name."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels of the run's namespace, where its class is not offered to all."""
+    """Labels of the run's namespace, where its class is not offered to all namespaces."""
     taken_name: str | None = None
-    """A child's name that an object of another owner holds, as Kind name."""
+    """A child whose name an object of another owner already has, as Kind name."""
     refused: Refusal | None = None
-    """What the API server has just refused to create."""
+    """The child that the API server has just refused to create."""
 
     def of(self, stage: Stage) -> tuple[JobView, ...]:
         """The Jobs of one stage, oldest attempt first."""
@@ -262,7 +263,7 @@ def _class_status(status: dict[str, Any]) -> ClassStatus:
 
 
 def first_error(problem: ValidationError, *, root: str = "spec") -> str:
-    """The first thing wrong, as `field: what`."""
+    """The first validation error, as `field: message`."""
     first = problem.errors(include_url=False, include_input=False)[0]
     return f"{root}.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 

@@ -1,7 +1,7 @@
-"""What to do about one run: from what is observed to actions, the whole new status, and when to look again.
+"""Makes the plan for one run: actions, the whole new status, and when to reconcile again.
 
-Level-based: the plan depends on what is, never on what happened, so a lost event or a crash between any two steps costs
-nothing but time.
+Level-based: the plan depends on the observed state, never on past events. A lost event or a crash between any two steps
+costs only time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
 
 
 def _resumptions(status: LoraFineTuneStatus, train: StageState) -> int:
-    """Polling counts the resumptions that it sees; an attempt that was over too soon says so in its termination
-    message."""
+    """How often training resumed. Polling counts the resumptions that it sees; an attempt that ended before it was
+    polled reports its own in its termination message."""
     return max(status.resumptions, sum(attempt.from_step is not None for attempt in train.attempts))
 
 

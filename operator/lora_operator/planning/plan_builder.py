@@ -1,4 +1,4 @@
-"""What a plan is, and the builder that drafts one step by step."""
+"""The plan for a run, and the builder that drafts it step by step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, con
 
 @dataclass(frozen=True, kw_only=True)
 class Create:
-    """Create a child. One that already exists and is the run's own counts as created."""
+    """Create a child. A child of the run that already exists counts as created."""
 
     body: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delete:
-    """Delete a child; one that is gone counts as deleted. A Job goes after its pods (foreground)."""
+    """Delete a child; one that is gone counts as deleted. A Job is deleted after its pods (foreground)."""
 
     kind: str
     name: str
@@ -37,20 +37,20 @@ Action = Create | Delete
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What follows from what was observed."""
+    """What the operator does next about one run."""
 
     status: LoraFineTuneStatus
     actions: tuple[Action, ...] = ()
     events: tuple[PlannedEvent, ...] = ()
     requeue_after: timedelta | None = None
     decisive: bool = False
-    """Creates something, closes an attempt or ends the run: must be made from live reads, never from the cache alone,
-    where a Job may have ended and its pod not yet."""
+    """Whether the plan creates an object, closes an attempt or ends the run. Such a plan must be made from live reads:
+    in the cache, a Job may have ended while its pod has not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanBuilder:
-    """A plan in the making. Each step returns a new builder; `end` returns the plan."""
+    """A draft of a plan. Each step returns a new builder; `end` returns the plan."""
 
     observed: Observed
     draft: StatusDraft
@@ -63,7 +63,7 @@ class PlanBuilder:
 
     @property
     def now(self) -> datetime:
-        """The time of the builder."""
+        """The time for which the plan is made."""
         return self.draft.now
 
     @property
@@ -80,7 +80,7 @@ class PlanBuilder:
         return replace(self, draft=self.draft.update(**fields))
 
     def not_running(self, reason: str, message: str) -> PlanBuilder:
-        """Running appears with the first train Job and is then kept true to the facts."""
+        """The plan with Running set to False. The condition exists only once there is a train Job."""
         if not self.status.of(Stage.TRAIN):
             return self
         return self.set(ConditionType.RUNNING, False, reason=reason, message=message)

@@ -1,5 +1,4 @@
-"""How a pod's answer to GET /progress becomes status.progress: rarely enough for the API server, often enough for
-people."""
+"""Writes a pod's answer to GET /progress into status.progress, at a rate that spares the API server."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ def fold_progress(status: LoraFineTuneStatus, polled: PolledProgress | None) -> 
 
 
 def reported(progress: Progress, *, time: datetime) -> ReportedProgress:
-    """Progress with the short forms that `kubectl get` shows."""
+    """Progress with the short forms that `kubectl get` prints."""
     steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else None
     eta = short_duration(progress.eta_seconds) if progress.eta_seconds is not None else None
     fields = {name: getattr(progress, name) for name in Progress.model_fields}
@@ -45,8 +44,8 @@ def short_duration(seconds: int) -> str:
 
 
 def _note_in_record(status: LoraFineTuneStatus, progress: Progress) -> LoraFineTuneStatus:
-    """The step reached, should the pod leave no termination message; and a resumption: a pod that began at another step
-    than the record says went on from a checkpoint."""
+    """Record the step reached, in case the pod leaves no termination message, and resumptions: a pod that started at
+    another step than the record has resumed from a checkpoint."""
     attempts, begun_at = status.attempts, progress.resumed_from_step
     if not attempts or attempts[-1].stage is not Stage.TRAIN:
         return status

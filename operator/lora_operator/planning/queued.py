@@ -1,4 +1,4 @@
-"""What a run is told whose Job a queue holds back."""
+"""Describes a run whose Job a queue has suspended."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import JobView, QueuePlace
 from lora_operator.planning.status import ReadyState, RunPhase
 
-TOLD_EXACTLY = 10
-TOLD_ROUGHLY = (10, 20, 50, 100, 200, 500)
-"""Whoever starts moves up all who wait. Far back in the queue it is not worth a write to each of them."""
+EXACT_POSITIONS = 10
+ROUNDED_POSITIONS = (10, 20, 50, 100, 200, 500)
+"""Every start moves up all Jobs that wait. Beyond EXACT_POSITIONS, status shows the last of these positions that the
+Job is behind, which saves a status write per Job and start."""
 MAX_BECAUSE = 512
 
 
 def queued(job: JobView) -> ReadyState:
-    """Where a run stands with a suspended Job that nobody wants suspended but a queue."""
-    parts = (_giving_way(job), _where(job), _why(job.place))
+    """The state of a run whose Job is suspended by a queue, not by the user."""
+    parts = (_preempted(job), _where(job), _why(job.place))
     return ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.QUEUED, message=" ".join(filter(None, parts)))
 
 
-def _giving_way(job: JobView) -> str:
+def _preempted(job: JobView) -> str:
     pod = job.newest_pod
     if pod is None or pod.started is None or not pod.active:
         return ""
-    return f"The queue took the place of pod {pod.name} back: it writes a checkpoint and ends."
+    return f"The queue preempted pod {pod.name}, which writes a checkpoint and ends."
 
 
 def _where(job: JobView) -> str:
     if job.queue is None:
-        return f"A queue holds Job {job.name} back. It starts when the queue has room."
+        return f"A queue suspends Job {job.name}. The Job starts when the queue has room."
     position = job.place.position if job.place is not None else None
-    return f"Job {job.name} waits in LocalQueue {job.queue}{_told(position)}. It starts when the queue has room."
+    return f"Job {job.name} waits in LocalQueue {job.queue}{_shown(position)}. It starts when the queue has room."
 
 
-def _told(position: int | None) -> str:
+def _shown(position: int | None) -> str:
     if position is None:
         return ""
-    if position <= TOLD_EXACTLY:
+    if position <= EXACT_POSITIONS:
         return f" at position {position}"
-    return f" after position {max(step for step in TOLD_ROUGHLY if step < position)}"
+    return f" after position {max(rounded for rounded in ROUNDED_POSITIONS if rounded < position)}"
 
 
 def _why(place: QueuePlace | None) -> str:

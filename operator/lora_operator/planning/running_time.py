@@ -1,5 +1,7 @@
-"""How long the pods of an attempt run. One Job may have several, one after the other: drained and preempted ones are
-replaced, and a queue may hold the Job back for hours between two."""
+"""Measures how long the pods of an attempt run.
+
+A Job may have several pods, one after the other: drained and preempted pods are replaced, and a queue may suspend the
+Job for hours between two of them."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from lora_operator.planning.observed import JobView, PodView
 
 
 def still_running(record: Attempt, job: JobView) -> Attempt:
-    """The record of an attempt whose Job is not over: the clock is on the pod that runs, or stopped where none does."""
+    """The record of an attempt whose Job is not over. Time counts while a pod runs."""
     pod = job.newest_pod
     if pod is not None and pod.started is not None and pod.termination is None:
         return followed(record, pod)
@@ -19,17 +21,17 @@ def still_running(record: Attempt, job: JobView) -> Attempt:
 
 
 def followed(record: Attempt, pod: PodView) -> Attempt:
-    """The record with the clock on this pod."""
+    """The record with the time of this pod counting from its start."""
     if pod.started is None or record.start_time == pod.started:
         return record
-    # The pod before ended unseen: this one was created when it had gone.
+    # The end of the previous pod was not seen. It was gone when this one was created.
     return halted(record, pod.created).model_copy(
         update={"start_time": pod.started, "end_time": None, "node": pod.node}
     )
 
 
 def halted(record: Attempt, end: datetime) -> Attempt:
-    """The record with the clock stopped. Once it is, it stays so until another pod runs."""
+    """The record with the time stopped at `end`. It stays stopped until another pod runs."""
     if record.start_time is None or record.end_time is not None:
         return record
     seconds = max(0, int((end - record.start_time).total_seconds()))
@@ -37,7 +39,7 @@ def halted(record: Attempt, end: datetime) -> Attempt:
 
 
 def _known_end(record: Attempt, job: JobView) -> datetime | None:
-    """When the pod that the clock is on ended; None without a proof that it did: a watch may be behind."""
+    """When the pod whose time counts ended; None without a proof that it did, because a watch may be behind."""
     pod = next((pod for pod in job.first_pods if pod.started == record.start_time), None)
     if pod is not None:
         return pod.termination.finished if pod.termination is not None else None

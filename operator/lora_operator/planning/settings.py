@@ -1,4 +1,4 @@
-"""Where each setting of a run comes from: its user, its class, the trainer's choice, or the product's default. Pure."""
+"""Finds where each setting of a run comes from: its user, its class, the trainer, or the product's default. Pure."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BLOCKS: Mapping[str, type[WireModel]] = {
     "training": TrainingSettings,
     "evaluation": EvaluationSettings,
 }
-"""The blocks of spec that settings stand in, and which of their fields are settings."""
+"""The blocks of spec that hold settings, and the models whose fields are settings."""
 Leaves = dict[str, str]
 
 
 def settings(run: LoraFineTune, resolved: ResolvedRun, chosen: Chosen | None) -> Settings:
-    """Every setting by its path below spec, with its value as JSON has it (texts without quotes)."""
+    """Every setting by its path below spec, with its value as JSON (strings without quotes)."""
     defaults = resolved.class_spec.defaults.model_copy(update={"training": training_defaults(run, resolved.class_spec)})
     asked, given = _leaves(run.spec), _leaves(defaults)
     leaves = _leaves(resolved.run_file, unset=True)
@@ -38,7 +38,7 @@ def settings(run: LoraFineTune, resolved: ResolvedRun, chosen: Chosen | None) ->
 
 
 def _chosen(chosen: Chosen | None, *, known: Leaves) -> Leaves:
-    """What the trainer chose of what was open."""
+    """The settings that were left to the trainer, with its choices."""
     wire = chosen.wire() if chosen is not None else {}
     open_ = {
         f"{block}.{name}": _text(wire[name])
@@ -50,7 +50,7 @@ def _chosen(chosen: Chosen | None, *, known: Leaves) -> Leaves:
 
 
 def _leaves(spec: WireModel, *, unset: bool = False) -> Leaves:
-    """The settings of a spec with their paths: those that are set in it; with `unset` also the model's own defaults."""
+    """The settings of a spec by path: those that it sets and, with `unset`, also the model's defaults."""
     found: Leaves = {}
     for block, fields in BLOCKS.items():
         part: WireModel = getattr(spec, block)

@@ -1,4 +1,4 @@
-"""Bring a stage (prepare or train) that has not succeeded yet one step further."""
+"""Plans the next step of a stage (prepare or train) that has not succeeded yet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import ResolvedRun, config_map
 from lora_operator.workloads.service import headless_service
 
-STUCK_REMEDY = "Ask the platform team to look at the accelerators of its node, then create another LoraFineTune."
+STUCK_REMEDY = "Ask the platform team to check the accelerators of its node, then create another LoraFineTune."
 
 
 def advance_stage(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
@@ -63,15 +63,17 @@ def _suspend(builder: PlanBuilder, state: StageState) -> Plan:
     if job is None or not state.live:
         if builder.observed.orphans:
             return _yield_to(builder, state, builder.observed.orphans[0])
-        message = "spec.suspend is true: no pod runs. Set it to false to go on from the last checkpoint."
+        message = "spec.suspend is true: no pod runs. Set it to false to continue from the last checkpoint."
         builder = builder.not_running(Reason.SUSPENDED_BY_USER, message)
         return builder.end(ReadyState(phase=RunPhase.SUSPENDED, reason=Reason.SUSPENDED_BY_USER, message=message))
     return _end_attempt(builder, state, job, reason=Reason.SUSPENDED_BY_USER, sentence="spec.suspend was set to true.")
 
 
 def _end_attempt(builder: PlanBuilder, state: StageState, job: JobView, *, reason: Reason, sentence: str) -> Plan:
-    """The record is closed first and the Job deleted at the next reconcile: whatever becomes of the Job was then asked
-    for and costs no retry, also when the operator dies in between and the user resumes meanwhile."""
+    """End the newest attempt: close its record now, and delete the Job at the next reconcile.
+
+    With a closed record, the Job's end costs no retry, even if the operator restarts in between and the user resumes
+    the run meanwhile."""
     if job.deleting or state.attempts[-1].reason is not None:
         return _stopping(builder, state, job)
     builder = _close(builder, job, reason=reason, sentence=sentence)
@@ -79,17 +81,17 @@ def _end_attempt(builder: PlanBuilder, state: StageState, job: JobView, *, reaso
 
 
 def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str) -> PlanBuilder:
-    """The plan with the newest attempt over by the operator's own decision."""
+    """The plan with the record of the newest attempt closed by the operator's own decision."""
     *before, newest = builder.status.attempts
     if job.newest_pod is not None:
         newest = followed(newest, job.newest_pod)
     return builder.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=builder.now)))
 
 
-def _told_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -> Plan:
+def _stopping_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -> Plan:
     last_one = isinstance(_decide(builder, builder.status.of(state.stage)), GiveUp)
-    what_then = "" if last_one else ", and the next attempt goes on from the last checkpoint"
-    message = f"{builder.status.attempts[-1].message} It is ended{what_then}."
+    what_then = "" if last_one else "; the next attempt continues from the last checkpoint"
+    message = f"{builder.status.attempts[-1].message} The operator ends it{what_then}."
     builder = builder.not_running(Reason.NO_PROGRESS, message)
     return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
 
@@ -97,35 +99,35 @@ def _told_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -> Pl
 def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
     if builder.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
-        return _told_stuck(builder, state, *actions)
-    message = f"Job {job.name} was asked to stop; its pod writes a checkpoint and ends."
+        return _stopping_stuck(builder, state, *actions)
+    message = f"Job {job.name} is being deleted; its pod writes a checkpoint and ends."
     builder = builder.not_running(Reason.STOPPING, message)
     return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
 
 
 def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
-    """A pod that still runs although its Job is gone: another beside it would write to the same checkpoints."""
-    message = f"Pod {pod.name} still runs although its Job was deleted. The run goes on when that pod has ended."
+    """Wait for a pod whose Job is gone: a second pod beside it would write to the same checkpoints."""
+    message = f"Pod {pod.name} still runs although its Job was deleted. The run continues when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
     return replace(
-        _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
+        _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
     )
 
 
 def _overdue(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> Plan:
-    message = f"The run's pods have run for the {limit.seconds} s that {limit.place} allows. {limit.remedy}"
+    message = f"The run's pods have used the {limit.seconds} s that {limit.place} allows. {limit.remedy}"
     if state.job is not None and state.live:
-        # Once the run has failed nothing may run any more, and a Job that is there may yet get another pod.
+        # Nothing may run after the run has failed, and a Job that still exists may get another pod.
         return _end_attempt(builder, state, state.job, reason=Reason.DEADLINE_EXCEEDED, sentence=message)
     return fail(builder, reason=Reason.DEADLINE_EXCEEDED, message=message)
 
 
 def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: timedelta | None) -> Plan:
-    """A Job is there: say what its pod does, and look again when the deadline is over."""
+    """Report what the Job's pod does, and look again when the deadline is over."""
     pod = job.newest_pod
     ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
     if ended and not job.suspended:
-        # The Job controller has the next word: it ends the Job or replaces the pod. Until then nothing is new.
+        # The Job controller now ends the Job or replaces the pod. Until then there is nothing to report.
         return Plan(status=builder.run.status, requeue_after=left)
     looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
     ready_state = _ready_state_of(job)
@@ -136,12 +138,12 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
             progress=progressed.progress, attempts=progressed.attempts, resumptions=progressed.resumptions
         )
     else:
-        builder = _stage_tells(builder, job.stage, ready_state)
+        builder = _stage_not_done(builder, job.stage, ready_state)
     return builder.end(ready_state, actions=_missing(builder, resolved), requeue_after=min(looks, default=None))
 
 
-def _stage_tells(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) -> PlanBuilder:
-    """The condition that speaks for a stage which is not done, or not at work: Prepared or Running."""
+def _stage_not_done(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) -> PlanBuilder:
+    """The plan with the condition of the stage (Prepared or Running) set to False for the reason of Ready."""
     if stage is Stage.PREPARE:
         return builder.set(ConditionType.PREPARED, False, reason=ready_state.reason, message=ready_state.message)
     return builder.not_running(ready_state.reason, ready_state.message)
@@ -166,7 +168,7 @@ def _at_work(job: JobView) -> bool:
 
 
 def _preparing() -> ReadyState:
-    message = "The data set is read, checked and tokenised; no accelerator is taken yet."
+    message = "The prepare pod reads, checks and tokenises the dataset; the run holds no accelerator yet."
     return ReadyState(phase=RunPhase.WORKING, reason=Reason.PREPARING, message=message)
 
 
@@ -175,7 +177,7 @@ def _starting(name: str) -> ReadyState:
 
 
 def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
-    """Create the Job of the next attempt, and what it needs: the ConfigMap it reads, names for several pods."""
+    """Create the Job of the next attempt and what it needs: its ConfigMap and, for several pods, their Service."""
     if builder.observed.orphans:
         return _yield_to(builder, state, builder.observed.orphans[0])
     if builder.observed.refused is not None:
@@ -193,20 +195,20 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
         children += (Create(body=headless_service(builder.run)),)
     actions = (*children, Create(body=stage_job(request)))
     if state.stage is Stage.PREPARE and not state.attempts:
-        # Told of in the next builder, which comes after the first one of every run that waits: when many are applied at
-        # once, each has its Job before any is written about.
+        # The next plan writes the status. When many runs are applied at once, each gets its Job before the status of
+        # any is written.
         return Plan(status=builder.run.status, actions=actions, requeue_after=timedelta(), decisive=True)
     builder = builder.update(attempts=(*builder.status.attempts, Attempt(stage=state.stage, number=number)))
     name = job_name(builder.run.name, state.stage, number)
     ready_state = _preparing() if state.stage is Stage.PREPARE else _starting(name)
-    return _stage_tells(builder, state.stage, ready_state).end(ready_state, actions=actions)
+    return _stage_not_done(builder, state.stage, ready_state).end(ready_state, actions=actions)
 
 
 def _refused(builder: PlanBuilder, state: StageState, refusal: Refusal) -> Plan:
-    """Nothing can be started now; it is tried again, less often with time."""
+    """Report that the API server refused a child. The operator retries, less often with time."""
     ready_state = _ready_state(problem_of_child(refusal))
     look = less_often(builder.run.created, now=builder.now)
-    return _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=look)
+    return _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=look)
 
 
 def _ready_state(problem: PodProblem) -> ReadyState:
@@ -215,7 +217,7 @@ def _ready_state(problem: PodProblem) -> ReadyState:
 
 
 def _missing(builder: PlanBuilder, resolved: ResolvedRun) -> tuple[Action, ...]:
-    """The ConfigMap where it is not there yet, or no longer."""
+    """Create the ConfigMap where it does not exist yet, or was deleted."""
     there = builder.observed.resolved is not None and not builder.observed.lacks_config_map
     return () if there else (Create(body=config_map(builder.run, resolved)),)
 
@@ -224,10 +226,10 @@ def _after_failure(builder: PlanBuilder, state: StageState, resolved: ResolvedRu
     last = state.attempts[-1]
     decision = _decide(builder, state.attempts)
     if isinstance(decision, GiveUp):
-        told = state.latest.sentence if state.latest is not None else how_it_ended(last)
+        sentence = state.latest.sentence if state.latest is not None else how_it_ended(last)
         builder = found(builder, state)
         remedy = STUCK_REMEDY if last.reason == Reason.NO_PROGRESS else _where_it_fits(builder, state)
-        message = " ".join(filter(None, (told, decision.because, remedy)))
+        message = " ".join(filter(None, (sentence, decision.because, remedy)))
         return fail(builder, reason=last.reason or Reason.FAILED, message=message)
     if decision.at <= builder.now:
         return _start(builder, state, resolved)
@@ -258,4 +260,4 @@ def _back_off(builder: PlanBuilder, state: StageState, decision: Retry) -> Plan:
         f"Next attempt: {decision.at:%H:%M:%S} UTC."
     )
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.BACKING_OFF, message=message)
-    return _stage_tells(builder, state.stage, ready_state).end(ready_state, requeue_after=decision.at - builder.now)
+    return _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=decision.at - builder.now)

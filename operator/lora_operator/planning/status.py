@@ -1,8 +1,8 @@
-"""How a run's phase becomes conditions. kstatus is derived here and nowhere else.
+"""Derives the conditions of a run from its phase, including those of kstatus.
 
-Reconciling and Stalled are there only while True, so that `kubectl wait`, Flux and kstatus readers agree:
-Stalled = somebody must act, or the run has failed; Reconciling = the operator is at work, or waits for what comes by
-itself; neither and Ready=True = done.
+Reconciling and Stalled exist only while True, so that `kubectl wait`, Flux and kstatus readers agree:
+Stalled = a person must act, or the run has failed; Reconciling = the operator works, or waits for something that needs
+no person; neither and Ready=True = done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lora_operator.api.reasons import Reason
 
 
 class RunPhase(Enum):
-    """What a run does, for those who wait."""
+    """What a run does or waits for."""
 
     WORKING = auto()
     NEEDS_PERSON = auto()
@@ -29,7 +29,7 @@ class RunPhase(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadyState:
-    """Where the run stands: its phase, one word, one sentence."""
+    """The run's phase, and the reason and message of its Ready condition."""
 
     phase: RunPhase
     reason: str
@@ -38,7 +38,7 @@ class ReadyState:
 
 @dataclass(frozen=True, kw_only=True)
 class StatusDraft:
-    """A status in the making, with what every condition needs."""
+    """A draft of a status, with the generation and time that every condition needs."""
 
     status: LoraFineTuneStatus
     generation: int
@@ -67,8 +67,8 @@ class StatusDraft:
 
 
 def seen(status: LoraFineTuneStatus, *, generation: int) -> LoraFineTuneStatus:
-    """The status as derived from this generation. Conditions that stand are derived from it too: `kubectl wait` and
-    kstatus take a condition of an older generation for out of date."""
+    """The status with this observedGeneration, also in all its conditions: `kubectl wait` and kstatus treat a condition
+    of an older generation as out of date."""
     conditions = tuple(
         condition.model_copy(update={"observed_generation": generation}) for condition in status.conditions
     )
@@ -76,11 +76,11 @@ def seen(status: LoraFineTuneStatus, *, generation: int) -> LoraFineTuneStatus:
 
 
 def conclude(draft: StatusDraft, ready_state: ReadyState) -> LoraFineTuneStatus:
-    """The finished status: Ready and its companions follow from the ready_state."""
+    """The finished status: Ready, Reconciling, Stalled, Suspended and Finished follow from the ready_state."""
     reason, message = ready_state.reason, ready_state.message
     draft = replace(draft, status=seen(draft.status, generation=draft.generation))
     draft = draft.set(ConditionType.READY, ready_state.phase is RunPhase.DONE, reason=reason, message=message)
-    # Only what is no longer true goes: one that is set anew would seem to have begun just now.
+    # Remove only what is no longer true: a condition that is removed and set again gets a new lastTransitionTime.
     if ready_state.phase is not RunPhase.WORKING:
         draft = draft.without(ConditionType.RECONCILING)
     if ready_state.phase not in (RunPhase.NEEDS_PERSON, RunPhase.FAILED):
@@ -106,7 +106,7 @@ def conclude(draft: StatusDraft, ready_state: ReadyState) -> LoraFineTuneStatus:
 
 
 def _suspension(draft: StatusDraft, ready_state: ReadyState) -> StatusDraft:
-    """Suspended appears with the first suspension and is then kept true to the facts."""
+    """The draft with the condition Suspended, which exists from the first suspension on."""
     if ready_state.phase is RunPhase.SUSPENDED:
         return draft.set(ConditionType.SUSPENDED, True, reason=ready_state.reason, message=ready_state.message)
     if find(draft.status.conditions, ConditionType.SUSPENDED) is None:
@@ -116,6 +116,6 @@ def _suspension(draft: StatusDraft, ready_state: ReadyState) -> StatusDraft:
 
 
 def ready_reason(status: LoraFineTuneStatus) -> str | None:
-    """The reason of Ready: the one word that says where the run stands."""
+    """The reason of Ready."""
     ready: Condition | None = find(status.conditions, ConditionType.READY)
     return ready.reason if ready is not None else None

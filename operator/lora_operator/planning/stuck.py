@@ -1,8 +1,8 @@
-"""When a train pod that answers counts as stuck: it makes no more steps, although one is due.
+"""Decides when a train pod that answers is stuck: it has made no step for much longer than a step takes.
 
-A pod that does not answer is not judged here: it may be the network. The kubelet, which is near, ends one that hangs
-whole (livenessProbe). Nor is one judged that loads, evaluates, publishes, verifies or exports: only between two steps
-does a trainer say how long a step takes.
+A pod that does not answer is not judged here, because the network may be the cause. The kubelet kills a trainer that
+hangs completely (livenessProbe). A pod that loads, evaluates, publishes, verifies or exports is not judged either: a
+trainer reports only between two steps how long a step takes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from lora_operator.planning.observed import JobView, PolledProgress
 from lora_operator.planning.progress import short_duration
 
 PATIENCE_STEPS = 20
-"""A step that takes so many times the median is not slow but stuck."""
+"""A step that takes this many times the median is stuck, not slow."""
 LEAST_PATIENCE = timedelta(minutes=10)
 LONGEST_GAP = timedelta(minutes=1)
-"""What counts at most between two answers: a pod that was silent, or a clock that jumped, proves nothing."""
+"""The most that counts between two answers: a silent pod or a clock that jumped proves nothing."""
 
 
 def answered(before: PolledProgress | None, progress: Progress, *, pod: str, time: datetime) -> PolledProgress:
-    """The answer of a pod, with what the one before tells of its pace."""
+    """The answer of a pod, with the time for which its step has not changed."""
     now = PolledProgress(progress=progress, time=time, pod=pod)
     if before is None or _place(before) != _place(now):
         return now
@@ -31,7 +31,7 @@ def answered(before: PolledProgress | None, progress: Progress, *, pod: str, tim
 
 
 def stuck_sentence(job: JobView, polled: PolledProgress | None) -> str | None:
-    """What is to be said where the newest pod of the Job, which `polled` is of, is stuck; None where it is not."""
+    """A sentence where the newest pod of the Job is stuck, None where it is not. `polled` is that pod's answer."""
     pod = job.newest_pod
     if polled is None or pod is None or pod.deleting or pod.termination is not None:
         return None
@@ -42,7 +42,7 @@ def stuck_sentence(job: JobView, polled: PolledProgress | None) -> str | None:
         return None
     waited = short_duration(int(polled.unchanged.total_seconds()))
     return (
-        f"Train attempt {job.attempt} (pod {pod.name} on node {pod.node}) has not got beyond step {progress.step} of "
+        f"Train attempt {job.attempt} (pod {pod.name} on node {pod.node}) has been at step {progress.step} of "
         f"{progress.total_steps} for {waited}, although its steps take {progress.step_seconds:.3g} s."
     )
 

@@ -1,4 +1,4 @@
-"""What to say of a run whose spec, or what it was resolved to, does not fit this operator's version."""
+"""Plans for a run whose spec or ConfigMap this version of the operator cannot read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lora_operator.planning.plan_builder import Plan
 from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
 
 RECHECK = timedelta(minutes=1)
-"""An API server may go on for a moment with a former schema, and nobody tells when it takes up the new one."""
+"""An API server may use the former schema for a moment, and does not report when it switches to the new one."""
 
 
 def unreadable_plan(run: StoredRun, problem: str, now: datetime) -> Plan:
-    """Nothing is started or stopped: only a person can tell what was meant. `problem` is one sentence without its
-    full stop."""
+    """Report the problem; start and stop nothing, because only a person knows what was meant. `problem` is a sentence
+    without its full stop."""
     if run.deleting or run.status.terminal:
         return Plan(status=run.status)
     message = (
-        f"{problem}. What wrote it is of another version than this operator: install CRDs and operator of one release, "
-        "or delete the run and apply it anew."
+        f"{problem}. Another version wrote it: install the CRDs and the operator of one release, or delete and "
+        "recreate the run."
     )
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     draft = draft.set(ConditionType.ACCEPTED, False, reason=Reason.SPEC_INVALID, message=message)

@@ -1,4 +1,4 @@
-"""What a pod is made of, before it is rendered: the request that shapes it and the draft that transforms add to."""
+"""The input of the pod builders: the request that shapes a pod, and the draft that transforms add to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StageRequest:
     stage: Stage
     attempt: int
     oom_shrinks: int = 0
-    """How often the micro-batch is halved against what prepare chose."""
+    """How often the micro-batch that prepare chose is halved."""
 
     @property
     def nodes(self) -> int:
@@ -35,7 +35,7 @@ class StageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PodDraft:
-    """What the transforms add to."""
+    """A pod template under construction, to which the transforms add."""
 
     args: tuple[str, ...] = ()
     env: tuple[Entry, ...] = ()

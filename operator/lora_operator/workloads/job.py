@@ -1,5 +1,5 @@
-"""The Job of one attempt. Create-only: after creation its template and suspend belong to the Job controller and to
-queues."""
+"""The Job of one attempt. The operator only creates it: afterwards its template and suspend belong to the Job
+controller and to queues."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from lora_operator.workloads.metadata import child_metadata
 from lora_operator.workloads.pod import CONTAINER, pod_template
 
 DISRUPTIONS = (
-    # Preemption, drain and eviction are nobody's fault.
+    # Preemption, drain and eviction are no failures.
     {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    # Nor is it one of a pod that was asked to stop and left a checkpoint.
+    # A pod that was asked to stop and left a checkpoint has not failed either.
     {"onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.Interrupted)]}},
 )
 
 
 def failure_policy(*, nodes: int) -> dict[str, Any]:
-    """What follows from a disruption. A single pod is replaced by the Job controller, operator or not. One of several
-    could not join the others in the midst of training: it ends the Job, whose status says why when the pods are gone.
+    """The podFailurePolicy for disruptions.
+
+    The Job controller replaces a single pod, even without the operator. A replacement of one of several pods could not
+    join the others during training, so the Job fails; its status keeps the cause when the pods are gone.
     """
     action = "Ignore" if nodes == 1 else "FailJob"
     return {"rules": [{"action": action, **disruption} for disruption in DISRUPTIONS]}
 
 
 def queue_labels(request: StageRequest) -> dict[str, str]:
-    """What Kueue reads. Prepare waits in no queue: it takes no accelerator, and a run that cannot work ends there
-    before it holds others up."""
+    """The labels that Kueue reads. Prepare Jobs are not queued: they need no accelerator, and a run that cannot work
+    fails there before it waits in a queue."""
     if request.stage is Stage.PREPARE:
         return {}
     spec, defaults = request.run.spec, request.resolved.class_spec.defaults
@@ -49,7 +51,7 @@ def queue_labels(request: StageRequest) -> dict[str, str]:
 
 
 def stage_job(request: StageRequest) -> dict[str, Any]:
-    """The Job. Any failure ends it (backoffLimit 0): what follows is the operator's decision."""
+    """The Job. Any failure ends it (backoffLimit 0), and the operator decides whether to create another."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

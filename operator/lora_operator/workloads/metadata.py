@@ -14,7 +14,7 @@ def child_labels(run: LoraFineTune) -> dict[str, str]:
 
 
 def child_metadata(run: LoraFineTune, *, name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
-    """metadata of a child. Deleting the run deletes the child, operator or not."""
+    """metadata of a child. Deleting the run deletes the child, even without the operator."""
     return {
         "name": name,
         "namespace": run.namespace,

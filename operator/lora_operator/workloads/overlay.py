@@ -1,5 +1,5 @@
-"""What the class adds to its pods. It takes the place of nothing that the operator sets: the class's schema refuses
-those names."""
+"""Adds what the class sets for its pods. It replaces nothing that the operator sets: the class's schema refuses those
+names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_operator.workloads.draft import Entry, PodDraft, StageRequest
 
 
 def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Where pods of the stage run."""
+    """Add the class's scheduling fields of the stage."""
     spec = request.resolved.class_spec
     of_stage = spec.prepare if request.stage is Stage.PREPARE else spec.train
     wire = of_stage.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(Scheduling.model_fields))
@@ -20,7 +20,7 @@ def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def overlay(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """What pods of both stages get."""
+    """Add what the class sets for the pods of both stages."""
     pod = request.resolved.class_spec.pod
     added = draft.plus(
         env=tuple(variable.wire() for variable in pod.env),
@@ -51,5 +51,5 @@ def _mount(volume: Volume) -> Entry:
 
 
 def _name(volume: Volume) -> str:
-    """Volumes of the operator have names without this prefix."""
+    """Name of the pod's volume. The operator's own volumes have no such prefix."""
     return f"class-{volume.name}"

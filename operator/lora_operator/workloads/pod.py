@@ -31,14 +31,14 @@ from lora_operator.workloads.resolved import RUN_KEY
 CONTAINER = "trainer"
 CPU = {Stage.PREPARE: "2", Stage.TRAIN: "4"}
 MEMORY = {Stage.PREPARE: "4Gi", Stage.TRAIN: "32Gi"}
-"""What a pod requests where its class says nothing."""
+"""Requests of a pod where its class sets none."""
 USER = 1000
 TEMPORARY = "/tmp"
 PROBE_SECONDS = 10
 
 
 def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """What the trainer is asked to do; the image's entry point is `python -m lora_trainer`."""
+    """Add the trainer's arguments; the image's entry point is `python -m lora_trainer`."""
     args = (request.stage.value, "--run", str(RUN_FILE))
     if request.stage is Stage.TRAIN:
         args += ("--attempt", str(request.attempt), "--oom-shrinks", str(request.oom_shrinks))
@@ -46,7 +46,7 @@ def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Several pods meet at the first one, which the Service gives a name."""
+    """Add the address of the first pod, at which several pods meet; the headless Service gives it a name."""
     if request.nodes == 1:
         return draft
     service = service_name(request.run.name)
@@ -60,26 +60,26 @@ def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Only the train pod of a GPU class asks for accelerators."""
+    """Add requests and limits. Only the train pod of a GPU class requests accelerators."""
     spec = request.resolved.class_spec
     asked = (spec.prepare if request.stage is Stage.PREPARE else spec.train).resources
     requests, limits = dict(asked.requests or {}), dict(asked.limits or {})
     limits.setdefault("memory", requests.get("memory", MEMORY[request.stage]))
     if request.stage is Stage.TRAIN and (gpu := spec.accelerator.gpu) is not None:
         limits[gpu.resource_name] = str(request.resolved.run_file.parallelism.gpus)
-    # A processor that nobody else wants may be used: only what is asked for has no limit.
+    # CPU has a request and no limit by default, so that a pod may use idle CPUs of its node.
     return replace(draft, requests={"cpu": CPU[request.stage], **limits, **requests}, limits=limits)
 
 
 def grace(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """A train pod gets time for its checkpoint; a prepare pod has nothing to lose."""
+    """Add the grace period in which a train pod saves its checkpoint; a prepare pod has nothing to save."""
     if request.stage is Stage.PREPARE:
         return draft
     return replace(draft, grace_seconds=request.resolved.class_spec.termination_grace_period_seconds)
 
 
 def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """The resolved run file."""
+    """Add the resolved run file from the run's ConfigMap."""
     source = {"name": config_map_name(request.run.name), "items": [{"key": RUN_KEY, "path": RUN_KEY}]}
     return draft.plus(
         volumes=({"name": "run", "configMap": source},),
@@ -88,17 +88,17 @@ def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """The root file system is read-only: HOME and the system's temporary folder are emptyDirs of the pod."""
+    """Add emptyDirs for HOME and the temporary folder, because the root file system is read-only."""
     spec = request.resolved.class_spec
     room = spec.prepare if request.stage is Stage.PREPARE else spec.train
     return draft.plus(
         env=(
             {"name": "HOME", "value": str(SCRATCH)},
             {"name": "TMPDIR", "value": TEMPORARY},
-            # Libraries ask getpass for a name, and uid 1000 has no entry in the image's passwd.
+            # Libraries call getpass.getuser(), and uid 1000 has no entry in the image's passwd.
             {"name": "USER", "value": CONTAINER},
             {"name": "LOGNAME", "value": CONTAINER},
-            # For messages about a node that is not in order.
+            # For messages about an unhealthy node.
             {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         ),
         volumes=(
@@ -110,7 +110,7 @@ def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Data-loader workers pass batches through /dev/shm, which is 64 MiB unless the pod brings its own."""
+    """Add /dev/shm, through which data-loader workers pass batches; by default it has only 64 MiB."""
     if request.stage is Stage.PREPARE:
         return draft
     return draft.plus(
@@ -120,7 +120,7 @@ def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """PersistentVolumeClaims that a run names, read-only."""
+    """Add the PersistentVolumeClaims that a run names, read-only."""
     names = sorted({address.split("/")[2] for address in _addresses(request) if address.startswith(CLAIM)})
     return draft.plus(
         volumes=tuple(
@@ -135,7 +135,7 @@ def claims(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def model_cache(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """The class's claim with base models: prepare fills it, train only reads."""
+    """Add the class's claim with base models: prepare fills it, train only reads."""
     cache = request.resolved.class_spec.model_cache
     if cache is None:
         return draft
@@ -147,9 +147,10 @@ def model_cache(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """ConfigMaps with rows and with reward functions; only prepare reads them.
+    """Add the ConfigMaps with rows and with reward functions; only prepare reads them.
 
-    One that is not there leaves its folder empty, and prepare says so: a pod that waits for it would tell nobody.
+    They are optional: a missing one leaves its folder empty, which prepare reports. A pod that waits for a ConfigMap
+    would not report it.
     """
     if request.stage is Stage.TRAIN:
         return draft
@@ -177,7 +178,7 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def _addresses(request: StageRequest) -> tuple[str, ...]:
-    """Everything that the run reads."""
+    """The addresses of all data that the run reads."""
     run = request.resolved.run_file
     rows = tuple(source.address for source in run.dataset.all_sources())
     held_out = run.evaluation.dataset
@@ -185,15 +186,15 @@ def _addresses(request: StageRequest) -> tuple[str, ...]:
 
 
 def _reward_code(request: StageRequest) -> tuple[ConfigMapKeyRef, ...]:
-    """Where the user's reward functions stand."""
+    """References to the user's reward functions."""
     grpo = request.resolved.run_file.training.grpo
     return tuple(reward.python.config_map_ref for reward in grpo.rewards if reward.python) if grpo else ()
 
 
 def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Bucket credentials: keys of the tenant's own Secret, or a ServiceAccount with a workload identity.
+    """Add bucket credentials: keys of the tenant's own Secret, or a ServiceAccount with a workload identity.
 
-    The keys of the store of workUri must be there; data sets and outputs may be in others.
+    The keys for the store of workUri are required; those for other stores of datasets and outputs are optional.
     """
     storage = request.resolved.class_spec.storage
     if storage.credentials.service_account_name is not None:
@@ -208,24 +209,24 @@ def storage_access(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def hub_mirror(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Where the class has the Hugging Face Hub."""
+    """Add the class's address of the Hugging Face Hub."""
     endpoint = request.resolved.class_spec.hub_endpoint
     return draft.plus(env=({"name": "HF_ENDPOINT", "value": endpoint},)) if endpoint else draft
 
 
 def hub_token(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """The Hugging Face token of a private model or data set."""
+    """Add the Hugging Face token for private models and datasets."""
     reference = request.resolved.run_file.hugging_face.token_secret_ref
     if reference is None:
         return draft
-    # One that only the class names may be missing: most models need none.
+    # A Secret that only the class names may be missing, because most models need no token.
     optional = request.run.spec.hugging_face.token_secret_ref is None
     secret = _secret_env(HUB_TOKEN_VARIABLE, secret=reference.name, key=reference.key, optional=optional)
     return draft.plus(env=(secret,))
 
 
 def signing_key(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """The key that signs the adapter: prepare proves that it is one, train signs with it."""
+    """Add the key that signs the adapter: prepare checks it, train signs with it."""
     signing = request.resolved.run_file.output.signing
     if signing is None:
         return draft
@@ -281,7 +282,7 @@ def _pod_spec(draft: PodDraft, request: StageRequest) -> Entry:
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
-            # A large volume is gone through once and not at every start.
+            # Change the owner of a large volume's files once, not at every start.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -317,9 +318,9 @@ def _container(draft: PodDraft, request: StageRequest) -> Entry:
 
 
 def _liveness(request: StageRequest) -> Entry:
-    """Ends a trainer that hangs so hard that none of its threads runs: nobody else would notice.
+    """The probe that ends a trainer in which no thread runs any more, which nothing else detects.
 
-    There is no startup probe: the trainer answers before it imports anything large.
+    There is no startup probe: the trainer answers before it imports large libraries.
     """
     patience = request.resolved.class_spec.liveness_timeout_seconds
     return {

@@ -1,5 +1,5 @@
-"""What a run was resolved to when it began, kept in an immutable ConfigMap: later changes of the class do not touch
-it."""
+"""Resolves a run against its class and stores the result in an immutable ConfigMap. Later changes of the class do not
+affect the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lora_operator.workloads.metadata import child_metadata
 
 M = TypeVar("M", bound=WireModel)
 LENGTHS = {"max_steps", "num_train_epochs"}
-"""How long a run trains, either way."""
-USELESS: Mapping[Method, tuple[str, ...]] = {
+"""The two fields that set how long a run trains."""
+UNSUPPORTED_DEFAULTS: Mapping[Method, tuple[str, ...]] = {
     Method.SFT: (),
     Method.DPO: ("packing",),
     Method.GRPO: ("packing", "eval_steps", "early_stopping"),
 }
-"""Settings that a method takes from nobody."""
+"""Class defaults that a method does not support."""
 RUN_KEY = RUN_FILE.name
 CLASS_NAME_KEY = "className"
 CLASS_KEY = "class.json"
@@ -32,7 +32,7 @@ CLASS_KEY = "class.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """Run file and class of one run, fixed when its first Job was made."""
+    """Run file and class of one run, fixed when its first Job is created."""
 
     run_file: RunFile
     class_name: str
@@ -65,10 +65,10 @@ def resolve(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClass
 
 
 def training_defaults(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> TrainingSettings:
-    """What the class gives to spec.training: nothing that the method has no use for, and no length to a run that names
-    one."""
+    """The class's defaults for spec.training, without those that the method does not support, and without a length
+    where the run sets one."""
     defaults, asked = class_spec.defaults.training, run.spec.training
-    left_out = set(USELESS[asked.method])
+    left_out = set(UNSUPPORTED_DEFAULTS[asked.method])
     if not asked.model_fields_set.isdisjoint(LENGTHS):
         left_out |= LENGTHS
     kept = {name: getattr(defaults, name) for name in defaults.model_fields_set - left_out}
@@ -76,7 +76,7 @@ def training_defaults(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> T
 
 
 def filled(asked: M, defaults: WireModel) -> M:
-    """`asked`, with what is unset in it as it is set in `defaults`."""
+    """`asked`, with its unset fields filled from those that are set in `defaults`."""
     update = {}
     for name in defaults.model_fields_set:
         mine, theirs = getattr(asked, name), getattr(defaults, name)
@@ -97,15 +97,16 @@ def config_map(run: LoraFineTune, resolved: ResolvedRun) -> dict[str, Any]:
         "data": {
             RUN_KEY: resolved.run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
             CLASS_NAME_KEY: resolved.class_name,
-            # What the class leaves unset stays unset: a default of the product is none of the class.
+            # Fields that the class leaves unset stay unset: a default of the product is not the class's setting.
             CLASS_KEY: resolved.class_spec.model_dump_json(by_alias=True, exclude_unset=True),
         },
     }
 
 
 def read_config_map(body: dict[str, Any]) -> ResolvedRun:
-    """What the ConfigMap says. Fields of a newer operator, which was rolled back since, are passed over: the run has
-    begun. Raises pydantic.ValidationError or KeyError when somebody else wrote it."""
+    """Read the ConfigMap of a run. Fields of a newer operator that was rolled back are ignored.
+
+    Raises pydantic.ValidationError or KeyError for content that no operator wrote."""
     data = body["data"]
     return ResolvedRun(
         run_file=RunFile.model_validate_json(data[RUN_KEY], extra="ignore"),

@@ -1,4 +1,4 @@
-"""The headless Service of a run on several nodes: DNS names for its train pods. It balances nothing."""
+"""The headless Service of a run on several nodes, which gives its train pods DNS names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lora_operator.workloads.metadata import child_metadata
 
 
 def headless_service(run: LoraFineTune) -> dict[str, Any]:
-    """The Service, one for all attempts: each has pods of other names."""
+    """The Service, one for all attempts: the names of their pods differ."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": child_metadata(run, name=service_name(run.name)),
         "spec": {
             "clusterIP": "None",
-            # The pods meet before any of them is ready.
+            # The pods connect to each other before any of them is ready.
             "publishNotReadyAddresses": True,
             "selector": {RUN_UID_LABEL: run.uid, STAGE_LABEL: Stage.TRAIN.value},
             "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],

@@ -26,9 +26,9 @@ SIGNALLED = Text(
 )
 """Of exits.KILLED, which is no member of an enum."""
 FOLLOWS = {
-    ExitClass.USER_ERROR: "The run fails at once: the same input would fail again.",
+    ExitClass.USER_ERROR: "The run fails at once, because the same input would fail again.",
     ExitClass.OUT_OF_MEMORY: "Retried with half the micro-batch and the same effective batch.",
-    ExitClass.INTERRUPTED: "Resumes from the checkpoint at no cost.",
+    ExitClass.INTERRUPTED: "Resumes from the checkpoint; does not count as a retry.",
     ExitClass.INFRASTRUCTURE: "Retried after a pause that doubles, `spec.retryLimit` times.",
     ExitClass.BUG: "Retried once.",
 }

@@ -57,7 +57,7 @@ def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class(field: str
     world = Simulation(run=a_run(parallelism={field: 4}), classes=(a_class("small", limits={field: 2}),))
     world.settle()
     assert world.condition("Accepted") == ("False", "PolicyViolation")
-    assert f"spec.parallelism.{field} is 4 and LoraFineTuneClass small allows at most 2" in world.message
+    assert f"spec.parallelism.{field} is 4, but LoraFineTuneClass small allows at most 2" in world.message
     assert not world.created
     world.classes = (a_class("small", limits={field: 4}),)
     world.settle()

@@ -97,7 +97,7 @@ def test_every_breach_is_told() -> None:
 def test_the_namespace_is_filled_in() -> None:
     run = run_body(className=GUARDED, output={"uri": "s3://other/x"})
     (said,) = operator_says(run)
-    assert f"allows (its spec.allowed.outputs): s3://{NAMESPACE}/*. Use one of these" in said
+    assert f"Its spec.allowed.outputs allows: s3://{NAMESPACE}/*. Use one of these" in said
 
 
 def test_a_class_without_limits_allows_everything() -> None:

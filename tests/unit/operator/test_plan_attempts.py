@@ -206,7 +206,7 @@ def test_a_stuck_attempt_is_ended_and_restarted_at_once() -> None:
     assert world.condition("Stalled") is None
     told = world.message
     assert told.startswith(
-        "Train attempt 1 (pod text-to-sql-train-1-2 on node node-1) has not got beyond step 40 of 600 for 15m, "
+        "Train attempt 1 (pod text-to-sql-train-1-2 on node node-1) has been at step 40 of 600 for 15m, "
         "although its steps take 2 s."
     )
     assert world.events[-1] == "NoProgress"
@@ -231,7 +231,7 @@ def test_a_second_time_the_run_fails() -> None:
     get_stuck(world, attempt=2)
     assert world.condition("Finished") == ("True", "NoProgress")
     assert world.condition("Stalled") == ("True", "NoProgress")
-    assert "That was the second time, so it is not restarted again. Ask the platform team" in world.message
+    assert "This was the second time, so the operator does not restart it again. Ask the platform team" in world.message
     assert [a.reason for a in world.run.status.of(Stage.TRAIN)] == ["NoProgress", "NoProgress"]
     assert world.live_train_jobs == []
     world.pass_time(3600)

@@ -37,8 +37,8 @@ def test_a_smaller_batch_is_told_with_its_figures() -> None:
     plan = out_of_memory(world, TRAIN)
     assert [reason for reason, _ in told(plan)] == ["OutOfMemory", "BatchShrunk", "Starting"]
     assert told(plan)[1][1] == (
-        "Train attempt 2 takes 4 rows per device and forward pass and 4 such passes per step: the same batch, with "
-        "less memory."
+        "Train attempt 2 uses perDeviceTrainBatchSize 4 and gradientAccumulationSteps 4: the same effective batch, "
+        "with less memory."
     )
     world.settle()
     assert world.events.count("BatchShrunk") == 1
@@ -48,7 +48,7 @@ def test_a_resumption_that_only_the_last_word_tells_of_is_that_of_its_own_attemp
     world = training()
     out_of_memory(world, TRAIN)
     plan = out_of_memory(world, TRAIN_2, from_step=30)
-    assert ("Resumed", "Train attempt 2 went on from the checkpoint of step 30.") in told(plan)
+    assert ("Resumed", "Train attempt 2 resumed from the checkpoint of step 30.") in told(plan)
 
 
 def test_a_resumption_that_was_polled_is_told_once() -> None:

@@ -162,8 +162,8 @@ def test_a_bug_is_retried_once(code: int) -> None:
     world.settle()
     fail_train(world, code, text="", attempt=2)
     assert world.condition("Finished") == ("True", "InternalError")
-    assert "twice" in world.message
-    assert "See its log" in world.message
+    assert "and this was the second" in world.message
+    assert "Check the pod's log" in world.message
 
 
 def test_the_kernels_kill_is_named_and_retried_once() -> None:

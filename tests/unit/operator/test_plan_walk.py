@@ -89,9 +89,7 @@ def test_rows_that_were_left_out_as_unusable_are_told() -> None:
     world.end(PREPARE, 0, encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result)))
     world.settle()
     told = next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
-    assert told.endswith(
-        " 7 rows cannot be used and are left out; they are listed in s3://platform/runs/data-report.json."
-    )
+    assert told.endswith(" 7 unusable rows are left out; s3://platform/runs/data-report.json lists them.")
     told = next(entry.message for entry in starting().run.status.conditions if entry.type == "Prepared")
     assert "left out" not in told, "rows dropped for other reasons are no news"
 

@@ -43,7 +43,7 @@ def test_the_queue_s_own_words_end_in_one_full_stop() -> None:
 
 
 def test_a_queue_that_is_not_kueue_has_no_name() -> None:
-    assert queued(held(queue=None)).message == (f"A queue holds Job {TRAIN} back. It starts when the queue has room.")
+    assert queued(held(queue=None)).message == f"A queue suspends Job {TRAIN}. The Job starts when the queue has room."
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,9 @@ SIZE = len(safetensors_bytes())
         (without("config.json"), "it has no config.json"),
         (without("model.safetensors"), "it has no .safetensors weights"),
         (with_config("{"), "its config.json is not JSON (line 1)"),
-        (with_config("{}"), "names none as architecture"),
-        (with_config(json.dumps(CONFIG | {"architectures": ["BertForMaskedLM"]})), "names BertForMaskedLM"),
-        (with_config(json.dumps(CONFIG | {"quantization_config": {"quant_method": "gptq"}})), "already, with gptq"),
+        (with_config("{}"), "names the architecture none"),
+        (with_config(json.dumps(CONFIG | {"architectures": ["BertForMaskedLM"]})), "architecture BertForMaskedLM"),
+        (with_config(json.dumps(CONFIG | {"quantization_config": {"quant_method": "gptq"}})), "quantised with gptq"),
         (with_weights(lambda weights: b"\xff" * len(weights)), "model.safetensors of the model is damaged: its header"),
         (with_weights(lambda weights: weights[:1]), "model.safetensors of the model is damaged: its header"),
         (with_weights(lambda weights: weights[:-7]), f"damaged: it has {SIZE - 7} bytes instead of {SIZE}"),
@@ -174,7 +174,7 @@ def test_a_hub_model_is_pinned_to_its_commit(hub: Hub, models: Path, monkeypatch
     [
         (Answer(status=403, headers={"X-Error-Code": "GatedRepo"}), ExitCode.ModelAccessDenied, "refused access"),
         (Answer(status=401), ExitCode.ModelAccessDenied, "refused access"),
-        (Answer(status=401, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.ModelNotFound, "or hides it"),
+        (Answer(status=401, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.ModelNotFound, "or it is private"),
         (Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.ModelNotFound, "has no model owner"),
         (Answer(status=404, headers={"X-Error-Code": "RevisionNotFound"}), ExitCode.ModelNotFound, "at revision v9"),
         (Answer(status=500), ExitCode.HubUnavailable, "HTTP 500"),
@@ -199,7 +199,7 @@ def test_a_hub_that_is_not_there(models: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(TrainerError, match="could not be reached") as caught:
         resolve(models, NAME)
     assert caught.value.code is ExitCode.HubUnavailable
-    assert "mirror the model to the bucket" in (caught.value.remedy or "")
+    assert "copy the model to a bucket" in (caught.value.remedy or "")
 
 
 @pytest.mark.parametrize("scheme", ["s3", "pvc"])

@@ -159,10 +159,10 @@ def test_a_mapped_column_wins_over_one_of_the_expected_name() -> None:
     [
         ({"other": 1}, RowFormat.TEXT, "the column text is missing (found other)"),
         ({"text": None}, RowFormat.TEXT, "the column text is null"),
-        ({"text": 5}, RowFormat.TEXT, "the column text is a number instead of a text"),
+        ({"text": 5}, RowFormat.TEXT, "the column text is a number instead of a string"),
         ({"instruction": "i"}, RowFormat.ALPACA, "the column output is missing"),
-        ({"messages": "hi"}, RowFormat.MESSAGES, "messages is a text instead of a list of messages"),
-        ({"messages": ["hi"]}, RowFormat.MESSAGES, "messages[0] is a text instead of an object"),
+        ({"messages": "hi"}, RowFormat.MESSAGES, "messages is a string instead of a list of messages"),
+        ({"messages": ["hi"]}, RowFormat.MESSAGES, "messages[0] is a string instead of an object"),
         ({"messages": [USER]}, RowFormat.MESSAGES, "messages has no assistant message"),
         ({"messages": []}, RowFormat.MESSAGES, "messages has no assistant message"),
         ({"messages": [{"content": "q"}]}, RowFormat.MESSAGES, "messages[0] has no role"),
@@ -178,11 +178,11 @@ def test_a_mapped_column_wins_over_one_of_the_expected_name() -> None:
         ({"messages": [USER, ASSISTANT], "tools": 5}, RowFormat.MESSAGES, "the column tools is not a list of tools"),
         ({"messages": [USER, calling("{")]}, RowFormat.MESSAGES, "messages[1].tool_calls is not JSON"),
         ({"messages": [USER, calling([5])]}, RowFormat.MESSAGES, "messages[1].tool_calls is not a list of calls"),
-        ({"messages": [USER, calling([{"name": 1}])]}, RowFormat.MESSAGES, "a call without the name of a function"),
+        ({"messages": [USER, calling([{"name": 1}])]}, RowFormat.MESSAGES, "a call without a function name"),
         (
             {"messages": [USER, calling([{"name": "f", "arguments": "[]"}])]},
             RowFormat.MESSAGES,
-            "messages[1].tool_calls calls f with arguments that are no object",
+            "messages[1].tool_calls calls f with arguments that are not an object",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_the_end_of_one_node_ends_the_other(threads: ThreadPoolExecutor, gone: i
     part(both[gone], TrainerError(ExitCode.OutOfMemory, "Memory ran out."))
     error = both[1 - gone].left.result(10)
     assert error.code is ExitCode.PeerLost
-    assert error.message == f"The pod of node {gone} of 2 went away, so this one ended too."
+    assert error.message == f"The pod of node {gone} of 2 was lost, so this pod ended too."
     assert not both[gone].left.done(), "its own error tells what happened"
 
 
@@ -152,7 +152,7 @@ def test_a_node_that_is_asked_to_stop_asks_the_first(threads: ThreadPoolExecutor
 def test_a_node_that_does_not_come_is_not_waited_for_forever(missing: int) -> None:
     waiting = pods(2, patience=0.2)[1 - missing]
     with (
-        pytest.raises(TrainerError, match=f"node {missing} of 2 did not come within 0 minutes") as raised,
+        pytest.raises(TrainerError, match=f"node {missing} of 2 did not connect within 0 minutes") as raised,
         waiting.nodes,
     ):
         waiting.nodes.agree(PLAN)
@@ -167,7 +167,7 @@ def test_strangers_are_not_let_in(threads: ThreadPoolExecutor) -> None:
     plan = threads.submit(first.nodes.agree, PLAN)
     with socket.create_connection(("127.0.0.1", port)) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"x" * 1000)
-    with pytest.raises(TrainerError, match="did not come"), early.nodes:
+    with pytest.raises(TrainerError, match="did not connect"), early.nodes:
         pass
     assert not plan.done()
     meet(threads, second)

@@ -96,7 +96,7 @@ def test_the_revision_is_pinned_to_its_commit(hub: DatasetHub, monkeypatch: pyte
 
 @pytest.mark.usefixtures("hub")
 def test_a_path_that_the_data_set_does_not_have() -> None:
-    with pytest.raises(TrainerError, match=r"no data set at hf://datasets/owner/rows/none") as caught:
+    with pytest.raises(TrainerError, match=r"no dataset at hf://datasets/owner/rows/none") as caught:
         place(f"hf://datasets/{NAME}/none")
     assert caught.value.code is ExitCode.DatasetNotFound
 
@@ -105,8 +105,8 @@ def test_a_path_that_the_data_set_does_not_have() -> None:
     ("answer", "code", "words"),
     [
         (Answer(status=403, headers={"X-Error-Code": "GatedRepo"}), ExitCode.DatasetAccessDenied, "refused access"),
-        (Answer(status=401), ExitCode.DatasetAccessDenied, "asked with no token"),
-        (Answer(status=401, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.DatasetNotFound, "or hides it"),
+        (Answer(status=401), ExitCode.DatasetAccessDenied, "used no token"),
+        (Answer(status=401, headers={"X-Error-Code": "RepoNotFound"}), ExitCode.DatasetNotFound, "or it is private"),
         (Answer(status=404, headers={"X-Error-Code": "RevisionNotFound"}), ExitCode.DatasetNotFound, "at revision v9"),
         (Answer(status=500), ExitCode.HubUnavailable, "HTTP 500"),
     ],
@@ -120,4 +120,4 @@ def test_what_a_hub_may_answer(monkeypatch: pytest.MonkeyPatch, answer: Answer, 
             place(f"hf://datasets/{NAME}@v9/data")
     assert caught.value.code is code
     assert words in caught.value.message
-    assert "data set" in (caught.value.remedy or "") or "dataset.uri" in (caught.value.remedy or "")
+    assert "dataset" in (caught.value.remedy or "")

@@ -132,7 +132,7 @@ def test_pairs_that_differ_only_in_their_split_have_other_contents() -> None:
     [
         ({"prompt": "q", "chosen": "good"}, "the column rejected is missing"),
         ({"prompt": "q", "chosen": None, "rejected": "bad"}, "the column chosen is null"),
-        ({"prompt": "q", "chosen": 1, "rejected": "bad"}, "the column chosen is a number instead of a text"),
+        ({"prompt": "q", "chosen": 1, "rejected": "bad"}, "the column chosen is a number instead of a string"),
         ({"prompt": "q", "chosen": [said("good")], "rejected": "bad"}, "the column chosen is a list"),
         (
             {"prompt": [user("q")], "chosen": [said("a"), user("b"), said("c")], "rejected": [said("bad")]},
@@ -144,7 +144,7 @@ def test_pairs_that_differ_only_in_their_split_have_other_contents() -> None:
             "the column chosen does not end with an assistant message",
         ),
         ({"prompt": [user("q")], "chosen": [{"role": "x"}], "rejected": [said("bad")]}, "unknown role 'x'"),
-        ({"prompt": 3, "chosen": "good", "rejected": "bad"}, "the column prompt is a number instead of a text"),
+        ({"prompt": 3, "chosen": "good", "rejected": "bad"}, "the column prompt is a number instead of a string"),
         ({"prompt": 3, "chosen": [said("good")], "rejected": [said("bad")]}, "the column prompt is a number"),
     ],
 )

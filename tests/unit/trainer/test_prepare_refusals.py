@@ -49,7 +49,7 @@ CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in 
 @pytest.mark.parametrize(
     ("change", "blocks", "code", "words"),
     [
-        (nothing, {"dataset": {"uri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "no data set at s3://team-a/no"),
+        (nothing, {"dataset": {"uri": "s3://team-a/no.jsonl"}}, ExitCode.DatasetNotFound, "no dataset at s3://team-a/no"),
         (nothing, {"dataset": {"claimRef": {"name": "claim", "path": "no"}}}, ExitCode.DatasetNotFound, "pvc://claim/no"),
         (rows(""), {}, ExitCode.DatasetInvalid, "has no rows"),
         (rows('{"text": "a"}\n{oops\n'), {}, ExitCode.DatasetInvalid, "train.jsonl:2: not JSON"),
@@ -68,7 +68,7 @@ CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in 
         (rows(CHATS[:1]), {}, ExitCode.DatasetInvalid, "No row can be held out"),
         (rows([CHATS[0]] * 5), {}, ExitCode.DatasetInvalid, "5 rows, 4 of them repeated"),
         (nothing, {"evaluation": {"dataset": {"uri": "s3://team-a/data/train.jsonl"}}}, ExitCode.DatasetInvalid,
-         "Every row of the data set is in the evaluation set"),
+         "Every row of the dataset is also in the evaluation set"),
         (nothing, {"evaluation": {"dataset": {"uri": "s3://team-a/no.jsonl"}}}, ExitCode.DatasetNotFound, "s3://team-a/no.jsonl"),
         (model(template=None), {}, ExitCode.ChatTemplateInvalid, "has no chat template"),
         (model(template=UNKNOWN_TOKENS), {}, ExitCode.ChatTemplateInvalid, "writes <|start_header_id|>, which"),
@@ -80,7 +80,7 @@ CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in 
         (nothing, {"model": {"name": "s3://team-a/data"}}, ExitCode.ModelUnsupported, "no config.json"),
         (model(config=CONFIG | {"hidden_size": None}), {}, ExitCode.ModelUnsupported, "no hidden_size"),
         (nothing, {"lora": {"targetModules": ["q_proj", "x_proj"]}}, ExitCode.ConfigInvalid, "names x_proj, which"),
-        (larger_tokenizer, {}, ExitCode.ModelUnsupported, "knows 306 tokens and its weights 300"),
+        (larger_tokenizer, {}, ExitCode.ModelUnsupported, "has 306 tokens but its weights only 300"),
         (nothing, {"accelerator": {"kind": "GPU", "memoryGiB": 1}}, ExitCode.DoesNotFit, "the class offers 1 GiB"),
     ],
 )  # fmt: skip
@@ -98,7 +98,9 @@ def test_bad_input_ends_with_a_remedy(
 
 def test_a_model_that_is_quantised_already_cannot_be_merged(world: World) -> None:
     model(config=CONFIG | {"quantization_config": {"quant_method": "bitsandbytes"}})(world)
-    with pytest.raises(TrainerError, match=r"output\.exports asks for gguf/q8_0, .* has no 16-bit weights") as ended:
+    with pytest.raises(
+        TrainerError, match=r"output\.exports needs 16-bit weights for gguf/q8_0, .* already quantised"
+    ) as ended:
         world.prepare(output={"exports": ["GGUF"]})
     assert ended.value.code == ExitCode.ConfigInvalid
 

@@ -34,6 +34,6 @@ def test_no_prompts_are_fine(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match=r"evaluation\.prompts\[1\] has \d+ tokens, and .* is 64") as ended:
+    with pytest.raises(TrainerError, match=r"evaluation\.prompts\[1\] has \d+ tokens, .* is 64") as ended:
         tokenise_prompts(["Hi", "x" * 80], tokenizer(tmp_path, chats=True), max_length=64)
     assert ended.value.code == ExitCode.ConfigInvalid

@@ -78,9 +78,9 @@ def test_nothing_asked_is_nothing_to_learn() -> None:
         ({"prompt": 4, "answer": "4"}, "the column prompt is a number"),
         ({"prompt": "q"}, "the column answer is missing"),
         ({"prompt": "q", "answer": None}, "the column answer is null"),
-        ({"prompt": "q", "answer": "4", "completions": []}, "the column completions has a name"),
+        ({"prompt": "q", "answer": "4", "completions": []}, "the column completions has the name"),
         ({"prompt": [{"role": "robot", "content": "q"}], "answer": "4"}, "unknown role 'robot'"),
-        ({"prompt": "q", "answer": "4", "day": date(2026, 1, 1)}, "a value that JSON cannot carry"),
+        ({"prompt": "q", "answer": "4", "day": date(2026, 1, 1)}, "a value that JSON cannot represent"),
     ],
 )
 def test_what_cannot_be_used(record: dict[str, Any], said: str) -> None:

@@ -88,11 +88,11 @@ def test_columns_that_rewards_read() -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"regex": {"pattern": "(a"}}, r"rewards\[0\]\.regex\.pattern is no regular expression: missing \)"),
+        ({"regex": {"pattern": "(a"}}, r"rewards\[0\]\.regex\.pattern is not a valid regular expression: missing \)"),
         ({"jsonSchema": {"schema": "{a"}}, r"rewards\[0\]\.jsonSchema\.schema is not JSON: .* in line 1"),
         (
             {"jsonSchema": {"schema": '{"type": "thing"}'}},
-            r"rewards\[0\]\.jsonSchema\.schema is no JSON Schema: 'thing'",
+            r"rewards\[0\]\.jsonSchema\.schema is not a valid JSON Schema: 'thing'",
         ),
     ],
 )
@@ -233,11 +233,16 @@ def test_the_code_is_taken_and_names_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "code", "said", "how"),
     [
-        (grpo_run(PYTHON), None, "no key judge.py in a ConfigMap judges of the namespace", ExitCode.ConfigInvalid),
-        (grpo_run(PYTHON), "def reward(", "judges/judge.py line 1 is no Python: '.' was never", ExitCode.RewardFailed),
-        (grpo_run(PYTHON), "\0", "judges/judge.py is no text|null bytes", ExitCode.RewardFailed),
+        (grpo_run(PYTHON), None, "no ConfigMap judges with a key judge.py", ExitCode.ConfigInvalid),
+        (
+            grpo_run(PYTHON),
+            "def reward(",
+            "judges/judge.py line 1 is not valid Python: '.' was never",
+            ExitCode.RewardFailed,
+        ),
+        (grpo_run(PYTHON), "\0", "judges/judge.py is not text|null bytes", ExitCode.RewardFailed),
         (grpo_run(PYTHON), "def other(): ...", r"defines no function reward \(found other\)", ExitCode.RewardFailed),
-        (grpo_run({"regex": {"pattern": "("}}), None, "is no regular expression", ExitCode.ConfigInvalid),
+        (grpo_run({"regex": {"pattern": "("}}), None, "is not a valid regular expression", ExitCode.ConfigInvalid),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(

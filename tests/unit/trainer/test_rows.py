@@ -108,7 +108,7 @@ def test_bad_rows_are_counted_with_their_place(tmp_path: Path) -> None:
     rows = run([{"text": "a"}, {"text": 1}, {"b": "x"}, {"text": "b"}], tmp_path)
     assert (rows.read, len(rows.digests), rows.bad.count) == (4, 2, 2)
     assert [(each.reason, each.rows) for each in rows.report.dropped_rows()] == [("BadRow", 2)]
-    assert rows.bad.shown().startswith("data.jsonl:2: the column text is a number instead of a text; data.jsonl:3: ")
+    assert rows.bad.shown().startswith("data.jsonl:2: the column text is a number instead of a string; data.jsonl:3: ")
 
 
 def test_so_many_bad_rows_may_be() -> None:
@@ -120,7 +120,7 @@ def test_so_many_bad_rows_may_be() -> None:
         bad.limit(rows=99, largest_share=0.05, report="s3://b/r.json")
     assert caught.value.code is ExitCode.DatasetInvalid
     assert caught.value.message == (
-        "5 of 99 rows of the data set cannot be used, and dataset.maxBadFraction allows 0.05:"
+        "5 of 99 rows of the dataset cannot be used, but dataset.maxBadFraction allows 0.05:"
         " a:0: no; a:1: no; a:2: no; and 2 more."
     )
     assert "s3://b/r.json" in (caught.value.remedy or "")

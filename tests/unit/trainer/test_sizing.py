@@ -60,10 +60,10 @@ def test_memory_decides_micro_batch_and_kept_layers(
 @pytest.mark.parametrize(
     ("gib", "asked", "decided", "why"),
     [
-        (139, "Auto", "None", "quantization None: the class's memory has room for 16-bit weights beside all else."),
+        (139, "Auto", "None", "quantization None: 16-bit weights fit the class's memory and reduce no other choice."),
         (40, "Auto", "NF4", "quantization NF4: 16-bit weights leave too little of 40 GiB."),
         (12, "Auto", "NF4", "quantization NF4: 16-bit weights leave too little of 12 GiB."),  # or do not fit at all
-        (None, "Auto", "NF4", "quantization NF4: the class names no memory."),
+        (None, "Auto", "NF4", "quantization NF4: the class does not state its memory."),
         (139, "NF4", "NF4", None),
         (139, "None", "None", None),
     ],
@@ -87,7 +87,7 @@ def test_weights_that_come_quantised_stay_so() -> None:
     numbers = size_run(run, shape, DATA)[1]
     assert (numbers.quantization, numbers.reasons[0]) == (
         "NF4",
-        "quantization NF4: the model's weights come quantised.",
+        "quantization NF4: the model's weights are already quantised.",
     )
 
 
@@ -120,10 +120,10 @@ def test_rows_are_not_packed_longer_than_the_model_knows(positions: int | None, 
 @pytest.mark.parametrize(
     ("blocks", "words"),
     [
-        ({"accelerator": {"kind": "GPU", "memoryGiB": 6}}, "for one row of 2048 tokens, and the class offers 6 GiB"),
+        ({"accelerator": {"kind": "GPU", "memoryGiB": 6}}, "for one row of 2048 tokens, but the class offers 6 GiB"),
         (
             {"accelerator": {"kind": "GPU", "memoryGiB": 16}, "training": {"perDeviceTrainBatchSize": 512}},
-            "for 512 rows of 2048 tokens, and the class offers 16 GiB",
+            "for 512 rows of 2048 tokens, but the class offers 16 GiB",
         ),
     ],
 )
@@ -180,11 +180,11 @@ def test_short_rows_are_packed_and_loaded_for_it(
 
 def test_every_choice_says_why() -> None:
     assert chosen(accelerator=offering(24), model={"maxSeqLength": 2048}).reasons == (
-        "packing on: rows have 300 tokens in the mean, sequences 2048.",
+        "packing on: rows have 300 tokens on average, sequences 2048.",
         "loader FastModel: it is the fastest for packed rows.",
-        "micro-batch 2 x 2048 tokens, 27 of 32 layers kept: that needs 23.8 GiB of the class's 24 GiB.",
-        "optim adamw_torch_fused: it is the fastest, and there is room for its moments of 32 bits.",
-        "dataloaderWorkers 2: the GPU waits for no batch.",
+        "micro-batch 2 x 2048 tokens, 27 of 32 layers kept: this needs 23.8 GiB of the class's 24 GiB.",
+        "optim adamw_torch_fused: it is the fastest, and its 32-bit moments fit the class's memory.",
+        "dataloaderWorkers 2: the GPU does not wait for batches.",
     )
 
 
@@ -203,10 +203,10 @@ def test_reasons_begin_with_the_name_of_what_was_chosen(blocks: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("gib", "named", "optim", "why"),
     [
-        (80, None, "adamw_torch_fused", ["it is the fastest, and there is room for its moments of 32 bits."]),
+        (80, None, "adamw_torch_fused", ["it is the fastest, and its 32-bit moments fit the class's memory."]),
         (80, "adamw_8bit", "adamw_8bit", []),
-        (7.7, None, "adamw_8bit", ["moments of 32 bits do not fit beside all else."]),
-        (None, None, "adamw_8bit", ["the class names no memory."]),
+        (7.7, None, "adamw_8bit", ["32-bit moments do not fit."]),
+        (None, None, "adamw_8bit", ["the class does not state its memory."]),
     ],
 )
 def test_the_fastest_optimizer_where_there_is_room(

@@ -255,7 +255,7 @@ def test_missing_credentials_in_the_cloud(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_file_that_may_not_be_read() -> None:
-    with pytest.raises(TrainerError, match="may not be read by user") as caught, storage_errors.explained(WORK, "read"):
+    with pytest.raises(TrainerError, match="may not read the files") as caught, storage_errors.explained(WORK, "read"):
         raise PermissionError(13, "Permission denied")
     assert caught.value.code is ExitCode.StorageDenied
 

@@ -1,8 +1,7 @@
-"""Base models that are kept on a volume: prepare fills it and train reads it, so that no accelerator waits for a
-download.
+"""Keeps base models on a volume: prepare fills it and train reads it, so that no accelerator waits for a download.
 
-A model's folder is named by its revision, which stands for its contents, and appears whole, by a rename. Two pods that
-fill the volume with the same model at once both fetch it, and the first one's stays.
+A model's folder is named by its revision, which identifies its contents, and appears complete, by a rename. If two pods
+fetch the same model at once, the copy of the first one stays.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ def cached_folder(root: Path, *, name: str, revision: str) -> Path:
 
 
 def keep(folder: Path, *, owner: str, fetch: Callable[[Path], object]) -> None:
-    """Have `fetch` fill the folder, unless it is there.
+    """Let `fetch` fill the folder, unless it exists.
 
-    `owner` is the uid of the run: an attempt that was interrupted is gone on with by the next one of the same run.
+    `owner` is the uid of the run, so that the next attempt of a run continues an interrupted download.
     Raises TrainerError: DiskFull, or what `fetch` raises.
     """
     if folder.is_dir():
@@ -59,6 +58,6 @@ def _full() -> TrainerError:
     return TrainerError(
         ExitCode.DiskFull,
         "The volume of the model cache is full.",
-        "Delete models from it that nobody needs any more, or ask the platform team for a larger one "
-        "(modelCache.claimName).",
+        "Delete models that no run needs any more, or ask the platform team for a larger volume "
+        "(modelCache.claimName of the class).",
     )

@@ -1,4 +1,4 @@
-"""What can be said against a base model before anything is loaded: it and the spec do not go together. Pure."""
+"""Checks whether a base model can be used with the spec, before anything is loaded. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     """Raise ModelUnsupported for a model that does not generate text or is quantised by a method of another kind."""
     architecture = architecture_of(config)
     if not architecture.endswith(GENERATIVE):
-        what = f"its config.json names {architecture} as architecture, which does not generate text"
+        what = f"its config.json names the architecture {architecture}, which does not generate text"
         raise unsupported(name, what, "Choose a text-generation model")
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method not in (None, "bitsandbytes"):
-        what = f"its weights are quantised already, with {method}"
+        what = f"its weights are already quantised with {method}"
         raise unsupported(
-            name, what, "Choose the model's 16-bit weights; model.quantization: NF4 quantises them when loading"
+            name, what, "Choose the model's 16-bit weights; with model.quantization: NF4 they are quantised on loading"
         )
 
 
@@ -34,7 +34,7 @@ def check_shards(name: str, index: Mapping[str, Any], files: Collection[str]) ->
     missing = sorted(set((index.get("weight_map") or {}).values()) - set(files))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        what = f"its index names {missing[0]}{more}, which is not there"
+        what = f"its index names {missing[0]}{more}, which is missing"
         raise unsupported(name, what, "Upload the whole folder that save_pretrained wrote")
 
 
@@ -58,7 +58,7 @@ def check_vocabulary(model: ModelSpec, shapes: Shapes, *, tokens: int) -> None:
     """Raise ModelUnsupported for a tokenizer that knows more tokens than the model."""
     rows = embedding_rows(shapes)
     if rows is not None and tokens > rows:
-        what = f"its tokenizer knows {tokens} tokens and its weights {rows}: they are of two models"
+        what = f"its tokenizer has {tokens} tokens but its weights only {rows}, so they belong to different models"
         raise unsupported(model.address, what, "Upload the tokenizer that belongs to the weights")
 
 

@@ -1,4 +1,4 @@
-"""Which base model a run means: pinned revision, config.json, tokenizer files, parameters; and its weights, on demand.
+"""Resolves a run's base model: pinned revision, config.json, tokenizer files, parameters; fetches weights on demand.
 
 A model comes from a folder in a bucket (s3://), a folder on a volume (pvc://) or a model hub. Loads nothing.
 """
@@ -82,7 +82,7 @@ def fetch_model(spec: ModelSpec, *, revision: str, bucket: Bucket, folder: Path)
             raise TrainerError(
                 ExitCode.ConfigInvalid,
                 f"The model at {spec.address} has changed since the run was prepared.",
-                "Put the model back as it was, or apply the fine-tune under a new name.",
+                "Restore the model, or apply the LoraFineTune under a new name.",
             )
         return bucket.download_folder(spec.address, folder, wanted=lambda name: name.endswith(MODEL_FILES))
     try:
@@ -152,7 +152,7 @@ def folder_digest(files: list[StoredFile], contents: Callable[[StoredFile], str]
     """Revision of a model in a folder: sha256 over path, size and version mark of its files.
 
     `contents` is the store's etag for a bucket, and the sha256 of the file for a volume: a volume's own marks are
-    times, which change when the same files are copied anew.
+    times, which change when the same files are copied again.
     """
     marks = in_parallel(contents, files)
     entries = [[file.path, file.size, mark] for file, mark in zip(files, marks, strict=True)]

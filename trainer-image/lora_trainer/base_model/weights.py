@@ -1,4 +1,4 @@
-"""What the headers of a model's safetensors files tell: names and shapes of its tensors. Reads no weights."""
+"""Reads names and shapes of tensors from the headers of safetensors files. Reads no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a batch is made smaller when accelerator memory ran out: same rows per optimizer step, fewer at a time."""
+"""Reduces the micro-batch after the accelerator ran out of memory; the rows per optimizer step stay the same."""
 
 from __future__ import annotations
 

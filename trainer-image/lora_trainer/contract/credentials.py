@@ -8,17 +8,17 @@ REQUIRED_CREDENTIALS = {
     "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
     "az": ("AZURE_STORAGE_ACCOUNT_NAME",),
 }
-"""What opens a store, by the scheme of its URIs."""
+"""Variables that a store requires, by the scheme of its URIs."""
 OPTIONAL_CREDENTIALS = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_KEY")
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
 SIGNING_KEY_VARIABLE = "LORA_SIGNING_KEY"
 """The private key that output.signing names."""
 PUBLIC_NAMES = ("AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_NAME")
-"""Names of accounts, which open nothing by themselves."""
+"""Names of accounts, which are not secret."""
 SECRET_VARIABLES = tuple(
     name
     for names in (*REQUIRED_CREDENTIALS.values(), OPTIONAL_CREDENTIALS, (HUB_TOKEN_VARIABLE, SIGNING_KEY_VARIABLE))
     for name in names
     if name not in PUBLIC_NAMES
 )
-"""Those whose values must never be seen in a log or message."""
+"""Variables whose values must never appear in a log or message."""

@@ -1,4 +1,4 @@
-"""Where everything stands in the bucket. What has no manifest does not exist: manifests are written last."""
+"""URIs of everything in the bucket. Manifests are written last: a folder without one does not count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL_CARD = "README.md"
 
 
 def work_uri(run: RunFile) -> str:
-    """<work.uri>/<namespace>/<name>/<uid>: belongs to this one object, whatever its name is used for later."""
+    """<work.uri>/<namespace>/<name>/<uid>: belongs to this one object, even if its name is used again later."""
     identity = run.identity
     return "/".join((run.storage.work_uri.rstrip("/"), identity.namespace, identity.name, identity.uid))
 
@@ -29,7 +29,7 @@ def prepared_uri(run: RunFile) -> str:
 
 
 def data_report_uri(run: RunFile) -> str:
-    """What prepare found in the data set, also where it failed; beside the prepared rows."""
+    """Report of prepare about the dataset, also where prepare failed; beside the prepared rows."""
     return f"{work_uri(run)}/{DATA_REPORT}"
 
 
@@ -44,7 +44,7 @@ def compiled_uri(run: RunFile, fingerprint: str) -> str:
 
 
 def trial_uri(run: RunFile) -> str:
-    """Fingerprint of compiled code that an attempt found; it is there during the first steps."""
+    """File with the fingerprint of compiled code that an attempt uses; it exists during the first steps."""
     return f"{work_uri(run)}/compiled-on-trial"
 
 
@@ -54,7 +54,7 @@ def artifact_uri(run: RunFile, digest: str) -> str:
 
 
 def rejected_uri(run: RunFile, digest: str) -> str:
-    """Folder of an adapter that did not pass evaluation.gates: whole and verified, but not published."""
+    """Folder of an adapter that did not pass evaluation.gates: complete and verified, but not published."""
     return f"{output_folder(run.output.uri)}/rejected/{digest}"
 
 

@@ -36,7 +36,7 @@ class SetManifest(WireModel):
 
 
 class Verification(WireModel):
-    """What was seen when the adapter was loaded back in a fresh process."""
+    """Results of loading the published adapter in a new process."""
 
     files: int
     """Files whose sha256 was compared after download."""
@@ -47,7 +47,7 @@ class Verification(WireModel):
 
 
 class Exported(WireModel):
-    """What was written besides the adapter, and proven to be the same model."""
+    """Other formats of the adapter, each verified to be the same model."""
 
     formats: tuple[str, ...]
     """merged16bit, gguf/q8_0, ...: folders of the artifact, and the quantisation of a GGUF file."""
@@ -72,16 +72,16 @@ class ArtifactManifest(WireModel):
     signing_key: str | None = None
     """Id of the key that signed this manifest: sha256 of the public key in DER form."""
     exported: Exported | None = None
-    """What is published besides the adapter."""
+    """Other formats that are published with the adapter."""
     files: tuple[FileEntry, ...]
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """What the artifact holds."""
+        """Formats in the artifact."""
         return (ADAPTER, *(self.exported.formats if self.exported else ()))
 
     def artifact(self, uri: str, data: bytes) -> Artifact:
-        """What is told of it, once its bytes `data` are at `uri`."""
+        """The artifact for status, once the manifest's bytes `data` are at `uri`."""
         return Artifact(
             uri=uri,
             digest=hashlib.sha256(data).hexdigest(),
@@ -91,7 +91,7 @@ class ArtifactManifest(WireModel):
 
 
 def parse_manifest(model: type[M], data: bytes) -> M | None:
-    """The manifest in `data`, or None when it is torn or of another kind."""
+    """The manifest in `data`, or None when it is incomplete or of another kind."""
     try:
         return model.model_validate_json(data)
     except ValidationError:

@@ -12,7 +12,7 @@ from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.contract.wire import WireModel
 
 MAX_BYTES = 4096
-"""What the kubelet keeps of a termination message."""
+"""Bytes of a termination message that the kubelet keeps."""
 MAX_SENTENCE = 1024
 MAX_SHORT_SENTENCE = 400
 MAX_SAMPLES = 3
@@ -56,12 +56,12 @@ class LengthBucket(WireModel):
 
 
 class DatasetFigures(WireModel):
-    """What prepare found in the data set."""
+    """Figures of the dataset, from prepare."""
 
     format: str
-    """Row format that was found or named."""
+    """Row format, detected or set in the spec."""
     revisions: Annotated[tuple[str, ...], Field(max_length=16)] = ()
-    """Commits of the Hugging Face data sets that were read, in the order of the sources."""
+    """Commits of the Hugging Face datasets that were read, in the order of the sources."""
     rows: int
     """Rows read."""
     kept: int
@@ -75,7 +75,7 @@ class DatasetFigures(WireModel):
     duplicates: int = 0
     """Rows that repeat an earlier one. Both are trained on and neither is held out."""
     leaked_prompts: int = 0
-    """Rows trained on that ask what a row evaluated on asks too. Exact copies of such rows are never trained on."""
+    """Rows trained on whose prompt is also evaluated on. Exact copies of evaluated rows are never trained on."""
     tokens: int
     """Tokens of the rows trained on."""
     trained_token_share: float
@@ -87,9 +87,9 @@ class DatasetFigures(WireModel):
     histogram: Annotated[tuple[LengthBucket, ...], Field(max_length=MAX_BUCKETS)] = ()
     """Row lengths before any limit, in buckets that double."""
     samples: Annotated[tuple[str, ...], Field(max_length=MAX_SAMPLES)] = ()
-    """The first rows as the model sees them, shortened; what counts in the loss stands in ⟦ ⟧."""
+    """The first rows as the model sees them, shortened; tokens that count in the loss are in ⟦ ⟧."""
     report: str | None = None
-    """The whole report in the bucket: bad rows with file and line, lengths, samples."""
+    """URI of the full report in the bucket: bad rows with file and line, lengths, samples."""
 
 
 class ModelFigures(WireModel):
@@ -104,12 +104,12 @@ class ModelFigures(WireModel):
 
 
 class Estimate(WireModel):
-    """Size of the run, predicted before an accelerator is taken."""
+    """Size of the run, predicted before it holds an accelerator."""
 
     memory_gib: Annotated[float, Field(alias="memoryGiB")]
     """Predicted peak memory of the accelerator; of the process on a CPU class."""
     fits: bool
-    """Whether that is within the class's memory; true where the class names none."""
+    """Whether that is within the class's memory; true where the class does not state its memory."""
     per_device_train_batch_size: int
     """Micro-batch in rows."""
     gradient_accumulation_steps: int
@@ -128,7 +128,7 @@ class Loader(StrEnum):
 
 
 class Chosen(WireModel):
-    """What the trainer chose for the numbers that the user left unset."""
+    """Choices of the trainer for the numbers that the user left unset."""
 
     max_steps: int
     """Optimizer steps."""
@@ -153,15 +153,15 @@ class Chosen(WireModel):
     dtype: str
     """Compute type."""
     quantization: Quantization = Quantization.NF4
-    """How the base model's weights are held: NF4 or None."""
+    """Precision of the base model's weights in memory: NF4 or None."""
     loader: Loader = Loader.FAST_LANGUAGE_MODEL
     """Unsloth's class that loads and trains the model."""
     dataloader_workers: int = 0
-    """Processes that make batches ready while the accelerator computes."""
+    """Processes that prepare batches while the accelerator computes."""
     reasons: Annotated[
         tuple[Annotated[str, Field(max_length=MAX_SHORT_SENTENCE)], ...], Field(max_length=MAX_REASONS)
     ] = ()
-    """Why: a sentence for each choice that the data, the memory or a measurement decided."""
+    """Reasons: a sentence for each choice that the data, the memory or a measurement decided."""
 
 
 class Artifact(WireModel):
@@ -174,7 +174,7 @@ class Artifact(WireModel):
     size_bytes: int
     """Bytes of all its files."""
     formats: Annotated[tuple[str, ...], Field(max_length=8)] = ("adapter",)
-    """What it holds: adapter, merged16bit, gguf/q8_0, ..."""
+    """Formats in the folder: adapter, merged16bit, gguf/q8_0, ..."""
 
 
 class Evaluation(WireModel):
@@ -209,7 +209,7 @@ class Evaluation(WireModel):
 
 
 class Usage(WireModel):
-    """What an attempt took."""
+    """Time and memory that an attempt used."""
 
     train_seconds: float
     """Seconds from the first to the last step of this attempt."""
@@ -220,7 +220,7 @@ class Usage(WireModel):
 
 
 class PrepareResult(WireModel):
-    """What a prepare reports that came to its end."""
+    """Result of a prepare that succeeded."""
 
     stage: Literal["prepare"] = "prepare"
     run_digest: str
@@ -231,13 +231,13 @@ class PrepareResult(WireModel):
     code_digest: str | None = None
     """sha256 of the code of the user's reward functions."""
     artifact: Artifact | None = None
-    """Set when a complete adapter of this very run is in the bucket already: nothing is left to train."""
+    """Set when an identical run has already published a complete adapter: nothing is left to train."""
     evaluation: Evaluation | None = None
     """The evaluation of that adapter."""
 
 
 class TrainResult(WireModel):
-    """What a train reports that made an adapter, be it published or rejected."""
+    """Result of a train that made an adapter, published or rejected."""
 
     stage: Literal["train"] = "train"
     artifact: Artifact
@@ -259,11 +259,11 @@ class Outcome(WireModel):
     step: int | None = None
     """Last optimizer step that was done."""
     from_step: int | None = None
-    """Step of the checkpoint that this pod went on from."""
+    """Step of the checkpoint that this pod resumed from."""
     checkpoint: str | None = None
     """URI of the last committed checkpoint."""
     needed_memory_gib: Annotated[float | None, Field(alias="neededMemoryGiB")] = None
-    """With DoesNotFit: memory that a class would have to offer."""
+    """With DoesNotFit: memory that a class must offer."""
     result: Annotated[PrepareResult | TrainResult, Field(discriminator="stage")] | None = None
 
 
@@ -273,9 +273,8 @@ def clip(sentence: str, limit: int) -> str:
 
 
 def encode_outcome(outcome: Outcome) -> str:
-    """The outcome as JSON of at most MAX_BYTES bytes. What people read is cut first; figures only where all else is
-    not enough, and the reason never.
-    """
+    """The outcome as JSON of at most MAX_BYTES bytes. Texts are cut first, figures only where that is not enough, and
+    the reason never."""
     text = ""
     for smaller in _smaller(outcome):
         text = smaller.model_dump_json(by_alias=True, exclude_none=True)
@@ -326,8 +325,8 @@ def clip_samples(samples: tuple[str, ...], limit: int) -> tuple[str, ...]:
 
 
 def decode_outcome(text: str) -> Outcome | None:
-    """The outcome in a termination message, or None when there is none (killed early, or another program's words).
-    What a newer trainer says besides is left out."""
+    """The outcome in a termination message, or None where there is none (killed early, or another program's text).
+    Fields of a newer trainer are ignored."""
     try:
         return Outcome.model_validate_json(text, extra="ignore")
     except ValueError:

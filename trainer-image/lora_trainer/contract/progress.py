@@ -1,4 +1,4 @@
-"""What a working pod answers over HTTP: where it stands, and that it is alive."""
+"""Answers of a running pod over HTTP: its progress, and its health."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora_trainer.contract.wire import WireModel
 PORT = 8080
 PATH = "/progress"
 HEALTH_PATH = "/healthz"
-"""Answers for as long as the process is alive; the kubelet asks."""
+"""Path of the kubelet's liveness probe."""
 MAX_HISTORY = 64
 
 
@@ -48,7 +48,7 @@ class Progress(WireModel):
     total_steps: int = 0
     """Optimizer steps in all."""
     epoch: float | None = None
-    """Passes over the data set done."""
+    """Passes over the dataset done."""
     loss: float | None = None
     """Training loss of the last step."""
     learning_rate: float | None = None
@@ -60,13 +60,13 @@ class Progress(WireModel):
     tokens_per_second: float | None = None
     """Non-padding tokens trained per second."""
     step_seconds: float | None = None
-    """Median seconds of a step in this attempt. Set only between two steps once some are done, so that a step is due:
-    not before the first ones, during an evaluation, or after the last."""
+    """Median seconds of a step in this attempt. Set only while the next step is due: not during the first steps, during
+    an evaluation, or after the last step."""
     mfu: float | None = None
-    """Share of the accelerator's peak speed that went into the model's arithmetic (model FLOPs utilisation); unset
-    where the accelerator's peak is not known."""
+    """Model FLOPs utilisation: share of the accelerator's peak speed used for the model's arithmetic; unset where the
+    peak is not known."""
     peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
-    """Most accelerator memory held so far in this attempt; resident memory on a CPU class."""
+    """Peak accelerator memory of this attempt so far; resident memory on a CPU class."""
     eta_seconds: int | None = None
     """Seconds until the last step."""
     checkpoint: str | None = None

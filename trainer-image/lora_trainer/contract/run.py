@@ -29,7 +29,7 @@ CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
 MODEL_CACHE = Path("/mnt/models")
 """The claim of the class's model cache is mounted here: writable in prepare, read-only in train."""
 RENDEZVOUS_PORT = 8081
-"""On which the first pod of a run on several nodes awaits the others."""
+"""Port of the first pod of a run on several nodes, to which the others connect."""
 EIGHT_BIT_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit")
 FASTEST_OPTIMIZER = "adamw_torch_fused"
 """One launch for the whole adapter: the 8-bit ones take one for each of its matrices, 7 ms a step on an H200."""
@@ -53,7 +53,7 @@ class Identity(WireModel):
 
 
 class Storage(WireModel):
-    """How to reach the bucket. Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), never from here."""
+    """Location of the bucket. Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), never from here."""
 
     work_uri: str
     """Folder for prepared rows and checkpoints, with every placeholder resolved."""
@@ -62,14 +62,14 @@ class Storage(WireModel):
 
 
 class Accelerator(WireModel):
-    """What the class offers to one train pod."""
+    """Accelerator that the class offers to one train pod."""
 
     kind: AcceleratorKind
     memory_gib: Annotated[float | None, Field(alias="memoryGiB")] = None
 
 
 class RunFile(WireModel):
-    """Everything the trainer needs to know."""
+    """Everything that the trainer needs to know about a run."""
 
     version: Literal[1] = 1
     identity: Identity
@@ -92,8 +92,7 @@ class RunFile(WireModel):
 
     @property
     def gradient_checkpointing(self) -> GradientCheckpointing:
-        """lora.useGradientCheckpointing as it takes effect: offloading to host memory frees none where there is no
-        other."""
+        """lora.useGradientCheckpointing as it takes effect. On a CPU class, offloading would free no memory."""
         asked = self.lora.use_gradient_checkpointing
         return (
             GradientCheckpointing.DISABLED
@@ -103,8 +102,8 @@ class RunFile(WireModel):
 
     @property
     def optim(self) -> str:
-        """training.optim as it takes effect, or where it is open what takes the least memory. A CPU class has none with
-        moments of 8 bits."""
+        """training.optim as it takes effect; where it is unset, the one that needs the least memory. CPU classes do not
+        support 8-bit moments."""
         asked, kind = self.training.optim or EIGHT_BIT_OPTIMIZERS[0], self.accelerator.kind
         return FASTEST_OPTIMIZER if asked in EIGHT_BIT_OPTIMIZERS and kind is AcceleratorKind.CPU else asked
 
@@ -121,11 +120,10 @@ def run_digest(run: RunFile, *, data_digest: str, model_revision: str, code_dige
 
 
 def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_digest: str | None = None) -> bytes:
-    """All that shapes the adapter, as canonical JSON.
+    """Everything that shapes the adapter, as canonical JSON.
 
-    Two runs with the same shape train the same adapter, whoever asked: the identity, where things are stored, how
-    often checkpoints are made, the gates and the token's Secret are left out; contents stand in for the locations of
-    data and model.
+    Two runs with the same shape train the same adapter. Identity, storage, checkpoint intervals, gates and the token's
+    Secret are left out. Digests of the contents replace the locations of data and model.
     """
     shape = {
         "model": run.model.wire() | {"revision": model_revision},
@@ -134,7 +132,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
         "dataset": run.dataset.wire() | {"digest": data_digest},
         "evaluation": run.evaluation.wire(),
         "accelerator": run.accelerator.kind,
-        # However they are spread over nodes, as many processes train the same.
+        # The same number of processes trains the same adapter, no matter how they are spread over nodes.
         "parallelism": {"gpus": run.parallelism.processes},
     }
     for field in ("uri", "configMapRef", "claimRef", "sources", "maxBadFraction", "samplesInStatus"):

@@ -1,4 +1,4 @@
-"""How contract models look on the wire: frozen, camelCase, unknown fields refused."""
+"""Base class of all models that are written as JSON: frozen, camelCase, unknown fields refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Renders conversations with a Jinja chat template, and finds the answers in the result. Knows text, not tokens.
 
 Follows what transformers does (its own code would import torch): the same environment, filters and globals. Two things
-differ. The day is fixed, because templates that write today's date would give the same data set another digest
+differ. The day is fixed, because templates that write today's date would give the same dataset another digest
 tomorrow. And `{% generation %}` blocks are passed through, as the answers are found by comparing renderings.
 """
 
@@ -55,7 +55,7 @@ class Rendered:
 
 
 class ChatTemplate:
-    """A compiled template. Raises ChatTemplateInvalid where it does not compile or not render a plain conversation."""
+    """A compiled template. Raises ChatTemplateInvalid where it does not compile or cannot render a plain chat."""
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
         """`special_tokens` are the variables that templates use: bos_token, eos_token, ..."""
@@ -87,10 +87,10 @@ class ChatTemplate:
         return Rendered(text=text, answers=trained, prompt_end=spans[-1][0])
 
     def _answer(self, text: str, conversation: Conversation, messages: Sequence[dict], index: int) -> Span:
-        """Where message `index` stands in the text, what the template writes to end it included.
+        """The position of message `index` in the text, with what the template writes to end it.
 
-        It begins where the prompt ends that asks for it. Where that prompt is no prefix of the text (it opens a block
-        of reasoning that this answer does not have, or there is no prompt), the place of the content is looked up.
+        The message begins where its prompt ends. Where that prompt is not a prefix of the text (it opens a block of
+        reasoning that this answer does not have, or there is no prompt), the content itself is located.
         """
         content, tools = conversation.turns[index].content.rstrip(), conversation.tools
         prompt = self._text(messages[:index], tools, ask=True) if index else ""
@@ -162,5 +162,5 @@ def _invalid(message: str) -> TrainerError:
     return TrainerError(
         ExitCode.ChatTemplateInvalid,
         f"{message}.",
-        "Correct dataset.chatTemplate, or leave it out where the model has a template of its own.",
+        "Correct dataset.chatTemplate, or remove it if the model has its own template.",
     )

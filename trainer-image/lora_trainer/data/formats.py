@@ -1,6 +1,6 @@
-"""Shapes of a data-set row: which one it is, and one normaliser per shape into a frozen row. Pure; reads no file.
+"""Row formats: detects the format of a dataset, and has one normaliser per format. Pure; reads no file.
 
-A normaliser raises RowError with the reason why a row cannot be used; who calls it knows file and line.
+A normaliser raises RowError with the reason why a row cannot be used; its caller knows file and line.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Turn:
     role: str
     content: str
     extra: Mapping[str, Any]
-    """What else the chat template may use: tool_calls, name, reasoning_content, ..."""
+    """Other fields that the chat template may use: tool_calls, name, reasoning_content, ..."""
 
     def message(self) -> dict[str, Any]:
         """The form that chat templates read."""
@@ -112,8 +112,8 @@ def detect_format(
         ExitCode.DatasetInvalid,
         f"The rows' columns fit no format of method {method}: found {', '.join(names) or 'none'}; expected"
         f" {WANTED[method]}.",
-        f"Rename the columns, map them in dataset.columns, for example {MAPPED[method]}, or set training.method to what"
-        " the rows are made for.",
+        f"Rename the columns, map them in dataset.columns, for example {MAPPED[method]}, or set training.method to the"
+        " method that the rows are for.",
     )
 
 
@@ -222,7 +222,7 @@ def _message(message: Any, where: str) -> Turn:
         role, content, message = "assistant", None, {**message, "tool_calls": content}
     role = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
-        raise RowError(f"{where} has the unknown role {role!r}; known are {', '.join(ROLES)}")
+        raise RowError(f"{where} has the unknown role {role!r}; known roles are {', '.join(ROLES)}")
     # A column of messages in a parquet file holds every key in every message, most of them null.
     extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
     if "tool_calls" in extra:
@@ -240,7 +240,7 @@ def _content(content: Any, where: str, *, optional: bool) -> str:
         return ""
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         return "".join(str(part.get("text", "")) for part in content)
-    raise RowError(f"{where} has {kind_of(content)} as content instead of a text")
+    raise RowError(f"{where} has {kind_of(content)} as content instead of a string")
 
 
 def _turn(role: str, content: str) -> Turn:
@@ -259,7 +259,7 @@ def text_of(record: Record, name: str, columns: Mapping[str, str]) -> str:
     """The text in a column. Raises RowError where it is none."""
     value = value_of(record, name, columns)
     if not isinstance(value, str):
-        raise RowError(f"the column {_column(name, columns)} is {kind_of(value)} instead of a text")
+        raise RowError(f"the column {_column(name, columns)} is {kind_of(value)} instead of a string")
     return value
 
 
@@ -277,9 +277,9 @@ def kind_of(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "true or false"
+        return "a boolean"
     if isinstance(value, int | float):
         return "a number"
     if isinstance(value, str):
-        return "a text"
+        return "a string"
     return "a list" if isinstance(value, list) else "an object"

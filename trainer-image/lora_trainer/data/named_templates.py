@@ -26,14 +26,14 @@ def template_source(spec: ChatTemplateSpec | None) -> str | None:
     except (OSError, ValueError):
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"This image cannot read Unsloth's chat templates ({path}), which dataset.chatTemplate.name asks for.",
+            f"This image cannot read Unsloth's chat templates ({path}), which dataset.chatTemplate.name needs.",
             "Use an image that was built from trainer-image/Dockerfile, or write the template in"
             " dataset.chatTemplate.jinja.",
         ) from None
     if spec.name not in named:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"The Unsloth of this trainer image has no chat template {spec.name!r} (dataset.chatTemplate.name).",
-            f"Choose one of {', '.join(sorted(named))}; or write it in dataset.chatTemplate.jinja.",
+            f"Unsloth in this trainer image has no chat template {spec.name!r} (dataset.chatTemplate.name).",
+            f"Choose one of {', '.join(sorted(named))}; or write the template in dataset.chatTemplate.jinja.",
         )
     return named[spec.name]

@@ -20,7 +20,7 @@ from lora_trainer.storage import Bucket
 
 HUB_URI = re.compile(r"hf://datasets/(?P<name>[^/]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
 HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Files that describe a data set instead of holding its rows."""
+"""Files that describe a dataset instead of holding its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Place:
 
     files: Sequence[DataFile]
     single: bool
-    """Whether the URI names this very file; else the files are those of a folder or pattern."""
+    """Whether the URI names a single file; else the files are those of a folder or pattern."""
     revision: str | None = None
     """Commit of the hub that the files are of."""
 
@@ -53,7 +53,7 @@ def find(uri: str, bucket: Bucket) -> Place:
     if not place.files:
         raise TrainerError(
             ExitCode.DatasetNotFound,
-            f"There is no data set at {uri}: neither a file nor a folder with files.",
+            f"There is no dataset at {uri}: neither a file nor a folder with files.",
             "Upload it, or correct dataset (evaluation.dataset).",
         )
     return place
@@ -79,7 +79,7 @@ def _on_hub(uri: str) -> Place:
     repository, path = named["name"], (named["path"] or "").strip("/")
     revision = unquote(named["revision"]) if named["revision"] else None
     asked = HubRepository(
-        kind="data set",
+        kind="dataset",
         name=repository,
         revision=revision,
         field="dataset.uri",

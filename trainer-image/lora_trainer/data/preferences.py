@@ -1,6 +1,6 @@
 """Rows of preferences: two answers to one prompt, of which one was chosen. Normalises and tokenises them; no file.
 
-TRL's shapes: `chosen` and `rejected` as messages or as texts, with their `prompt` in a column of its own or as the
+TRL's formats: `chosen` and `rejected` as messages or as strings, with their `prompt` in a separate column or as the
 beginning that both share. Each answer is rendered with the prompt by the same renderer as rows of supervised
 fine-tuning, and cut where its end token is.
 """
@@ -121,11 +121,12 @@ def _chats(row: Record, chosen: list[Any], rejected: list[Any], names: Mapping[s
         shared = max(0, min(_agreeing(chosen, rejected), len(chosen) - 1, len(rejected) - 1))
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif isinstance(prompt, str):
-        # Data sets repeat the prompt as the first message of both answers.
+        # Datasets repeat the prompt as the first message of both answers.
         prompt = [{"role": "user", "content": prompt}]
         chosen, rejected = (answer[1:] if answer[:1] == prompt else answer for answer in (chosen, rejected))
     elif not isinstance(prompt, list):
-        raise RowError(f"the column {names.get('prompt', 'prompt')} is {kind_of(prompt)} instead of messages or a text")
+        column = names.get("prompt", "prompt")
+        raise RowError(f"the column {column} is {kind_of(prompt)} instead of messages or a string")
     if system := optional_text(row, "system", names):
         prompt = [{"role": "system", "content": system}, *prompt]
     for name, answer in (("chosen", chosen), ("rejected", rejected)):

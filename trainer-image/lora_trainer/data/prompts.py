@@ -1,4 +1,4 @@
-"""The user's own prompts as token ids: asked exactly as the rows of the data set ask."""
+"""The user's own prompts as token ids: asked exactly as the rows of the dataset ask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def tokenise_prompts(prompts: Sequence[str], tokenizer: RowTokenizer, *, max_len
         if row.prompt_length >= max_length:
             raise TrainerError(
                 ExitCode.ConfigInvalid,
-                f"evaluation.prompts[{index}] has {row.prompt_length} tokens, and model.maxSeqLength is {max_length}.",
+                f"evaluation.prompts[{index}] has {row.prompt_length} tokens, which leaves no room for an answer:"
+                f" model.maxSeqLength is {max_length}.",
                 "Shorten the prompt, or raise model.maxSeqLength.",
             )
     return tuple(

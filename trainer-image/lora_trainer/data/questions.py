@@ -43,7 +43,7 @@ class Question:
     asked: Conversation | Completion
     """The prompt with an answer that stands for any."""
     prompt: Any
-    """The prompt as in the data set: messages or a text."""
+    """The prompt as in the dataset: messages or a text."""
     columns: Mapping[str, Any]
 
 
@@ -98,7 +98,7 @@ def normalise_question(record: Record, columns: Mapping[str, str] | None, *, nee
         value_of(row, name, names)
     for name in RESERVED:
         if name in others:
-            raise RowError(f"the column {name} has a name that reward functions know for something else")
+            raise RowError(f"the column {name} has the name of another argument of reward functions")
     system = optional_text(row, "system", names)
     if isinstance(prompt, list):
         first = [{"role": "system", "content": system}] if system else []
@@ -118,7 +118,7 @@ def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow |
     try:
         row = canonical_json({"prompt": question.prompt, "columns": question.columns}).decode()
     except TypeError as error:
-        raise RowError(f"it has a value that JSON cannot carry ({error})") from None
+        raise RowError(f"it has a value that JSON cannot represent ({error})") from None
     return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or question.prompt)
 
 

@@ -70,12 +70,12 @@ class BadRows:
         """
         if self.count <= rows * largest_share:
             return
-        allowed = f", and dataset.maxBadFraction allows {largest_share:g}" if largest_share else ""
+        allowed = f", but dataset.maxBadFraction allows {largest_share:g}" if largest_share else ""
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"{self.count} of {rows} rows of the data set cannot be used{allowed}: {self.shown()}.",
-            "Correct or remove these rows, name the format and columns in dataset.format and dataset.columns, or leave"
-            f" such rows out with dataset.maxBadFraction. The first {REPORTED_BAD_ROWS} are listed in {report}.",
+            f"{self.count} of {rows} rows of the dataset cannot be used{allowed}: {self.shown()}.",
+            "Correct or remove these rows, set dataset.format and dataset.columns, or raise dataset.maxBadFraction to"
+            f" leave them out. {report} lists the first {REPORTED_BAD_ROWS}.",
         )
 
     def shown(self) -> str:

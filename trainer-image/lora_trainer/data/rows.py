@@ -24,12 +24,12 @@ from lora_trainer.storage import Bucket
 
 DIGEST_BYTES = 16
 PEEKED_RECORDS = 100
-"""Records among which one must have columns of a known format."""
+"""Number of first records of which at least one must have the columns of a known format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenSource:
-    """A source of which no row was tokenised yet."""
+    """A source whose rows are not tokenised yet."""
 
     spec: SourceSpec
     row_format: RowFormat | None
@@ -41,11 +41,11 @@ class OpenSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What happens to long rows."""
+    """How long rows are handled."""
 
     max_length: int
     field: str = "model.maxSeqLength"
-    """Where max_length stands in the spec."""
+    """Field of the spec that sets max_length."""
     overlength: Overlength
 
 
@@ -66,7 +66,7 @@ class RowSet:
     digests: list[bytes] = field(default_factory=list)
     """Of what is trained on, row by row: equal rows have equal digests."""
     prompts: list[bytes] = field(default_factory=list)
-    """Digests of what asks for the last answer, row by row."""
+    """Digests of the prompt of the last answer, row by row."""
     lengths: array[int] = field(default_factory=lambda: array("i"))
     """Tokens of the longest sequence, row by row."""
     tokens: array[int] = field(default_factory=lambda: array("i"))

@@ -28,7 +28,7 @@ LARGEST_FIELD = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row as it stands in its file."""
+    """One row as it is in its file."""
 
     where: str
     """File and line (or row), for messages: train.jsonl:17."""
@@ -38,8 +38,8 @@ class Record:
 def read_records(place: Place, *, uri: str, scratch: Path, bad: BadRows, label: str = "") -> Iterator[Record]:
     """The rows of a place's data files, in the order of their names.
 
-    A row that cannot be parsed is noted in `bad`, and reading goes on; `label` stands before every file's name in
-    messages. Raises DatasetInvalid where there is no data file or one that cannot be read at all. Holds one file in
+    A row that cannot be parsed is noted in `bad`, and reading continues. `label` precedes every file's name in
+    messages. Raises DatasetInvalid where there is no data file, or one that cannot be read at all. Holds one file in
     `scratch` at a time.
     """
     scratch.mkdir(parents=True, exist_ok=True)
@@ -58,9 +58,9 @@ def _data_files(place: Place, uri: str) -> list[DataFile]:
     if data:
         return data
     if place.single:
-        raise _unknown_type(f"{uri} is not of a known type")
+        raise _unknown_type(f"{uri} is not a file of a supported type")
     found = ", ".join(file.name for file in place.files[:5])
-    raise _unknown_type(f"The folder {uri} has no file of a known type (found {found})")
+    raise _unknown_type(f"The folder {uri} has no file of a supported type (found {found})")
 
 
 def _hidden(name: str) -> bool:
@@ -85,7 +85,9 @@ def _read_file(path: Path, name: str, bad: BadRows) -> Iterator[Record]:
     except READ_ERRORS as error:
         reason = first_sentence(str(error)) or type(error).__name__
         raise TrainerError(
-            ExitCode.DatasetInvalid, f"{name} cannot be read: {reason}.", "Upload a whole file of the type it is named."
+            ExitCode.DatasetInvalid,
+            f"{name} cannot be read: {reason}.",
+            "Upload a complete file whose type matches its name.",
         ) from None
 
 
@@ -93,7 +95,7 @@ def _read_archive(path: Path, name: str, bad: BadRows) -> Iterator[Record]:
     with zipfile.ZipFile(path) as archive:
         names = sorted(member for member in archive.namelist() if _file_type(member) in READERS and not _hidden(member))
         if not names:
-            raise _unknown_type(f"The archive {name} has no file of a known type")
+            raise _unknown_type(f"The archive {name} has no file of a supported type")
         for member in names:
             with archive.open(member) as stream:
                 yield from _reader(member)(cast(BinaryIO, stream), f"{name}/{member}", bad)
@@ -111,7 +113,7 @@ def _with_arrow(codec: str) -> Callable[[Path], BinaryIO]:
 DECOMPRESSORS: Mapping[str, Callable[[Path], BinaryIO]] = {
     ".gz": lambda path: cast(BinaryIO, gzip.GzipFile(path)),
     ".bz2": lambda path: cast(BinaryIO, bz2.BZ2File(path)),
-    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 - who reads it closes it
+    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 - the reader closes it
     ".zst": _with_arrow("zstd"),
     ".lz4": _with_arrow("lz4"),
 }
@@ -124,7 +126,7 @@ READ_ERRORS = (
     lzma.LZMAError,
     zipfile.BadZipFile,
     zlib.error,
-    RuntimeError,  # zipfile's word for an archive with a password
+    RuntimeError,  # raised by zipfile for an archive with a password
 )
 
 Reader = Callable[[BinaryIO, str, BadRows], Iterator[Record]]
@@ -196,7 +198,7 @@ def _csv(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Record]:
     for columns in lines:
         where, start = f"{name}:{start}", lines.line_num + 1
         if None in columns or None in columns.values():
-            bad.add(where, f"has another number of columns than the header's {len(lines.fieldnames or [])}")
+            bad.add(where, f"does not have the {len(lines.fieldnames or [])} columns of the header")
         else:
             yield Record(where=where, columns=columns)
 

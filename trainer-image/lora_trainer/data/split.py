@@ -38,8 +38,8 @@ def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
     if not any(trained_on):
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            "Every row of the data set is in the evaluation set too.",
-            "Set evaluation.dataset to other rows, or leave it out to hold rows out of the data set.",
+            "Every row of the dataset is also in the evaluation set.",
+            "Set evaluation.dataset to other rows, or remove it to hold out rows of the dataset.",
         )
     return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
 
@@ -55,7 +55,7 @@ def split_by_hash(rows: RowSet, run: RunFile) -> Split:
     if not held_out:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"No row can be held out to evaluate on: the data set has {len(drawn)} rows,"
+            f"No row can be held out for evaluation: the dataset has {len(drawn)} rows,"
             f" {duplicates(digests)} of them repeated.",
             "Add different rows, or set evaluation.dataset.",
         )
@@ -91,7 +91,7 @@ def draw(rows: RowSet, run: RunFile) -> list[int]:
 def hold_out(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:
     """Which rows are evaluated on: `rows` of them, chosen by a hash of seed and contents, so in any order of the data.
 
-    A row that stands in the data set twice is never chosen, as its twin would be trained on.
+    A row that occurs in the dataset more than once is never chosen, because its duplicate would be trained on.
     """
     counts = Counter(digests)
     key = seed.to_bytes(8, "big")
@@ -113,7 +113,7 @@ def first_of_each(digests: Sequence[bytes], *, seed: int, rows: int) -> list[boo
 
 
 def duplicates(digests: Sequence[bytes]) -> int:
-    """Rows that stand in the data set already."""
+    """Number of rows that repeat an earlier one."""
     return len(digests) - len(set(digests))
 
 

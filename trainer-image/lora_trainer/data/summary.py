@@ -1,4 +1,4 @@
-"""What status and data-report.json say of the data set. Reads the first tokenised rows back as samples."""
+"""Figures of the dataset for status and data-report.json. Reads the first tokenised rows back as samples."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SourceReport(WireModel):
 
 
 class SetReport(WireModel):
-    """One set of rows: those of the data set, or those of an evaluation set of its own."""
+    """One set of rows: the dataset, or a separate evaluation set."""
 
     sources: tuple[SourceReport, ...]
     """Where the rows come from."""
@@ -72,7 +72,7 @@ class SetReport(WireModel):
     bad_rows: Annotated[tuple[BadRow, ...], Field(max_length=100)]
     """The first rows that cannot be used, with file, line and reason."""
     samples: tuple[str, ...] = ()
-    """The first rows used, as the model sees them; what counts in the loss stands in \u27e6 \u27e7."""
+    """The first rows used, as the model sees them; tokens that count in the loss are in \u27e6 \u27e7."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +83,18 @@ class Data:
     tokenizer: RowTokenizer
     sources: Sequence[OpenSource]
     evaluation_sources: Sequence[OpenSource]
-    """Those of an evaluation set of its own; none where rows were held out."""
+    """Sources of a separate evaluation set; none where rows were held out."""
 
 
 class DataReport(WireModel):
     """data-report.json: what prepare found in the data, also where it failed."""
 
     train: SetReport
-    """The data set."""
+    """The dataset."""
     evaluation: SetReport | None = None
     """The evaluation set, where the run names one."""
     held_out: int = 0
-    """Rows of the data set, or of the evaluation set, that are evaluated on."""
+    """Rows of the dataset, or of the evaluation set, that are evaluated on."""
     leaked_prompts: int = 0
     """Rows trained on that ask what a row evaluated on asks too."""
 
@@ -135,7 +135,7 @@ def data_report(data: Data) -> DataReport:
 
 
 def dataset_figures(report: DataReport, split: Split, *, uri: str, samples: int) -> DatasetFigures:
-    """What status shows of the data set, with so many `samples`; `uri` is where the report stands."""
+    """Figures of the dataset for status, with at most `samples` samples; `uri` is the URI of the report."""
     train = report.train
     return DatasetFigures(
         format=", ".join(dict.fromkeys(source.format for source in train.sources if source.format)),

@@ -94,7 +94,7 @@ class Draft:
     spans: tuple[Span, ...]
     prompt_end: int
     plain: bool
-    """Plain text: the tokenizer adds its begin token and we the end token, which templates write themselves."""
+    """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
     completion: str
 
@@ -112,8 +112,8 @@ class RowTokenizer:
         if eos is None:
             raise TrainerError(
                 ExitCode.ModelUnsupported,
-                "The model's tokenizer names no end token (eos_token in tokenizer_config.json).",
-                "Use a model folder whose tokenizer_config.json names one.",
+                "The model's tokenizer has no end token (eos_token in tokenizer_config.json).",
+                "Use a model folder whose tokenizer_config.json sets one.",
             )
         self.template = ChatTemplate(template, special_tokens=special_tokens) if template else None
         self.eos_token_id = self._end_of_turn(eos) if self.template else eos
@@ -163,7 +163,7 @@ class RowTokenizer:
         return [self._row(draft, next(plain if draft.plain else chats)) for draft in drafts]
 
     def prompt(self, draft: Draft) -> tuple[str, list[int]]:
-        """What asks for the draft's last answer: a text, and the ids that the tokenizer turns it into by itself."""
+        """The prompt of the draft's last answer: its text, and the ids that the tokenizer makes of it."""
         text = draft.text[: draft.prompt_end]
         ids = self._backend.encode(text).ids
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
@@ -216,7 +216,7 @@ class RowTokenizer:
         if not self.template:
             raise TrainerError(
                 ExitCode.ChatTemplateInvalid,
-                "The rows are conversations, and the model's tokenizer has no chat template.",
+                "The rows are conversations, but the model's tokenizer has no chat template.",
                 "Set dataset.chatTemplate, or use the model's instruct version.",
             )
         rendered = self.template.render(row, train_on=train_on)

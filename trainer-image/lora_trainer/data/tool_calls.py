@@ -1,6 +1,6 @@
 """Tools and calls of tools in a row, in the one form that chat templates read: lists of objects, arguments parsed.
 
-Data sets write them as JSON texts as often as not. Pure.
+Many datasets write them as JSON strings. Pure.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(function: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(function.get("name"), str):
-        raise ToolError("has a call without the name of a function")
+        raise ToolError("has a call without a function name")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = _parsed(arguments) if arguments.strip() else {}
     if not isinstance(arguments, Mapping | None):
-        raise ToolError(f"calls {function['name']} with arguments that are no object")
+        raise ToolError(f"calls {function['name']} with arguments that are not an object")
     return {**function, "arguments": arguments or {}}
 
 

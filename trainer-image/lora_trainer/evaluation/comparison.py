@@ -1,4 +1,4 @@
-"""Base and adapter side by side: how both are observed, and the file that tells what they did."""
+"""Runs base and adapter on the same inputs, and defines evaluation.json, which holds both results."""
 
 from __future__ import annotations
 

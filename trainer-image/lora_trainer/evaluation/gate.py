@@ -53,7 +53,7 @@ def gate_failed(missed: tuple[str, ...], artifact: Artifact, result: PrepareResu
     return TrainerError(
         ExitCode.QualityGateFailed,
         f"The adapter did not pass evaluation.gates: {'; '.join(missed)}. It is kept at {artifact.uri}.",
-        "Train longer or on better rows; or, if it is good enough, apply the run under a new name with gates that it"
-        " passes: it is then published without training again.",
+        "Train longer or on better rows. If the adapter is good enough, apply the LoraFineTune under a new name with"
+        " gates that it passes; it is then published without training again.",
         result=result,
     )

@@ -1,4 +1,4 @@
-"""The loss on the held-out rows while training goes on. Measures; selection.py decides what follows from it."""
+"""Measures the loss on the held-out rows during training. selection.py decides what follows from it."""
 
 from __future__ import annotations
 

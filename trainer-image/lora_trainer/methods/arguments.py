@@ -55,12 +55,12 @@ def length_step(run: RunFile) -> int | None:
 
 
 def finish(trainer: Trainer, model: PeftModel) -> None:
-    """Undo what TRL does to every trainer and we do not want."""
+    """Undo changes of TRL that this trainer does not want."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    # The reference is the base model: the copy of the untrained adapter that TRL would take instead costs memory, and
-    # stands in every checkpoint.
+    # The reference is the base model. The copy of the untrained adapter that TRL would use instead needs memory, and
+    # is saved in every checkpoint.
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
     # TRL casts a 4-bit model's adapter to bfloat16, while resuming restores it in float32: only with float32 in both

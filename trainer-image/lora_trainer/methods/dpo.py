@@ -53,7 +53,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    # TRL tokenises whatever it is built with, and these rows are tokenised.
+    # TRL tokenises the dataset that it is built with, but these rows are already tokenised.
     trainer.train_dataset = rows
     finish(trainer, model)
     return trainer

@@ -1,1 +1,1 @@
-"""From a trained adapter to a published and proven one."""
+"""Publishes and verifies a trained adapter."""

@@ -24,7 +24,7 @@ class Drawn:
     """Of the trainer's log."""
     label: str
     base: str | None = None
-    """Field of Evaluation that the base model's line stands at."""
+    """Field of Evaluation with the height of the base model's line."""
     adapter: str | None = None
     """The same of the adapter."""
 

@@ -1,6 +1,6 @@
-"""From an adapter's local folder to a published and proven one: upload, verify, gate, manifest, other formats.
+"""Publishes an adapter from its local folder: upload, verify, gate, manifest, other formats.
 
-The trainer's process decides and uploads; what is proven is proven in fresh processes.
+This process decides and uploads; verification runs in new processes.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ def verify_elsewhere(delivery: Delivery, *, uri: str, files: tuple[FileEntry, ..
 
 
 def export_elsewhere(delivery: Delivery) -> tuple[Path, Exported]:
-    """Write and prove the formats of output.exports, and say in which folder. Raises TrainerError."""
+    """Write and verify the formats of output.exports, and return their folder. Raises TrainerError."""
     folder, formats = delivery.this.scratch / "exports", ",".join(delivery.this.run.output.formats)
     options = {"adapter": delivery.folder, "base": delivery.base, "folder": folder, "formats": formats}
     return folder, run_elsewhere("export", options, result=Exported)
 
 
 def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: Verification) -> ArtifactManifest:
-    """The manifest of a proven adapter."""
+    """The manifest of a verified adapter."""
     prepared, signer = delivery.prepared, delivery.signer
     return ArtifactManifest(
         run_digest=prepared.run_digest,

@@ -1,4 +1,4 @@
-"""Runs a stage of the trainer in a fresh process: what is proven there owes nothing to this one's memory."""
+"""Runs a stage of the trainer in a new process, so that its result does not depend on this one's memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_elsewhere(stage: str, options: Mapping[str, object], *, result: type[M])
     if outcome is None or done.returncode not in set(ExitCode):
         raise TrainerError(
             ExitCode.InternalError,
-            f"The stage {stage} ended with code {done.returncode} and no explanation.",
-            "Read the pod's log.",
+            f"The stage {stage} exited with code {done.returncode} and without a result.",
+            "Check the pod's log.",
         )
     raise TrainerError(ExitCode(done.returncode), outcome.message, outcome.remedy)

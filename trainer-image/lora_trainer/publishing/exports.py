@@ -1,6 +1,6 @@
-"""`python -m lora_trainer export`: writes an adapter in the formats that other programs load, and proves each one.
+"""`python -m lora_trainer export`: writes an adapter in the formats that other programs load, and verifies each one.
 
-Runs in a process of its own, on an adapter's local folder; uploads nothing.
+Runs in its own process, on an adapter's local folder; uploads nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def export(adapter: Path, *, base: Path, formats: Sequence[str], folder: Path) -
     except torch.OutOfMemoryError:
         raise TrainerError(
             ExitCode.ExportFailed,
-            f"The GPU's memory does not hold the 16-bit model that {formats[0]} needs.",
-            "Choose a class whose GPU has room for two bytes a parameter, or publish the adapter only.",
+            f"The 16-bit model that {formats[0]} needs does not fit the GPU's memory.",
+            "Choose a class whose GPU has two bytes of memory per parameter, or remove output.exports.",
         ) from None
     return Exported(formats=tuple(formats), merged_drift=round(merged.drift, 4))
 
@@ -65,17 +65,17 @@ def prove(file: Path, merged: Merged, *, log: Path) -> None:
     context = len(merged.probe_ids) + 2 * NEW_TOKENS
     with llama_cpp.server(file, context=context, log=log) as server:
         if server.tokens(merged.probe) != merged.probe_ids:
-            raise _differs(file, "it splits a held-out prompt into other tokens than the model's own tokenizer")
+            raise _differs(file, "it splits a held-out prompt into different tokens than the model's own tokenizer")
         generated, candidates = server.generate(merged.probe_ids, tokens=NEW_TOKENS, candidates=CANDIDATES)
     if not generated:
         raise _differs(file, "it generates nothing after a held-out prompt")
     if merged.next_token not in candidates:
-        raise _differs(file, "what the merged model says next is not among its ten most probable tokens")
+        raise _differs(file, "the merged model's next token is not among its ten most probable tokens")
 
 
 def _differs(file: Path, how: str) -> TrainerError:
     return TrainerError(
         ExitCode.ExportFailed,
-        f"{file.name} is not the model that was trained: {how}.",
-        "Leave GGUF out of output.exports or choose quantizationMethods with more bits; the adapter itself works.",
+        f"{file.name} does not match the trained model: {how}.",
+        "Remove GGUF from output.exports, or choose quantizationMethods with more bits. The adapter itself works.",
     )

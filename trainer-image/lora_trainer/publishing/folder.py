@@ -120,10 +120,10 @@ def commit(
     manifest: Callable[[tuple[FileEntry, ...]], ArtifactManifest],
     signer: Signer | None = None,
 ) -> tuple[Artifact, ArtifactManifest]:
-    """Upload the folder to `uri`, let `manifest` prove it and describe it, sign that, and write it last.
+    """Upload the folder to `uri`, let `manifest` verify and describe it, sign the manifest, and write it last.
 
-    Where another publisher of the same run was faster and its files differ, ours replace them, all of them written
-    after all of its own. A manifest that another wrote is never signed.
+    Where another publisher of the same run was faster and its files differ, this one's files replace them. All of them
+    are written after all of the other's. A manifest of another publisher is never signed.
     """
     described = manifest(bucket.upload_files(folder, uri))
     data = encode(described)

@@ -58,7 +58,7 @@ def convert(model: Path, target: Path) -> None:
     command = [sys.executable, "-m", CONVERTER, model, "--outtype", "f16", "--outfile", target]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
-        raise _failed("llama.cpp's converter does not take this model", done.stdout)
+        raise _failed("llama.cpp's converter failed on this model", done.stdout)
 
 
 def quantize(source: Path, target: Path, *, file_type: int) -> None:
@@ -148,5 +148,5 @@ def _failed(what: str, output: str) -> TrainerError:
     return TrainerError(
         ExitCode.ExportFailed,
         f"{what}: {' / '.join(said) or 'it gave no reason'}.",
-        "Leave GGUF out of output.exports, or ask llama.cpp's project for this architecture and tokenizer.",
+        "Remove GGUF from output.exports, or ask the llama.cpp project to support this architecture and tokenizer.",
     )

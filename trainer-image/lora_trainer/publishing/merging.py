@@ -1,6 +1,6 @@
-"""The adapter merged into its base model in 16 bits, and the proof that the result is the same model.
+"""Merges the adapter into its base model in 16 bits, and verifies that the result is the same model.
 
-Knows transformers and PEFT, not Unsloth: runs in a process of its own (see exports.py).
+Uses transformers and PEFT, not Unsloth, and therefore runs in its own process (see exports.py).
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def require_same(merged: torch.Tensor, *, tuned: torch.Tensor, plain: torch.Tens
     if not drift <= LARGEST_DRIFT:
         raise TrainerError(
             ExitCode.ExportFailed,
-            f"The merged model is not the model that was trained: its logits differ from base and adapter by"
-            f" {drift:.2f} of what the adapter changes ({LARGEST_DRIFT:g} is allowed).",
-            "Use the adapter itself; or train with model.quantization None, or with a higher rank or learning rate:"
-            " what an adapter changes must not drown in the rounding of 16-bit weights.",
+            f"The merged model does not match the trained model: its logits differ from base and adapter by"
+            f" {drift:.2f} of what the adapter changes (at most {LARGEST_DRIFT:g} is allowed).",
+            "Use the adapter without merging it. Or train with model.quantization: None, a higher rank or a higher"
+            " learning rate, so that the adapter's change exceeds the rounding of 16-bit weights.",
         )
     return drift
 

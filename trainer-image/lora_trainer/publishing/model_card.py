@@ -103,7 +103,7 @@ def _sample(prompt: str, **answers: str | None) -> list[str]:
 
 
 def _fenced(text: str) -> Sequence[str]:
-    """The text as it is, whatever marks it contains."""
+    """The text in a fence that is longer than any fence in it."""
     fence = "~~~"
     while fence in text:
         fence += "~"

@@ -1,6 +1,6 @@
-"""The adapter of this very run, where the bucket has one already: it is used, and nothing is trained.
+"""Reuses the adapter that an identical run has already published, so that nothing is trained.
 
-Compares sizes, not contents: every adapter was verified before its manifest was written.
+Compares sizes, not contents, because every adapter was verified before its manifest was written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from lora_trainer.storage import Bucket
 
 
 def reuse(run: RunFile, result: PrepareResult, bucket: Bucket, *, signer: Signer | None) -> PrepareResult | None:
-    """`result` with the adapter that is there, or None. Raises TrainerError QualityGateFailed where it misses the gate.
+    """`result` with the existing adapter, or None. Raises TrainerError QualityGateFailed where it misses the gate.
 
-    The gate is no part of the run digest. So an adapter that another gate rejected is published now if it passes. One
-    without a format that is asked for is trained again.
+    The gate is not part of the run digest, so an adapter that another gate rejected is published now if it passes. An
+    adapter without a format of output.exports is trained again.
     """
     published, rejected = artifact_uri(run, result.run_digest), rejected_uri(run, result.run_digest)
     for uri in (published, rejected):

@@ -60,7 +60,7 @@ class Signer:
 
 
 def read_signer(run: RunFile, pem: str) -> Signer | None:
-    """The signer that output.signing asks for, with the key in `pem`. Raises ConfigInvalid for a key that is none."""
+    """The signer for output.signing with the key in `pem`, None without signing. Raises ConfigInvalid for a bad key."""
     if run.output.signing is None:
         return None
 
@@ -75,7 +75,7 @@ def read_signer(run: RunFile, pem: str) -> Signer | None:
             ExitCode.ConfigInvalid,
             f"output.signing: key {reference.key!r} of Secret {reference.name!r} is not an unencrypted Ed25519 private"
             " key in PEM form.",
-            "Make one with: openssl genpkey -algorithm ed25519 -out private.pem.",
+            "Create one with: openssl genpkey -algorithm ed25519 -out private.pem.",
         )
     return Signer(key=key)
 
@@ -91,7 +91,7 @@ def read_verifier(pem: bytes, *, name: str) -> Verifier:
         raise TrainerError(
             ExitCode.ConfigInvalid,
             f"{name} is not an Ed25519 public key in PEM form.",
-            "Write it with: openssl pkey -in private.pem -pubout -out public.pem.",
+            "Export it with: openssl pkey -in private.pem -pubout -out public.pem.",
         )
     return Verifier(key=key)
 
@@ -107,7 +107,7 @@ def require_signature(verifier: Verifier, manifest: bytes, signature: bytes | No
     if not verifier.accepts(manifest, signature):
         raise TrainerError(
             ExitCode.SignatureInvalid,
-            f"The signature of the adapter at {uri} is not one of key {verifier.key_id[:16]} over its manifest: the"
+            f"The signature of the adapter at {uri} does not match its manifest and key {verifier.key_id[:16]}: the"
             " manifest or the signature was changed, or another key signed it.",
-            "Do not use the adapter; compare the key's id with signingKey in its manifest.json.",
+            "Do not use the adapter. Compare the key's id with signingKey in its manifest.json.",
         )

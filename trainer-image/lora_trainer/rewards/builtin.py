@@ -32,7 +32,7 @@ class Answer:
     tokens: int
     """Its length in tokens, the end token included."""
     prompt: Any
-    """What was asked: messages or a text, as in the data set."""
+    """What was asked: messages or a text, as in the dataset."""
     columns: Mapping[str, Any]
     """The other columns of the row."""
 

@@ -1,7 +1,7 @@
-"""What prepare does about rewards: refuses what cannot work, and takes the user's code into the prepared set.
+"""Checks rewards in prepare, and copies the user's code into the prepared set.
 
-From then on the code is fixed: train runs this copy, whatever becomes of the ConfigMap. It is read but not run here, as
-the slim image that prepares has not the libraries that it may import.
+Train runs this copy, even if the ConfigMap changes later. Prepare reads the code but does not run it, because its slim
+image lacks the libraries that the code may import.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def _source(function: PythonReward, index: int, bucket: Bucket) -> bytes:
     except FileNotFoundError:
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"There is no key {reference.key} in a ConfigMap {reference.name} of the namespace"
+            f"The namespace has no ConfigMap {reference.name} with a key {reference.key}"
             f" (training.grpo.rewards[{index}].python).",
-            "Create the ConfigMap with that key, then apply the run under a new name.",
+            "Create the ConfigMap with that key, then apply the LoraFineTune under a new name.",
         ) from None
 
 
@@ -59,12 +59,12 @@ def check_source(function: PythonReward, source: bytes) -> None:
     except SyntaxError as error:
         raise TrainerError(
             ExitCode.RewardFailed,
-            f"The reward function {function.function} in {file} line {error.lineno} is no Python: {error.msg}.",
-            "Correct it in the ConfigMap and apply the run under a new name.",
+            f"The reward function {function.function} in {file} line {error.lineno} is not valid Python: {error.msg}.",
+            "Correct it in the ConfigMap and apply the LoraFineTune under a new name.",
         ) from None
     except ValueError:  # a null byte
         raise TrainerError(
-            ExitCode.RewardFailed, f"{file} is no text.", "Put Python source into the ConfigMap's key."
+            ExitCode.RewardFailed, f"{file} is not text.", "Put Python source into the ConfigMap's key."
         ) from None
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     # A function may also be made by an assignment or an import, which only running it would tell.
@@ -73,5 +73,5 @@ def check_source(function: PythonReward, source: bytes) -> None:
         raise TrainerError(
             ExitCode.RewardFailed,
             f"{file} defines no function {function.function} (found {', '.join(defined) or 'none'}).",
-            "Correct training.grpo.rewards, or the ConfigMap, and apply the run under a new name.",
+            "Correct training.grpo.rewards or the ConfigMap, and apply the LoraFineTune under a new name.",
         )

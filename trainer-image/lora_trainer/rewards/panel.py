@@ -120,7 +120,7 @@ def check(specs: Sequence[RewardSpec]) -> None:
             try:
                 re.compile(spec.regex.pattern)
             except re.error as error:
-                raise _invalid(_field(index, "regex.pattern"), f"is no regular expression: {error}") from None
+                raise _invalid(_field(index, "regex.pattern"), f"is not a valid regular expression: {error}") from None
         if spec.json_schema:
             try:
                 Draft202012Validator.check_schema(json.loads(spec.json_schema.json_schema))
@@ -128,7 +128,8 @@ def check(specs: Sequence[RewardSpec]) -> None:
                 what = f"is not JSON: {error.msg} in line {error.lineno}"
                 raise _invalid(_field(index, "jsonSchema.schema"), what) from None
             except SchemaError as error:
-                raise _invalid(_field(index, "jsonSchema.schema"), f"is no JSON Schema: {error.message}") from None
+                what = f"is not a valid JSON Schema: {error.message}"
+                raise _invalid(_field(index, "jsonSchema.schema"), what) from None
 
 
 def _field(index: int, name: str) -> str:
@@ -136,4 +137,5 @@ def _field(index: int, name: str) -> str:
 
 
 def _invalid(field: str, what: str) -> TrainerError:
-    return TrainerError(ExitCode.ConfigInvalid, f"{field} {what}.", "Correct it and apply the run again.")
+    remedy = "Correct it and apply the LoraFineTune under a new name."
+    return TrainerError(ExitCode.ConfigInvalid, f"{field} {what}.", remedy)

@@ -1,7 +1,7 @@
-"""A user's reward function in a process of its own, with a time limit for each call and without credentials.
+"""Runs a user's reward function in its own process, with a time limit for each call and without credentials.
 
-The process keeps the function loaded between calls. It is separate so that the user's code can neither end nor hang the
-trainer, and finds no credentials in its environment by accident; it is no sandbox against a user's own intent.
+The process keeps the function loaded between calls. Because it is separate, the user's code can neither end nor block
+the trainer, and finds no credentials in its environment. It is not a sandbox against malicious code.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ class UserFunction:
         code = self._process.wait(KILL_SECONDS)
         self.close()
         how = f"was killed by signal {-code}" if code < 0 else f"ended its process with exit code {code}"
-        self._fail(how, "It must return one number per completion; memory that it takes counts for the pod.")
+        self._fail(
+            how, "Return one number per completion. Memory that the function uses counts towards the pod's limit."
+        )
 
     def _checked(self, rewards: Sequence[Any], count: int) -> list[float]:
         if len(rewards) != count:
@@ -119,5 +121,5 @@ class UserFunction:
         raise TrainerError(
             ExitCode.RewardFailed,
             f"The reward function {self._spec.function} in {reference.name}/{reference.key}{line}{inside} {what}.",
-            remedy or f"Correct it in the ConfigMap and apply the run under a new name ({self._field}).",
+            remedy or f"Correct it in the ConfigMap and apply the LoraFineTune under a new name ({self._field}).",
         )

@@ -1,5 +1,5 @@
-"""The processes beside the first: further ones of a node, and the first ones of further nodes. They take the same steps
-on other rows, publish nothing and keep no checkpoints."""
+"""The processes other than the first: further ones of a node, and the first ones of further nodes. They take the same
+steps on other rows, publish nothing and keep no checkpoints."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def train_beside(
     progress: ProgressServer,
     stop: StopRequest | None = None,
 ) -> None:
-    """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it goes on from."""
+    """Take the same steps as the first process, on other rows; `resume` is the checkpoint that it resumes from."""
     from lora_trainer.training import callbacks
 
     progress.update(phase=Phase.TRAINING)
@@ -113,7 +113,7 @@ def _fetch(this: Attempt) -> tuple[Attempt, Prepared, Path]:
 
 
 def _fetch_resumed(this: Attempt, *, step: int | None) -> Path | None:
-    """The checkpoint that the first node goes on from."""
+    """Fetch the checkpoint that the first node resumes from."""
     if step is None:
         return None
     folder = this.scratch / "resumed"

@@ -1,4 +1,4 @@
-"""What happens at the steps of a training loop: progress, checkpoints, stopping, giving up when diverged.
+"""Callbacks at the steps of a training loop: progress, checkpoints, stopping, ending a diverged run.
 
 Imported after Unsloth only (see libraries.py).
 """
@@ -99,9 +99,9 @@ class ShowProgress(TrainerCallback):
 
 
 class EvaluateHeldOut(TrainerCallback):
-    """Notes the held-out loss of some steps in the trainer's log, saves the best and stops when it gets no better.
+    """Writes the held-out loss of some steps to the trainer's log, saves the best and stops when it no longer improves.
 
-    Comes before SaveAndStop. An evaluation that is cut short by a request to stop is made up for by the next attempt.
+    Comes before SaveAndStop. The next attempt repeats an evaluation that a request to stop has interrupted.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class EvaluateHeldOut(TrainerCallback):
 class SaveAndStop(TrainerCallback):
     """Decides at the end of each step whether to save and whether to stop.
 
-    It sets the loop's own flags, because only a checkpoint made by the loop at the end of a step resumes exactly. What
-    is due while the checkpoint before is still on its way to the bucket waits for a later step: training never waits
+    It sets the loop's own flags, because only a checkpoint that the loop makes at the end of a step resumes exactly. A
+    checkpoint that is due while the previous one is still being uploaded waits for a later step: training never waits
     for a slow bucket, except when it ends.
     """
 
@@ -199,7 +199,7 @@ class FollowFirst(TrainerCallback):
     """In the processes beside the first: saves and stops when that one does."""
 
     def __init__(self, channel: Channel, *, progress: ProgressServer, stop: StopRequest | None) -> None:
-        """`stop` is what a node of its own may be asked; the first process hears of it elsewhere and decides."""
+        """`stop` is the stop request of a further node. The node reports it to the first process, which decides."""
         self._channel = channel
         self._progress = progress
         self._stop = stop
@@ -245,9 +245,9 @@ class StopWhenDiverged(TrainerCallback):
             )
 
     def _ended(self, state: TrainerState, what: str, *, bad_from: int) -> TrainerError:
-        # The loss of a step tells of the model before it: the update that did the harm is that of the step before.
+        # The loss of a step measures the model before that step, so the update of the previous step caused it.
         good = self._last_before(bad_from - 1)
-        kept = f"the last checkpoint from before is {good.uri}" if good else "there is no checkpoint from before"
+        kept = f"the last checkpoint before that is {good.uri}" if good else "there is no checkpoint before that"
         return TrainerError(
             ExitCode.Diverged,
             f"{what} at step {state.global_step} of {state.max_steps}; {kept}.",

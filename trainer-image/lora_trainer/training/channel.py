@@ -1,5 +1,5 @@
-"""What the processes of an attempt say to each other during training: at the end of each step, with each checkpoint and
-at the end. Decides nothing."""
+"""Messages between the processes of an attempt during training: at the end of each step, with each checkpoint, and at
+the end. Decides nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_SILENCE = timedelta(days=1)
 
 
 class Channel:
-    """What the first process tells the others at the end of each step. Says and waits for nothing in one alone."""
+    """Messages of the first process to the others at the end of each step. Does nothing where there is one process."""
 
     def __init__(self, *, count: int) -> None:
         self._count = count
@@ -39,7 +39,7 @@ class Channel:
         import torch
 
         content = file.read_bytes()
-        file.unlink()  # the first process of the same node writes it anew
+        file.unlink()  # the first process of the same node writes it again
         torch.distributed.gather_object((file.name, content), dst=0, group=self._group)
 
     def collect(self, folder: Path) -> None:
@@ -62,7 +62,7 @@ class Channel:
             if len(set(digests)) > 1:
                 raise TrainerError(
                     ExitCode.InternalError,
-                    f"The {self._count} processes of the run trained adapters that differ.",
+                    f"The {self._count} processes of the run ended with different adapters.",
                     "Report it with the pod's log; nothing was published.",
                 )
 
@@ -82,7 +82,7 @@ class Channel:
 
     @cached_property
     def _group(self) -> ProcessGroup:
-        """A group of its own on the CPU: an accelerator's would time out while the first process evaluates."""
+        """A separate group on the CPU: an accelerator's would time out while the first process evaluates."""
         import torch
 
         return cast("ProcessGroup", torch.distributed.new_group(backend="gloo", timeout=LONGEST_SILENCE))

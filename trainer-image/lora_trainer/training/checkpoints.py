@@ -1,4 +1,4 @@
-"""Checkpoints in the bucket: published in the background while training goes on, found and fetched again to resume.
+"""Checkpoints in the bucket: published in the background during training, and fetched again to resume.
 
 A checkpoint is a set in the folder step-N. Nothing here knows what its files mean, only which must be there.
 """
@@ -20,7 +20,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.storage import Bucket
 
 STEPS_UNTIL_PROVEN = 2
-"""The loss of the step after a checkpoint tells of its model, and is known when the step after that is saved."""
+"""The loss of the step after a checkpoint measures its model, and is known when the step after that is saved."""
 TRAINER_STATE = "trainer_state.json"
 """transformers' own record, with the log of all steps so far."""
 NEEDED_TO_RESUME = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
@@ -76,7 +76,7 @@ def fetch_step(bucket: Bucket, uri: str, *, step: int, folder: Path) -> None:
         raise TrainerError(
             ExitCode.StorageUnavailable,
             f"The checkpoint {checkpoint_uri}, which the run still needs, is gone.",
-            "The work folder of a run must stay until the run is done; apply the fine-tune under a new name.",
+            "Apply the LoraFineTune under a new name, and keep a run's work folder until the run is done.",
         )
     bucket.fetch_files(manifest.files, checkpoint_uri, folder)
 
@@ -84,9 +84,9 @@ def fetch_step(bucket: Bucket, uri: str, *, step: int, folder: Path) -> None:
 def _foreign(checkpoint: Checkpoint, *, fingerprint: str) -> TrainerError:
     return TrainerError(
         ExitCode.ConfigInvalid,
-        f"The checkpoint {checkpoint.uri} was made by another run (digest {fingerprint[:12]}): the data set, the base "
+        f"The checkpoint {checkpoint.uri} belongs to another run (digest {fingerprint[:12]}): the dataset, the base "
         "model or a setting has changed since.",
-        "Apply the fine-tune under a new name, or put the data set and the model back as they were.",
+        "Apply the LoraFineTune under a new name, or restore the dataset and the model.",
     )
 
 
@@ -125,7 +125,7 @@ class CheckpointWriter:
     def submit(self, folder: Path, *, step: int, best_step: int | None = None) -> None:
         """Publish `folder` as the checkpoint of `step` and delete it. The caller must not touch it any more.
 
-        The checkpoint of `best_step` stays in the bucket besides the newest ones.
+        The checkpoint of `best_step` stays in the bucket in addition to the newest ones.
         """
         missing = [name for name in self._needed if not (folder / name).is_file()]
         if missing:
@@ -164,8 +164,8 @@ class CheckpointWriter:
         self._delete_older(step, best_step)
 
     def _delete_older(self, step: int, best_step: int | None) -> None:
-        """Keep the newest ones up to `step`, at least down to one that a later loss has proven, and the best; torn
-        folders before it go too."""
+        """Delete older checkpoints. Keeps the newest ones up to `step`, at least down to one that a later loss has
+        confirmed, and the best. Deletes incomplete folders before `step` too."""
         newest = [checkpoint.step for checkpoint in committed(self._bucket, self._uri) if checkpoint.step <= step]
         unproven = sum(older > step - STEPS_UNTIL_PROVEN for older in newest)
         kept = {*newest[: max(self._keep, unproven + 1)], best_step}

@@ -1,9 +1,9 @@
-"""What torch and Triton compiled in the first steps of a run, kept in the bucket for later runs of the same shape.
+"""Keeps what torch and Triton compiled in the first steps of a run in the bucket, for later runs of the same shape.
 
-Compiled code is executed by whoever loads it. It comes from nowhere but the work folder of the run's own namespace,
-whose pods have the same rights as this one, and is compared with the sha256 of its manifest. No run needs it: whatever
-is wrong with it is logged, and the run compiles for itself. An attempt that ends in its first steps with such code
-leaves a mark, at which the next attempt throws the code away: it may have been what killed the process.
+A process that loads compiled code executes it. The code comes only from the work folder of the run's own namespace,
+whose pods have the same permissions as this one, and is compared with the sha256 of its manifest. No run depends on it:
+problems are logged, and the run compiles again. An attempt that ends in its first steps with such code leaves a mark,
+and the next attempt deletes the code, because it may have killed the process.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CompileCache:
     """The compiled code of one run's shape: `folder` on this node, and its copy in the bucket."""
 
     def __init__(self, run: RunFile, *, bucket: Bucket, fingerprint: str, folder: Path, marks: bool = True) -> None:
-        """One of the nodes of an attempt `marks` that the code is on trial."""
+        """One node of an attempt `marks` that the code is on trial, until the first steps are done."""
         self._bucket = bucket
         self._uri = compiled_uri(run, fingerprint)
         self._trial = trial_uri(run) if marks else None
@@ -71,11 +71,10 @@ class CompileCache:
         self._found = False
 
     def fetch(self) -> bool:
-        """Fill the folder from the bucket, and say whether there was anything. Must be called before anything is
-        compiled."""
+        """Fill the folder from the bucket, and return whether there was any code. Call it before anything compiles."""
         began = time.monotonic()
         try:
-            if self._condemned():
+            if self._discarded():
                 return False
             manifest = self._bucket.read_manifest(self._uri, SetManifest)
             if manifest is None or manifest.fingerprint != self._fingerprint:
@@ -87,35 +86,36 @@ class CompileCache:
                 for file in manifest.files:
                     unpack(Path(temporary) / file.path, self._folder)
         except (TrainerError, OSError, tarfile.TarError) as error:
-            log.warning("Compiled code at %s is not used: %s", self._uri, error)
+            log.warning("Compiled code at %s cannot be used: %s", self._uri, error)
             return False
         self._found = True
         size = sum(file.size for file in manifest.files)
-        log.info("Compiled code found", extra={"fields": told(self._uri, size, began)})
+        log.info("Compiled code fetched", extra={"fields": log_fields(self._uri, size, began)})
         return True
 
     def first_steps_done(self) -> threading.Thread:
-        """Publish what is in the folder, or end its trial where it came from the bucket. Returns the thread that does
-        it, for which nobody needs to wait."""
-        do = self._acquit if self._found else self._publish
+        """Publish the folder, or end the trial of code from the bucket. Returns the thread that does so; callers need
+        not wait for it."""
+        do = self._end_trial if self._found else self._publish
         thread = threading.Thread(target=do, name="compiled", daemon=True)
         thread.start()
         return thread
 
-    def _condemned(self) -> bool:
+    def _discarded(self) -> bool:
+        """Delete code on trial that an earlier attempt left, and return whether there was any."""
         if not self._trial or self._bucket.read_if_there(self._trial) != self._fingerprint.encode():
             return False
-        log.warning("An attempt ended in its first steps with the code compiled at %s: it is compiled anew", self._uri)
+        log.warning("An attempt ended in its first steps with the compiled code at %s: compiling again", self._uri)
         self._bucket.delete(f"{self._uri}/{MANIFEST}")
         self._bucket.delete(self._trial)
         return True
 
-    def _acquit(self) -> None:
+    def _end_trial(self) -> None:
         try:
             if self._trial:
                 self._bucket.delete(self._trial)
         except TrainerError as error:
-            log.warning("The next attempt will not use the code compiled at %s: %s", self._uri, error)
+            log.warning("The next attempt will not use the compiled code at %s: %s", self._uri, error)
 
     def _publish(self) -> None:
         began = time.monotonic()
@@ -130,9 +130,9 @@ class CompileCache:
                     manifest=lambda files: SetManifest(fingerprint=self._fingerprint, files=files),
                 )
         except (TrainerError, OSError, tarfile.TarError) as error:
-            log.warning("Compiled code is not kept at %s: %s", self._uri, error)
+            log.warning("Compiled code could not be published to %s: %s", self._uri, error)
             return
-        log.info("Compiled code kept", extra={"fields": told(self._uri, size, began)})
+        log.info("Compiled code published", extra={"fields": log_fields(self._uri, size, began)})
 
 
 def pack(folder: Path, target: Path) -> int:
@@ -162,6 +162,6 @@ def unpack(archive: Path, folder: Path) -> None:
                 shutil.move(path, target)
 
 
-def told(uri: str, size: int, began: float) -> dict[str, object]:
-    """What the log says of it."""
+def log_fields(uri: str, size: int, began: float) -> dict[str, object]:
+    """Fields of a log record about compiled code."""
     return {"uri": uri, "megabytes": round(size / 1e6, 1), "seconds": round(time.monotonic() - began, 1)}

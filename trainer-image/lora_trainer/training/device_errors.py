@@ -29,7 +29,7 @@ def explained(run: RunFile, chosen: Chosen, progress: ProgressServer) -> Iterato
         raise TrainerError(
             ExitCode.GpuUnhealthy,
             f"The GPU failed ({str(error).splitlines()[0]}) {where}.",
-            "Check the node's GPU; the next attempt goes on from the last checkpoint.",
+            "Check the node's GPU; the next attempt resumes from the last checkpoint.",
         ) from error
     except (RuntimeError, MemoryError) as error:
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or CPU_ALLOCATOR in str(error)

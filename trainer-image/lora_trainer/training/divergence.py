@@ -1,4 +1,4 @@
-"""When a loss says that a run is lost. Pure functions of the trainer's log, so that a resumed run decides alike.
+"""Detects a diverged run from its losses. Pure functions of the trainer's log, so that a resumed run decides alike.
 
 A LoRA adapter starts as nothing: the first losses are those of the base model itself. A run has diverged when the mean
 loss of WINDOW steps lies MARGIN nats above the mean of its first WINDOW, a perplexity seven times the base model's; or,

@@ -65,7 +65,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """What a loop leaves behind, besides the adapter's weights in the model."""
+    """The result of a loop, in addition to the adapter's weights in the model."""
 
     history: Sequence[Mapping]
     """One entry per step, those of earlier attempts too."""
@@ -139,7 +139,7 @@ def more_steps(run: RunFile, chosen: Chosen, *, step: int, history: list[dict[st
 
 
 def steps_left(run: RunFile, chosen: Chosen, *, resume: Resume | None) -> bool:
-    """Whether the checkpoint's own log leaves anything to train: what can be told before the model is loaded."""
+    """Whether steps are left to train, from the checkpoint's own log, before the model is loaded."""
     if resume is None:
         return True
     history = json.loads((resume.folder / TRAINER_STATE).read_text())["log_history"]
@@ -151,7 +151,7 @@ def resumed_history(
 ) -> list[dict[str, Any]]:
     """The trainer's log up to the checkpoint, whose weights are put into `model`.
 
-    Makes up for the evaluation that is missing where the attempt before was asked to stop in the midst of it.
+    Repeats the evaluation that is missing where the previous attempt was asked to stop during it.
     """
     if resume is None:
         return []

@@ -1,7 +1,7 @@
-"""The pods of a run on several nodes: how they find each other, and how the end of one becomes the end of all.
+"""Connects the pods of a run on several nodes, and ends all of them when one ends.
 
-Each further node holds a line to the first one: a TCP connection with a message of JSON per line. What is trained goes
-another way, through torch.distributed, in which a peer that is gone may show as an error like any other, or not at all.
+Each further node keeps a TCP connection to the first one, with one JSON message per line. Training uses
+torch.distributed instead, where a lost peer may show as any error, or not at all.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lora_trainer.training.ranks import GRACE_SECONDS
 from lora_trainer.training.stopping import StopRequest
 
 ARRIVAL_SECONDS = 15 * 60
-"""How long the pods wait for each other: to pull an image takes minutes, and a node may be without room for a pod."""
+"""How long the pods wait for each other: pulling an image takes minutes, and a node may have no room for a pod."""
 HELLO_SECONDS = 5
 LONGEST_HELLO = 512
 RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 30
-"""A node that the network does not reach for so long is lost."""
+"""A node that cannot be reached for this long is lost."""
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,11 @@ class Place:
 
 
 class Nodes:
-    """The other nodes, while used as a context manager. None where the run has a single one.
+    """The connections to the other nodes, while used as a context manager. No connections where there is one node.
 
-    A further node begins with a line to the first one. The first one waits for nobody until `agree`: it may find that
-    there is nothing to do for the others, who need not even be there. A node that goes away ends this process through
-    `leave`, as PeerLost; leaving the block tells the others that this one needs them no longer, those too that come
-    only then.
+    A further node starts by connecting to the first one. The first one waits for the others only in `agree`, because it
+    may find that no step is left for them. A node that is lost ends this process through `leave`, as PeerLost. Leaving
+    the block tells the others, also those that connect later, that this node no longer needs them.
     """
 
     def __init__(
@@ -63,17 +62,17 @@ class Nodes:
         leave: Callable[[TrainerError], NoReturn],
         patience: float = ARRIVAL_SECONDS,
     ) -> None:
-        """`attempt` is the same in all pods of an attempt and in no others: an address may be another pod's by now."""
+        """`attempt` identifies the pods of one attempt, because an address may meanwhile belong to another pod."""
         self.place = place
         self._attempt = attempt
         self._stop = stop
         self._leave = leave
         self._deadline = time.monotonic() + patience
         self._patience = patience
-        self._lines: list[_Line] = []
+        self._peers: list[_Peer] = []
         self._arrivals = threading.Condition()
-        self._here: queue.Queue[int] = queue.Queue()
-        self._told: queue.Queue[Message | None] = queue.Queue()
+        self._ready: queue.Queue[int] = queue.Queue()
+        self._plans: queue.Queue[Message | None] = queue.Queue()
         self._lost = threading.Event()
         self._done = False
         self._closing = False
@@ -100,96 +99,95 @@ class Nodes:
         elif not isinstance(error, TrainerError):
             self._await_cause()
         self._closing = True
-        for line in self._lines:
-            line.hang_up()
+        for peer in self._peers:
+            peer.close()
 
     def agree(self, plan: Message | None = None) -> Message | None:
-        """Wait until all nodes are here; the first one's `plan`, None where it is done and needs the others no longer.
+        """Wait until all nodes are connected. Returns the first node's `plan`, or None where it needs them no longer.
 
-        Only the first node has a plan. Raises PeerLost where a node does not come.
+        Only the first node passes a plan. Raises PeerLost where a node does not connect.
         """
         if self.place.node == 0:
             self._await_arrivals()
-            for _ in self._lines:
-                self._here.get()
+            for _ in self._peers:
+                self._ready.get()
             self._send({"plan": plan})
             return plan
         self._send({"here": True})
-        return self._told.get()
+        return self._plans.get()
 
     def leave(self, error: TrainerError) -> NoReturn:
-        """End this process, in case of a bug after a moment in which another node's end may show as its cause."""
+        """End this process. For a bug, wait a moment first, because the loss of another node may be its cause."""
         if error.code is ExitCode.InternalError:
             self._await_cause()
         self._leave(error)
 
     def _await_cause(self) -> None:
         """Where another node is lost, the thread that listens to it ends this process meanwhile."""
-        if self._lines and self._lost.wait(GRACE_SECONDS):
+        if self._peers and self._lost.wait(GRACE_SECONDS):
             time.sleep(2 * GRACE_SECONDS)
 
     def _send(self, message: Message) -> None:
-        for line in self._lines:
-            line.send(message)
+        for peer in self._peers:
+            peer.send(message)
 
-    def _listen(self, line: _Line) -> None:
-        for message in line.messages():
+    def _listen(self, peer: _Peer) -> None:
+        for message in peer.messages():
             if "here" in message:
-                self._here.put(line.node)
+                self._ready.put(peer.node)
             if "plan" in message:
-                self._told.put(message["plan"])
+                self._plans.put(message["plan"])
             if "stop" in message:
                 self._stop.request()
             if "done" in message:
-                line.done = True
-                self._told.put(None)
-        if not (line.done or self._closing):
+                peer.done = True
+                self._plans.put(None)
+        if not (peer.done or self._closing):
             self._lost.set()
-            # That pod's end is to be known first: then the Job controller deletes this pod, with its termination
-            # message.
+            # Let the Job controller see that pod's end first. It then deletes this pod with its termination message.
             time.sleep(GRACE_SECONDS)
             self._leave(
                 TrainerError(
                     ExitCode.PeerLost,
-                    f"The pod of node {line.node} of {self.place.nodes} went away, so this one ended too.",
-                    "The next attempt goes on from the last checkpoint.",
+                    f"The pod of node {peer.node} of {self.place.nodes} was lost, so this pod ended too.",
+                    "The next attempt resumes from the last checkpoint.",
                 )
             )
 
     def _hold(self, connection: socket.socket, node: int) -> None:
         """Listen to a node from now on."""
-        line = _Line(connection, node)
+        peer = _Peer(connection, node)
         with self._arrivals:
-            self._lines.append(line)
-            if self._done:  # it comes too late to be told with the others
-                line.send({"done": True})
+            self._peers.append(peer)
+            if self._done:  # it connected after the others were told
+                peer.send({"done": True})
             self._arrivals.notify_all()
-        threading.Thread(target=self._listen, args=(line,), name=f"node-{node}", daemon=True).start()
+        threading.Thread(target=self._listen, args=(peer,), name=f"node-{node}", daemon=True).start()
 
     def _receive(self, server: socket.socket) -> NoReturn:
-        """Hold a line to each further node that calls, for as long as this process lives."""
+        """Accept the connections of further nodes, as long as this process lives."""
         while True:
             connection, _ = server.accept()
-            node = self._welcomed(connection)
+            node = self._greeted(connection)
             if node in self._missing:
                 self._hold(connection, node)
                 if not self._missing:
-                    log.info("All %d nodes are here", self.place.nodes)
+                    log.info("All %d nodes are connected", self.place.nodes)
             else:
                 connection.close()
 
     @property
     def _missing(self) -> set[int]:
-        """The further nodes that have not called yet."""
-        return set(range(1, self.place.nodes)) - {line.node for line in self._lines}
+        """The further nodes that have not connected yet."""
+        return set(range(1, self.place.nodes)) - {peer.node for peer in self._peers}
 
     def _await_arrivals(self) -> None:
         with self._arrivals:
             if not self._arrivals.wait_for(lambda: not self._missing, max(self._deadline - time.monotonic(), 0)):
-                raise self._alone(*self._missing)
+                raise self._not_connected(*self._missing)
 
-    def _welcomed(self, connection: socket.socket) -> int | None:
-        """The number of the node that calls; None for a stranger."""
+    def _greeted(self, connection: socket.socket) -> int | None:
+        """The number of the node that connects; None for a connection from elsewhere."""
         hello: Message = {}
         with suppress(OSError, ValueError):
             connection.settimeout(HELLO_SECONDS)
@@ -200,10 +198,10 @@ class Nodes:
         return None
 
     def _connected(self) -> socket.socket:
-        """The line to the first node. Raises PeerLost where that does not answer."""
+        """Connect to the first node. Raises PeerLost where it does not answer."""
         place, hello = self.place, {"attempt": self._attempt, "node": self.place.node}
         while time.monotonic() < self._deadline:
-            # Until the first pod has an address its name is unknown, and until it listens it refuses.
+            # The first pod's name does not resolve until it has an address, and it refuses until it listens.
             with suppress(OSError, ValueError):
                 connection = socket.create_connection((place.host, place.port), timeout=HELLO_SECONDS)
                 connection.settimeout(max(self._deadline - time.monotonic(), HELLO_SECONDS))
@@ -212,24 +210,25 @@ class Nodes:
                     return connection
                 connection.close()
             time.sleep(RETRY_SECONDS)
-        raise self._alone(0)
+        raise self._not_connected(0)
 
-    def _alone(self, *missing: int) -> TrainerError:
+    def _not_connected(self, *missing: int) -> TrainerError:
         who = ", ".join(str(node) for node in sorted(missing))
         return TrainerError(
             ExitCode.PeerLost,
-            f"The pod of node {who} of {self.place.nodes} did not come within {self._patience / 60:.0f} minutes.",
-            "See what holds that pod back (kubectl describe pod); a queue (spec.queueName) starts all pods together.",
+            f"The pod of node {who} of {self.place.nodes} did not connect within {self._patience / 60:.0f} minutes.",
+            "Check why that pod does not start (kubectl describe pod). With a queue (spec.queueName), all pods start"
+            " together.",
         )
 
 
-class _Line:
+class _Peer:
     """The connection to one node."""
 
     def __init__(self, connection: socket.socket, node: int) -> None:
         self.node = node
         self.done = False
-        """Whether that node has said that it needs this one no longer."""
+        """Whether that node has said that it no longer needs this one."""
         self._socket = connection
         self._lock = threading.Lock()
         connection.settimeout(None)
@@ -239,18 +238,18 @@ class _Line:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SILENCE_SECONDS)
 
     def send(self, message: Message) -> None:
-        """A node that is gone is noticed by whoever listens."""
+        """Send a message. Errors are ignored, because the listening thread notices a lost node."""
         with self._lock, suppress(OSError):
             _write_line(self._socket, message)
 
     def messages(self) -> Iterator[Message]:
-        """What the node says, until its end."""
+        """The messages of the node, until the connection ends."""
         with suppress(OSError, ValueError), self._socket.makefile("rb") as lines:
             for line in lines:
                 yield json.loads(line)
 
-    def hang_up(self) -> None:
-        """The other side notices."""
+    def close(self) -> None:
+        """Close the connection, so that the other side notices."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 FEWEST_STEPS = 3
-"""The first steps compile and fill caches: a median of fewer would tell of that."""
+"""The first steps compile and fill caches, so a median of fewer steps would not be typical."""
 
 
 def median_step_seconds(seen: Sequence[tuple[float, int]]) -> float | None:

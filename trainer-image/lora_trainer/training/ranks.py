@@ -1,9 +1,9 @@
 """The processes of one attempt on one node: the pod's own is the first, and starts one more for each further GPU.
 
-They speak torchrun's environment, which torch, accelerate and Unsloth read. It is not torchrun that starts them: that
-kills its workers 30 seconds after SIGTERM, in the midst of a checkpoint's upload, and turns their exit codes into 1.
-The first process of all shows progress, evaluates, writes to the bucket and has the termination message; the others
-take steps."""
+They use torchrun's environment variables, which torch, accelerate and Unsloth read. torchrun itself does not start
+them: it kills its workers 30 seconds after SIGTERM, during a checkpoint's upload, and turns their exit codes into 1.
+The first of all processes reports progress, evaluates, and writes to the bucket and the termination message; the others
+only take steps."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class World:
 class Ranks:
     """The further processes of this node, while used as a context manager.
 
-    One that dies ends this process through `leave`, with its termination message. Leaving the block ends those that are
-    left."""
+    A process that dies ends this process through `leave`, with its termination message. Leaving the block kills the
+    others."""
 
     def __init__(
         self, world: World, *, arguments: Sequence[str | Path], scratch: Path, leave: Callable[[TrainerError], NoReturn]
@@ -91,10 +91,10 @@ class Ranks:
                     "rank",
                     *self._arguments,
                     "--termination-log",
-                    self._word(local),
+                    self._termination_log(local),
                 ],
                 env=os.environ | self._world.environment(local),
-                stdin=subprocess.PIPE,  # at whose end it knows that this process is gone
+                stdin=subprocess.PIPE,  # its end tells the process that this one is gone
             )
             watcher = threading.Thread(target=self._watch, args=(local, process), name=f"rank-{local}", daemon=True)
             watcher.start()
@@ -119,17 +119,17 @@ class Ranks:
             self._leave(self._failure(local, code))
 
     def _failure(self, local: int, code: int) -> TrainerError:
-        word, which = self._word(local), f"{self._world.rank(local)} of {self._world.size}"
-        outcome = decode_outcome(word.read_text()) if word.exists() else None
+        log, which = self._termination_log(local), f"{self._world.rank(local)} of {self._world.size}"
+        outcome = decode_outcome(log.read_text()) if log.exists() else None
         if outcome is not None and code in set(ExitCode):
             return TrainerError(ExitCode(code), f"{outcome.message} (process {which})", outcome.remedy)
         return TrainerError(
             ExitCode.ProcessLost,
-            f"Process {which} ended with code {code} and no explanation.",
-            "Read the pod's log; host memory that runs out is the most frequent cause.",
+            f"Process {which} exited with code {code} and without a message.",
+            "Check the pod's log. The most frequent cause is that host memory ran out.",
         )
 
-    def _word(self, local: int) -> Path:
+    def _termination_log(self, local: int) -> Path:
         return self._scratch / f"rank-{local}.json"
 
 
@@ -144,8 +144,8 @@ def end_with_parent() -> None:
 
 
 def restore_on_numbered_cpus() -> None:
-    """Teach torch.load the devices cpu:0, cpu:1, ..., to which transformers restores the optimizer of several processes
-    on a CPU, and which torch knows as cpu only."""
+    """Let torch.load accept the devices cpu:0, cpu:1, ..., to which transformers restores the optimizer of several
+    processes on a CPU. torch itself knows only cpu."""
     import torch
 
     def restore(storage: Any, location: str) -> Any:
@@ -155,7 +155,7 @@ def restore_on_numbered_cpus() -> None:
 
 
 def free_port() -> int:
-    """A port of this node that nobody listens on."""
+    """A free port of this node."""
     with closing(socket.socket()) as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -36,7 +36,7 @@ def best(history: History) -> LossPoint | None:
 
 
 def exhausted(history: History, rule: EarlyStoppingSpec | None) -> bool:
-    """Whether the held-out loss has stopped to improve."""
+    """Whether the held-out loss has stopped improving."""
     if rule is None:
         return False
     lowest, waited = math.inf, 0

@@ -1,4 +1,4 @@
-"""What every node of an attempt does before its first step: fetch, load, and start its further processes."""
+"""Prepares every node of an attempt for its first step: fetches, loads, and starts further processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def begin(
     oom_shrinks: int,
     leave: Callable[[TrainerError], NoReturn],
 ) -> Attempt:
-    """Make this process fit for an attempt. Raises GpuUnhealthy.
+    """Set up this process for an attempt. Raises GpuUnhealthy.
 
     `leave` ends the process at once, and is called from another thread.
     """
@@ -75,19 +75,18 @@ def fetch_prepared(this: Attempt) -> tuple[Attempt, Prepared]:
     Raises TrainerError."""
     uri = prepared_uri(this.run)
     found = this.bucket.read_manifest(uri, SetManifest)
-    remedy = "The work folder of a run must stay until the run is done; apply the fine-tune under a new name."
+    remedy = "Apply the LoraFineTune under a new name, and keep a run's work folder until the run is done."
     if found is None:
         raise TrainerError(ExitCode.StorageUnavailable, f"There is no complete prepared set at {uri}.", remedy)
     this.bucket.fetch_files(found.files, uri, this.prepared)
     prepared = read_prepared(this.prepared)
     if prepared.result.run_digest != found.fingerprint:
-        raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} is of two runs.", remedy)
+        raise TrainerError(ExitCode.StorageUnavailable, f"The prepared set at {uri} mixes two runs.", remedy)
     return replace(this, run=as_prepared(this.run, prepared.result)), prepared
 
 
 def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
-    """The run with what prepare decided. Raises ConfigInvalid where the run file is not the one that prepare read:
-    somebody changed it since."""
+    """The run with what prepare decided. Raises ConfigInvalid where the run file has changed since prepare read it."""
     if run.model.quantization is Quantization.AUTO:
         run = run.quantized(prepared.chosen.quantization)
     digest = run_digest(
@@ -101,7 +100,7 @@ def as_prepared(run: RunFile, prepared: PrepareResult) -> RunFile:
             ExitCode.ConfigInvalid,
             f"The run file (digest {digest[:12]}) is not the one that the run was prepared with (digest "
             f"{prepared.run_digest[:12]}): its ConfigMap or the trainer image was replaced.",
-            "Apply the fine-tune under a new name.",
+            "Apply the LoraFineTune under a new name.",
         )
     return run
 
@@ -115,8 +114,9 @@ def fetch_base(this: Attempt, prepared: PrepareResult) -> Path:
 
 
 def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
-    """What `fetch` returns. It waits for buckets in another thread, while this one imports the libraries; but where
-    further processes begin when it is done, this one imports at the same time as they do."""
+    """Run `fetch` in another thread while this one imports the libraries, and return its result.
+
+    Where further processes start after `fetch`, this one imports later, at the same time as they do."""
     if this.run.parallelism.gpus > 1:
         return fetch()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch") as pool:
@@ -126,7 +126,7 @@ def while_importing(this: Attempt, fetch: Callable[[], T]) -> T:
 
 
 def chosen_here(run: RunFile, prepared: PrepareResult, *, oom_shrinks: int) -> Chosen:
-    """What was chosen, as this attempt and this machine have it. Raises DoesNotFit."""
+    """The choices of prepare, adapted to this attempt and this machine. Raises DoesNotFit."""
     return compute_dtype(run, shrink(prepared.chosen, oom_shrinks))
 
 
@@ -154,7 +154,7 @@ def load_trainable(
 def further_ranks(this: Attempt, *, base: Path, resume: Path | None, port: int) -> Ranks:
     """The processes beside this one on its node; all of the attempt meet at the first node's `port`.
 
-    `resume` is the checkpoint to go on from.
+    `resume` is the checkpoint to resume from.
     """
     run_file = this.scratch / "run.json"
     run_file.write_text(this.run.model_dump_json(by_alias=True, exclude_none=True))
@@ -173,8 +173,8 @@ def interrupted(place: Place, progress: ProgressServer) -> TrainerError:
     """The ending of a pod that was asked to stop."""
     now = progress.progress
     if place.node:
-        message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes go on together later."
+        message = f"The pod of node {place.node} of {place.nodes} was asked to stop; all nodes resume together later."
     else:
-        kept = f"; the next attempt goes on from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
+        kept = f"; the next attempt resumes from step {now.checkpoint_step}" if now.checkpoint else "; no step was lost"
         message = f"Stopped on request while {now.phase} at step {now.step}{kept}."
     return TrainerError(ExitCode.Interrupted, message)

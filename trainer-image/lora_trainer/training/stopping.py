@@ -1,4 +1,4 @@
-"""SIGTERM, told apart by what would be lost: leave at once, or let the training loop save a checkpoint first.
+"""Handles SIGTERM: ends at once, or lets the training loop save a checkpoint first.
 
 A thread waits for the signal, because a Python handler runs only when the main thread returns from native code.
 The signal must be blocked in the main thread before any other thread starts (see __main__).
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 
 
 class StopRequest:
-    """Calls `leave` on SIGTERM or `request()`, except after `defer()`, when that is only noted."""
+    """Calls `leave` on SIGTERM or `request()`; after `defer()`, only notes the request."""
 
     def __init__(self, *, leave: Callable[[], None]) -> None:
         self._leave = leave
         self._lock = threading.Lock()
         self._deferred = False
         self._requested = threading.Event()
-        self._tell: Callable[[], None] | None = None
+        self._notify: Callable[[], None] | None = None
         threading.Thread(target=self._wait, name="sigterm", daemon=True).start()
 
     @property
@@ -28,14 +28,14 @@ class StopRequest:
         """Whether the pod was asked to stop."""
         return self._requested.is_set()
 
-    def tell(self, told: Callable[[], None]) -> None:
-        """Have `told` called, too, when the pod is asked to stop."""
-        self._tell = told
+    def tell(self, notify: Callable[[], None]) -> None:
+        """Also call `notify` when the pod is asked to stop."""
+        self._notify = notify
 
     def request(self) -> None:
         """Ask this pod to stop, as SIGTERM does."""
-        if self._tell:
-            self._tell()
+        if self._notify:
+            self._notify()
         with self._lock:
             self._requested.set()
             if not self._deferred:
@@ -48,7 +48,7 @@ class StopRequest:
 
     @contextmanager
     def deferrable(self) -> Iterator[None]:
-        """A stretch that ends itself when it sees `requested`. A caller looks at `requested` after it."""
+        """A block that ends when it sees `requested`. The caller checks `requested` afterwards."""
         try:
             yield
         finally:

@@ -30,8 +30,8 @@ def rule(expression: str, message: str, *, field: str | None = None) -> dict[str
 
 
 def on_create(entry: dict[str, str]) -> dict[str, Any]:
-    """The rule for new objects only. Nobody can change what a stored one was accepted with, and a rule that came later
-    must not refuse to suspend it."""
+    """The rule for new objects only. Users cannot change the fields of a stored object, so a newer rule must not keep
+    them from suspending it."""
     return entry | {"rule": f"{STORED} || ({entry['rule']})", "optionalOldSelf": True}
 
 

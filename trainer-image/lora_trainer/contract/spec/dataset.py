@@ -13,7 +13,7 @@ from lora_trainer.contract.wire import WireModel
 
 
 class RowFormat(StrEnum):
-    """Shapes of a data-set row."""
+    """Formats of a dataset row."""
 
     MESSAGES = "Messages"
     SHAREGPT = "ShareGPT"
@@ -55,10 +55,10 @@ class SourceSpec(DataPlace):
     """One of several sources of training rows."""
 
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """How often each row is trained on: 2 trains on each twice, 0.25 on a quarter of them. The total is weight times
-    the usable rows, rounded; which rows make up a fraction is decided by a hash of training.seed and their contents."""
+    """How often each row is trained on: 2 trains on each row twice, 0.25 on a quarter of the rows. The total is weight
+    times the usable rows, rounded. A hash of training.seed and the row's contents decides which rows are used."""
     format: RowFormat | None = None
-    """Shape of the rows. Unset: dataset.format, or else detected from the columns."""
+    """Format of the rows. Unset: dataset.format, or else detected from the columns."""
     columns: Columns = None
     """Your column names, as in dataset.columns. Unset: dataset.columns."""
 
@@ -73,9 +73,9 @@ class ChatTemplateSpec(WireModel):
     )
 
     name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
-    """Name of a template of Unsloth's get_chat_template (llama-3.1, qwen-2.5, chatml). Prepare knows those of the
-    class's image, and lists them where this is none of them. Its special tokens must be in the model's vocabulary;
-    what it writes behind an answer is the end token that is trained and published."""
+    """Name of a template of Unsloth's get_chat_template (llama-3.1, qwen-2.5, chatml). Prepare refuses an unknown name
+    and lists those of the class's image. The template's special tokens must be in the model's vocabulary. The token
+    that it writes after an answer is trained and published as the end token."""
     jinja: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
     """Source of a Jinja template, as in tokenizer_config.json."""
 
@@ -96,8 +96,8 @@ class DatasetSpec(DataPlace):
     sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1, max_length=MAX_SOURCES)] | None = None
     """Several places whose rows are trained on together."""
     format: RowFormat | None = None
-    """Shape of the rows. Unset: detected from the columns. Method DPO reads Preference (prompt, chosen, rejected), GRPO
-    reads Prompt (prompt and the columns of its rewards), SFT the others."""
+    """Format of the rows. Unset: detected from the columns. Method DPO reads Preference (prompt, chosen, rejected),
+    GRPO reads Prompt (prompt and the columns of its rewards), SFT reads the others."""
     columns: Columns = None
     """Your column names, keyed by the name the format expects (prompt: question)."""
     chat_template: ChatTemplateSpec | None = None
@@ -106,19 +106,19 @@ class DatasetSpec(DataPlace):
     """What happens to rows longer than model.maxSeqLength: Drop leaves the row out, Truncate cuts its end, Fail fails
     the run."""
     samples_in_status: Annotated[int, Field(ge=0, le=3)] = 0
-    """Shortened training rows that status.dataset.samples shows to everybody who may read the LoraFineTune. The whole
+    """Number of shortened training rows in status.dataset.samples, visible to all who may read the LoraFineTune. The
     report in the bucket always has three."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the rows that may be unusable (not JSON, a column missing, an unknown role): they are left out and
     listed with file, line and reason in data-report.json. 0: the first unusable row fails the run."""
 
     def all_sources(self) -> tuple[SourceSpec, ...]:
-        """The sources, with format and columns of the data set where they name none of their own."""
+        """The sources, with format and columns of the dataset where they set none."""
         named = self.sources or ((source_at(self),) if self.address else ())
         return tuple(self.inherited(source) for source in named)
 
     def inherited(self, source: SourceSpec) -> SourceSpec:
-        """The source, with format and columns of the data set where it names none of its own."""
+        """The source, with format and columns of the dataset where it sets none."""
         return source.model_copy(
             update={"format": source.format or self.format, "columns": source.columns or self.columns}
         )

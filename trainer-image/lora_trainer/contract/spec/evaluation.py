@@ -28,15 +28,15 @@ class GateMetric(StrEnum):
 
 
 class GateSpec(WireModel):
-    """What one figure of the adapter must reach."""
+    """A limit for one figure of the adapter."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("has(self.min) || has(self.max)", "a gate takes min, max or both."),
+            rule("has(self.min) || has(self.max)", "A gate needs min, max or both."),
             rule(
                 "self.metric in ['Loss', 'Reward'] || ((!has(self.min) || (self.min >= 0.0 && self.min <= 1.0))"
                 " && (!has(self.max) || (self.max >= 0.0 && self.max <= 1.0)))",
-                "Improvement, TokenAccuracy and ExactMatch are shares: give min and max between 0 and 1.",
+                "Improvement, TokenAccuracy and ExactMatch are shares: set min and max between 0 and 1.",
             ),
         )
     )
@@ -58,10 +58,10 @@ def _one_for_each_metric(gates: tuple[GateSpec, ...]) -> tuple[GateSpec, ...]:
 
 
 class ExactMatchSpec(WireModel):
-    """Answers generated on held-out rows and compared with their references, white space aside."""
+    """Comparison of answers generated for held-out rows with their references, ignoring white space."""
 
     rows: Annotated[int, Field(ge=1, le=1000)] = 32
-    """Held-out rows that are answered, by base and adapter."""
+    """Number of held-out rows that base and adapter answer."""
     ignore_case: bool = False
     """Whether upper and lower case count as the same."""
 
@@ -70,23 +70,23 @@ class EvaluationSettings(WireModel):
     """How much is compared: what a class may give to runs that leave it unset."""
 
     holdout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """Share of the data set that is held out when evaluation.dataset is unset."""
+    """Share of the dataset that is held out when evaluation.dataset is unset."""
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 256
-    """Most rows evaluated."""
+    """Maximum number of rows evaluated."""
     samples: Annotated[int, Field(ge=0, le=16)] = 3
-    """Held-out prompts answered by base and adapter; the answers are published in evaluation.json."""
+    """Number of held-out prompts that base and adapter answer; evaluation.json has the answers."""
 
 
 class EvaluationSpec(EvaluationSettings):
     """How base and adapter are compared on rows that were not trained on."""
 
     dataset: DataPlace | None = None
-    """Rows to evaluate on, in the format of the data set. Unset: rows held out of the data set."""
+    """Rows to evaluate on, in the format of the dataset. Unset: rows held out of the dataset."""
     prompts: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=8192)], ...],
         Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Prompts of your own, asked as the rows of the data set ask and answered by base and adapter; the answers are
+    """Your own prompts, rendered like the rows of the dataset and answered by base and adapter. The answers are
     published in evaluation.json and in the model card."""
     exact_match: ExactMatchSpec | None = None
     """Compare generated answers with their references. Unset: no answers are generated for this."""
@@ -98,6 +98,6 @@ class EvaluationSpec(EvaluationSettings):
         ),
         AfterValidator(_one_for_each_metric),
     ] = ()
-    """What the adapter must reach to be published: every gate must be passed. An adapter that does not is kept, whole
-    and verified, in <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with gates
-    that it passes publishes it without training again. Unset: every adapter is published."""
+    """Gates that the adapter must all pass to be published. An adapter that fails one is kept, complete and verified,
+    in <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with gates that it passes
+    publishes it without training again. Unset: every adapter is published."""

@@ -1,4 +1,4 @@
-"""How the Hugging Face Hub is read."""
+"""Access to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SecretKeyRef(WireModel):
 
 
 class HuggingFaceSpec(WireModel):
-    """How models and data sets of the Hugging Face Hub are read."""
+    """Access to models and datasets of the Hugging Face Hub."""
 
     token_secret_ref: SecretKeyRef | None = None
-    """Secret key with the token for private or gated models and data sets."""
+    """Secret key with the token for private or gated models and datasets."""

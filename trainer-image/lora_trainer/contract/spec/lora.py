@@ -20,12 +20,12 @@ class LoftqConfig(WireModel):
 
 
 class GradientCheckpointing(StrEnum):
-    """How activations of a forward pass are had again for the backward pass."""
+    """How the backward pass gets the activations of the forward pass."""
 
     UNSLOTH = "Unsloth"
-    """Recomputed from what was offloaded to host memory."""
+    """Recomputed from layer inputs that were offloaded to host memory."""
     ENABLED = "Enabled"
-    """Recomputed, as PyTorch does it."""
+    """Recomputed by PyTorch."""
     DISABLED = "Disabled"
     """Kept."""
 
@@ -34,7 +34,7 @@ class LoraSpec(WireModel):
     """The LoRA adapter (Unsloth's get_peft_model)."""
 
     r: Annotated[int, Field(ge=1, le=512)] = 16
-    """Rank of the adapter matrices. Higher learns more and costs more memory; 8 to 64 suits most tasks."""
+    """Rank of the adapter matrices. A higher rank learns more and needs more memory; 8 to 64 suits most tasks."""
     target_modules: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
         Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),

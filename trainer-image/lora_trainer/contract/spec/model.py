@@ -14,26 +14,26 @@ from lora_trainer.contract.wire import WireModel
 
 
 class Quantization(StrEnum):
-    """How the weights of the base model are held while an adapter is trained."""
+    """Precision of the base model's weights while an adapter is trained."""
 
     AUTO = "Auto"
-    """None where the class's memory has room for it beside all that the run would take with NF4, else NF4."""
+    """None where the class's memory has room for 16-bit weights and everything else that the run needs, else NF4."""
     NF4 = "NF4"
     """4-bit NormalFloat (QLoRA)."""
     NONE = "None"
-    """As they are, in 16 bits."""
+    """16 bits, not quantised."""
 
 
 class ModelSettings(WireModel):
     """How a base model is loaded: what a class may give to runs that leave it unset."""
 
     max_seq_length: Annotated[int, Field(ge=32, le=1_048_576)] = 2048
-    """Longest row in tokens. Longer rows are treated as dataset.overlength says."""
+    """Longest row in tokens. dataset.overlength says what happens to longer rows."""
     dtype: Literal["bfloat16", "float16"] | None = None
-    """Compute type. Unset: bfloat16 where the accelerator has it, else float16."""
+    """Compute type. Unset: bfloat16 where the accelerator supports it, else float16."""
     quantization: Quantization = Quantization.NF4
-    """How the base model's weights are held in memory: NF4 (4 bits, QLoRA), None (16 bits, LoRA), or Auto: None where
-    the class's memory has room for it beside all that the run would take with NF4."""
+    """Precision of the base model's weights in memory: NF4 (4 bits, QLoRA), None (16 bits, LoRA), or Auto: None where
+    16-bit weights fit the class's memory without reducing any other choice, else NF4."""
 
     @property
     def in_4bit(self) -> bool:
@@ -56,8 +56,7 @@ class ModelSpec(ModelSettings):
     claim_ref: ClaimRef | None = None
     """Base model in a folder on a PersistentVolumeClaim."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Branch, tag or commit of a Hugging Face model. The commit it resolves to is pinned for the run and shown in
-    status."""
+    """Branch, tag or commit of a Hugging Face model. The run pins the commit, and status shows it."""
 
     @property
     def address(self) -> str:

@@ -13,7 +13,7 @@ from lora_trainer.contract.wire import WireModel
 
 
 class SigningKeyRef(WireModel):
-    """A private key in a Secret in the namespace of the fine-tune."""
+    """A private key in a Secret in the namespace of the run."""
 
     name: ObjectName
     """Name of the Secret."""
@@ -22,7 +22,7 @@ class SigningKeyRef(WireModel):
 
 
 class SigningSpec(WireModel):
-    """Signs the adapter's manifest, which holds the sha256 of every file."""
+    """Signature of the adapter's manifest, which contains the sha256 of every file."""
 
     key_secret_ref: SigningKeyRef
     """The private key. Only the run's own pods read it."""
@@ -31,11 +31,11 @@ class SigningSpec(WireModel):
 ADAPTER = "adapter"
 MERGED_16BIT = "merged16bit"
 GGUF = "gguf"
-"""Folders of an artifact, besides the adapter's own."""
+"""Folders of an artifact beside the adapter's own files."""
 
 
 class Export(StrEnum):
-    """What may be published besides the adapter."""
+    """Other formats that may be published with the adapter."""
 
     MERGED_16BIT = "Merged16Bit"
     GGUF = "GGUF"
@@ -45,7 +45,7 @@ QuantizationMethod = Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
 class GgufSpec(WireModel):
-    """GGUF files for llama.cpp and what is built on it."""
+    """GGUF files for llama.cpp and programs that are built on it."""
 
     quantization_methods: Annotated[
         tuple[QuantizationMethod, ...],
@@ -55,7 +55,7 @@ class GgufSpec(WireModel):
 
 
 def output_folder(uri: str) -> str:
-    """The one name of an output: with and without a slash at its end it is the same folder."""
+    """The URI of an output without a slash at its end, so that both forms name the same folder."""
     return uri.rstrip("/")
 
 
@@ -68,18 +68,18 @@ class OutputSpec(WireModel):
     exports: Annotated[
         tuple[Export, ...], Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"})
     ] = ()
-    """What is published besides the adapter: Merged16Bit (the adapter merged into a 16-bit copy of the base model, in
-    the folder merged16bit/) and GGUF (that model as GGUF files, in the folder gguf/). Both need memory and scratch for
-    the 16-bit model. Each is proven against the adapter; one that cannot be made or proven ends the run as
+    """Other formats to publish with the adapter: Merged16Bit (the adapter merged into a 16-bit copy of the base model,
+    in the folder merged16bit/) and GGUF (that model as GGUF files, in the folder gguf/). Both need memory and scratch
+    for the 16-bit model. Each is verified against the adapter. If one cannot be written or verified, the run ends as
     ExportFailed, with the adapter published."""
     gguf: GgufSpec = GgufSpec()
     """Settings of the export GGUF."""
     signing: SigningSpec | None = None
-    """Publish an Ed25519 signature beside the manifest. Unset: none."""
+    """Settings of an Ed25519 signature that is published beside the manifest. Unset: no signature."""
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """What is published besides the adapter, each with its folder's name: merged16bit, gguf/q8_0."""
+        """Other formats that are published with the adapter, by folder: merged16bit, gguf/q8_0."""
         merged = (MERGED_16BIT,) if Export.MERGED_16BIT in self.exports else ()
         methods = self.gguf.quantization_methods if Export.GGUF in self.exports else ()
         return merged + tuple(f"{GGUF}/{method}" for method in methods)

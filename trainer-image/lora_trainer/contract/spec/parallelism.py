@@ -1,4 +1,4 @@
-"""What one run computes on."""
+"""GPUs and nodes of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lora_trainer.contract.wire import WireModel
 
 
 class ParallelismSpec(WireModel):
-    """What one run computes on, within what its class allows."""
+    """GPUs and nodes of a run, within the limits of its class."""
 
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
     """GPUs of one node that share the work of every step (data parallel). The effective batch is
     perDeviceTrainBatchSize x gradientAccumulationSteps x gpus x nodes. On a CPU class: processes."""
     nodes: Annotated[int, Field(ge=1, le=16)] = 1
-    """Pods that share the work of every step, each with `gpus` GPUs of its node; SFT and DPO only. They start together
-    and end together: when one is gone all go on from the last checkpoint."""
+    """Pods that share the work of every step, each with `gpus` GPUs of its node; SFT and DPO only. They start and end
+    together: when one is lost, all resume from the last checkpoint."""
 
     @property
     def processes(self) -> int:

@@ -1,4 +1,4 @@
-"""What answers are rewarded for (method GRPO)."""
+"""Rewards of method GRPO."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lora_trainer.contract.wire import WireModel
 
 
 class ExactAnswerReward(WireModel):
-    """1 where the answer is the reference, white space at both ends aside; else 0."""
+    """1 where the answer equals the reference, ignoring white space at both ends; else 0."""
 
     column: Annotated[str, Field(min_length=1, max_length=128)] = "answer"
-    """Column of the data set that holds the reference."""
+    """Column of the dataset with the reference."""
     ignore_case: bool = False
     """Whether upper and lower case count as the same."""
 
@@ -24,7 +24,7 @@ class NumericAnswerReward(WireModel):
     """1 where the last number in the answer is the last number in the reference; else 0."""
 
     column: Annotated[str, Field(min_length=1, max_length=128)] = "answer"
-    """Column of the data set that holds the reference: a number, or a text that ends with it."""
+    """Column of the dataset with the reference: a number, or a string that ends with one."""
     tolerance: Annotated[float, Field(ge=0, le=1_000_000_000)] = 0.0
     """Largest difference that still counts as equal."""
 
@@ -35,7 +35,7 @@ class RegexReward(WireModel):
     pattern: Annotated[str, Field(min_length=1, max_length=1024)]
     """Regular expression in Python's syntax. A dot matches line breaks too."""
     full_match: bool = False
-    """Whether it must match the whole answer, white space at both ends aside."""
+    """Whether it must match the whole answer, ignoring white space at both ends."""
 
 
 class JsonSchemaReward(WireModel):
@@ -47,17 +47,17 @@ class JsonSchemaReward(WireModel):
 
 
 class LengthReward(WireModel):
-    """1 for an answer of the target length, falling evenly to 0 at no token and at twice the target."""
+    """1 for an answer of the target length, falling linearly to 0 at no tokens and at twice the target."""
 
     target: Annotated[int, Field(ge=1, le=1_048_576)]
     """Best length in tokens."""
 
 
 class PythonReward(WireModel):
-    """A function of your own, called as TRL calls reward functions: with the keyword arguments prompts, completions and
-    every column of the data set, all of them lists of one length. It returns one number per completion.
+    """Your own function, called as TRL calls reward functions: with the keyword arguments prompts, completions and
+    every column of the dataset, all lists of the same length. It returns one number per completion.
 
-    It runs in a process of its own, without credentials in its environment. The code is fixed when the run is prepared.
+    It runs in its own process, without credentials in its environment. The code is fixed when the run is prepared.
     """
 
     config_map_ref: ConfigMapKeyRef
@@ -65,28 +65,28 @@ class PythonReward(WireModel):
     function: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "reward"
     """Name of the function in it."""
     timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
-    """Longest time that one call, which judges a whole batch, may take."""
+    """Seconds that one call, which judges a whole batch, may take."""
 
 
 REWARD_KINDS = ("exactAnswer", "numericAnswer", "regex", "jsonSchema", "length", "python")
 
 
 class RewardSpec(WireModel):
-    """One reward of an answer. Exactly one kind is given."""
+    """One reward for an answer. Exactly one kind must be set."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 f"[{', '.join(f'has(self.{kind})' for kind in REWARD_KINDS)}].filter(given, given).size() == 1",
-                f"a reward takes exactly one of {', '.join(REWARD_KINDS)}.",
+                f"A reward takes exactly one of {', '.join(REWARD_KINDS)}.",
             )
         )
     )
 
     weight: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
-    """Factor of this reward in the sum that is learnt from."""
+    """Factor of this reward in the sum that the model learns from."""
     exact_answer: ExactAnswerReward | None = None
-    """Rewards answers that are the reference."""
+    """Rewards answers that equal the reference."""
     numeric_answer: NumericAnswerReward | None = None
     """Rewards answers that end with the right number."""
     regex: RegexReward | None = None
@@ -96,7 +96,7 @@ class RewardSpec(WireModel):
     length: LengthReward | None = None
     """Rewards answers of a given length."""
     python: PythonReward | None = None
-    """Rewards answers as a function of your own says."""
+    """Rewards answers by your own function."""
 
     @property
     def kind(self) -> str:

@@ -49,11 +49,11 @@ class DpoSpec(WireModel):
     adapter."""
 
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
-    """How closely the adapter stays to the base model: higher stays closer."""
+    """How closely the adapter stays to the base model: a higher value stays closer."""
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"] = "sigmoid"
     """Loss of a pair of answers. robust expects some preferences to be wrong: see labelSmoothing."""
     label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
-    """Share of preferences that lossType robust takes to be the wrong way round."""
+    """Share of preferences that lossType robust assumes to be swapped."""
 
 
 class GrpoSpec(WireModel):
@@ -63,24 +63,24 @@ class GrpoSpec(WireModel):
         tuple[RewardSpec, ...],
         Field(min_length=1, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ]
-    """What makes an answer good. The rewards of an answer are added up, each times its weight."""
+    """Rewards that judge an answer. Its total is the sum of all rewards, each multiplied by its weight."""
     num_generations: Annotated[int, Field(ge=2, le=64)] = 8
-    """Answers to each prompt, which are compared with each other. The rows of an optimizer step (micro-batch times
-    accumulation) are answers, and must be a multiple of it."""
+    """Number of answers to each prompt, which are compared with each other. The rows of an optimizer step (micro-batch
+    times accumulation) are answers, and their number must be a multiple of this."""
     max_prompt_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
-    """Longest prompt in tokens. Longer ones are treated as dataset.overlength says: Drop or Fail."""
+    """Longest prompt in tokens. dataset.overlength (Drop or Fail) says what happens to longer ones."""
     max_completion_length: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """Tokens after which an answer is cut."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """How much chance is in the answers."""
+    """Sampling temperature of the answers."""
     beta: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Weight of the divergence from the base model that is subtracted from the reward; 0 does without it."""
+    """Weight of the KL divergence from the base model, which is subtracted from the reward; 0 turns it off."""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How far one step may move the probability of a token: between 1 - epsilon and 1 + epsilon."""
     fast_inference: bool = False
     """Generate with vLLM. Needs a GPU class with the trainer image that has vLLM."""
     max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Largest adapter rank that vLLM makes room for. Unset: lora.r. Needs fastInference."""
+    """Largest adapter rank that vLLM reserves memory for. Unset: lora.r. Needs fastInference."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the GPU's memory that vLLM may take. Unset: 0.5. Needs fastInference."""
 
@@ -91,21 +91,21 @@ class GrpoSpec(WireModel):
 
 
 class EarlyStoppingSpec(WireModel):
-    """When training ends before its last step."""
+    """Conditions for ending training before its last step."""
 
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
     """Evaluations in a row without an improvement that end training."""
     min_delta: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """How much lower than the lowest before a held-out loss must be to count as an improvement, in nats per token."""
+    """Nats per token by which a held-out loss must be below the lowest one so far to count as an improvement."""
 
 
 class TrainingSettings(WireModel):
-    """Numbers of training: what a class may give to runs that leave it unset."""
+    """Settings of training for which a class may set defaults."""
 
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Optimizer steps. Give this or numTrainEpochs."""
+    """Optimizer steps. Set this or numTrainEpochs."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the data set. Give this or maxSteps; unset both: 1 epoch."""
+    """Passes over the dataset. Set this or maxSteps. Both unset: 1 epoch."""
     per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Micro-batch: rows per device and forward pass. Unset: what fits the class's memory."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -119,30 +119,30 @@ class TrainingSettings(WireModel):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Gradient clipping."""
+    """Maximum norm of the gradients, for gradient clipping."""
     optim: Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused", "adamw_torch"] | None = None
     """Optimizer. Unset: adamw_torch_fused, the fastest, where the class's memory has room for it, else adamw_8bit,
     which saves 6 bytes per parameter of the adapter. On a CPU class adamw_torch_fused replaces the 8-bit ones."""
     packing: bool | None = None
     """Pack several rows into one sequence without attention between them; SFT only. Unset: on where the accelerator
-    supports it and rows do not fill a sequence by themselves."""
+    supports it and rows fill less than 90 % of a sequence on average."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 3407
-    """Seed of the adapter's first weights, of the order of rows, and of dropout."""
+    """Seed for the adapter's initial weights, the order of rows, and dropout."""
     eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Optimizer steps between evaluations on the held-out rows; the last step is evaluated too. The adapter of the step
-    with the lowest held-out loss (with DPO, log loss of the preferences) is then the one that is published. Unset:
-    about ten evaluations a run with earlyStopping, none without."""
+    with the lowest held-out loss (with DPO, log loss of the preferences) is published. Unset: about ten evaluations per
+    run with earlyStopping, none without."""
     early_stopping: EarlyStoppingSpec | None = None
     """End training when the held-out loss no longer improves. Unset: all steps are trained."""
     save_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Optimizer steps between checkpoints. Unset: about twenty checkpoints a run. A checkpoint is also made when the
-    pod is asked to stop. One that is due while the one before is still being uploaded waits for the first step
-    after."""
+    """Optimizer steps between checkpoints. Unset: about twenty checkpoints per run. A checkpoint is also made when the
+    pod is asked to stop. A checkpoint that is due while the previous one is still being uploaded is made at the first
+    step after the upload."""
     save_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
     """A checkpoint is also made when the last one is this many minutes old."""
     save_total_limit: Annotated[int, Field(ge=1, le=100)] = 2
-    """Newest checkpoints kept in the bucket. The best one stays besides, and where training has not shown yet that any
-    of them is sound, the one before."""
+    """Number of newest checkpoints kept in the bucket. The best one is kept in addition, and also the one before where
+    no later loss has confirmed any of them yet."""
 
 
 class TrainingSpec(TrainingSettings):
