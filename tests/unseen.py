@@ -41,6 +41,8 @@ STARTS = {
     "tests.trainer.test_broken_stages": ("lora_trainer.__main__",),
     "tests.support.trainer_process": ("lora_trainer.__main__",),
     "tests.trainer.test_parameters": ("tests.support.adapter_facts",),
+    # It reads their messages.
+    "tests.unit.docs.test_field_names": ("lora_operator.*", "lora_trainer.*"),
     "tests.unit.runner.test_main": ("tests.runner.*",),
     "tests.unit.trainer.test_main": ("lora_trainer.__main__",),
 }
