@@ -43,6 +43,11 @@ class Metrics:
             "Runs that wait for a worker; 0 in an operator that does not lead.",
             registry=registry,
         )
+        self.foreign_objects = Gauge(
+            "lora_operator_foreign_objects",
+            "Jobs and pods that have labels of the operator and are not its own. The operator ignores them.",
+            registry=registry,
+        )
         self.reconcile_seconds = Histogram(
             "lora_operator_reconcile_seconds",
             "Duration of one reconcile of one run. result: ok, conflict, api_error, bug, cancelled.",

@@ -27,6 +27,8 @@ RUN_LABEL = f"{GROUP}/run"
 RUN_UID_LABEL = f"{GROUP}/run-uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+CONTAINER = "trainer"
+"""The container of ours in a pod. Clusters add others, which come and go as they like."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 """Completion index of a pod in an Indexed Job, from 0; set by the Job controller."""
 

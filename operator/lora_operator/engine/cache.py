@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_trainer.contract.spec.output import output_folder
 
@@ -17,6 +18,9 @@ from lora_operator.naming import RUN_LABEL
 from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
 
 Body = dict[str, Any]
+V = TypeVar("V", JobView, PodView)
+
+log = logging.getLogger(__name__)
 
 
 def key_of(body: Body) -> Key:
@@ -82,6 +86,8 @@ class Cache:
     runs: Store[RunRecord] = field(default_factory=lambda: Store(lambda record: record.output))
     classes: Store[ClassView] = field(default_factory=lambda: Store(lambda view: view.is_default))
     jobs: Store[JobView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
+    foreign: set[tuple[str, Key]] = field(default_factory=set)
+    """Kind and key of objects that are labelled like the operator's and are not."""
     pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
 
     def put_run(self, body: Body) -> frozenset[Key]:
@@ -112,24 +118,49 @@ class Cache:
         return self._all_runs()
 
     def put_job(self, body: Body) -> frozenset[Key]:
-        """Store a Job. Returns its run, to be reconciled."""
-        self.jobs.put(key_of(body), _version(body), job_view(body))
-        return run_of(body)
+        """A Job was seen: its run is to be reconciled."""
+        return self._put_child("Job", self.jobs, job_view, body)
 
     def drop_job(self, body: Body) -> frozenset[Key]:
-        """Remove a Job that is gone. Returns its run."""
-        self.jobs.drop(key_of(body), version=_version(body))
-        return run_of(body)
+        """A Job is gone: its run is to be reconciled."""
+        return self._drop_child("Job", self.jobs, body)
 
     def put_pod(self, body: Body) -> frozenset[Key]:
-        """Store a pod. Returns its run, to be reconciled."""
-        self.pods.put(key_of(body), _version(body), pod_view(body))
-        return run_of(body)
+        """A pod was seen: its run is to be reconciled."""
+        return self._put_child("Pod", self.pods, pod_view, body)
 
     def drop_pod(self, body: Body) -> frozenset[Key]:
-        """Remove a pod that is gone. Returns its run."""
-        self.pods.drop(key_of(body), version=_version(body))
+        """A pod is gone: its run is to be reconciled."""
+        return self._drop_child("Pod", self.pods, body)
+
+    def _put_child(self, kind: str, store: Store[V], view: Callable[[Body], V], body: Body) -> frozenset[Key]:
+        """Anyone may label an object like ours, with any content. It is ignored, so that it harms nobody."""
+        key = key_of(body)
+        try:
+            seen, run = view(body), run_of(body)
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            if (kind, key) not in self.foreign:
+                namespace, name = key
+                told = {"kind": kind, "namespace": namespace, "object": name, "problem": repr(problem)}
+                log.warning("ignored an object with the operator's labels", extra=told)
+            self.foreign.add((kind, key))
+            store.drop(key, version=_version(body))
+            return frozenset()
+        self.foreign.discard((kind, key))
+        store.put(key, _version(body), seen)
+        return run
+
+    def _drop_child(self, kind: str, store: Store[V], body: Body) -> frozenset[Key]:
+        key = key_of(body)
+        if (kind, key) in self.foreign:
+            self.foreign.discard((kind, key))
+            return frozenset()
+        store.drop(key, version=_version(body))
         return run_of(body)
+
+    def keep_foreign(self, kind: str, there: Set[Key]) -> None:
+        """Forget the ignored objects of a kind that a full LIST does not show."""
+        self.foreign.difference_update({entry for entry in self.foreign if entry[0] == kind and entry[1] not in there})
 
     def keys_of(self, uids: Set[str]) -> frozenset[Key]:
         """The keys of the runs that have these uids."""

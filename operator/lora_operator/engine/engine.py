@@ -77,6 +77,7 @@ class Engine:
         # An operator that does not lead takes nothing out of its queue.
         metrics.queue_depth.set_function(lambda: len(self.queue) if self._leader.leads else 0)
         metrics.count_runs(self.cache.runs_by_reason)
+        metrics.foreign_objects.set_function(lambda: len(self.cache.foreign))
         metrics.leader.set_function(lambda: self._leader.leads)
 
     @property

@@ -45,5 +45,6 @@ async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
             seen.add(key_of(item))
         for key in known.keys() - seen:
             store.drop(key, version=known[key])
+        cache.keep_foreign(resource.kind, seen)
     for record in cache.runs.values():
         queue.add(record.key)

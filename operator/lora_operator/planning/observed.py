@@ -14,9 +14,11 @@ from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.api.lorafinetuneclass import ClassStatus, LoraFineTuneClassSpec
 from lora_operator.naming import (
     ATTEMPT_LABEL,
+    CONTAINER,
     DEFAULT_CLASS_ANNOTATION,
     INDEX_ANNOTATION,
     QUEUE_LABEL,
+    RUN_KIND,
     RUN_UID_LABEL,
     STAGE_LABEL,
     Stage,
@@ -268,9 +270,24 @@ def first_error(problem: ValidationError, *, root: str = "spec") -> str:
     return f"{root}.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
+class Foreign(ValueError):
+    """An object has labels of this operator, which did not make it."""
+
+
+def _owner(metadata: dict[str, Any], *, kind: str) -> str:
+    """The uid of the controller that owns the object. Raises Foreign where it is none of that kind."""
+    owner = next((owner for owner in metadata.get("ownerReferences", ()) if owner.get("controller")), {})
+    if owner.get("kind") != kind:
+        raise Foreign(f"no {kind} owns it")
+    return owner["uid"]
+
+
 def job_view(body: dict[str, Any]) -> JobView:
-    """The view of a Job that carries this operator's labels."""
+    """The view of a Job that carries this operator's labels. Raises Foreign, KeyError, TypeError or ValueError where
+    another made it: labels are anyone's to set."""
     metadata, status = body["metadata"], body.get("status", {})
+    if _owner(metadata, kind=RUN_KIND) != metadata["labels"][RUN_UID_LABEL]:
+        raise Foreign("its label names another run than the one that owns it")
     ends = {
         condition["type"]: condition
         for condition in status.get("conditions", ())
@@ -304,15 +321,16 @@ def _suspended_since(status: dict[str, Any]) -> datetime | None:
 
 
 def pod_view(body: dict[str, Any]) -> PodView:
-    """The view of a pod that carries this operator's labels."""
+    """The view of a pod that carries this operator's labels. Raises as `job_view` does."""
     metadata, status = body["metadata"], body.get("status", {})
-    container = next(iter(status.get("containerStatuses", ())), {}).get("state", {})
+    statuses = (entry for entry in status.get("containerStatuses", ()) if entry["name"] == CONTAINER)
+    container = next(statuses, {}).get("state", {})
     waiting = container.get("waiting", {})
     running = container.get("running") or container.get("terminated") or {}
     return PodView(
         name=metadata["name"],
         run_uid=metadata["labels"][RUN_UID_LABEL],
-        job_uid=next((owner["uid"] for owner in metadata.get("ownerReferences", ()) if owner.get("controller")), ""),
+        job_uid=_owner(metadata, kind="Job"),
         phase=status.get("phase", "Pending"),
         created=_time(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,

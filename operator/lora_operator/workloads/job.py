@@ -9,6 +9,7 @@ from lora_trainer.contract.exits import ExitCode
 
 from lora_operator.naming import (
     ATTEMPT_LABEL,
+    CONTAINER,
     PRIORITY_CLASS_LABEL,
     QUEUE_LABEL,
     STAGE_LABEL,
@@ -17,7 +18,7 @@ from lora_operator.naming import (
 )
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.metadata import child_metadata
-from lora_operator.workloads.pod import CONTAINER, pod_template
+from lora_operator.workloads.pod import pod_template
 
 DISRUPTIONS = (
     # Preemption, drain and eviction are no failures.

@@ -22,13 +22,12 @@ from lora_trainer.contract.run import (
 )
 from lora_trainer.contract.spec.places import CLAIM, CONFIG_MAP, ConfigMapKeyRef
 
-from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage, config_map_name, job_name, service_name
+from lora_operator.naming import ATTEMPT_LABEL, CONTAINER, STAGE_LABEL, Stage, config_map_name, job_name, service_name
 from lora_operator.workloads.draft import PORT_NAME, Entry, PodDraft, StageRequest, Transform
 from lora_operator.workloads.metadata import child_labels
 from lora_operator.workloads.overlay import overlay, scheduling
 from lora_operator.workloads.resolved import RUN_KEY
 
-CONTAINER = "trainer"
 CPU = {Stage.PREPARE: "2", Stage.TRAIN: "4"}
 MEMORY = {Stage.PREPARE: "4Gi", Stage.TRAIN: "32Gi"}
 """Requests of a pod where its class sets none."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_operator import naming
@@ -79,10 +81,16 @@ def stored(body: Body, *, version: int = 1, uid: str = UID) -> Body:
     return body | {"metadata": body["metadata"] | metadata}
 
 
+def owned_by(kind: str, uid: str) -> Body:
+    return {"ownerReferences": [{"kind": kind, "name": "any", "uid": uid, "controller": True}]}
+
+
 def child(name: str, **fields: Any) -> Body:
+    """A Job of the run, or a pod of a Job."""
     labels = {naming.RUN_LABEL: NAME, naming.RUN_UID_LABEL: UID, naming.STAGE_LABEL: "train", naming.ATTEMPT_LABEL: "1"}
     metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "labels": labels}
     metadata |= {"resourceVersion": "1", "creationTimestamp": "2026-01-01T12:00:00Z"}
+    metadata |= owned_by(naming.RUN_KIND, UID) if name == "job" else owned_by("Job", "uid-job")
     return {"metadata": metadata, "spec": {}, "status": {}} | fields
 
 
@@ -119,16 +127,81 @@ def test_children_wake_their_run_and_hang_together() -> None:
     cache = Cache()
     assert cache.put_job(child("job")) == {(NAMESPACE, NAME)}
     pod = child("pod")
-    pod["metadata"]["ownerReferences"] = [{"uid": "uid-job", "controller": True}]
     assert cache.put_pod(pod) == {(NAMESPACE, NAME)}
     orphan = child("orphan")
-    orphan["metadata"]["ownerReferences"] = [{"uid": "uid-another", "controller": True}]
+    orphan["metadata"] |= owned_by("Job", "uid-another")
     cache.put_pod(orphan)
     (job,) = cache.children_of(UID)
     assert [view.name for view in job.pods] == ["pod"]
     assert cache.drop_pod(pod) == {(NAMESPACE, NAME)}
     assert cache.drop_job(child("job")) == {(NAMESPACE, NAME)}
     assert cache.children_of(UID) == ()
+
+
+FOREIGN: dict[str, Callable[[Body], None]] = {
+    "no label of a run": lambda body: body["metadata"]["labels"].pop(naming.RUN_UID_LABEL),
+    "a number that is none": lambda body: body["metadata"]["labels"].update({naming.ATTEMPT_LABEL: "first"}),
+    "no name of a run": lambda body: body["metadata"]["labels"].pop(naming.RUN_LABEL),
+    "no stage": lambda body: body["metadata"]["labels"].update({naming.STAGE_LABEL: "serve"}),
+    "no owner": lambda body: body["metadata"].pop("ownerReferences"),
+    "an owner that does not control it": lambda body: body["metadata"]["ownerReferences"][0].pop("controller"),
+    "an owner of another kind": lambda body: body["metadata"].update(owned_by("ReplicaSet", UID)),
+}
+POD_FOREIGN = {
+    "an index that is no number": lambda body: body["metadata"].update(annotations={naming.INDEX_ANNOTATION: "first"}),
+    "a status of no sense": lambda body: body.update(status={"containerStatuses": [7]}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        *(("job", FOREIGN[why]) for why in FOREIGN),
+        *(("pod", FOREIGN[why]) for why in ("no label of a run", "no name of a run", "no owner")),
+        *(("pod", spoil) for spoil in POD_FOREIGN.values()),
+    ],
+)
+def test_an_object_that_only_looks_like_ours_is_ignored(
+    name: str, spoil: Callable[[Body], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, body = Cache(), child(name)
+    spoil(body)
+    put, drop = (cache.put_job, cache.drop_job) if name == "job" else (cache.put_pod, cache.drop_pod)
+    for _ in range(2):
+        assert put(body) == frozenset()
+    assert (len(cache.jobs), len(cache.pods), len(cache.foreign)) == (0, 0, 1)
+    assert len(caplog.records) == 1, "told once"
+    assert drop(body) == frozenset()
+    assert cache.foreign == set()
+
+
+def test_a_job_is_of_the_run_that_owns_it() -> None:
+    cache, body = Cache(), child("job")
+    body["metadata"] |= owned_by(naming.RUN_KIND, "another")
+    assert cache.put_job(body) == frozenset()
+
+
+def test_an_ignored_object_that_is_gone_unnoticed_is_forgotten() -> None:
+    cache, body = Cache(), child("pod")
+    body["metadata"].pop("ownerReferences")
+    cache.put_pod(body)
+    cache.keep_foreign("Job", set())
+    cache.keep_foreign("Pod", {(NAMESPACE, "pod")})
+    assert len(cache.foreign) == 1
+    cache.keep_foreign("Pod", set())
+    assert cache.foreign == set()
+
+
+def test_the_trainer_is_read_whatever_stands_beside_it() -> None:
+    ended = {"terminated": {"exitCode": 11, "finishedAt": BORN, "startedAt": BORN}}
+    beside = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 0, "finishedAt": BORN, "startedAt": BORN}}}
+    for statuses in (
+        [beside, {"name": naming.CONTAINER, "state": ended}],
+        [{"name": naming.CONTAINER, "state": ended}, beside],
+    ):
+        view = pod_view(child("pod", status={"containerStatuses": statuses}))
+        assert view.termination is not None
+        assert view.termination.exit_code == 11
 
 
 # --- views --------------------------------------------------------------------------------------------------------
