@@ -288,6 +288,6 @@ def test_the_component_lists_files_that_are_there() -> None:
 
 
 def test_reasons_that_alerts_wait_for_need_a_person() -> None:
-    asked = next(rule["expr"] for rule in alerts() if rule["alert"] == "LoraRunsNeedSomebody")
+    asked = next(rule["expr"] for rule in alerts() if rule["alert"] == "LoraRunsNeedAction")
     values = {value for selector in selectors(asked) for _, value in selector.matchers}
     assert set(next(iter(values)).split("|")) <= set(Reason)
