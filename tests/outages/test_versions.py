@@ -61,6 +61,8 @@ def run_program(kubectl: Kubectl, *command: str) -> None:
 def before_the_move(tenant: Tenant) -> Iterator[None]:
     """The cluster as an older release left it; afterwards it is again as this one has it."""
     kubectl = tenant.kubectl
+    # An outage may have left runs in a namespace that is gone. Nobody can write these.
+    kubectl("delete", "lorafinetunes", "--all", "--all-namespaces")
     try:
         run_program(kubectl, "python", "-c", AN_OLDER_OPERATOR)
         kubectl.wait_for_rollout(OPERATOR_NAMESPACE, OPERATOR)
