@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from lora_operator.naming import ATTEMPT_LABEL, INDEX_ANNOTATION, RUN_UID_LABEL, STAGE_LABEL, Stage
+from lora_operator.naming import ATTEMPT_LABEL, INDEX_ANNOTATION, RUN_KIND, RUN_UID_LABEL, STAGE_LABEL, Stage
 from lora_operator.planning.attempts import stage_state
 from lora_operator.planning.observed import PodView, job_view, pod_view
 from lora_operator.planning.plan_builder import Create
@@ -126,12 +126,14 @@ def test_success_of_the_first_pod_is_that_of_the_attempt() -> None:
 def test_views_are_read_from_what_the_job_controller_writes() -> None:
     labels = {RUN_UID_LABEL: UID, STAGE_LABEL: "train", ATTEMPT_LABEL: "1"}
     metadata = {"name": TRAIN, "uid": "u", "creationTimestamp": "2026-01-01T12:00:00Z", "labels": labels}
+    of_run = {"ownerReferences": [{"kind": RUN_KIND, "uid": UID, "controller": True}]}
+    of_job = {"ownerReferences": [{"kind": "Job", "uid": "u", "controller": True}]}
     failed = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "Pod x has condition y."}
-    job = job_view({"metadata": metadata, "spec": {"completions": 2}, "status": {"conditions": [failed]}})
+    job = job_view({"metadata": metadata | of_run, "spec": {"completions": 2}, "status": {"conditions": [failed]}})
     assert (job.nodes, job.disrupted, job.finish_message) == (2, True, "Pod x has condition y.")
     pod = pod_view(
         {
-            "metadata": metadata | {"annotations": {INDEX_ANNOTATION: "1"}},
+            "metadata": metadata | of_job | {"annotations": {INDEX_ANNOTATION: "1"}},
             "status": {"conditions": [{"type": "DisruptionTarget", "status": "True"}]},
         }
     )
