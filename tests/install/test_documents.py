@@ -73,6 +73,7 @@ class Reader:
 def team(bare: Kubectl) -> Iterator[Tenant]:
     """A tenant that is yet to be let in."""
     team = Tenant(kubectl=bare, namespace="team-of-documents")
+    bare("delete", "namespace", team.namespace, "--ignore-not-found")  # of a test that was interrupted
     yield team
     bare("delete", "namespace", team.namespace, "--ignore-not-found")
 
