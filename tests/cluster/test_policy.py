@@ -64,7 +64,7 @@ def test_the_operator_refuses_what_the_policy_let_pass(environment: Environment,
     try:
         run = tenant.wait_for_reason("run", "PolicyViolation")
         assert f"spec.lora.r is 64, but LoraFineTuneClass {name} allows at most 8" in ready_message(run)
-        assert f"(its spec.allowed.outputs): s3://{tenant.namespace}/*" in ready_message(run)
+        assert f"Its spec.allowed.outputs allows: s3://{tenant.namespace}/*" in ready_message(run)
         assert tenant.jobs("run") == []
     finally:
         environment.kubectl("delete", "lorafinetuneclass", name)
