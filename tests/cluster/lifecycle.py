@@ -42,7 +42,7 @@ def up(*, paths: Paths, report: Report) -> None:
 
 def heal(*, paths: Paths, report: Report) -> None:
     """Start what is missing or unhealthy of the cluster, and keep what it stores. Raises ClusterError where that is not
-    enough: a caller that goes on with its objects must know that `up` would have removed them."""
+    enough: a caller that still needs its objects must know that `up` would have removed them."""
     programs = toolchain.programs(paths)
     parts = components(paths=paths, programs=programs)
     if paths.state.exists() and not problems(paths=paths, parts=parts):
