@@ -11,9 +11,22 @@ from pathlib import Path
 
 PROGRAMS = frozenset(
     """apt apt-get argocd aws bash cosign curl docker flux git go helm istioctl kind kubectl kustomize lora-operator
-    make minikube mc openssl pip podman pytest python python3 skopeo ssh sudo syft uv vllm wget""".split()  # noqa: SIM905
+    make minikube mc openssl pip podman pytest python python3 skopeo ssh sudo syft uv vllm wget""".split()  # noqa: SIM905 - quoted one by one they fill a page
 )
 """By whose names a command is told from other code that a sentence or an indented block shows."""
+FOLLOWED = (
+    "docs/quickstarts/first-run.md",
+    "docs/tasks/back-up.md",
+    "docs/tasks/diagnose.md",
+    "docs/tasks/follow-a-run.md",
+    "docs/tasks/install.md",
+    "docs/tasks/offer-a-class.md",
+    "docs/tasks/onboard-a-team.md",
+    "docs/tasks/operate.md",
+    "docs/tasks/uninstall.md",
+    "docs/tasks/upgrade.md",
+)
+"""Every page whose ```bash blocks tests/install/test_documents.py runs."""
 _ASSIGNMENTS = re.compile(r"^(?:[A-Z_]+=\S* )*")
 _COMMENT = re.compile(r"\s+#.*$")
 

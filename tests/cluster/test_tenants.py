@@ -42,7 +42,7 @@ class Team:
 
     @property
     def user(self) -> str:
-        """Somebody with the role that manifests/tenant gives, and no other."""
+        """A person with the role that manifests/tenant gives, and no other."""
         return f"user-of-{self.name}"
 
     def as_person(self, *arguments: object, stdin: str | None = None) -> str:

@@ -15,23 +15,10 @@ from tests.commands.every import DOCUMENTS, EVERY, MAKES, of
 from tests.commands.starting import python_of, run, start_module
 from tests.commands.test_benchmarks import FEWEST
 from tests.commands.test_programs import DOCKER, OPENSSL
-from tests.documents import Mention, commands
+from tests.documents import FOLLOWED, Mention, commands
 from tests.kubectl.documented import DOCUMENTED
 from tests.runner.suites import PYTHON, REPOSITORY
 
-FOLLOWED = {
-    "docs/quickstarts/first-run.md",
-    "docs/tasks/back-up.md",
-    "docs/tasks/diagnose.md",
-    "docs/tasks/follow-a-run.md",
-    "docs/tasks/install.md",
-    "docs/tasks/offer-a-class.md",
-    "docs/tasks/onboard-a-team.md",
-    "docs/tasks/operate.md",
-    "docs/tasks/uninstall.md",
-    "docs/tasks/upgrade.md",
-}
-"""Documents whose ```bash blocks tests/install/test_documents.py runs."""
 KUBECTL = {each.command for each in DOCUMENTED}
 PYTHONS = of("python", "python3")
 PYTESTS = [mention.command for mention in of("pytest")]
@@ -50,10 +37,12 @@ def test_what_is_started_is_still_named() -> None:
 
 def test_a_test_runs_every_block() -> None:
     names = {str(document.relative_to(REPOSITORY)): commands(document.read_text()) for document in DOCUMENTS}
-    lines = [line for name in names.keys() - FOLLOWED for block in names[name].values() for line in block.splitlines()]
+    lines = [
+        line for name in names.keys() - set(FOLLOWED) for block in names[name].values() for line in block.splitlines()
+    ]
     assert set(lines) - KUBECTL == set()
     follower = (REPOSITORY / "tests/install/test_documents.py").read_text()
-    assert all(f'"{name}"' in follower for name in FOLLOWED)
+    assert "for page in FOLLOWED" in follower
 
 
 @pytest.mark.parametrize("mention", PYTHONS, ids=lambda mention: mention.command)

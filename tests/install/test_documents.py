@@ -17,21 +17,8 @@ from tests.cluster.runs import SCRIPTED_CLASS, Tenant, ready_reason, scripted_cl
 from tests.cluster.settings import NODE_NAME
 from tests.demo.environment import MANIFESTS, OPERATOR_IMAGE, OPERATOR_NAMESPACE, REPOSITORY, Environment
 from tests.demo.kubectl import Kubectl
-from tests.documents import commands, execute
+from tests.documents import FOLLOWED, commands, execute
 
-FOLLOWED = (
-    "docs/quickstarts/first-run.md",
-    "docs/tasks/back-up.md",
-    "docs/tasks/diagnose.md",
-    "docs/tasks/follow-a-run.md",
-    "docs/tasks/install.md",
-    "docs/tasks/offer-a-class.md",
-    "docs/tasks/onboard-a-team.md",
-    "docs/tasks/operate.md",
-    "docs/tasks/uninstall.md",
-    "docs/tasks/upgrade.md",
-)
-"""Every page whose ```bash blocks are run here."""
 GUIDES = [commands((REPOSITORY / page).read_text()) for page in FOLLOWED]
 GUIDE = {title: block for guide in GUIDES for title, block in guide.items()}
 """The commands below each heading of all of them."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from lora_trainer.contract.outcome import clip
 from lora_trainer.contract.wire import WireModel
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 MAX_MESSAGE = 2048
 
@@ -51,6 +51,17 @@ class Condition(WireModel):
 def in_order(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
     """The conditions in reading order. The API server keeps an order of its own; types unknown here come last."""
     return tuple(sorted(conditions, key=lambda condition: ORDER.get(condition.type, len(ORDER))))
+
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+    AfterValidator(in_order),
+]
+"""The conditions of an object, one of each type."""
 
 
 def find(conditions: tuple[Condition, ...], kind: ConditionType) -> Condition | None:

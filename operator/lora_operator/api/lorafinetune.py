@@ -20,9 +20,9 @@ from lora_trainer.contract.spec.output import OutputSpec
 from lora_trainer.contract.spec.parallelism import ParallelismSpec
 from lora_trainer.contract.spec.training import TrainingSpec
 from lora_trainer.contract.wire import WireModel
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from lora_operator.api.conditions import Condition, ConditionType, in_order, is_true
+from lora_operator.api.conditions import Conditions, ConditionType, is_true
 from lora_operator.api.conflicts import CONFLICTS
 from lora_operator.naming import MAX_LABEL_VALUE, Stage
 
@@ -207,14 +207,7 @@ class LoraFineTuneStatus(WireModel):
 
     observed_generation: int | None = None
     """metadata.generation that this status was derived from; -1 before an operator has seen the run."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-        AfterValidator(in_order),
-    ] = ()
+    conditions: Conditions = ()
     """Accepted, Prepared, Running and Suspended describe stages of the run. Finished becomes True when the run ends,
     successfully or not. Ready (the adapter is published and works), Reconciling and Stalled are those of kstatus."""
     class_name: str | None = None

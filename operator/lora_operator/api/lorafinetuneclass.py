@@ -14,9 +14,9 @@ from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
 from lora_trainer.contract.spec.training import TrainingSettings
 from lora_trainer.contract.spec.uris import BLANK
 from lora_trainer.contract.wire import WireModel
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from lora_operator.api.conditions import Condition, in_order
+from lora_operator.api.conditions import Conditions
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.namespace_selector import NamespaceSelector
 from lora_operator.api.pod_overlay import PodOverlay, Scheduling
@@ -330,14 +330,7 @@ class ClassStatus(WireModel):
 
     observed_generation: int | None = None
     """metadata.generation that this status was derived from."""
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-        AfterValidator(in_order),
-    ] = ()
+    conditions: Conditions = ()
     """Ready is True while runs can use the class. Stalled is True while they cannot, and its message says why."""
     unfinished_runs: int | None = None
     """Number of runs that were resolved against the class and are not Finished."""

@@ -152,11 +152,8 @@ class Cache:
 
     def _drop_child(self, kind: str, store: Store[V], body: Body) -> frozenset[Key]:
         key = key_of(body)
-        if (kind, key) in self.foreign:
-            self.foreign.discard((kind, key))
-            return frozenset()
-        store.drop(key, version=_version(body))
-        return run_of(body)
+        self.foreign.discard((kind, key))
+        return run_of(body) if store.drop(key, version=_version(body)) is not None else frozenset()
 
     def keep_foreign(self, kind: str, there: Set[Key]) -> None:
         """Forget the ignored objects of a kind that a full LIST does not show."""

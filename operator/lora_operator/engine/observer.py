@@ -17,7 +17,7 @@ from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
-from lora_operator.planning.gates import Block, resolve_class
+from lora_operator.planning.gates import Block, class_of
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
 from lora_operator.planning.pod_problems import MOUNT_PATIENCE
 from lora_operator.workloads.resolved import ResolvedRun, read_config_map
@@ -102,7 +102,8 @@ class Observer:
 
     async def _observed(self, run: LoraFineTune, jobs: tuple[JobView, ...], *, live: bool = False) -> Observed:
         started = bool(jobs or run.status.attempts)
-        wanted = not run.status.terminal and not run.deleting and (started or live or run.uid in self._resolved)
+        unfinished = not (run.status.terminal or run.deleting)
+        wanted = unfinished and (started or live or run.uid in self._resolved)
         resolved = await self._resolved_of(run) if wanted else None
         return Observed(
             run=run,
@@ -110,7 +111,7 @@ class Observer:
             jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
             orphans=self.cache.orphans_of(run.uid),
             resolved=resolved,
-            namespace_labels=await self._namespace_labels(run) if resolved is None else {},
+            namespace_labels=await self._namespace_labels(run) if resolved is None and unfinished else {},
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
@@ -135,10 +136,8 @@ class Observer:
 
     async def _namespace_labels(self, run: LoraFineTune) -> Mapping[str, str]:
         """Labels of the run's namespace, where the class that it would get asks for some."""
-        chosen = resolve_class(run.status.class_name or run.spec.class_name, self.cache.classes.values())
-        if run.status.terminal or isinstance(chosen, Block) or chosen.spec is None:
-            return {}
-        if chosen.spec.namespace_selector is None:
+        chosen = class_of(run, self.cache.classes.values())
+        if isinstance(chosen, Block) or chosen.spec is None or chosen.spec.namespace_selector is None:
             return {}
         namespace = await self.gateway.get(NAMESPACES, None, run.namespace)
         return namespace["metadata"].get("labels", {})

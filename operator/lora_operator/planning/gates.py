@@ -9,6 +9,7 @@ from lora_trainer.contract.outcome import Chosen
 
 from lora_operator.api.conflicts import conflicts
 from lora_operator.api.guards import breaches
+from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.api.namespace_selector import SENTENCE as NOT_OFFERED
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
@@ -75,7 +76,7 @@ def accept(observed: Observed) -> ResolvedRun | Block:
 
 def _resolve_now(observed: Observed) -> ResolvedRun | Block:
     run = observed.run
-    chosen = resolve_class(run.status.class_name or run.spec.class_name, observed.classes)
+    chosen = class_of(run, observed.classes)
     if isinstance(chosen, Block):
         return chosen
     if chosen.spec is None:
@@ -106,6 +107,11 @@ def too_many_steps(chosen: Chosen | None, resolved: ResolvedRun) -> str | None:
         f"{most} (its spec.limits.maxSteps). Create another LoraFineTune with spec.training.maxSteps, fewer rows or a "
         "larger batch, or with another spec.className."
     )
+
+
+def class_of(run: LoraFineTune, classes: tuple[ClassView, ...]) -> ClassView | Block:
+    """The class that the run gets, or has had from the start."""
+    return resolve_class(run.status.class_name or run.spec.class_name, classes)
 
 
 def resolve_class(name: str | None, classes: tuple[ClassView, ...]) -> ClassView | Block:

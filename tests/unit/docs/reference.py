@@ -9,20 +9,13 @@ from typing import Any
 Schema = Mapping[str, Any]
 
 _BOUNDS = (
-    ("minimum", "{sign} {}"),  # see _SIGNS
-    ("maximum", "{sign} {}"),
+    ("minimum", ">= {}"),
+    ("maximum", "<= {}"),
     ("minLength", "at least {} characters"),
     ("maxLength", "at most {} characters"),
     ("minItems", "items wanted: {} or more"),
     ("maxItems", "at most {} items"),
 )
-_SIGNS = {
-    ("minimum", False): ">=",
-    ("minimum", True): ">",
-    ("maximum", False): "<=",
-    ("maximum", True): "<",
-}
-"""By bound, and whether it is itself outside."""
 _EXCLUSIVE = {"minimum": "exclusiveMinimum", "maximum": "exclusiveMaximum"}
 _LONG = 100
 """Upper limits on length that say nothing but that there is one."""
@@ -80,15 +73,16 @@ def _written(value: Any) -> str:
 def _limits(field: Schema) -> str:
     """The bounds that a writer may run into."""
     told = [
-        text.format(field[name], sign=_sign(name, field))
+        _bound(name, text, field)
         for name, text in _BOUNDS
         if name in field and not (name == "minLength" and field[name] == 1) and not _is_mere_cap(name, field[name])
     ]
     return f"({', '.join(told)})" if told else ""
 
 
-def _sign(name: str, field: Schema) -> str:
-    return _SIGNS.get((name, bool(field.get(_EXCLUSIVE.get(name, "")))), "")
+def _bound(name: str, text: str, field: Schema) -> str:
+    outside = field.get(_EXCLUSIVE.get(name, ""))
+    return (text.replace("=", "") if outside else text).format(field[name])
 
 
 def _is_mere_cap(name: str, value: float) -> bool:

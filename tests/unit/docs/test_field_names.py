@@ -23,7 +23,7 @@ BLOCKS = sorted({name for schema in SCHEMAS for name in schema["spec"]["properti
 PATH = re.compile(
     rf"(?<![\w./<-])((?:(?:spec|status)\.)[a-z][A-Za-z0-9]*|{'|'.join(BLOCKS)})((?:(?:\[\])?\.[a-z][A-Za-z0-9]*)+)(?![\w/(])"
 )
-"""A path of at least two names. What goes on as a path of files or as a call is none."""
+"""A path of at least two names. A path of files or a call is none."""
 FILES = (".py", ".json", ".safetensors", ".jsonl", ".md", ".parquet", ".csv", ".yaml", ".txt")
 
 
