@@ -206,6 +206,16 @@ async def test_what_holds_the_prepare_pod_back_is_said_and_heals(
     await world.until("Starting")
 
 
+async def test_a_missing_secret_is_named_also_where_the_kubelet_does_not_name_it(world: World) -> None:
+    world.apply(huggingFace={"tokenSecretRef": {"name": "hub", "key": "token"}})
+    pod = await world.pod(Stage.PREPARE)
+    busy_node = "failed to sync secret cache: timed out waiting for the condition"
+    world.kubelet.waiting(pod, reason="CreateContainerConfigError", message=busy_node)
+    await world.until("SecretNotFound")
+    needed = 'It needs "bucket" with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "hub" with token.'
+    assert needed in world.condition("Stalled")["message"]
+
+
 async def test_an_unschedulable_pod_is_said(world: World) -> None:
     world.apply()
     await world.prepare()

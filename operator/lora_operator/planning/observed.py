@@ -62,6 +62,17 @@ class Termination:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RequiredSecret:
+    """A Secret that a container takes environment variables from."""
+
+    name: str
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f'"{self.name}" with {", ".join(self.keys)}'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PodView:
     """A pod of a Job."""
 
@@ -81,6 +92,8 @@ class PodView:
     waiting_reason: str | None = None
     waiting_message: str = ""
     unschedulable: str | None = None
+    secrets: tuple[RequiredSecret, ...] = ()
+    """The Secrets without which its container does not start."""
     termination: Termination | None = None
 
     @property
@@ -342,6 +355,7 @@ def pod_view(body: dict[str, Any]) -> PodView:
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
         unschedulable=_unschedulable(status),
+        secrets=_secrets(body.get("spec", {})),
         termination=_termination(container.get("terminated")),
     )
 
@@ -356,6 +370,18 @@ def _unschedulable(status: dict[str, Any]) -> str | None:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return condition.get("message", "") if condition.get("reason") == "Unschedulable" else None
     return None
+
+
+def _secrets(spec: dict[str, Any]) -> tuple[RequiredSecret, ...]:
+    """The Secrets that the trainer's environment requires."""
+    containers = (container for container in spec.get("containers", ()) if container["name"] == CONTAINER)
+    variables = (variable for container in containers for variable in container.get("env", ()))
+    references = (variable.get("valueFrom", {}).get("secretKeyRef") for variable in variables)
+    keys: dict[str, list[str]] = {}
+    for reference in references:
+        if reference is not None and not reference.get("optional"):
+            keys.setdefault(reference["name"], []).append(reference["key"])
+    return tuple(RequiredSecret(name=name, keys=tuple(sorted(of))) for name, of in sorted(keys.items()))
 
 
 def _termination(terminated: dict[str, Any] | None) -> Termination | None:

@@ -97,8 +97,10 @@ def _waiting_problem(pod: PodView) -> PodProblem | None:
     if pod.waiting_reason not in CONFIG_REASONS:
         return None
     if "secret" in pod.waiting_message.lower():
+        # The kubelet does not always name it: on a busy node it says only that its cache of Secrets is not ready.
+        needed = f" It needs {' and '.join(map(str, pod.secrets))}." if pod.secrets else ""
         message = (
-            f"Pod {pod.name} waits for a Secret: {pod.waiting_message}. Create the Secret with that key in this "
+            f"Pod {pod.name} waits for a Secret: {pod.waiting_message}.{needed} Create what is missing in this "
             "namespace (huggingFace.tokenSecretRef, output.signing.keySecretRef, or storage.credentials.secretName of "
             "the class); the pod then starts."
         )
