@@ -16,6 +16,7 @@ from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.publishing import delivery as delivery_module
 from lora_trainer.publishing.delivery import Delivery, deliver
 from lora_trainer.publishing.signing import read_signer
+from lora_trainer.publishing.trained_run import trained_from
 from lora_trainer.storage import Bucket
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.loop import Attempt
@@ -27,7 +28,8 @@ from tests.builders import an_evaluation, prepare_result, train_result
 from tests.support.keys import private_pem
 from tests.support.runs import run_file
 
-RUN = run_file(output={"exports": ["Merged16Bit"], "signing": {"keySecretRef": {"name": "signing"}}})
+OUTPUT = {"exports": ["Merged16Bit"], "signing": {"keySecretRef": {"name": "signing"}}}
+RUN = run_file(output=OUTPUT)
 URI = artifact_uri(RUN, prepare_result().run_digest)
 
 
@@ -110,3 +112,20 @@ def test_the_adapter_is_published_where_an_export_fails(
     assert manifest
     assert manifest.formats == ended.value.result.artifact.formats == ("adapter",)
     assert bucket.exists(latest_uri(RUN))
+
+
+@pytest.mark.parametrize("gate", [1.0, 0.0], ids=["published", "rejected"])
+def test_the_commit_of_a_hub_model_is_remembered_for_the_run(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: float
+) -> None:
+    answers(monkeypatch)
+    strict = {"gates": [{"metric": "Loss", "max": gate}]}
+    run = run_file(model={"name": "owner/tiny"}, output=OUTPUT, evaluation=strict)
+    assert trained_from(run, bucket) is None
+    if gate:
+        deliver(a_delivery(bucket, tmp_path, run=run))
+    else:
+        with pytest.raises(TrainerError) as ended:
+            deliver(a_delivery(bucket, tmp_path, run=run))
+        assert ended.value.code is ExitCode.QualityGateFailed
+    assert trained_from(run, bucket) == prepare_result().model.revision

@@ -14,16 +14,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import prepared_uri
+from lora_trainer.contract.layout import artifact_uri, prepared_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import Outcome, PrepareResult, decode_outcome
 from lora_trainer.contract.run import RunFile
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
+from lora_trainer.publishing.trained_run import remember
 from lora_trainer.storage import open_bucket
 
 from tests.support.demo_assets import UV, DemoAssets
+from tests.support.model_hub import COMMIT, NAME, Hub
 from tests.support.object_store import ObjectStore
+from tests.support.published import publish_adapter
 from tests.support.runs import run_file
+from tests.support.stub_server import stub_server
+from tests.support.tiny_model import write_tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
 WITHOUT_TORCH = """
@@ -150,6 +155,26 @@ def test_a_second_run_gives_the_same_digest(
     _, outcome, _ = prepare(again, store, tmp_path)
     assert isinstance(outcome.result, PrepareResult)
     assert outcome.result.run_digest == first.run_digest
+
+
+def test_a_restored_run_whose_branch_has_moved_reuses_its_adapter(credentials: ObjectStore, tmp_path: Path) -> None:
+    hub = Hub(write_tiny_model(tmp_path / "hub"))
+    run = run_file(endpoint=credentials.endpoint, model={"name": NAME}, output={"uri": "s3://team-a/restored"})
+    bucket = open_bucket(run.storage)
+    with stub_server(hub) as endpoint:
+        on_hub = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
+        _, first, log = prepare(run, credentials, tmp_path / "first", **on_hub)
+        assert isinstance(first.result, PrepareResult), log
+        publish_adapter(bucket, run, first.result)
+        remember(run, first.result, bucket)
+        hub.commits.append("f" * 40)
+        again = run.model_copy(update={"identity": run.identity.model_copy(update={"uid": "another"})})
+        code, outcome, log = prepare(again, credentials, tmp_path / "again", **on_hub)
+    assert code == ExitCode.Succeeded, log
+    assert isinstance(outcome.result, PrepareResult)
+    assert outcome.result.artifact
+    assert outcome.result.artifact.uri == artifact_uri(run, first.result.run_digest)
+    assert (outcome.result.model.revision, outcome.result.model.newer_revision) == (COMMIT, "f" * 40)
 
 
 @pytest.mark.parametrize(

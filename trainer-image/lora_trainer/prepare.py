@@ -10,14 +10,16 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lora_trainer.base_model.checks import check_targets, check_vocabulary
-from lora_trainer.base_model.resolve import keep_model, resolve_model
+from lora_trainer.base_model.resolve import BaseModel, keep_model, resolve_model
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
-from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
 from lora_trainer.contract.layout import data_report_uri, prepared_uri, work_uri
 from lora_trainer.contract.manifest import SetManifest
 from lora_trainer.contract.outcome import PrepareResult
@@ -39,7 +41,8 @@ from lora_trainer.packing import DataSize
 from lora_trainer.possible import require_possible
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
 from lora_trainer.publishing.reuse import reuse
-from lora_trainer.publishing.signing import read_signer
+from lora_trainer.publishing.signing import Signer, read_signer
+from lora_trainer.publishing.trained_run import remember, trained_from
 from lora_trainer.rewards.intake import take_rewards
 from lora_trainer.sizing import size_run
 from lora_trainer.storage import Bucket
@@ -63,10 +66,46 @@ def prepare(
     prove_writable(run, bucket)
     code_digest = take_rewards(run, prepared, bucket=bucket)
     model = resolve_model(run.model, bucket=bucket, folder=work / "model")
+    if reused := reuse_from_earlier_commit(
+        run, model, bucket=bucket, work=work, code_digest=code_digest, signer=signer
+    ):
+        return reused
+    examined = examine(run, model, bucket=bucket, work=work, code_digest=code_digest)
+    result = examined.result
+    if reused := reuse(examined.run, result, bucket, signer=signer):
+        remember(run, result, bucket)
+        return reused
+    keep_model(run, revision=model.figures.revision, bucket=bucket, cache=cache)
+    split, tokens = examined.data.split, examined.data.tokenizer
+    prompts = tokenise_prompts(run.evaluation.prompts, tokens, max_length=run.model.max_seq_length)
+    schemas = split.train.encoder.schemas
+    copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)
+    copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, times=split.evaluated_on)
+    decided = Prepared(
+        result=result, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, prompts=prompts
+    )
+    write_prepared(prepared, decided)
+    uri = prepared_uri(run)
+    bucket.publish_set(prepared, uri, manifest=lambda files: SetManifest(fingerprint=result.run_digest, files=files))
+    log.info("Prepared set published", extra={"fields": {"uri": uri, "digest": result.run_digest}})
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A run with its rows and one commit of its model."""
+
+    run: RunFile
+    """The run with model.quantization as it was decided."""
+    data: Data
+    result: PrepareResult
+
+
+def examine(run: RunFile, model: BaseModel, *, bucket: Bucket, work: Path, code_digest: str | None) -> Examined:
+    """Tokenise the rows for this model, size the run, and digest it. Raises TrainerError."""
     check_targets(run.lora, model.shapes)
     require_mergeable(run, model.config)
     log.info("Model resolved", extra={"fields": model.figures.wire()})
-
     data = read_data(run, bucket=bucket, model_folder=model.folder, work=work)
     check_vocabulary(run.model, model.shapes, tokens=data.tokenizer.vocabulary_size)
     split, report = data.split, data_report(data)
@@ -78,11 +117,7 @@ def prepare(
     size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
     estimate, chosen = size_run(run, model_shape(model.config), size)
     run = run.quantized(chosen.quantization)
-
-    prompts = tokenise_prompts(run.evaluation.prompts, data.tokenizer, max_length=run.model.max_seq_length)
-
-    revision = model.figures.revision
-    digest = run_digest(run, data_digest=figures.digest, model_revision=revision, code_digest=code_digest)
+    digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision, code_digest=code_digest)
     result = PrepareResult(
         run_digest=digest,
         dataset=figures,
@@ -91,20 +126,35 @@ def prepare(
         chosen=chosen,
         code_digest=code_digest,
     )
-    if reused := reuse(run, result, bucket, signer=signer):
-        return reused
-    keep_model(run, revision=revision, bucket=bucket, cache=cache)
-    schemas, tokens = split.train.encoder.schemas, data.tokenizer
-    copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)
-    copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, times=split.evaluated_on)
-    decided = Prepared(
-        result=result, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, prompts=prompts
-    )
-    write_prepared(prepared, decided)
-    uri = prepared_uri(run)
-    bucket.publish_set(prepared, uri, manifest=lambda files: SetManifest(fingerprint=digest, files=files))
-    log.info("Prepared set published", extra={"fields": {"uri": uri, "digest": digest}})
-    return result
+    return Examined(run=run, data=data, result=result)
+
+
+def reuse_from_earlier_commit(
+    run: RunFile, model: BaseModel, *, bucket: Bucket, work: Path, code_digest: str | None, signer: Signer | None
+) -> PrepareResult | None:
+    """The adapter of this run from before model.revision moved on the hub, or None where rows or settings have changed
+    since as well. Raises TrainerError.
+
+    Where only the branch has moved, the run was finished and its status is lost: it must not be trained again.
+    """
+    commit = trained_from(run, bucket)
+    if commit is None or commit == model.figures.revision:
+        return None
+    try:
+        with TemporaryDirectory(dir=work) as folder:
+            pinned = run.model.model_copy(update={"revision": commit})
+            earlier = resolve_model(pinned, bucket=bucket, folder=Path(folder) / "model")
+            examined = examine(run, earlier, bucket=bucket, work=Path(folder), code_digest=code_digest)
+            reused = reuse(examined.run, examined.result, bucket, signer=signer)
+    except TrainerError as error:
+        if error.code is ExitCode.QualityGateFailed or exit_class(error.code) is not ExitClass.USER_ERROR:
+            raise
+        log.info("The adapter of commit %s is not reused: %s", commit, error.message)
+        return None
+    if reused is None:
+        return None
+    figures = reused.model.model_copy(update={"newer_revision": model.figures.revision})
+    return reused.model_copy(update={"model": figures})
 
 
 def require_mergeable(run: RunFile, config: Mapping[str, Any]) -> None:

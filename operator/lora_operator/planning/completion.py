@@ -72,7 +72,7 @@ def found(builder: PlanBuilder, state: StageState) -> PlanBuilder:
         case TrainResult() as result:
             assert outcome is not None
             return trained(builder, state, outcome=outcome, result=result)
-        case None:
+        case _:
             return builder
 
 
@@ -83,10 +83,22 @@ def complete(builder: PlanBuilder, reason: Reason) -> Plan:
         raise ValueError("a run without an artifact is not complete")
     best_step = builder.status.best_step
     chosen = f" Step {best_step} had the lowest held-out loss." if best_step is not None else ""
-    message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}"
+    message = f"The adapter at {artifact.uri} {HOW[reason]}.{_improvement(evaluation)}{chosen}{_newer(builder)}"
     builder = builder.not_running(reason, "The run is complete.")
     return builder.end(
         ReadyState(phase=RunPhase.DONE, reason=reason, message=message), requeue_after=lifetime(builder.observed)
+    )
+
+
+def _newer(builder: PlanBuilder) -> str:
+    """That the base model has a newer commit than the one that the reused adapter was trained from."""
+    model, asked = builder.status.model, builder.run.spec.model
+    if model is None or model.newer_revision is None:
+        return ""
+    means = f"model.revision {asked.revision}" if asked.revision is not None else f"The default branch of {asked.name}"
+    return (
+        f" It was trained from commit {model.revision}. {means} has moved to {model.newer_revision} since; to train on "
+        "that, create another LoraFineTune under another name."
     )
 
 

@@ -18,12 +18,11 @@ from lora_trainer.storage import Bucket
 from obstore.store import LocalStore
 
 from tests.builders import model_at
-from tests.support.stub_server import Answer, Request, stub_server
+from tests.support.model_hub import COMMIT, NAME, Hub
+from tests.support.stub_server import Answer, stub_server
 from tests.support.tiny_model import CONFIG, safetensors_bytes, tensor_shapes, write_tiny_model
 
 PARAMETERS = sum(prod(shape) for shape in tensor_shapes().values())
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAME = "owner/tiny"
 
 
 @pytest.fixture
@@ -115,37 +114,6 @@ def test_a_folder_that_is_not_there(models: Path) -> None:
     with pytest.raises(TrainerError, match="no model at s3://models/tiny") as caught:
         resolve(models)
     assert caught.value.code is ExitCode.ModelNotFound
-
-
-class Hub:
-    """A model hub with one model, as far as resolving a model asks it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        self.asked: list[Request] = []
-
-    def __call__(self, request: Request) -> Answer:
-        self.asked.append(request)
-        path = request.path.partition("?")[0]
-        if path.startswith(f"/api/models/{NAME}/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": ""} for name, data in self.files.items()]
-            return Answer(status=200, body=json.dumps(tree).encode(), headers={"Content-Type": "application/json"})
-        if path.startswith(f"/api/models/{NAME}"):
-            files = [{"rfilename": name} for name in self.files]
-            body = json.dumps({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": files}).encode()
-            return Answer(status=200, body=body, headers={"Content-Type": "application/json"})
-        name = path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
-        if name not in self.files:
-            return Answer(status=404, headers={"X-Error-Code": "EntryNotFound"})
-        return self._file(self.files[name], request.headers.get("Range") or request.headers.get("range"))
-
-    def _file(self, contents: bytes, wanted: str | None) -> Answer:
-        headers = {"ETag": f'"{len(contents)}"', "X-Repo-Commit": COMMIT}
-        if not wanted:
-            return Answer(status=200, body=contents, headers=headers)
-        first, _, last = wanted.removeprefix("bytes=").partition("-")
-        part = contents[int(first) : int(last) + 1]
-        return Answer(status=206, body=part, headers=headers)
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from lora_trainer.prepare import prepare as prepare_run
 from lora_trainer.storage import Bucket
 from obstore.store import LocalStore
 
+from tests.support.model_hub import COMMIT, NAME, Hub
 from tests.support.prepare_world import World
 from tests.support.runs import run_file
 from tests.support.tiny_model import write_tiny_model
-from tests.unit.trainer.test_base_model import COMMIT, NAME, Hub, hub
+from tests.unit.trainer.test_base_model import hub
 
 __all__ = ["hub"]
 

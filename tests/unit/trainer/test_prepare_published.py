@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import MANIFEST, SIGNATURE, artifact_uri, latest_uri, rejected_uri
-from lora_trainer.contract.manifest import ArtifactManifest, Verification
-from lora_trainer.contract.outcome import Artifact, Evaluation, PrepareResult
-from lora_trainer.contract.run import RunFile
+from lora_trainer.contract.manifest import ArtifactManifest
+from lora_trainer.contract.outcome import Artifact, PrepareResult
 from lora_trainer.errors import TrainerError
 from lora_trainer.publishing.signing import read_signer
 
 from tests.support.keys import private_pem
 from tests.support.prepare_world import World
+from tests.support.published import publish_adapter
 from tests.support.runs import run_file
-
-
-def publish_adapter(
-    world: World, run: RunFile, result: PrepareResult, *, folder_of: Callable[[RunFile, str], str] = artifact_uri
-) -> ArtifactManifest:
-    folder = world.scratch / "adapter"
-    folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    figures = Evaluation(rows=8, base_loss=2.5, loss=0.5, base_token_accuracy=0.5, token_accuracy=0.8)
-
-    def manifest(files: tuple) -> ArtifactManifest:
-        return ArtifactManifest(
-            run_digest=result.run_digest,
-            base_model=run.model.address,
-            model=result.model,
-            data_digest=result.dataset.digest,
-            steps=4,
-            evaluation=figures,
-            verification=Verification(files=1, max_logit_difference=1.0, generated_tokens=8),
-            versions={},
-            files=files,
-        )
-
-    data = world.bucket.publish_set(folder, folder_of(run, result.run_digest), manifest=manifest)
-    return ArtifactManifest.model_validate_json(data)
 
 
 def test_a_published_adapter_of_the_same_run_is_found(world: World) -> None:
     run = run_file()
     first = world.prepare_run(run)
-    manifest = publish_adapter(world, run, first)
+    manifest = publish_adapter(world.bucket, run, first)
     found = world.prepare_run(run)
     assert found.artifact
     uri = artifact_uri(run, first.run_digest)
@@ -61,14 +35,14 @@ def test_a_published_adapter_of_the_same_run_is_found(world: World) -> None:
 def test_an_adapter_with_a_missing_file_is_trained_again(world: World) -> None:
     run = run_file()
     first = world.prepare_run(run)
-    publish_adapter(world, run, first)
+    publish_adapter(world.bucket, run, first)
     world.bucket.delete(f"{artifact_uri(run, first.run_digest)}/adapter_model.safetensors")
     assert world.prepare_run(run).artifact is None
 
 
 def test_a_published_adapter_that_misses_the_gate_of_today_fails_the_run(world: World) -> None:
     first = world.prepare()
-    manifest = publish_adapter(world, run_file(), first)
+    manifest = publish_adapter(world.bucket, run_file(), first)
     strict = run_file(evaluation={"gates": [{"metric": "Loss", "max": 0.4}]})
     with pytest.raises(TrainerError, match=r"held-out loss 0\.5000 is above max 0\.4") as ended:
         world.prepare_run(strict)
@@ -82,7 +56,7 @@ def test_a_published_adapter_that_misses_the_gate_of_today_fails_the_run(world: 
 def test_a_rejected_adapter_is_not_trained_again_while_it_misses_the_gate(world: World) -> None:
     strict = run_file(evaluation={"gates": [{"metric": "TokenAccuracy", "min": 0.9}]})
     first = world.prepare_run(strict)
-    publish_adapter(world, strict, first, folder_of=rejected_uri)
+    publish_adapter(world.bucket, strict, first, folder_of=rejected_uri)
     with pytest.raises(TrainerError, match=r"token accuracy 0\.8000 is below") as ended:
         world.prepare_run(strict)
     assert ended.value.code == ExitCode.QualityGateFailed
@@ -93,7 +67,7 @@ def test_a_rejected_adapter_is_not_trained_again_while_it_misses_the_gate(world:
 def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(world: World, tmp_path: Path) -> None:
     run = run_file(evaluation={"gates": [{"metric": "TokenAccuracy", "min": 0.7}]})
     first = world.prepare_run(run)
-    manifest = publish_adapter(world, run, first, folder_of=rejected_uri)
+    manifest = publish_adapter(world.bucket, run, first, folder_of=rejected_uri)
     found = world.prepare_run(run)
     uri = artifact_uri(run, first.run_digest)
     assert found.artifact
@@ -106,7 +80,7 @@ def test_a_rejected_adapter_is_published_by_a_run_with_a_gate_that_it_passes(wor
 
 def test_an_adapter_without_a_wanted_format_is_made_again(world: World) -> None:
     first = world.prepare()
-    publish_adapter(world, run_file(), first)
+    publish_adapter(world.bucket, run_file(), first)
     assert world.prepare().artifact
     assert world.prepare(output={"exports": ["Merged16Bit"]}).artifact is None
 
@@ -118,7 +92,7 @@ def test_an_adapter_counts_as_signed_only_by_the_runs_own_key(world: World, monk
     run = run_file(output=SIGNING)
     monkeypatch.setenv(SIGNING_KEY_VARIABLE, private_pem(1).decode())
     first = world.prepare_run(run)
-    publish_adapter(world, run, first)
+    publish_adapter(world.bucket, run, first)
     uri = artifact_uri(run, first.run_digest)
     assert world.prepare_run(run).artifact is None, "it is not signed"
     assert world.prepare().artifact, "who wants no signature needs none"

@@ -58,6 +58,12 @@ def rejected_uri(run: RunFile, digest: str) -> str:
     return f"{output_folder(run.output.uri)}/rejected/{digest}"
 
 
+def trained_run_uri(run: RunFile) -> str:
+    """Record of what this run was trained from. Its place follows from namespace and name, not from the uid: a run that
+    is created again, in this cluster or in another one, finds it."""
+    return f"{output_folder(run.output.uri)}/runs/{run.identity.namespace}/{run.identity.name}.json"
+
+
 def latest_uri(run: RunFile) -> str:
     """Pointer to the adapter published last."""
     return f"{output_folder(run.output.uri)}/{LATEST}"

@@ -90,6 +90,20 @@ class ArtifactManifest(WireModel):
         )
 
 
+class TrainedRun(WireModel):
+    """Record of the commit that a run was trained from, by which the same run finds its adapter again when the branch
+    has moved on the hub."""
+
+    base_model: str
+    """The base model as the user named it."""
+    asked_revision: str | None = None
+    """model.revision as the user set it."""
+    revision: str
+    """Commit that it meant then."""
+    run_digest: str
+    """Name of the adapter."""
+
+
 def parse_manifest(model: type[M], data: bytes) -> M | None:
     """The manifest in `data`, or None when it is incomplete or of another kind."""
     try:

@@ -101,6 +101,9 @@ class ModelFigures(WireModel):
     """Number of parameters."""
     architecture: str
     """Architecture named in config.json."""
+    newer_revision: str | None = None
+    """Set when the run reuses its adapter from this commit although model.revision has moved on: the commit that it
+    means now."""
 
 
 class Estimate(WireModel):

@@ -19,6 +19,7 @@ from lora_trainer.libraries import versions
 from lora_trainer.publishing.elsewhere import run_elsewhere
 from lora_trainer.publishing.folder import commit, extend, point_latest
 from lora_trainer.publishing.signing import Signer
+from lora_trainer.publishing.trained_run import remember
 from lora_trainer.training.loop import Attempt
 
 
@@ -59,6 +60,7 @@ def deliver(delivery: Delivery) -> TrainResult:
     result = TrainResult(
         artifact=artifact, evaluation=published.evaluation, usage=delivery.usage, best_step=delivery.best_step
     )
+    remember(run, delivery.prepared, bucket)
     if missed:
         raise gate_failed(missed, artifact, result)
     point_latest(bucket, run, artifact)
