@@ -46,10 +46,12 @@ MAX_RUN_NAME = 48
 
 
 class Stage(StrEnum):
-    """The two stages of a run, each with its own Jobs."""
+    """The stages of a run, each with its own Jobs."""
 
     PREPARE = "prepare"
     TRAIN = "train"
+    CLEANUP = "cleanup"
+    """After the end of the run: its prepared rows and checkpoints are deleted from the bucket."""
 
 
 def job_name(run: str, stage: Stage, attempt: int) -> str:

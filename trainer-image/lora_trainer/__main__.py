@@ -1,5 +1,5 @@
-"""`python -m lora_trainer prepare|train|verify|export`: runs a stage, and reports its ending as an exit code and a
-termination message (see contract/exits.py for what the operator does with them)."""
+"""`python -m lora_trainer prepare|train|cleanup|verify|export`: runs a stage, and reports its ending as an exit code
+and a termination message (see contract/exits.py for what the operator does with them)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported, Verification
-from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, encode_outcome
+from lora_trainer.contract.outcome import CleanupResult, Outcome, StageResult, TrainResult, encode_outcome
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RENDEZVOUS_PORT, RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
@@ -53,17 +53,23 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="lora_trainer", description="Prepares, trains and verifies one LoRA fine-tune.")
     stages = root.add_subparsers(dest="stage", required=True)
     pod = argparse.ArgumentParser(add_help=False)
-    pod.add_argument("--run", type=Path, default=RUN_FILE, help="the run file")
-    pod.add_argument("--scratch", type=Path, default=SCRATCH, help="writable folder")
     pod.add_argument("--port", type=int, default=PORT, help="port of the progress server")
     pod.add_argument("--termination-log", type=Path, default=TERMINATION_LOG, help="where the outcome is written")
-    stages.add_parser("prepare", parents=[pod], help="validate and tokenise the data, size the run")
-    train = stages.add_parser("train", parents=[pod], help="train, evaluate, publish and verify")
+    of_run = argparse.ArgumentParser(add_help=False, parents=[pod])
+    of_run.add_argument("--run", type=Path, default=RUN_FILE, help="the run file")
+    of_run.add_argument("--scratch", type=Path, default=SCRATCH, help="writable folder")
+    in_bucket = argparse.ArgumentParser(add_help=False)
+    in_bucket.add_argument("--endpoint", help="endpoint of the bucket; unset: AWS")
+    in_bucket.add_argument("--region", help="region of the bucket; unset: AWS_REGION")
+    stages.add_parser("prepare", parents=[of_run], help="validate and tokenise the data, size the run")
+    train = stages.add_parser("train", parents=[of_run], help="train, evaluate, publish and verify")
     train.add_argument("--attempt", type=int, default=1, help="number of this attempt, from 1")
     train.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
     train.add_argument("--first-node", default="127.0.0.1", help="address of the first of several nodes")
     train.add_argument("--rendezvous-port", type=int, default=RENDEZVOUS_PORT, help="port of the first node")
     train.add_argument("--node", type=int, default=int(os.environ.get(NODE_VARIABLE, "0")), help="number of this node")
+    cleanup = stages.add_parser("cleanup", parents=[pod, in_bucket], help="delete prepared rows and checkpoints")
+    cleanup.add_argument("--work", required=True, help="URI of the work folder of one finished run")
     rank = stages.add_parser("rank", help="a further process of train; train starts it")
     rank.add_argument("--run", type=Path, required=True, help="the run file")
     rank.add_argument("--scratch", type=Path, required=True, help="the folder that all processes share")
@@ -71,12 +77,12 @@ def parser() -> argparse.ArgumentParser:
     rank.add_argument("--resume", type=Path, help="folder with the checkpoint to resume from")
     rank.add_argument("--oom-shrinks", type=int, default=0, help="how often the micro-batch is halved")
     rank.add_argument("--termination-log", type=Path, required=True, help="where the outcome is written")
-    verify = stages.add_parser("verify", help="verify that a published adapter is complete, loads and works")
+    verify = stages.add_parser(
+        "verify", parents=[in_bucket], help="verify that a published adapter is complete, loads and works"
+    )
     verify.add_argument("--artifact", required=True, help="URI of the adapter's folder")
     verify.add_argument("--base", type=Path, help="folder with the base model; unset: fetched as the manifest names it")
     verify.add_argument("--public-key", type=Path, help="PEM file; the manifest must be signed by this Ed25519 key")
-    verify.add_argument("--endpoint", help="endpoint of the bucket; unset: AWS")
-    verify.add_argument("--region", help="region of the bucket; unset: AWS_REGION")
     verify.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="writable folder")
     verify.add_argument("--manifest", type=Path, help="file with a draft of the manifest; unset: the artifact's own")
     export = stages.add_parser("export", help="write an adapter in other formats and verify each")
@@ -107,16 +113,33 @@ def main(argv: list[str] | None = None) -> int:
         return leave(ending, arguments.termination_log, server.progress)
 
 
-def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> PrepareResult | TrainResult | None:
+def _run_stage(arguments: argparse.Namespace, server: ProgressServer) -> StageResult | None:
+    if arguments.stage != "train":
+        nothing_lost = TrainerError(
+            ExitCode.Interrupted, f"Stopped on request in the stage {arguments.stage}; nothing was lost."
+        )
+        StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log, server))
+    if arguments.stage == "cleanup":
+        return _clean_up(arguments)
     run = read_run(arguments.run)
     bucket = open_bucket(run.storage)
     if arguments.stage == "prepare":
         from lora_trainer.prepare import prepare
 
-        nothing_lost = TrainerError(ExitCode.Interrupted, "Stopped on request while preparing; nothing was lost.")
-        StopRequest(leave=lambda: leave_at_once(nothing_lost, arguments.termination_log, server))
         return prepare(run, bucket=bucket, progress=server, scratch=arguments.scratch)
     return _train(run, arguments, bucket, server)
+
+
+def _clean_up(arguments: argparse.Namespace) -> CleanupResult:
+    from lora_trainer.cleanup import clean_up
+
+    work = arguments.work.rstrip("/")
+    return clean_up(work, bucket=_bucket_of(arguments, work))
+
+
+def _bucket_of(arguments: argparse.Namespace, uri: str) -> Bucket:
+    """The bucket of a stage that has no run file."""
+    return open_bucket(Storage(work_uri=uri, endpoint=arguments.endpoint, region=arguments.region))
 
 
 def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: ProgressServer) -> TrainResult | None:
@@ -180,9 +203,8 @@ def _verify(arguments: argparse.Namespace) -> Verification:
     from lora_trainer.verify import verify
 
     artifact = arguments.artifact.rstrip("/")
-    storage = Storage(work_uri=artifact, endpoint=arguments.endpoint, region=arguments.region)
     return verify(
-        bucket=open_bucket(storage),
+        bucket=_bucket_of(arguments, artifact),
         scratch=arguments.scratch,
         artifact=artifact,
         manifest=arguments.manifest,
@@ -224,7 +246,7 @@ def read_run(path: Path) -> RunFile:
         ) from None
 
 
-def finish(stage: Callable[[], PrepareResult | TrainResult | None]) -> Ending:
+def finish(stage: Callable[[], StageResult | None]) -> Ending:
     """Run a stage and return how it ended, also for a bug."""
     try:
         result = stage()
@@ -235,9 +257,11 @@ def finish(stage: Callable[[], PrepareResult | TrainResult | None]) -> Ending:
     return Ending(code=ExitCode.Succeeded, outcome=outcome)
 
 
-def _done(result: PrepareResult | TrainResult | None) -> str:
+def _done(result: StageResult | None) -> str:
     if result is None:
         return "This node took its share of every step; the first node has the result."
+    if isinstance(result, CleanupResult):
+        return f"{result.files} files of prepared rows and checkpoints are deleted."
     if isinstance(result, TrainResult):
         return (
             f"The adapter at {result.artifact.uri} is published and verified: it loads and changes the model's output."

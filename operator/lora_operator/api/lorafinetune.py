@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 from lora_trainer.contract.exits import ExitClass
@@ -28,6 +29,7 @@ from lora_operator.naming import MAX_LABEL_VALUE, Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
 MAX_ATTEMPT_MESSAGE = 512
+MAX_WORK_MESSAGE = 1024
 KueueName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_VALUE, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 """Name of an object of Kueue: it is the value of a label."""
 
@@ -122,7 +124,7 @@ class Attempt(WireModel):
     """One Job of the run."""
 
     stage: Stage
-    """prepare or train."""
+    """prepare or train; or cleanup, which deletes prepared rows and checkpoints after the end of the run."""
     number: int
     """Counts from 1 within its stage."""
     reason: Annotated[str, Field(max_length=128)] | None = None
@@ -202,6 +204,28 @@ class Usage(WireModel):
     """Non-padding tokens trained per second in the last attempt."""
 
 
+class WorkState(StrEnum):
+    """What became of a run's prepared rows and checkpoints."""
+
+    KEPT = "Kept"
+    """They are in the bucket, as far as the run has written any."""
+    REMOVED = "Removed"
+    """A cleanup Job has deleted them."""
+
+
+class Work(WireModel):
+    """The run's own folder below the class's storage.workUri."""
+
+    uri: Annotated[str, Field(max_length=2048)]
+    """The folder, with prepared/, checkpoints/ and data-report.json."""
+    state: WorkState = WorkState.KEPT
+    """Kept, or Removed: prepared/ and checkpoints/ are deleted and data-report.json stays."""
+    removed_time: datetime | None = None
+    """When they were deleted."""
+    message: Annotated[str, Field(max_length=MAX_WORK_MESSAGE)] | None = None
+    """Why a cleanup that is due has not deleted them yet, and what to do about it."""
+
+
 class LoraFineTuneStatus(WireModel):
     """What is. Ready=True means: an adapter with artifact.digest is in the bucket, it was loaded back, and it works."""
 
@@ -246,6 +270,8 @@ class LoraFineTuneStatus(WireModel):
     """The published adapter; of a run that ended as QualityGateFailed, the rejected one."""
     usage: Usage | None = None
     """Time and memory that the run used."""
+    work: Work | None = None
+    """Prepared rows and checkpoints. The class says how long they stay after the end of the run."""
     completion_time: datetime | None = None
     """When the run became Finished."""
 

@@ -95,6 +95,17 @@ class CredentialsSpec(WireModel):
     """ServiceAccount in the namespace of the run that carries a workload identity."""
 
 
+class WorkRetentionSpec(WireModel):
+    """How long the prepared rows and checkpoints of a finished run stay in the bucket. Then a Job in the namespace of
+    the run deletes them, with the credentials of its pods. Data report and adapter stay. A change also applies to
+    finished runs whose work is still there."""
+
+    after_success_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
+    """Seconds after the end of a run that is Ready. Unset: nothing is deleted."""
+    after_failure_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
+    """Seconds after the end of a run that failed. Unset: nothing is deleted."""
+
+
 class StorageSpec(WireModel):
     """The object store."""
 
@@ -107,6 +118,8 @@ class StorageSpec(WireModel):
     """Region of the s3:// buckets."""
     credentials: CredentialsSpec
     """Credentials of pods for the object store."""
+    work_retention: WorkRetentionSpec = WorkRetentionSpec()
+    """How long prepared rows and checkpoints stay after the end of a run."""
 
 
 Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]

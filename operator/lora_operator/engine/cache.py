@@ -14,7 +14,7 @@ from lora_trainer.contract.spec.output import output_folder
 
 from lora_operator.api.conditions import ConditionType
 from lora_operator.kube.store import Key, Store
-from lora_operator.naming import RUN_LABEL
+from lora_operator.naming import RUN_LABEL, Stage
 from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
 
 Body = dict[str, Any]
@@ -88,6 +88,8 @@ class Cache:
     jobs: Store[JobView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
     foreign: set[tuple[str, Key]] = field(default_factory=set)
     """Kind and key of objects that are labelled like the operator's and are not."""
+    cleanups: set[Key] = field(default_factory=set)
+    """Keys of cleanup Jobs, some of which may be over or gone."""
     pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
 
     def put_run(self, body: Body) -> frozenset[Key]:
@@ -119,7 +121,17 @@ class Cache:
 
     def put_job(self, body: Body) -> frozenset[Key]:
         """A Job was seen: its run is to be reconciled."""
-        return self._put_child("Job", self.jobs, job_view, body)
+        runs = self._put_child("Job", self.jobs, job_view, body)
+        job = self.jobs.get(key_of(body))
+        if job is not None and job.stage is Stage.CLEANUP:
+            self.cleanups.add(key_of(body))
+        return runs
+
+    def unfinished_cleanups(self) -> int:
+        """The number of cleanup Jobs of all runs that are not over."""
+        jobs = {key: self.jobs.get(key) for key in self.cleanups}
+        self.cleanups.intersection_update(key for key, job in jobs.items() if job is not None and not job.over)
+        return len(self.cleanups)
 
     def drop_job(self, body: Body) -> frozenset[Key]:
         """A Job is gone: its run is to be reconciled."""

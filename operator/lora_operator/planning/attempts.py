@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -79,10 +79,10 @@ def stage_state(observed: Observed, stage: Stage, *, now: datetime) -> StageStat
     )
 
 
-def records(*states: StageState) -> tuple[Attempt, ...]:
-    """The records of these stages, at most MAX_ATTEMPTS. Interrupted attempts are dropped first: they do not count
-    against any limit, and the others are always fewer than that."""
-    attempts = [attempt for state in states for attempt in state.attempts]
+def at_most(recorded: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """The records, at most MAX_ATTEMPTS. Interrupted attempts are dropped first: they do not count against any limit,
+    and the others are always fewer than that."""
+    attempts = list(recorded)
     while len(attempts) > MAX_ATTEMPTS:
         attempts.remove(next((a for a in attempts[:-1] if a.reason in INTERRUPTIONS), attempts[0]))
     return tuple(attempts)
@@ -126,8 +126,8 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
         sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
         return EndedAttempt(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
     if not job.over:
-        # Prepare is recorded only when it ends: it is short and not worth a status write of its own.
-        return record if record.stage is Stage.PREPARE else still_running(record, job)
+        # Prepare and cleanup are recorded only when they end: they are short and not worth a status write of their own.
+        return still_running(record, job) if record.stage is Stage.TRAIN else record
     if job.result_lost:
         return _result_lost(record, job, now=now)
     pod = job.success or culprit(job.newest_pods)

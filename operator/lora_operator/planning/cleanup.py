@@ -1,5 +1,5 @@
-"""Deletes children of a run that are no longer needed: Jobs of old failed attempts, and all children some time after
-the run has ended. The run itself and its status stay."""
+"""Deletes what a run no longer needs: Jobs of old failed attempts, and, some time after the end, all children and the
+work in the bucket. The run itself and its status stay."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ from datetime import datetime, timedelta
 from lora_trainer.contract.exits import ExitCode
 
 from lora_operator.api.lorafinetuneclass import DEFAULT_HISTORY_LIMIT, DEFAULT_RETENTION_SECONDS
-from lora_operator.naming import config_map_name, service_name
+from lora_operator.naming import Stage, config_map_name, service_name
 from lora_operator.planning.observed import JobView, Observed
-from lora_operator.planning.plan_builder import Action, Delete, Plan
+from lora_operator.planning.plan_builder import Action, Create, Delete, Plan
 from lora_operator.planning.status import seen
+from lora_operator.planning.work import remove_work
 
 
 def after_the_end(observed: Observed, now: datetime) -> Plan:
     """The plan for a run that has ended: start nothing, delete Jobs that still run, and later all children."""
     run = observed.run
-    plan = Plan(status=seen(run.status, generation=run.generation), actions=stop_live(observed.jobs))
-    if run.status.completion_time is None or not observed.jobs:
+    plan = remove_work(observed, now)
+    status = seen(plan.status, generation=run.generation)
+    plan = replace(plan, status=status, actions=(*plan.actions, *stop_live(observed.jobs)))
+    if status.completion_time is None or not observed.jobs:
         return plan
-    left = run.status.completion_time + lifetime(observed) - now
+    ends = (attempt.end_time for attempt in status.of(Stage.CLEANUP) if attempt.end_time is not None)
+    left = max((status.completion_time, *ends)) + lifetime(observed) - now
     if left > timedelta():
-        return replace(plan, requeue_after=left)
+        return replace(plan, requeue_after=min(left, plan.requeue_after or left))
+    ended = tuple(job for job in observed.jobs if job.over or job.stage is not Stage.CLEANUP)
+    if not ended:
+        return plan
     # Jobs are deleted last: while one exists, a plan that was interrupted is made again.
     others = [Delete(kind="ConfigMap", name=config_map_name(run.name))]
     if any(job.nodes > 1 for job in observed.jobs):
         others.append(Delete(kind="Service", name=service_name(run.name)))
-    return replace(plan, actions=(*others, *(delete_job(job) for job in observed.jobs if not job.deleting)))
+    deleted = (delete_job(job) for job in ended if not job.deleting)
+    return replace(plan, actions=(*others, *deleted, *(each for each in plan.actions if isinstance(each, Create))))
 
 
 def lifetime(observed: Observed) -> timedelta:
@@ -36,8 +44,7 @@ def lifetime(observed: Observed) -> timedelta:
     run = observed.run
     if (asked := run.spec.job_retention_seconds) is not None:
         return timedelta(seconds=asked)
-    named = (view.spec for view in observed.classes if view.name == run.status.class_name)
-    spec = next(named, None)
+    spec = observed.current_class
     return timedelta(seconds=spec.job_retention_seconds if spec is not None else DEFAULT_RETENTION_SECONDS)
 
 
@@ -56,8 +63,9 @@ def surplus(observed: Observed) -> tuple[Action, ...]:
 
 
 def stop_live(jobs: tuple[JobView, ...]) -> tuple[Action, ...]:
-    """Delete the Jobs whose pods run or may still run."""
-    return tuple(delete_job(job) for job in jobs if not job.over and not job.deleting)
+    """Delete the Jobs of prepare and train whose pods run or may still run."""
+    live = (job for job in jobs if not job.over and not job.deleting)
+    return tuple(delete_job(job) for job in live if job.stage is not Stage.CLEANUP)
 
 
 def delete_job(job: JobView) -> Delete:

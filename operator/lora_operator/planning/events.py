@@ -27,14 +27,15 @@ class PlannedEvent:
 def failed_attempts(ended: tuple[EndedAttempt, ...], ready_state: ReadyState) -> tuple[PlannedEvent, ...]:
     """An Event for every attempt that failed, unless the run fails with the same reason."""
     quiet = (ExitCode.Succeeded.name, Reason.SUSPENDED_BY_USER, ready_state.reason)
-    return tuple(
-        PlannedEvent(
-            warning=True,
-            reason=item.attempt.reason or Reason.FAILED,
-            message=f"{item.attempt.stage.capitalize()} attempt {item.attempt.number}: {item.sentence}",
-        )
-        for item in ended
-        if item.attempt.reason not in quiet
+    return tuple(failed_attempt(item) for item in ended if item.attempt.reason not in quiet)
+
+
+def failed_attempt(item: EndedAttempt) -> PlannedEvent:
+    """An Event for an attempt that failed."""
+    return PlannedEvent(
+        warning=True,
+        reason=item.attempt.reason or Reason.FAILED,
+        message=f"{item.attempt.stage.capitalize()} attempt {item.attempt.number}: {item.sentence}",
     )
 
 

@@ -237,10 +237,18 @@ class Observed:
     """A child whose name an object of another owner already has, as Kind name."""
     refused: Refusal | None = None
     """The child that the API server has just refused to create."""
+    cleanups: int = 0
+    """Cleanup Jobs of all runs that are not over."""
 
     def of(self, stage: Stage) -> tuple[JobView, ...]:
         """The Jobs of one stage, oldest attempt first."""
         return tuple(sorted((job for job in self.jobs if job.stage == stage), key=lambda job: job.attempt))
+
+    @property
+    def current_class(self) -> LoraFineTuneClassSpec | None:
+        """The class that the run was resolved against, as it is now."""
+        named = (view.spec for view in self.classes if view.name == self.run.status.class_name)
+        return next(named, None)
 
     def polled_of(self, job: JobView) -> PolledProgress | None:
         """What the newest pod of the Job answered; None where only an earlier one has."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from lora_trainer.contract.layout import work_uri
 from lora_trainer.contract.outcome import PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
-from lora_operator.api.lorafinetune import LoraFineTuneStatus
+from lora_operator.api.lorafinetune import LoraFineTuneStatus, Work
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
-from lora_operator.planning.attempts import StageState, records, stage_state
+from lora_operator.planning.attempts import StageState, at_most, stage_state
 from lora_operator.planning.cleanup import after_the_end, surplus
 from lora_operator.planning.completion import complete, fail, prepared, trained
 from lora_operator.planning.failure import adjustments
@@ -38,7 +39,9 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     builder = PlanBuilder(observed=observed, draft=draft, ended=(*prepare.ended, *train.ended))
-    builder = builder.update(attempts=records(prepare, train), resumptions=_resumptions(run.status, train))
+    builder = builder.update(
+        attempts=at_most((*prepare.attempts, *train.attempts)), resumptions=_resumptions(run.status, train)
+    )
     plan = _advance(builder, prepare, train)
     return replace(plan, actions=(*plan.actions, *surplus(observed)))
 
@@ -58,6 +61,8 @@ def _advance(builder: PlanBuilder, prepare: StageState, train: StageState) -> Pl
     builder = builder.update(class_name=resolved.class_name)
     if builder.status.settings is None:
         builder = builder.update(settings=settings(builder.run, resolved, builder.status.chosen))
+    if builder.status.work is None:
+        builder = builder.update(work=Work(uri=work_uri(resolved.run_file)))
     if not prepare.succeeded and builder.status.run_digest is None:
         return advance_stage(builder, prepare, resolved)
     if prepare.succeeded and prepare.latest is not None and prepare.latest.outcome is not None:

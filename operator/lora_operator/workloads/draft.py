@@ -9,6 +9,7 @@ from typing import Any
 from lora_trainer.contract.progress import PORT
 
 from lora_operator.api.lorafinetune import LoraFineTune
+from lora_operator.api.lorafinetuneclass import PrepareSpec, TrainSpec
 from lora_operator.naming import Stage
 from lora_operator.workloads.resolved import ResolvedRun
 
@@ -29,8 +30,15 @@ class StageRequest:
 
     @property
     def nodes(self) -> int:
-        """Pods of the attempt; prepare has one."""
+        """Pods of the attempt; only train may have several."""
         return self.resolved.run_file.parallelism.nodes if self.stage is Stage.TRAIN else 1
+
+    @property
+    def of_stage(self) -> PrepareSpec | TrainSpec:
+        """What the class sets for the pods of the stage. Cleanup pods get the image, scratch and scheduling of prepare
+        pods."""
+        spec = self.resolved.class_spec
+        return spec.train if self.stage is Stage.TRAIN else spec.prepare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,7 @@ class PodDraft:
     limits: Mapping[str, str] = field(default_factory=dict)
     service_account: str | None = None
     grace_seconds: int = 10
-    """A prepare pod has nothing to lose."""
+    """Only a train pod has something to lose."""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)

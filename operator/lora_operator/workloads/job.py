@@ -20,6 +20,8 @@ from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.metadata import child_metadata
 from lora_operator.workloads.pod import pod_template
 
+CLEANUP_SECONDS = 3600
+"""Seconds after which a cleanup Job fails, because nothing depends on it: it must not wait for a node forever."""
 DISRUPTIONS = (
     # Preemption, drain and eviction are no failures.
     {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -39,9 +41,9 @@ def failure_policy(*, nodes: int) -> dict[str, Any]:
 
 
 def queue_labels(request: StageRequest) -> dict[str, str]:
-    """The labels that Kueue reads. Prepare Jobs are not queued: they need no accelerator, and a run that cannot work
-    fails there before it waits in a queue."""
-    if request.stage is Stage.PREPARE:
+    """The labels that Kueue reads. Prepare and cleanup Jobs are not queued: they need no accelerator, and a run that
+    cannot work fails in prepare before it waits in a queue."""
+    if request.stage is not Stage.TRAIN:
         return {}
     spec, defaults = request.run.spec, request.resolved.class_spec.defaults
     labels = {
@@ -63,6 +65,7 @@ def stage_job(request: StageRequest) -> dict[str, Any]:
         ),
         "spec": {
             "backoffLimit": 0,
+            **({"activeDeadlineSeconds": CLEANUP_SECONDS} if request.stage is Stage.CLEANUP else {}),
             **({"completionMode": "Indexed"} if request.nodes > 1 else {}),
             "completions": request.nodes,
             "parallelism": request.nodes,

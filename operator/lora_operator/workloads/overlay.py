@@ -7,20 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from lora_operator.api.pod_overlay import Scheduling, Volume
-from lora_operator.naming import Stage
 from lora_operator.workloads.draft import Entry, PodDraft, StageRequest
 
 
 def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Add the class's scheduling fields of the stage."""
-    spec = request.resolved.class_spec
-    of_stage = spec.prepare if request.stage is Stage.PREPARE else spec.train
-    wire = of_stage.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(Scheduling.model_fields))
+    wire = request.of_stage.model_dump(
+        mode="json", by_alias=True, exclude_none=True, include=set(Scheduling.model_fields)
+    )
     return replace(draft, placement={**draft.placement, **{name: value for name, value in wire.items() if value}})
 
 
 def overlay(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Add what the class sets for the pods of both stages."""
+    """Add what the class sets for all pods."""
     pod = request.resolved.class_spec.pod
     added = draft.plus(
         env=tuple(variable.wire() for variable in pod.env),

@@ -31,6 +31,8 @@ from lora_operator.workloads.resolved import RUN_KEY
 CPU = {Stage.PREPARE: "2", Stage.TRAIN: "4"}
 MEMORY = {Stage.PREPARE: "4Gi", Stage.TRAIN: "32Gi"}
 """Requests of a pod where its class sets none."""
+CLEANUP_LIMITS = {"memory": "256Mi"}
+CLEANUP_REQUESTS = {"cpu": "100m", **CLEANUP_LIMITS}
 USER = 1000
 TEMPORARY = "/tmp"
 PROBE_SECONDS = 10
@@ -42,6 +44,16 @@ def trainer_command(draft: PodDraft, request: StageRequest) -> PodDraft:
     if request.stage is Stage.TRAIN:
         args += ("--attempt", str(request.attempt), "--oom-shrinks", str(request.oom_shrinks))
     return replace(draft, args=args)
+
+
+def cleanup_command(draft: PodDraft, request: StageRequest) -> PodDraft:
+    """Add the trainer's arguments of a cleanup. It needs no run file, which is deleted with the run's Jobs."""
+    storage, work = request.resolved.class_spec.storage, request.run.status.work
+    if work is None:
+        raise ValueError(f"the run {request.run.full_name} has no work folder in its status")
+    options = {"work": work.uri, "endpoint": storage.endpoint, "region": storage.region}
+    given = tuple(f"--{name}={value}" for name, value in options.items() if value is not None)
+    return replace(draft, args=(request.stage.value, *given))
 
 
 def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
@@ -59,9 +71,12 @@ def rendezvous(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Add requests and limits. Only the train pod of a GPU class requests accelerators."""
+    """Add requests and limits. Only the train pod of a GPU class requests accelerators; a cleanup pod only lists and
+    deletes."""
+    if request.stage is Stage.CLEANUP:
+        return replace(draft, requests=CLEANUP_REQUESTS, limits=CLEANUP_LIMITS)
     spec = request.resolved.class_spec
-    asked = (spec.prepare if request.stage is Stage.PREPARE else spec.train).resources
+    asked = request.of_stage.resources
     requests, limits = dict(asked.requests or {}), dict(asked.limits or {})
     limits.setdefault("memory", requests.get("memory", MEMORY[request.stage]))
     if request.stage is Stage.TRAIN and (gpu := spec.accelerator.gpu) is not None:
@@ -88,8 +103,7 @@ def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Add emptyDirs for HOME and the temporary folder, because the root file system is read-only."""
-    spec = request.resolved.class_spec
-    room = spec.prepare if request.stage is Stage.PREPARE else spec.train
+    room = request.of_stage
     return draft.plus(
         env=(
             {"name": "HOME", "value": str(SCRATCH)},
@@ -258,10 +272,20 @@ TRANSFORMS: tuple[Transform, ...] = (
 )
 
 
+CLEANUP_TRANSFORMS: tuple[Transform, ...] = (
+    cleanup_command,
+    compute,
+    writable_folders,
+    storage_access,
+    scheduling,
+    overlay,
+)
+
+
 def pod_template(request: StageRequest) -> Entry:
     """The pod template of one attempt."""
     draft = PodDraft()
-    for transform in TRANSFORMS:
+    for transform in CLEANUP_TRANSFORMS if request.stage is Stage.CLEANUP else TRANSFORMS:
         draft = transform(draft, request)
     own = child_labels(request.run) | {STAGE_LABEL: request.stage.value, ATTEMPT_LABEL: str(request.attempt)}
     metadata = {"labels": {**draft.labels, **own}} | (
@@ -332,4 +356,4 @@ def _liveness(request: StageRequest) -> Entry:
 
 def _image(request: StageRequest) -> str:
     spec = request.resolved.class_spec
-    return (spec.prepare.image if request.stage is Stage.PREPARE else None) or spec.image
+    return (spec.prepare.image if request.stage is not Stage.TRAIN else None) or spec.image

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lora_operator.api.lorafinetune import LoraFineTuneStatus, Work
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import config_map, resolve
 
-from tests.builders import CLASS_NAME, a_run, class_spec
+from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_run, class_spec
 
 Body = dict[str, Any]
 SECRET = {"name": "hub", "key": "token"}
@@ -56,6 +57,9 @@ OVERLAY: Body = {
     },
     "defaults": {"huggingFace": {"tokenSecretRef": {"name": "hub"}}, "training": {"numTrainEpochs": 3}},
 }
+
+PARTS = ("config-map", "prepare-job", "train-job", "cleanup-job")
+WORK = Work(uri=f"s3://platform/runs/{NAMESPACE}/{NAMESPACE}/{NAME}/{UID}")
 
 SCENARIOS: dict[str, tuple[Body, Body]] = {
     "minimal": ({}, {}),
@@ -107,9 +111,9 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
 
 
 def children(scenario: str, *, attempt: int = 1, oom_shrinks: int = 0) -> dict[str, Body]:
-    """The ConfigMap and both Jobs of a scenario."""
+    """The ConfigMap of a scenario and a Job of each stage."""
     spec, class_edits = SCENARIOS[scenario]
-    run = a_run(**spec)
+    run = a_run(status=LoraFineTuneStatus(work=WORK), **spec)
     parsed = LoraFineTuneClassSpec.model_validate(class_spec(**class_edits))
     resolved = resolve(run, class_name=CLASS_NAME, class_spec=parsed)
 
@@ -117,11 +121,7 @@ def children(scenario: str, *, attempt: int = 1, oom_shrinks: int = 0) -> dict[s
         request = StageRequest(run=run, resolved=resolved, stage=stage, attempt=attempt, oom_shrinks=oom_shrinks)
         return stage_job(request)
 
-    return {
-        "config-map": config_map(run, resolved),
-        "prepare-job": job(Stage.PREPARE),
-        "train-job": job(Stage.TRAIN),
-    }
+    return {"config-map": config_map(run, resolved)} | {f"{stage}-job": job(stage) for stage in Stage}
 
 
 def pods(scenario: str) -> dict[Stage, Body]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from lora_operator.api.lorafinetune import LoraFineTuneStatus
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.pod_overlay import OWN_FOLDERS, OWN_PREFIXES, OWN_VARIABLES
 from lora_operator.naming import Stage
@@ -16,10 +17,12 @@ from lora_operator.workloads.resolved import resolve
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 
 from tests.builders import CLASS_NAME, a_resolved, a_run, class_spec, rows_at
-from tests.unit.operator.scenarios import MIRROR, OVERLAY, SCENARIOS, children, environment, pods
+from tests.unit.operator.scenarios import MIRROR, OVERLAY, SCENARIOS, WORK, children, environment, pods
 
 Body = dict[str, Any]
 ALL_PODS = {f"{scenario}-{stage}": pod for scenario in SCENARIOS for stage, pod in pods(scenario).items()}
+OF_RUN_FILE = (Stage.PREPARE, Stage.TRAIN)
+"""The stages whose pods do what the run file says."""
 pod_cases = pytest.mark.parametrize("pod", ALL_PODS.values(), ids=ALL_PODS.keys())
 
 
@@ -130,7 +133,7 @@ def test_the_hub_token_of_a_private_model_is_a_reference() -> None:
     assert "HF_TOKEN" not in environment(pods("minimal")[Stage.PREPARE])
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", OF_RUN_FILE)
 def test_the_signing_key_stays_a_reference(stage: Stage) -> None:
     env = environment(pods("private-model")[stage])
     assert env[SIGNING_KEY_VARIABLE]["valueFrom"]["secretKeyRef"] == {"name": "signing", "key": "private.pem"}
@@ -138,7 +141,8 @@ def test_the_signing_key_stays_a_reference(stage: Stage) -> None:
 
 
 def test_the_mirror_of_the_hub_is_the_class_s() -> None:
-    assert all(environment(pod)["HF_ENDPOINT"]["value"] == MIRROR for pod in pods("many-sources").values())
+    made = pods("many-sources")
+    assert all(environment(made[stage])["HF_ENDPOINT"]["value"] == MIRROR for stage in OF_RUN_FILE)
     assert "HF_ENDPOINT" not in environment(pods("minimal")[Stage.PREPARE])
 
 
@@ -151,7 +155,9 @@ def test_claims_are_mounted_once_and_read_only() -> None:
 
 
 def test_prepare_fills_the_model_cache_and_train_reads_it() -> None:
-    for stage, pod in pods("model-cache").items():
+    made = pods("model-cache")
+    for stage in OF_RUN_FILE:
+        pod = made[stage]
         (volume,) = [each for each in pod["volumes"] if each["name"] == "model-cache"]
         assert volume["persistentVolumeClaim"] == {"claimName": "models"}
         (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "model-cache"]
@@ -184,6 +190,33 @@ def test_config_maps_with_rows_are_mounted_into_prepare_only_and_may_be_missing(
     assert mounts["rows-0"] == {"name": "rows-0", "mountPath": "/mnt/configmap/held-out", "readOnly": True}
     assert mounts["rows-1"]["mountPath"] == "/mnt/configmap/rows"
     assert not any(volume["name"].startswith("rows-") for volume in made[Stage.TRAIN]["volumes"])
+
+
+# --- cleanup ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cleanup_pod_knows_the_work_folder_and_the_keys_of_the_bucket_and_nothing_else_of_the_run() -> None:
+    for scenario in SCENARIOS:
+        pod = pods(scenario)[Stage.CLEANUP]
+        (container,) = pod["containers"]
+        assert container["args"][:2] == ["cleanup", f"--work={WORK.uri}"]
+        named = {volume["name"] for volume in pod["volumes"] if not volume["name"].startswith("class-")}
+        assert named == {"scratch", "tmp"}
+        assert not {"HF_TOKEN", SIGNING_KEY_VARIABLE} & set(environment(pod))
+    assert environment(pods("minimal")[Stage.CLEANUP])["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"]["name"] == (
+        "bucket"
+    )
+    assert pods("workload-identity")[Stage.CLEANUP]["serviceAccountName"] == "bucket-writer"
+
+
+def test_a_cleanup_asks_the_store_of_the_class() -> None:
+    run = a_run(status=LoraFineTuneStatus(work=WORK))
+    storage = class_spec()["storage"] | {"endpoint": "https://store.example", "region": "eu-1"}
+    request = StageRequest(run=run, resolved=a_resolved(run, storage=storage), stage=Stage.CLEANUP, attempt=2)
+    job = stage_job(request)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"][2:] == ["--endpoint=https://store.example", "--region=eu-1"]
+    assert job["spec"]["activeDeadlineSeconds"], "it does not wait for a node forever"
 
 
 # --- what a class adds --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from lora_operator.workloads.service import headless_service
 from lora_trainer.contract.run import RunFile
 
 from tests.builders import CLASS_NAME, NAME, NAMESPACE, UID, a_resolved, a_run
-from tests.unit.operator.scenarios import SCENARIOS, SLIM, children, pods
+from tests.unit.operator.scenarios import PARTS, SCENARIOS, SLIM, children, pods
 
 Body = dict[str, Any]
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 # --- golden -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["config-map", "prepare-job", "train-job"])
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_manifests_are_as_they_were(scenario: str, part: str, request: pytest.FixtureRequest) -> None:
     path = GOLDEN / f"{scenario}-{part}.yaml"
@@ -37,7 +37,7 @@ def test_manifests_are_as_they_were(scenario: str, part: str, request: pytest.Fi
 
 
 def test_there_is_no_golden_file_without_a_scenario() -> None:
-    expected = {f"{s}-{part}.yaml" for s in SCENARIOS for part in ("config-map", "prepare-job", "train-job")}
+    expected = {f"{s}-{part}.yaml" for s in SCENARIOS for part in PARTS}
     assert {path.name for path in GOLDEN.glob("*.yaml")} == expected
 
 
@@ -59,7 +59,7 @@ def test_several_train_pods_meet_by_name_and_a_prepare_pod_is_alone() -> None:
     assert service["metadata"]["name"][0].isalpha(), "which begins with a letter, as the run's name need not"
 
 
-@pytest.mark.parametrize("part", ["config-map", "prepare-job", "train-job"])
+@pytest.mark.parametrize("part", PARTS)
 def test_children_are_found_and_collected_by_their_owner(part: str) -> None:
     metadata = children("minimal")[part]["metadata"]
     owner = metadata["ownerReferences"][0]
@@ -82,8 +82,9 @@ def test_jobs_are_named_by_stage_and_attempt() -> None:
     assert args == ["train", "--run", "/etc/lora/run.json", "--attempt", "3", "--oom-shrinks", "2"]
 
 
-def test_the_longest_name_leaves_room_for_pods() -> None:
-    name = naming.job_name("a" * naming.MAX_RUN_NAME, Stage.PREPARE, 99)
+@pytest.mark.parametrize("stage", Stage)
+def test_the_longest_name_leaves_room_for_pods(stage: Stage) -> None:
+    name = naming.job_name("a" * naming.MAX_RUN_NAME, stage, 99)
     assert len(name) <= 63, "Job names are labels of their pods"
 
 
@@ -110,7 +111,10 @@ def test_any_failure_ends_the_job_but_disruption_and_interruption_do_not() -> No
 def test_training_alone_waits_in_a_queue(spec: Body, defaults: Body, queue: str | None) -> None:
     run = a_run(**spec)
     resolved = a_resolved(run, defaults=defaults | {"workloadPriorityClassName": "overnight"})
-    jobs = [stage_job(StageRequest(run=run, resolved=resolved, stage=stage, attempt=1)) for stage in Stage]
+    jobs = [
+        stage_job(StageRequest(run=run, resolved=resolved, stage=stage, attempt=1))
+        for stage in (Stage.PREPARE, Stage.TRAIN)
+    ]
     prepare, train = (job["metadata"]["labels"] for job in jobs)
     assert not any("kueue" in label for label in prepare)
     assert train.get("kueue.x-k8s.io/queue-name") == queue
@@ -126,7 +130,8 @@ def test_labels_of_pods_are_those_the_operator_watches() -> None:
 
 def test_a_slim_image_prepares_and_the_whole_one_trains() -> None:
     images = {stage: pod["containers"][0]["image"] for stage, pod in pods("cpu-class").items()}
-    assert images == {Stage.PREPARE: SLIM, Stage.TRAIN: "registry.example/lora-trainer:0.1.0"}
+    whole = "registry.example/lora-trainer:0.1.0"
+    assert images == {Stage.PREPARE: SLIM, Stage.TRAIN: whole, Stage.CLEANUP: SLIM}
     assert pods("minimal")[Stage.PREPARE]["containers"][0]["image"] == "registry.example/lora-trainer:0.1.0"
 
 

@@ -15,6 +15,9 @@ TRAINING_LOG = "training_log.jsonl"
 LOSS_CURVE = "loss.png"
 RUN_SHAPE = "run.json"
 MODEL_CARD = "README.md"
+PREPARED_FOLDER = "prepared"
+CHECKPOINTS_FOLDER = "checkpoints"
+TRIAL = "compiled-on-trial"
 
 
 def work_uri(run: RunFile) -> str:
@@ -25,7 +28,7 @@ def work_uri(run: RunFile) -> str:
 
 def prepared_uri(run: RunFile) -> str:
     """Folder of the prepared (tokenised) rows."""
-    return f"{work_uri(run)}/prepared"
+    return f"{work_uri(run)}/{PREPARED_FOLDER}"
 
 
 def data_report_uri(run: RunFile) -> str:
@@ -35,7 +38,7 @@ def data_report_uri(run: RunFile) -> str:
 
 def checkpoints_uri(run: RunFile) -> str:
     """Folder that holds one folder step-N per checkpoint."""
-    return f"{work_uri(run)}/checkpoints"
+    return f"{work_uri(run)}/{CHECKPOINTS_FOLDER}"
 
 
 def compiled_uri(run: RunFile, fingerprint: str) -> str:
@@ -45,7 +48,7 @@ def compiled_uri(run: RunFile, fingerprint: str) -> str:
 
 def trial_uri(run: RunFile) -> str:
     """File with the fingerprint of compiled code that an attempt uses; it exists during the first steps."""
-    return f"{work_uri(run)}/compiled-on-trial"
+    return f"{work_uri(run)}/{TRIAL}"
 
 
 def artifact_uri(run: RunFile, digest: str) -> str:

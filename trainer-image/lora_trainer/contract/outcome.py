@@ -250,8 +250,19 @@ class TrainResult(WireModel):
     """Step whose adapter had the lowest held-out loss and was published; unset without evaluations during training."""
 
 
+class CleanupResult(WireModel):
+    """Result of a cleanup: the run's prepared rows and checkpoints are deleted."""
+
+    stage: Literal["cleanup"] = "cleanup"
+    files: int
+    """Files that this pod deleted."""
+
+
+StageResult = PrepareResult | TrainResult | CleanupResult
+
+
 class Outcome(WireModel):
-    """The termination message of a prepare or train pod."""
+    """The termination message of a pod."""
 
     reason: str
     """Name of the exit code."""
@@ -267,7 +278,7 @@ class Outcome(WireModel):
     """URI of the last committed checkpoint."""
     needed_memory_gib: Annotated[float | None, Field(alias="neededMemoryGiB")] = None
     """With DoesNotFit: memory that a class must offer."""
-    result: Annotated[PrepareResult | TrainResult, Field(discriminator="stage")] | None = None
+    result: Annotated[StageResult, Field(discriminator="stage")] | None = None
 
 
 def clip(sentence: str, limit: int) -> str:
