@@ -78,7 +78,7 @@ class Metrics:
         )
         self.attempts = Counter(
             "lora_operator_attempts_ended",
-            "Attempts that ended, by reason. stage: prepare, train.",
+            "Attempts that ended, by reason. stage: prepare, train, cleanup.",
             ["namespace", "stage", "reason"],
             registry=registry,
         )

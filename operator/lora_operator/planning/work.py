@@ -54,16 +54,22 @@ def remove_work(observed: Observed, now: datetime) -> Plan:
 
 def _wait(observed: Observed, work: Work, job: JobView, now: datetime) -> Plan:
     """Wait for the Job, and tell why its pod does not start."""
+    return replace(_with_work(observed, _told(work, _waiting(job))), requeue_after=next_look(job, now=now))
+
+
+def _waiting(job: JobView) -> str | None:
+    """Why the Job's pod does not start, or None when no cause is known."""
+    if job.refusal is not None and job.lacks_pod:
+        return _refused(f"the pod of Job {job.name}", job.refusal)
     problem = problem_of(job)
-    plan = _with_work(observed, _told(work, problem.message if problem is not None else None))
-    return replace(plan, requeue_after=next_look(job, now=now))
+    return problem.message if problem is not None else None
 
 
 def _start(observed: Observed, state: StageState, work: Work, now: datetime) -> Plan:
     """Create the next cleanup Job, once no pod of the run may write any more and few other cleanups run."""
     run, class_spec = observed.run, observed.current_class
     if observed.refused is not None:
-        refused = f"The API server refuses {observed.refused.child}: {observed.refused.why}. The operator tries again."
+        refused = _refused(observed.refused.child, observed.refused.why)
         since = run.status.completion_time or now
         return replace(_with_work(observed, _told(work, refused)), requeue_after=less_often(since, now=now))
     if observed.taken_name is not None:
@@ -128,6 +134,10 @@ def _given_up(state: StageState, work: Work) -> str:
         f"The cleanup failed {times} times, and the operator does not try again. {how_it_ended(state.attempts[-1])} "
         f"Delete prepared/ and checkpoints/ below {work.uri} yourself."
     )
+
+
+def _refused(what: str, why: str) -> str:
+    return f"The API server refuses {what}: {why}. The cleanup continues when it no longer does."
 
 
 def _told(work: Work, message: str | None) -> Work:

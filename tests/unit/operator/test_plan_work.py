@@ -259,6 +259,11 @@ def test_a_pod_that_waits_is_told() -> None:
     world.settle()
     assert "0/3 nodes are available" in (work(world).message or "")
     world.change_pod(cleanup(1), unschedulable=None)
+    waiting = world.jobs[cleanup(1)]
+    world.jobs[cleanup(1)] = replace(waiting, pods=(), refusal="exceeded quota: team")
+    world.settle()
+    assert f"refuses the pod of Job {cleanup(1)}: exceeded quota: team" in (work(world).message or "")
+    world.jobs[cleanup(1)] = waiting
     world.start(cleanup(1))
     world.settle()
     assert work(world).message is None
