@@ -127,11 +127,11 @@ class Cache:
             self.cleanups.add(key_of(body))
         return runs
 
-    def unfinished_cleanups(self) -> int:
-        """The number of cleanup Jobs of all runs that are not over."""
+    def unfinished_cleanups(self, namespace: str) -> int:
+        """The number of cleanup Jobs in a namespace that are not over."""
         jobs = {key: self.jobs.get(key) for key in self.cleanups}
         self.cleanups.intersection_update(key for key, job in jobs.items() if job is not None and not job.over)
-        return len(self.cleanups)
+        return sum(key[0] == namespace for key in self.cleanups)
 
     def drop_job(self, body: Body) -> frozenset[Key]:
         """A Job is gone: its run is to be reconciled."""

@@ -115,7 +115,7 @@ class Observer:
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
-            cleanups=self.cache.unfinished_cleanups() if run.status.terminal else 0,
+            cleanups=self.cache.unfinished_cleanups(run.namespace) if run.status.terminal else 0,
         )
 
     async def _explained(self, job: JobView, namespace: str) -> JobView:

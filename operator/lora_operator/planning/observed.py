@@ -238,7 +238,7 @@ class Observed:
     refused: Refusal | None = None
     """The child that the API server has just refused to create."""
     cleanups: int = 0
-    """Cleanup Jobs of all runs that are not over."""
+    """Cleanup Jobs in the namespace of the run that are not over."""
 
     def of(self, stage: Stage) -> tuple[JobView, ...]:
         """The Jobs of one stage, oldest attempt first."""

@@ -27,8 +27,9 @@ from lora_operator.workloads.resolved import resolve
 
 PAUSES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=2))
 """Pauses after failed attempts. After as many retries, the operator leaves the work where it is."""
-MOST_AT_ONCE = 20
-"""Cleanup Jobs of all runs at the same time: a class that begins to limit the retention may concern thousands."""
+MOST_AT_ONCE = 5
+"""Cleanup Jobs of a namespace at the same time: a class that begins to limit the retention may concern thousands of
+runs."""
 CROWD_RECHECK = timedelta(minutes=1)
 
 

@@ -138,6 +138,22 @@ def test_children_wake_their_run_and_hang_together() -> None:
     assert cache.children_of(UID) == ()
 
 
+def test_unfinished_cleanups_are_counted_by_namespace() -> None:
+    cache = Cache()
+    job, elsewhere, over, train = (child("job") for _ in range(4))
+    for body, name in ((over, "over"), (train, "train")):
+        body["metadata"]["name"] = name
+    elsewhere["metadata"]["namespace"] = "team-b"
+    over["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    for body in (job, elsewhere, over):
+        body["metadata"]["labels"][naming.STAGE_LABEL] = "cleanup"
+    for body in (job, elsewhere, over, train):
+        cache.put_job(body)
+    assert (cache.unfinished_cleanups(NAMESPACE), cache.unfinished_cleanups("team-b")) == (1, 1)
+    cache.drop_job(job)
+    assert (cache.unfinished_cleanups(NAMESPACE), cache.unfinished_cleanups("team-b")) == (0, 1)
+
+
 FOREIGN: dict[str, Callable[[Body], None]] = {
     "no label of a run": lambda body: body["metadata"]["labels"].pop(naming.RUN_UID_LABEL),
     "a number that is none": lambda body: body["metadata"]["labels"].update({naming.ATTEMPT_LABEL: "first"}),
