@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_trainer.contract.spec.model import Quantization
+from lora_trainer.contract.untrusted import read_untrusted
 from lora_trainer.contract.wire import WireModel
 
 MAX_BYTES = 4096
@@ -264,7 +265,7 @@ StageResult = PrepareResult | TrainResult | CleanupResult
 class Outcome(WireModel):
     """The termination message of a pod."""
 
-    reason: str
+    reason: Annotated[str, Field(max_length=64, pattern="^[A-Z][A-Za-z0-9]*$")]
     """Name of the exit code."""
     message: str
     """A sentence: what happened, to which field, file or line."""
@@ -342,6 +343,6 @@ def decode_outcome(text: str) -> Outcome | None:
     """The outcome in a termination message, or None where there is none (killed early, or another program's text).
     Fields of a newer trainer are ignored."""
     try:
-        return Outcome.model_validate_json(text, extra="ignore")
+        return read_untrusted(text, Outcome)
     except ValueError:
         return None
