@@ -18,7 +18,7 @@ from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, con
 
 @dataclass(frozen=True, kw_only=True)
 class Create:
-    """Create a child. A child of the run that already exists counts as created."""
+    """Create a child. One that already exists counts as created, if the run owns it and it has the same content."""
 
     body: dict[str, Any]
 
@@ -30,6 +30,7 @@ class Delete:
     kind: str
     name: str
     uid: str | None = None
+    """Of the object that is meant. None where it was not seen: then the run must own what has that name."""
 
 
 Action = Create | Delete
