@@ -114,28 +114,35 @@ class Cache:
     starting: set[str] = field(default_factory=set)
     """The uids of runs whose first Job is being created."""
 
+    wake: Callable[[frozenset[Key]], None] = lambda _: None
+    """Called with the runs that wait for an output when a run lets go of it. Whoever stores that version first, a watch
+    or a worker, the others see no change any more."""
+
     def put_run(self, body: Body) -> frozenset[Key]:
-        """Store a run. Returns it and, where it lets go of its output, the runs that wait for that output."""
+        """Store a run: it is to be reconciled."""
         record = run_record(body)
         before = self.runs.get(record.key)
         self.runs.put(record.key, _version(body), record)
         if self.runs.get(record.key) is not record:
             return frozenset({record.key})  # a newer version is known
-        changed = self._forget(before) if before is not None and before.uid != record.uid else frozenset[Key]()
+        if before is not None and before.uid != record.uid:
+            self._forget(before)
+        elif before is not None and before.hold > record.hold:
+            self._wake_those_that_wait_for(record.output)
         if record.terminal:
             self.resolved.pop(record.uid, None)
-        if before is not None and before.hold > record.hold:
-            changed |= self._waiting_for(record.output)
-        return changed | {record.key}
+        return frozenset({record.key})
 
     def drop_run(self, body: Body) -> frozenset[Key]:
-        """Remove a run that is gone. Returns the runs that wait for its output, to be reconciled."""
-        return self.drop_run_at(key_of(body), version=_version(body))
+        """Remove a run that is gone: nothing is left to reconcile."""
+        self.drop_run_at(key_of(body), version=_version(body))
+        return frozenset()
 
-    def drop_run_at(self, key: Key, *, version: int | None = None) -> frozenset[Key]:
+    def drop_run_at(self, key: Key, *, version: int | None = None) -> None:
         """Remove a run of which only the key is known."""
         record = self.runs.drop(key, version=version)
-        return self._forget(record) if record is not None else frozenset()
+        if record is not None:
+            self._forget(record)
 
     def remember_resolved(self, key: Key, uid: str, resolved: ResolvedRun) -> None:
         """Keep what a run was resolved to, while the run is there and unfinished."""
@@ -160,15 +167,15 @@ class Cache:
         begun = record.uid in self.starting or (record.on_record and bool(self.jobs.keys_of(record.uid)))
         return Hold.FIRM if begun and not record.terminal else record.hold
 
-    def _forget(self, record: RunRecord) -> frozenset[Key]:
-        """Forget a run that is gone. Returns the runs that wait for its output."""
+    def _forget(self, record: RunRecord) -> None:
+        """Forget a run that is gone."""
         self.resolved.pop(record.uid, None)
         self.starting.discard(record.uid)
-        return self._waiting_for(record.output)
+        self._wake_those_that_wait_for(record.output)
 
-    def _waiting_for(self, output: str) -> frozenset[Key]:
+    def _wake_those_that_wait_for(self, output: str) -> None:
         waiting = (record for record in self.runs.of(output) if record.ready_reason == Reason.OUTPUT_IN_USE)
-        return frozenset(record.key for record in waiting if not record.terminal)
+        self.wake(frozenset(record.key for record in waiting if not record.terminal))
 
     def put_class(self, body: Body) -> frozenset[Key]:
         """Store a class. Returns all runs, because any may have waited for it; none where only its status changed."""
