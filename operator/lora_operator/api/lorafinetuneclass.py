@@ -117,8 +117,8 @@ def _resource_names(field: str) -> dict[str, str]:
     return rule(
         f"!has(self.{field}) || "
         f"self.{field}.all(key, key.matches('{CONTAINER_RESOURCE}') && key.matches('{LONGEST_PREFIX}'))",
-        f"The keys of {field} are cpu, memory, ephemeral-storage or extended resources (example.com/name), with at most "
-        "253 characters before the slash.",
+        f"The keys of {field} are cpu, memory, ephemeral-storage or extended resources (example.com/name), "
+        "with at most 253 characters before the slash.",
         field=field,
     )
 
