@@ -81,8 +81,8 @@ def class_allows(observed: Observed, resolved: ResolvedRun) -> Block | None:
     """Block where the run, with all defaults filled in, asks for more than its class allows."""
     run = observed.run
     wire = run.spec.wire() | resolved.run_file.wire()
-    refused = breaches(wire, resolved.class_spec.wire(), class_name=resolved.class_name, namespace=run.namespace)
-    return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(refused)) if refused else None
+    broken = breaches(wire, resolved.class_spec.wire(), class_name=resolved.class_name, namespace=run.namespace)
+    return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(broken)) if broken else None
 
 
 def settings_agree(_: Observed, resolved: ResolvedRun) -> Block | None:

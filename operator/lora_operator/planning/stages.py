@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from lora_operator.api.conditions import ConditionType, find
@@ -77,8 +76,8 @@ def _end_attempt(builder: PlanBuilder, state: StageState, job: JobView, *, reaso
     the run meanwhile."""
     if job.deleting or state.attempts[-1].reason is not None:
         return _stopping(builder, state, job)
-    builder = _close(builder, job, reason=reason, sentence=sentence)
-    return replace(_stopping(builder, state, job), actions=(), requeue_after=timedelta(), decisive=True)
+    builder, ready_state = _stopping_state(_close(builder, job, reason=reason, sentence=sentence), state, job)
+    return builder.end(ready_state, requeue_after=timedelta(), decisive=True)
 
 
 def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str) -> PlanBuilder:
@@ -89,30 +88,29 @@ def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str)
     return builder.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=builder.now)))
 
 
-def _stopping_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -> Plan:
-    last_one = isinstance(_decide(builder, builder.status.of(state.stage)), GiveUp)
-    what_then = "" if last_one else "; the next attempt continues from the last checkpoint"
-    message = f"{builder.status.attempts[-1].message} The operator ends it{what_then}."
-    builder = builder.not_running(Reason.NO_PROGRESS, message)
-    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
-
-
 def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
-    actions = () if job.deleting else (delete_job(job),)
+    builder, ready_state = _stopping_state(builder, state, job)
+    return builder.end(ready_state, actions=() if job.deleting else (delete_job(job),))
+
+
+def _stopping_state(builder: PlanBuilder, state: StageState, job: JobView) -> tuple[PlanBuilder, ReadyState]:
+    """Report that the attempt is being ended, and why."""
     if builder.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
-        return _stopping_stuck(builder, state, *actions)
-    message = f"Job {job.name} is being deleted; its pod writes a checkpoint and ends."
-    builder = builder.not_running(Reason.STOPPING, message)
-    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+        last_one = isinstance(_decide(builder, builder.status.of(state.stage)), GiveUp)
+        what_then = "" if last_one else "; the next attempt continues from the last checkpoint"
+        reason, message = Reason.NO_PROGRESS, f"{builder.status.attempts[-1].message} The operator ends it{what_then}."
+    else:
+        reason, message = Reason.STOPPING, f"Job {job.name} is being deleted; its pod writes a checkpoint and ends."
+    ready_state = ReadyState(phase=RunPhase.WORKING, reason=reason, message=message)
+    return builder.not_running(reason, message), ready_state
 
 
 def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
     """Wait for a pod whose Job is gone: a second pod beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run continues when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
-    return replace(
-        _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
-    )
+    builder = _stage_not_done(builder, state.stage, ready_state)
+    return builder.end(ready_state, requeue_after=POD_RECHECK, decisive=True)
 
 
 def _overdue(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> Plan:

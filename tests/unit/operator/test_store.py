@@ -123,7 +123,8 @@ def waiting_for_a() -> tuple[Cache, list[Key]]:
     list shows whom the cache wakes."""
     woken: list[Key] = []
     cache = Cache(wake=woken.extend)
-    for name, said in (("waits", {}), ("over", {"true": "Finished"}), ("far", {"output": {"uri": "s3://else/where"}})):
+    others: dict[str, Body] = {"waits": {}, "over": {"true": "Finished"}, "far": {"output": {"uri": "s3://else/where"}}}
+    for name, said in others.items():
         assert cache.put_run(a_stored_run(name, ready="OutputInUse", **said)) == {(NAMESPACE, name)}
     cache.put_run(a_stored_run("new"))
     cache.put_run(a_stored_run("a"))
