@@ -99,9 +99,8 @@ class Observer:
         unfinished = not (run.status.terminal or run.deleting)
         # Whatever exists before the record is not the operator's. Of a run that only begins, the cache knows no Job.
         there = run.status.on_record and (live or jobs or run.status.attempts or run.uid in self.cache.resolved)
-        resolved = await self._resolved_of(run) if there and unfinished else None
-        taken = resolved if isinstance(resolved, TakenName) else None
-        resolved = resolved if isinstance(resolved, ResolvedRun) else None
+        found = await self._resolved_of(run) if there and unfinished else None
+        resolved = found if isinstance(found, ResolvedRun) else None
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
@@ -111,7 +110,7 @@ class Observer:
             namespace_labels=await self._namespace_labels(run) if resolved is None and unfinished else {},
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
-            taken=taken,
+            taken=found if isinstance(found, TakenName) else None,
             output_holder=self.cache.output_holder(
                 run.uid, created=run.created, output=output_folder(run.spec.output.uri)
             ),
