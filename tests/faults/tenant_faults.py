@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from lora_operator import naming
+from lora_operator.workloads.resolved import digest_of
 
 from tests.builders import CLASS_NAME, NAMESPACE, class_spec
 from tests.faults.invariants import FORGED_IMAGE, terminal
@@ -35,9 +36,12 @@ def take_config_map_name(world: World, rng: Random) -> bool:
 
 
 def delete_config_map(world: World, rng: Random) -> bool:
-    """`kubectl delete configmap`."""
+    """`kubectl delete configmap`, which somebody repairs later."""
     run = _unfinished(world, rng)
-    return run is not None and _delete(world, naming.config_map_name(run["metadata"]["name"]))
+    if run is None or not _delete(world, run):
+        return False
+    world.spawn(_repair(world, run, None, after=rng.uniform(1, 60)))
+    return True
 
 
 def change_class(world: World, rng: Random) -> bool:
@@ -62,23 +66,36 @@ def _unfinished(world: World, rng: Random) -> Obj | None:
 
 
 def _put(world: World, rng: Random, run: Obj, metadata: Obj, data: dict[str, str]) -> bool:
-    name = naming.config_map_name(run["metadata"]["name"])
-    _delete(world, name)
-    metadata = {"name": name, "namespace": NAMESPACE} | metadata
+    _delete(world, run)
+    metadata = {"name": naming.config_map_name(run["metadata"]["name"]), "namespace": NAMESPACE} | metadata
     made = world.server.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
-
-    async def take_away() -> None:
-        await asyncio.sleep(rng.uniform(1, 60))
-        there = world.server.find("configmaps", name, NAMESPACE)
-        if there is not None and there["metadata"]["uid"] == made["metadata"]["uid"]:
-            _delete(world, name)
-
-    world.spawn(take_away())
+    world.spawn(_repair(world, run, made, after=rng.uniform(1, 60)))
     return True
 
 
-def _delete(world: World, name: str) -> bool:
-    if world.server.find("configmaps", name, NAMESPACE) is None:
+def _delete(world: World, run: Obj) -> bool:
+    """Delete the ConfigMap of the run, and keep it if it is the true one."""
+    there = _config_map(world, run)
+    if there is None:
         return False
-    world.server.delete("configmaps", name, NAMESPACE)
+    if digest_of(there["data"]) == run.get("status", {}).get("resolvedDigest"):
+        world.kept[run["metadata"]["uid"]] = there
+    world.server.delete("configmaps", there["metadata"]["name"], NAMESPACE)
     return True
+
+
+async def _repair(world: World, run: Obj, made: Obj | None, *, after: float) -> None:
+    """Take away what was made and restore what was kept: a run whose class changed meanwhile cannot do without."""
+    await asyncio.sleep(after)
+    there, uid = _config_map(world, run), run["metadata"]["uid"]
+    if there is not None and made is not None and there["metadata"]["uid"] == made["metadata"]["uid"]:
+        world.server.delete("configmaps", there["metadata"]["name"], NAMESPACE)
+        there = None
+    now, kept = world.run(run["metadata"]["name"]), world.kept.get(uid)
+    if there is None and kept is not None and now is not None and now["metadata"]["uid"] == uid and not terminal(now):
+        metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
+        world.server.create(kept | {"metadata": metadata})
+
+
+def _config_map(world: World, run: Obj) -> Obj | None:
+    return world.server.find("configmaps", naming.config_map_name(run["metadata"]["name"]), NAMESPACE)

@@ -76,6 +76,8 @@ class World:
     """Faults of single requests, with what they are counted as."""
     happened: Counter[str] = field(default_factory=Counter)
     """Faults that were set to happen later, and did."""
+    kept: dict[str, Obj] = field(default_factory=dict)
+    """Copies of ConfigMaps that tenants deleted, by the uid of the run."""
     held: set[str] = field(default_factory=set)
     """What is held up already."""
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
