@@ -219,7 +219,7 @@ def test_second_run_with_the_same_output_waits_for_the_first(tenant: Tenant) -> 
     tenant.wait_for_reason("first", "Training")
     tenant.play("second", "ok", output=output)
     run = tenant.wait_for_reason("second", "OutputInUse")
-    assert f"{tenant.namespace}/first" in ready_message(run)
+    assert "is also the output of LoraFineTune first" in ready_message(run)
     assert tenant.jobs("second") == []
     tenant.kubectl("-n", tenant.namespace, "delete", "lorafinetune", "first")
     tenant.wait_for("second", "Ready")

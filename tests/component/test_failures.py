@@ -8,6 +8,7 @@ import pytest
 import yaml
 from lora_operator import naming
 from lora_operator.naming import Stage
+from lora_operator.workloads.resolved import digest_of
 from lora_trainer.contract.exits import ExitCode
 
 from tests import kstatus
@@ -262,7 +263,9 @@ async def test_of_two_runs_with_one_output_the_older_goes_first(world: World) ->
 
 
 async def test_a_younger_run_goes_on_when_the_older_is_deleted(world: World) -> None:
-    world.apply("older", suspend=True)
+    world.apply("older")
+    await world.until("Preparing", "older")
+    world.edit("older", suspend=True)
     await world.until("SuspendedByUser", "older")
     world.clock.advance(2)
     world.apply("younger", output={"uri": OUTPUT})
@@ -316,6 +319,7 @@ def crds_of_another_version(folder: Path) -> list[Path]:
 
 
 async def test_a_run_file_that_cannot_be_read_is_said_so(bare_world: World, kubeconfig: Path) -> None:
+    """As after a rollback: the operator that recorded it understood it."""
     world, name = bare_world, f"{NAME}-run"
     async with an_operator(world, kubeconfig):
         world.apply()
@@ -325,7 +329,10 @@ async def test_a_run_file_that_cannot_be_read_is_said_so(bare_world: World, kube
     kept = world.server.get("configmaps", name, NAMESPACE)
     world.server.delete("configmaps", name, NAMESPACE)
     metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
-    world.server.create(kept | {"metadata": metadata, "data": kept["data"] | {"run.json": "{}"}})
+    data = kept["data"] | {"run.json": "{}"}
+    world.server.create(kept | {"metadata": metadata, "data": data})
+    recorded = {"status": {"resolvedDigest": digest_of(data)}}
+    world.server.patch(naming.RUN_PLURAL, NAME, NAMESPACE, merge=recorded, subresource="status")
     async with an_operator(world, kubeconfig):
         await world.until("SpecInvalid")
         assert f"ConfigMap {name}" in world.condition("Accepted")["message"]

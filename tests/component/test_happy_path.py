@@ -13,7 +13,7 @@ from tests.component.world import World, a_progress_server, local_address
 from tests.fakes.faults import Fault, RecordedRequest
 
 
-async def test_apply_to_ready_in_twelve_writes(world: World) -> None:
+async def test_apply_to_ready_in_thirteen_writes(world: World) -> None:
     began = time.perf_counter()
     world.apply()
     await world.server.wait_for(lambda: world.jobs() == [f"{NAME}-prepare-1"])
@@ -39,9 +39,9 @@ async def test_apply_to_ready_in_twelve_writes(world: World) -> None:
     kinds = [(write.verb, write.resource.partition(".")[0]) for write in world.writes()]
     assert kinds.count(("create", "jobs")) == 2
     assert kinds.count(("create", "configmaps")) == 1
-    assert kinds.count(("patch", "lorafinetunes")) == 4
+    assert kinds.count(("patch", "lorafinetunes")) == 5, "the record, and four changes of Ready"
     assert kinds.count(("create", "events")) == 5
-    assert len(kinds) == 12, kinds
+    assert len(kinds) == 13, kinds
 
 
 async def test_the_operator_writes_nothing_of_the_users(world: World) -> None:

@@ -25,7 +25,10 @@ QUICK = ("plain", "hung", "two-nodes-shrunk")
 """Scripts whose every request is deadly in a quick run."""
 REFUSED = "plain"
 """The script of which each request is refused once."""
-QUICK_WORLD = ("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again", "two-nodes-killed")
+QUICK_WORLD = (
+    *("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again", "two-nodes-killed"),
+    *("rival", "rival-paused", "rival-held"),
+)
 """Scripts of a random world in a quick run."""
 T = TypeVar("T")
 MODULE = "tests.faults"

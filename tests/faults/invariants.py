@@ -23,6 +23,8 @@ OF_USERS = (RUNS, CLASSES)
 """Of these, operators write the status only."""
 POLL_SECONDS = 15.0
 """What was told may be as old as that."""
+FORGED_IMAGE = "registry.example/tenants-own:1"
+"""The image of a class that no platform team offers."""
 BOOKKEEPING = ("resourceVersion", "managedFields")
 
 
@@ -87,10 +89,28 @@ class Checker:
         if run is None or child["kind"] != "Job":
             return []
         found = [f"{name} was created after the run was over"] if terminal(run) else []
+        if write.actor != CLUSTER:
+            found += self._not_allowed(run, child, name=name)
         stage, number = _attempt(child)
         if any((entry["stage"], entry["number"]) == (stage, number) for entry in _attempts(run.get("status", {}))):
             found.append(f"{name} was created again although its attempt is on record")
         return found
+
+    def _not_allowed(self, run: Obj, job: Obj, *, name: str) -> list[str]:
+        """An operator creates a Job only from a class that is offered, after the record of it, and only while no other
+        run that has begun and is not over has the same output."""
+        found = [] if run.get("status", {}).get("resolvedDigest") else [f"{name} was created before the record"]
+        if FORGED_IMAGE in _images(job):
+            found.append(f"{name} has the image of a forged class")
+        output = run["spec"]["output"]
+        rivals = [each for each in self._of(RUNS) if each["spec"]["output"] == output and not terminal(each)]
+        others = (each for each in rivals if each["metadata"]["uid"] != run["metadata"]["uid"])
+        begun = [each["metadata"]["name"] for each in others if self._has_begun(each)]
+        return found + [f"{name} was created while {other} has the same output" for other in begun]
+
+    def _has_begun(self, run: Obj) -> bool:
+        uid = run["metadata"]["uid"]
+        return bool(_attempts(run.get("status", {}))) or any(_run_uid(job) == uid for job in self._of(JOBS))
 
     def _pod(self, write: Write, pod: Obj) -> list[str]:
         run = self._there.get(RUNS, {}).get(_run_uid(pod))
@@ -154,6 +174,8 @@ def _taken_back(old: Obj | None, before: Obj, after: Obj) -> list[str]:
             found.append(f"{field_name} fell from {before[field_name]} to {after.get(field_name, 0)}")
     if len(after.get("adjustments", ())) < len(before.get("adjustments", ())):
         found.append("adjustments were taken back")
+    if before.get("attempts") and before.get("resolvedDigest", "") != after.get("resolvedDigest", ""):
+        found.append("resolvedDigest changed after the run had begun")
     for stage in Stage:
         was, now = ([a["number"] for a in _attempts(status) if a["stage"] == stage] for status in (before, after))
         if now != sorted(set(now)) or (was and (not now or now[-1] < was[-1])):
@@ -216,6 +238,10 @@ def _inverted(status: Obj) -> list[Obj]:
 def _attempt(job: Obj) -> tuple[str, int]:
     labels = job["metadata"]["labels"]
     return labels[naming.STAGE_LABEL], int(labels[naming.ATTEMPT_LABEL])
+
+
+def _images(job: Obj) -> set[str]:
+    return {container["image"] for container in job["spec"]["template"]["spec"]["containers"]}
 
 
 def _owners(child: Obj) -> set[str]:

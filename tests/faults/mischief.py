@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from tests.faults import api_faults, cluster_faults, operator_faults
+from tests.faults import api_faults, cluster_faults, operator_faults, tenant_faults
 from tests.faults.world import World
 
 Mischief = Callable[[World, Random], bool]
@@ -35,4 +35,8 @@ CATALOGUE: tuple[tuple[int, Mischief], ...] = (
     (6, cluster_faults.delete_pod),
     (6, cluster_faults.delete_job),
     (6, cluster_faults.touch),
+    (6, tenant_faults.forge_config_map),
+    (3, tenant_faults.take_config_map_name),
+    (3, tenant_faults.delete_config_map),
+    (4, tenant_faults.change_class),
 )

@@ -78,6 +78,8 @@ class Script:
         return ends[min(number, len(ends) - 1)]
 
 
+ONE_OUTPUT = {"output": {"uri": "s3://team-a/adapters/one"}}
+"""Of runs that must train one after the other."""
 TWO_NODES = {"parallelism": {"nodes": 2}}
 STORAGE, BUG, OOM = End(code=50), End(code=1), End(code=30, seconds=8)
 STUCK = End(seconds=None, stuck=True)
@@ -108,6 +110,13 @@ SCRIPTS = (
         deeds=((45, Deed.SUSPEND), (90, Deed.RESUME), (140, Deed.SUSPEND), (141, Deed.RESUME)),
     ),
     Script(name="held", expected="AdapterPublished", spec={"suspend": True}, deeds=((60, Deed.RESUME),)),
+    Script(name="rival", expected="AdapterPublished", spec=ONE_OUTPUT),
+    Script(
+        name="rival-paused", expected="AdapterPublished", spec=ONE_OUTPUT, deeds=((30, Deed.SUSPEND), (50, Deed.RESUME))
+    ),
+    Script(
+        name="rival-held", expected="AdapterPublished", spec=ONE_OUTPUT | {"suspend": True}, deeds=((40, Deed.RESUME),)
+    ),
     Script(name="two-nodes", expected="AdapterPublished", spec=TWO_NODES),
     Script(name="two-nodes-shrunk", expected="AdapterPublished", beside=(OOM, OOM), spec=TWO_NODES),
     Script(name="two-nodes-bug", expected="InternalError", train=(End(), BUG), beside=(BUG,), spec=TWO_NODES),

@@ -76,6 +76,8 @@ class World:
     """Faults of single requests, with what they are counted as."""
     happened: Counter[str] = field(default_factory=Counter)
     """Faults that were set to happen later, and did."""
+    kept: dict[str, Obj] = field(default_factory=dict)
+    """Copies of ConfigMaps that tenants deleted, by the uid of the run."""
     held: set[str] = field(default_factory=set)
     """What is held up already."""
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
@@ -200,6 +202,7 @@ class World:
         late = [write for write in self.audit.writes[written:] if not write.resource.startswith("leases")]
         self._complain([(write.obj["metadata"]["name"], f"no rest: {write}") for write in late])
         self._complain([("", sentence) for sentence in self.checker.left_over()])
+        self._complain([("", sentence) for sentence in self._remembered()])
         ends = {}
         for run in self.runs():
             name = run["metadata"]["name"]
@@ -209,6 +212,12 @@ class World:
         missing = [name for name, script in self.scripts.items() if script.expected and name not in ends]
         self._complain([(name, "the run is gone") for name in missing])
         return ends
+
+    def _remembered(self) -> list[str]:
+        """What operators still remember of runs that are over."""
+        caches = ((identity, replica.engine.cache) for identity, replica in self.replicas.items())
+        kept = ((identity, cache.resolved.keys() | cache.starting) for identity, cache in caches)
+        return [f"{identity} still remembers {sorted(uids)}" for identity, uids in kept if uids]
 
     def _complain(self, found: Sequence[tuple[str, str]]) -> None:
         self.audit.violations += found

@@ -236,6 +236,9 @@ class LoraFineTuneStatus(WireModel):
     successfully or not. Ready (the adapter is published and works), Reconciling and Stalled are those of kstatus."""
     class_name: str | None = None
     """The class that the run was resolved against."""
+    resolved_digest: Annotated[str, Field(max_length=64)] | None = None
+    """sha256 of what the run was resolved to: of the data of its ConfigMap. It is recorded before the ConfigMap is
+    created, and the operator starts nothing from a ConfigMap with other data."""
     run_digest: str | None = None
     """sha256 over everything that shapes the adapter; names the artifact."""
     attempts: Annotated[
@@ -279,6 +282,12 @@ class LoraFineTuneStatus(WireModel):
     def terminal(self) -> bool:
         """Whether the run is over for good."""
         return is_true(self.conditions, ConditionType.FINISHED)
+
+    @property
+    def on_record(self) -> bool:
+        """Whether an operator has decided to start the run. Before that it has created nothing. Status is not for users
+        to write, so this is a fact where Jobs and ConfigMaps are claims."""
+        return self.resolved_digest is not None or bool(self.attempts)
 
     def of(self, stage: Stage) -> tuple[Attempt, ...]:
         """The attempts of one stage, oldest first."""

@@ -68,14 +68,21 @@ class Reason(StrEnum):
     OUTPUT_IN_USE = "OutputInUse"
     """Another unfinished LoraFineTune publishes to the same output.
 
-    Cause: Two unfinished runs have the same spec.output.uri.
+    Cause: Another run with the same spec.output.uri has begun, or is older and could start.
     Remedy: Wait, or create this run with another spec.output.uri.
     """
     NAME_TAKEN = "NameTaken"
-    """An object of another owner has the name of one of the run's children.
+    """An object that the operator did not create has the name of one of the run's children.
 
-    Cause: Another object has the name, or the children of a deleted run are still being deleted.
+    Cause: Another object has the name, the children of a deleted run are still being deleted, or somebody replaced the
+    run's ConfigMap.
     Remedy: Wait, delete that object, or choose another name for the run.
+    """
+    CONFIG_MAP_LOST = "ConfigMapLost"
+    """The run's ConfigMap is gone or replaced, and cannot be created again as it was.
+
+    Cause: Somebody deleted it, and the class or the operator's version has changed since the run started.
+    Remedy: Restore the ConfigMap or the class, or create another LoraFineTune.
     """
 
     CHILD_REFUSED = "ChildRefused"

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum, auto
 from typing import Any, TypeVar
 
 from lora_trainer.contract.spec.output import output_folder
 
 from lora_operator.api.conditions import ConditionType
+from lora_operator.api.reasons import Reason
 from lora_operator.kube.store import Key, Store
 from lora_operator.naming import RUN_LABEL, Stage
 from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
+from lora_operator.workloads.resolved import ResolvedRun
 
 Body = dict[str, Any]
 V = TypeVar("V", JobView, PodView)
@@ -27,6 +30,17 @@ def key_of(body: Body) -> Key:
     """Namespace and name of an object."""
     metadata = body["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+class Hold(IntEnum):
+    """How firmly a run holds its output against others."""
+
+    NONE = auto()
+    """It is finished, or has not begun and cannot start as it is."""
+    IF_OLDER = auto()
+    """It has not begun, but could start. Older runs come first."""
+    FIRM = auto()
+    """It has begun and is not finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +58,10 @@ class RunRecord:
     class_name: str | None
     """The class that it was resolved against."""
     ready_reason: str | None
-    begun: bool
-    """Whether its status has an attempt."""
+    hold: Hold
+    """Its hold on the output, by its spec and status alone."""
+    on_record: bool
+    """Whether an operator has decided to start it."""
     terminal: bool
     text: str
 
@@ -61,6 +77,9 @@ def run_record(body: Body) -> RunRecord:
     status = body.get("status", {})
     conditions = status.get("conditions", ())
     true = {condition["type"] for condition in conditions if condition["status"] == "True"}
+    begun, terminal = bool(status.get("attempts")), ConditionType.FINISHED in true
+    # What a person must act on first cannot start, and neither can a run that is being deleted.
+    cannot_start = body["spec"].get("suspend") or ConditionType.STALLED in true or "deletionTimestamp" in metadata
     return RunRecord(
         key=key_of(body),
         uid=metadata["uid"],
@@ -68,8 +87,9 @@ def run_record(body: Body) -> RunRecord:
         output=output_folder(body["spec"]["output"]["uri"]),
         class_name=status.get("className"),
         ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
-        begun=bool(status.get("attempts")),
-        terminal=ConditionType.FINISHED in true,
+        hold=Hold.NONE if terminal else Hold.FIRM if begun else Hold.NONE if cannot_start else Hold.IF_OLDER,
+        on_record=begun or "resolvedDigest" in status,
+        terminal=terminal,
         text=json.dumps(body | {"metadata": metadata}),
     )
 
@@ -91,21 +111,73 @@ class Cache:
     cleanups: set[Key] = field(default_factory=set)
     """Keys of cleanup Jobs, some of which may be over or gone."""
     pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
+    resolved: dict[str, ResolvedRun] = field(default_factory=dict)
+    """What unfinished runs were resolved to, by their uid, as read from their ConfigMaps."""
+    starting: set[str] = field(default_factory=set)
+    """The uids of runs whose first Job is being created."""
+
+    wake: Callable[[frozenset[Key]], None] = lambda _: None
+    """Called with the runs that wait for an output when a run lets go of it. Whoever stores that version first, a watch
+    or a worker, the others see no change any more."""
 
     def put_run(self, body: Body) -> frozenset[Key]:
-        """Store a run. Returns it and the runs that wait for its output, to be reconciled."""
+        """Store a run: it is to be reconciled."""
         record = run_record(body)
+        before = self.runs.get(record.key)
         self.runs.put(record.key, _version(body), record)
-        return self.runs.keys_of(record.output) | {record.key}
+        if self.runs.get(record.key) is not record:
+            return frozenset({record.key})  # a newer version is known
+        if before is not None and before.uid != record.uid:
+            self._forget(before)
+        elif before is not None and before.hold > record.hold:
+            self._wake_those_that_wait_for(record.output)
+        if record.terminal:
+            self.resolved.pop(record.uid, None)
+        return frozenset({record.key})
 
     def drop_run(self, body: Body) -> frozenset[Key]:
-        """Remove a run that is gone. Returns the runs that wait for its output, to be reconciled."""
-        return self.drop_run_at(key_of(body), version=_version(body))
+        """Remove a run that is gone: nothing is left to reconcile."""
+        self.drop_run_at(key_of(body), version=_version(body))
+        return frozenset()
 
-    def drop_run_at(self, key: Key, *, version: int | None = None) -> frozenset[Key]:
+    def drop_run_at(self, key: Key, *, version: int | None = None) -> None:
         """Remove a run of which only the key is known."""
         record = self.runs.drop(key, version=version)
-        return self.runs.keys_of(record.output) if record is not None else frozenset()
+        if record is not None:
+            self._forget(record)
+
+    def remember_resolved(self, key: Key, uid: str, resolved: ResolvedRun) -> None:
+        """Keep what a run was resolved to, while the run is there and unfinished."""
+        record = self.runs.get(key)
+        if record is not None and record.uid == uid and not record.terminal:
+            self.resolved[uid] = resolved
+
+    def output_holder(self, uid: str, *, created: datetime, output: str) -> Key | None:
+        """Another run that holds this output against a run that has not begun. Age alone is not enough: creation times
+        are whole seconds, so a run could seem to be as old as one that has already begun."""
+        others = (record for record in self.runs.of(output) if record.uid != uid)
+        holds = ((record, self._hold(record)) for record in others)
+        first = (
+            record.key
+            for record, hold in holds
+            if hold is Hold.FIRM or (hold is Hold.IF_OLDER and (record.created, record.uid) < (created, uid))
+        )
+        return next(first, None)
+
+    def _hold(self, record: RunRecord) -> Hold:
+        """The hold of a run, which begins with its first Job and not only when status shows it."""
+        begun = record.uid in self.starting or (record.on_record and bool(self.jobs.keys_of(record.uid)))
+        return Hold.FIRM if begun and not record.terminal else record.hold
+
+    def _forget(self, record: RunRecord) -> None:
+        """Forget a run that is gone."""
+        self.resolved.pop(record.uid, None)
+        self.starting.discard(record.uid)
+        self._wake_those_that_wait_for(record.output)
+
+    def _wake_those_that_wait_for(self, output: str) -> None:
+        waiting = (record for record in self.runs.of(output) if record.ready_reason == Reason.OUTPUT_IN_USE)
+        self.wake(frozenset(record.key for record in waiting if not record.terminal))
 
     def put_class(self, body: Body) -> frozenset[Key]:
         """Store a class. Returns all runs, because any may have waited for it; none where only its status changed."""

@@ -53,8 +53,8 @@ class Engine:
         monotonic: Callable[[], float] = time.monotonic,
         asking: Asking = asking_by_http,
     ) -> None:
-        self.cache = Cache()
         self.queue = WorkQueue()
+        self.cache = Cache(wake=self.enqueue)
         self.metrics = metrics
         self._leader = Leader(
             gateway=gateway,

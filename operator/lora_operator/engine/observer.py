@@ -11,16 +11,16 @@ from lora_trainer.contract.spec.output import output_folder
 from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
-from lora_operator.engine.cache import Cache, RunRecord, key_of
+from lora_operator.engine.cache import Cache, key_of
 from lora_operator.engine.refusals import Refusals
 from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
 from lora_operator.naming import config_map_name, run_selector
 from lora_operator.planning.gates import Block, class_of
-from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, first_error
+from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, TakenName, first_error
 from lora_operator.planning.pod_problems import MOUNT_PATIENCE
-from lora_operator.workloads.resolved import ResolvedRun, read_config_map
+from lora_operator.workloads.resolved import ResolvedRun, digest_of, read_config_map
 
 Body = dict[str, Any]
 Clock = Callable[[], datetime]
@@ -45,7 +45,6 @@ class Observer:
     """Newest progress by uid of the run."""
     places: dict[str, QueuePlace] = field(default_factory=dict)
     """Places in queues by uid of the Job."""
-    _resolved: dict[str, ResolvedRun] = field(default_factory=dict)
     _refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +69,7 @@ class Observer:
         self.cache.put_run(body)
         run = _read(body)
         if self._is_new(run):
-            return await self._observed(run, ())
+            return await self._observed(run, (), live=True)
         selector = run_selector(run.uid)
         for resource, store, put in (
             (JOBS, self.cache.jobs, self.cache.put_job),
@@ -90,21 +89,18 @@ class Observer:
         that is created next, and is found then. Looking for it here would cost three requests."""
         return not (run.status.attempts or self.cache.jobs.keys_of(run.uid) or self.cache.pods.keys_of(run.uid))
 
-    def forget(self, uid: str) -> None:
-        """Drop what is remembered about a run that has ended."""
-        self._resolved.pop(uid, None)
-        self.polled.pop(uid, None)
-
     def found_resolved(self, run: LoraFineTune, config_map: Body) -> ResolvedRun:
         """Remember what the run's ConfigMap says. Raises Unreadable."""
-        self._resolved[run.uid] = _read_resolved(run, config_map)
-        return self._resolved[run.uid]
+        resolved = _read_resolved(run, config_map)
+        self.cache.remember_resolved((run.namespace, run.name), run.uid, resolved)
+        return resolved
 
     async def _observed(self, run: LoraFineTune, jobs: tuple[JobView, ...], *, live: bool = False) -> Observed:
-        started = bool(jobs or run.status.attempts)
         unfinished = not (run.status.terminal or run.deleting)
-        wanted = unfinished and (started or live or run.uid in self._resolved)
-        resolved = await self._resolved_of(run) if wanted else None
+        # Whatever exists before the record is not the operator's. Of a run that only begins, the cache knows no Job.
+        there = run.status.on_record and (live or jobs or run.status.attempts or run.uid in self.cache.resolved)
+        found = await self._resolved_of(run) if there and unfinished else None
+        resolved = found if isinstance(found, ResolvedRun) else None
         return Observed(
             run=run,
             classes=self.cache.classes.values(),
@@ -114,7 +110,10 @@ class Observer:
             namespace_labels=await self._namespace_labels(run) if resolved is None and unfinished else {},
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
-            output_holder=self._output_holder(run),
+            taken=found if isinstance(found, TakenName) else None,
+            output_holder=self.cache.output_holder(
+                run.uid, created=run.created, output=output_folder(run.spec.output.uri)
+            ),
             cleanups=self.cache.unfinished_cleanups(run.namespace) if run.status.terminal else 0,
         )
 
@@ -124,16 +123,21 @@ class Observer:
             return replace(job, place=self.places.get(job.uid))
         return replace(job, refusal=await self._refusals.of(job, namespace, self.clock()))
 
-    async def _resolved_of(self, run: LoraFineTune) -> ResolvedRun | None:
-        if run.uid not in self._resolved:
-            try:
-                body = await self.gateway.get(CONFIG_MAPS, run.namespace, config_map_name(run.name))
-            except NotFound:
-                return None
-            if not owned_by(body, run.uid):
-                return None
-            return self.found_resolved(run, body)
-        return self._resolved[run.uid]
+    async def _resolved_of(self, run: LoraFineTune) -> ResolvedRun | TakenName | None:
+        """What the run's ConfigMap says, if it is the one that status records."""
+        if run.uid in self.cache.resolved:
+            return self.cache.resolved[run.uid]
+        name = config_map_name(run.name)
+        try:
+            body = await self.gateway.get(CONFIG_MAPS, run.namespace, name)
+        except NotFound:
+            return None
+        if not owned_by(body, run.uid):
+            return TakenName(child=f"ConfigMap {name}")
+        # An earlier version of the operator recorded attempts only. Of such a run, the ConfigMap is taken as it is.
+        if run.status.resolved_digest not in (None, digest_of(body.get("data", {}))):
+            return TakenName(child=f"ConfigMap {name}", forged=True)
+        return self.found_resolved(run, body)
 
     async def _namespace_labels(self, run: LoraFineTune) -> Mapping[str, str]:
         """Labels of the run's namespace, where the class that it would get asks for some."""
@@ -153,18 +157,6 @@ class Observer:
         except NotFound:
             return True
         return False
-
-    def _output_holder(self, run: LoraFineTune) -> str | None:
-        """Another unfinished run with the same output that has started or is older. Age alone is not enough: creation
-        times are whole seconds, so a run could seem to be as old as one that has already started."""
-        mine = (run.created, run.uid)
-        others = (record for record in self.cache.runs.of(output_folder(run.spec.output.uri)) if record.uid != run.uid)
-        unfinished = (record for record in others if not record.terminal)
-        holder = next((one for one in unfinished if self._begun(one) or (one.created, one.uid) < mine), None)
-        return "/".join(holder.key) if holder is not None else None
-
-    def _begun(self, record: RunRecord) -> bool:
-        return record.begun or bool(self.cache.jobs.keys_of(record.uid))
 
 
 def _read(body: Body) -> LoraFineTune:

@@ -62,6 +62,8 @@ async def poll_forever(
         while True:
             await asyncio.sleep(max(seconds, len(training_pods(cache)) / MAX_PER_SECOND))
             pods = training_pods(cache)
+            training = {pod.run_uid for pod in pods}
+            observer.polled = {uid: answer for uid, answer in observer.polled.items() if uid in training}
             answers = await asyncio.gather(*(_poll(ask, gate, pod, observer, clock) for pod in pods))
             for there in answers:
                 metrics.polls.labels("answered" if there else "failed").inc()

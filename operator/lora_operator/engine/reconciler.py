@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
 from lora_operator.planning.events import PlannedEvent
-from lora_operator.planning.observed import Observed, Refusal
+from lora_operator.planning.observed import Observed, Refusal, TakenName
 from lora_operator.planning.plan import make_plan
 from lora_operator.planning.plan_builder import Create, Delete, Plan
 from lora_operator.planning.pod_problems import WEBHOOK_AWAY
@@ -26,22 +27,18 @@ from lora_operator.planning.status import ready_reason
 from lora_operator.planning.unreadable import unreadable_plan
 
 Body = dict[str, Any]
-TAKEN_NAME_RECHECK = timedelta(seconds=5)
 MAX_EVENT_MESSAGE = 1024
 
 log = logging.getLogger(__name__)
 
 
-class NameTaken(Exception):
-    """An object of another owner has the name of a child."""
+class Hindered(Exception):
+    """A child cannot be created, so another plan is needed."""
 
-
-class ChildRefused(Exception):
-    """The API server refused to create a child."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.why)
-        self.refusal = refusal
+    def __init__(self, observed: Observed) -> None:
+        super().__init__()
+        self.observed = observed
+        """What was observed before, and what hinders the plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,23 +97,28 @@ class Reconciler:
         return await self._carry_out(observed, plan)
 
     async def _carry_out(self, observed: Observed, plan: Plan) -> Reconciled:
+        self._note_start(observed, plan)
         try:
             for action in plan.actions:
                 await self._execute(observed, action)
-        except NameTaken as taken:
-            plan = make_plan(replace(observed, taken_name=str(taken)), self.clock())
-            plan = replace(plan, requeue_after=TAKEN_NAME_RECHECK)
-        except ChildRefused as refused:
-            plan = make_plan(replace(observed, refused=refused.refusal), self.clock())
+        except Hindered as met:
+            plan = make_plan(met.observed, self.clock())
+        self.cache.starting.discard(observed.run.uid)
         return await self._write(observed.run, plan)
+
+    def _note_start(self, observed: Observed, plan: Plan) -> None:
+        """From now on the run holds its output, also where it never becomes known whether its Job was created. Nothing
+        is awaited between the look at other runs and this."""
+        if not observed.begun and any(isinstance(action, Create) for action in plan.actions):
+            self.cache.starting.add(observed.run.uid)
+        else:
+            self.cache.starting.discard(observed.run.uid)
 
     async def _write(self, run: StoredRun, plan: Plan) -> Reconciled:
         if plan.status != run.status:
             await self._write_status(run, plan)
             for event in plan.events:
                 await self._emit(run, event)
-        if plan.status.terminal or run.deleting:
-            self.observer.forget(run.uid)
         return Reconciled(
             requeue_after=plan.requeue_after,
             was=ready_reason(run.status),
@@ -128,32 +130,50 @@ class Reconciler:
         if isinstance(action, Create):
             await self._create(observed, action.body)
             return
-        resource = CHILD_KINDS[action.kind]
+        await self._delete(observed, action)
+
+    async def _delete(self, observed: Observed, action: Delete) -> None:
+        """Delete exactly the object that was seen, or else the one of that name that the run owns."""
+        resource, namespace = CHILD_KINDS[action.kind], observed.run.namespace
         try:
-            await self.gateway.delete(resource, observed.run.namespace, action.name, uid=action.uid)
+            uid = action.uid
+            if uid is None:
+                found = await self.gateway.get(resource, namespace, action.name)
+                if not owned_by(found, observed.run.uid):
+                    return
+                uid = found["metadata"]["uid"]
+            await self.gateway.delete(resource, namespace, action.name, uid=uid)
         except (NotFound, Conflict):
             return  # already gone, or another object with that name, which must stay
 
     async def _create(self, observed: Observed, body: Body) -> None:
-        resource = CHILD_KINDS[body["kind"]]
-        name = body["metadata"]["name"]
+        resource, run = CHILD_KINDS[body["kind"]], observed.run
+        child = f"{body['kind']} {body['metadata']['name']}"
+        found = await self._found_or_created(observed, body, child=child)
+        if not owned_by(found, run.uid):
+            raise Hindered(replace(observed, taken=TakenName(child=child)))
+        forged = Hindered(replace(observed, taken=TakenName(child=child, forged=True)))
+        if resource is CONFIG_MAPS:
+            if found.get("data") != body["data"]:
+                raise forged
+            self.observer.found_resolved(run, found)
+        if resource is JOBS and not self.cache.put_job(found):
+            raise forged
+
+    async def _found_or_created(self, observed: Observed, body: Body, *, child: str) -> Body:
+        resource, namespace, name = CHILD_KINDS[body["kind"]], observed.run.namespace, body["metadata"]["name"]
         try:
-            created = await self.gateway.create(resource, body)
+            # A quota that is used up also refuses to create what exists.
+            if observed.begun and resource is not JOBS:
+                with suppress(NotFound):
+                    return await self.gateway.get(resource, namespace, name)
+            return await self.gateway.create(resource, body)
+        except AlreadyExists:
+            return await self.gateway.get(resource, namespace, name)
         except (Refused, Unavailable) as answer:
             if isinstance(answer, Unavailable) and WEBHOOK_AWAY not in answer.said:
                 raise
-            raise ChildRefused(Refusal(child=f"{body['kind']} {name}", why=answer.said)) from None
-        except AlreadyExists:
-            created = await self.gateway.get(resource, observed.run.namespace, name)
-            if not owned_by(created, observed.run.uid):
-                raise NameTaken(f"{body['kind']} {name}") from None
-            if resource is CONFIG_MAPS:
-                self.observer.found_resolved(observed.run, created)
-                raise Conflict(f"ConfigMap {name} already exists; the plan was made without it", status=409) from None
-        if resource is JOBS:
-            self.cache.put_job(created)
-        elif resource is CONFIG_MAPS:
-            self.observer.found_resolved(observed.run, created)
+            raise Hindered(replace(observed, refused=Refusal(child=child, why=answer.said))) from None
 
     async def _write_status(self, run: StoredRun, plan: Plan) -> None:
         # Write to the version that the plan was made for. If the run has changed since, the write must fail.

@@ -32,11 +32,11 @@ async def resync_forever(
 
 async def resync(*, gateway: Gateway, scope: Scope, cache: Cache, queue: WorkQueue) -> None:
     """Update the cache from a full LIST, and enqueue every run. Raises KubeError."""
-    for resource, selector, store, put in (
-        (CLASSES, "", cache.classes, cache.put_class),
-        (RUNS, "", cache.runs, cache.put_run),
-        (JOBS, MANAGED_BY_SELECTOR, cache.jobs, cache.put_job),
-        (PODS, MANAGED_BY_SELECTOR, cache.pods, cache.put_pod),
+    for resource, selector, store, put, drop in (
+        (CLASSES, "", cache.classes, cache.put_class, cache.classes.drop),
+        (RUNS, "", cache.runs, cache.put_run, cache.drop_run_at),
+        (JOBS, MANAGED_BY_SELECTOR, cache.jobs, cache.put_job, cache.jobs.drop),
+        (PODS, MANAGED_BY_SELECTOR, cache.pods, cache.put_pod, cache.pods.drop),
     ):
         # Objects that are created during the LIST are not in it: remove only those that were known before.
         known = store.versions()
@@ -46,7 +46,7 @@ async def resync(*, gateway: Gateway, scope: Scope, cache: Cache, queue: WorkQue
                 put(item)
                 seen.add(key_of(item))
         for key in known.keys() - seen:
-            store.drop(key, version=known[key])
+            drop(key, version=known[key])
         cache.keep_foreign(resource.kind, seen)
     for record in cache.runs.values():
         queue.add(record.key)

@@ -1,9 +1,11 @@
-"""Checks that a run must pass before it starts. The first check that fails decides what status says."""
+"""Checks that a run must pass before it starts: one chain, in order. The first check that fails decides what status
+says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum, auto
 
 from lora_trainer.contract.outcome import Chosen
 
@@ -12,8 +14,8 @@ from lora_operator.api.guards import breaches
 from lora_operator.api.lorafinetune import LoraFineTune
 from lora_operator.api.namespace_selector import SENTENCE as NOT_OFFERED
 from lora_operator.api.reasons import Reason
-from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
-from lora_operator.planning.observed import ClassView, Observed
+from lora_operator.naming import DEFAULT_CLASS_ANNOTATION, config_map_name
+from lora_operator.planning.observed import ClassView, Observed, TakenName
 from lora_operator.workloads.resolved import ResolvedRun, resolve
 
 
@@ -27,74 +29,129 @@ class Block:
     """Whether the cause can pass without a person's action."""
 
 
-def output_is_free(observed: Observed) -> Block | None:
-    """Block while another unfinished run has the same output: latest.json would point to whichever ended last."""
-    if observed.output_holder is None:
-        return None
-    return Block(
-        reason=Reason.OUTPUT_IN_USE,
-        message=(
-            f"spec.output.uri {observed.run.spec.output.uri} is also the output of the unfinished "
-            f"LoraFineTune {observed.output_holder}. Wait until that one is done, or create this one with another "
-            "spec.output.uri."
-        ),
-        passes=True,
-    )
+class Standing(IntEnum):
+    """How far a run has come. It follows from status, which tenants cannot write, and from a ConfigMap that agrees with
+    status."""
+
+    NEW = auto()
+    """Nothing is fixed yet."""
+    RESOLVED = auto()
+    """Its ConfigMap has the recorded content. Changing or deleting its class no longer affects the run."""
+    BEGUN = auto()
+    """It has had a Job."""
 
 
-def names_are_free(observed: Observed) -> Block | None:
-    """Block while an object of another owner has the name of one of the run's children, which is deterministic."""
-    if observed.taken_name is None:
-        return None
-    return Block(
-        reason=Reason.NAME_TAKEN,
-        message=(
-            f"{observed.taken_name} already exists and belongs to another owner. If a deleted LoraFineTune left it, "
-            "garbage collection removes it. Otherwise delete it, or create this LoraFineTune under another name."
-        ),
-    )
-
-
-Gate = Callable[[Observed], Block | None]
-
-GATES_BEFORE_START: tuple[Gate, ...] = (output_is_free, names_are_free)
-GATES_ALWAYS: tuple[Gate, ...] = (names_are_free,)
+def standing(observed: Observed) -> Standing:
+    """How far the run has come."""
+    if observed.begun:
+        return Standing.BEGUN
+    return Standing.NEW if observed.resolved is None else Standing.RESOLVED
 
 
 def accept(observed: Observed) -> ResolvedRun | Block:
-    """The resolved run, or the first check that fails.
-
-    Once the run's ConfigMap exists, the run is resolved: changing or deleting its class no longer affects it.
-    """
-    started = bool(observed.jobs) or observed.resolved is not None
+    """The resolved run, or the first check that fails."""
     resolved = observed.resolved or _resolve_now(observed)
     if isinstance(resolved, Block):
         return resolved
-    gates = GATES_ALWAYS if started else GATES_BEFORE_START
-    return next((block for gate in gates if (block := gate(observed)) is not None), resolved)
+    reached = standing(observed)
+    checks = (gate.check for gate in CHAIN if reached < gate.exempt_from)
+    return next((block for check in checks if (block := check(observed, resolved)) is not None), resolved)
 
 
 def _resolve_now(observed: Observed) -> ResolvedRun | Block:
-    run = observed.run
-    chosen = class_of(run, observed.classes)
+    chosen = class_of(observed.run, observed.classes)
     if isinstance(chosen, Block):
         return chosen
     if chosen.spec is None:
         message = f"LoraFineTuneClass {chosen.name} is invalid: {chosen.error}. Ask the platform team to fix it."
         return Block(reason=Reason.CLASS_INVALID, message=message)
-    selector = chosen.spec.namespace_selector
-    if selector is not None and not selector.matches(observed.namespace_labels):
-        message = NOT_OFFERED.format(name=chosen.name, namespace=run.namespace)
-        return Block(reason=Reason.POLICY_VIOLATION, message=message)
-    resolved = resolve(run, class_name=chosen.name, class_spec=chosen.spec)
+    return resolve(observed.run, class_name=chosen.name, class_spec=chosen.spec)
+
+
+def class_is_offered(observed: Observed, resolved: ResolvedRun) -> Block | None:
+    """Block where the class is not for the run's namespace."""
+    selector = resolved.class_spec.namespace_selector
+    if selector is None or selector.matches(observed.namespace_labels):
+        return None
+    message = NOT_OFFERED.format(name=resolved.class_name, namespace=observed.run.namespace)
+    return Block(reason=Reason.POLICY_VIOLATION, message=message)
+
+
+def class_allows(observed: Observed, resolved: ResolvedRun) -> Block | None:
+    """Block where the run, with all defaults filled in, asks for more than its class allows."""
+    run = observed.run
     wire = run.spec.wire() | resolved.run_file.wire()
-    refused = breaches(wire, chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
-    if refused:
-        return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(refused))
-    if opposed := conflicts(resolved.run_file):
-        message = f"With the defaults of LoraFineTuneClass {chosen.name}: {' '.join(opposed)}"
-        return Block(reason=Reason.SETTINGS_CONFLICT, message=message)
-    return resolved
+    broken = breaches(wire, resolved.class_spec.wire(), class_name=resolved.class_name, namespace=run.namespace)
+    return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(broken)) if broken else None
+
+
+def settings_agree(_: Observed, resolved: ResolvedRun) -> Block | None:
+    """Block where defaults contradict the run's own settings."""
+    opposed = conflicts(resolved.run_file)
+    message = f"With the defaults of LoraFineTuneClass {resolved.class_name}: {' '.join(opposed)}"
+    return Block(reason=Reason.SETTINGS_CONFLICT, message=message) if opposed else None
+
+
+def output_is_free(observed: Observed, _: ResolvedRun) -> Block | None:
+    """Block while another run holds the same output: latest.json would point to whichever ended last."""
+    if observed.output_holder is None:
+        return None
+    namespace, name = observed.output_holder
+    # A team does not learn what runs in the namespaces of others.
+    holder = f"LoraFineTune {name}" if namespace == observed.run.namespace else "a LoraFineTune of another namespace"
+    return Block(
+        reason=Reason.OUTPUT_IN_USE,
+        message=(
+            f"spec.output.uri {observed.run.spec.output.uri} is also the output of {holder}, which is not finished. "
+            "Wait until it is, or create this one with another spec.output.uri."
+        ),
+        passes=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One check of the chain."""
+
+    check: Callable[[Observed, ResolvedRun], Block | None]
+    exempt_from: Standing
+    """A run that has come so far need not pass it any more."""
+
+
+CHAIN: tuple[Gate, ...] = (
+    Gate(check=class_is_offered, exempt_from=Standing.RESOLVED),
+    Gate(check=class_allows, exempt_from=Standing.RESOLVED),
+    Gate(check=settings_agree, exempt_from=Standing.RESOLVED),
+    Gate(check=output_is_free, exempt_from=Standing.BEGUN),
+)
+"""What a run must pass to start, in order."""
+
+
+def may_create(observed: Observed, resolved: ResolvedRun) -> Block | None:
+    """Why no child may be created for the run, in whatever state it is; None where nothing is in the way."""
+    if observed.taken is not None:
+        return Block(reason=Reason.NAME_TAKEN, message=_taken(observed.taken))
+    recorded = observed.run.status.resolved_digest
+    if not observed.begun or recorded in (None, resolved.digest):
+        return None
+    message = (
+        f"ConfigMap {config_map_name(observed.run.name)} is gone or was replaced, and LoraFineTuneClass "
+        f"{resolved.class_name} has changed since the run started, so the operator cannot create it again as it was. "
+        "Restore the ConfigMap or the class, or create another LoraFineTune."
+    )
+    return Block(reason=Reason.CONFIG_MAP_LOST, message=message)
+
+
+def _taken(taken: TakenName) -> str:
+    if taken.forged:
+        return (
+            f"{taken.child} names this LoraFineTune as its owner, but it is not what the operator creates. Delete it; "
+            "the operator then creates its own."
+        )
+    return (
+        f"{taken.child} already exists and belongs to another owner. If a deleted LoraFineTune left it, garbage "
+        "collection removes it. Otherwise delete it, or create this LoraFineTune under another name."
+    )
 
 
 def too_many_steps(chosen: Chosen | None, resolved: ResolvedRun) -> str | None:

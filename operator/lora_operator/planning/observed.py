@@ -216,6 +216,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakenName:
+    """A child's name that an object has which the operator did not create."""
+
+    child: str
+    """Kind and name."""
+    forged: bool = False
+    """Whether that object names the run as its owner all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """Everything that the plan for one run depends on, except the time."""
 
@@ -225,20 +235,24 @@ class Observed:
     orphans: tuple[PodView, ...] = ()
     """Pods of the run that may still run although their Job is gone."""
     resolved: ResolvedRun | None = None
-    """What the run was resolved to, once its ConfigMap exists."""
+    """What the run was resolved to, where its ConfigMap still has what status records."""
     lacks_config_map: bool = False
     """Whether a pod waits for the ConfigMap because it was deleted."""
     polled: PolledProgress | None = None
-    output_holder: str | None = None
-    """Another unfinished run with the same output that has started or is older, as namespace/name."""
+    output_holder: tuple[str, str] | None = None
+    """Namespace and name of another run with the same output, which has begun or comes first."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the run's namespace, where its class is not offered to all namespaces."""
-    taken_name: str | None = None
-    """A child whose name an object of another owner already has, as Kind name."""
+    taken: TakenName | None = None
     refused: Refusal | None = None
     """The child that the API server has just refused to create."""
     cleanups: int = 0
     """Cleanup Jobs in the namespace of the run that are not over."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has had a Job of the operator's. A Job alone proves nothing: people may create one too."""
+        return bool(self.run.status.attempts) or (self.run.status.on_record and bool(self.jobs))
 
     def of(self, stage: Stage) -> tuple[JobView, ...]:
         """The Jobs of one stage, oldest attempt first."""

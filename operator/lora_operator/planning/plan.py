@@ -35,6 +35,9 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
         return Plan(status=run.status)
     if run.status.terminal:
         return after_the_end(observed, now)
+    if not run.status.on_record:
+        # The operator has created nothing yet: whoever created these Jobs, they are no attempts of the run.
+        observed = replace(observed, jobs=())
     prepare = stage_state(observed, Stage.PREPARE, now=now)
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
@@ -59,6 +62,9 @@ def _advance(builder: PlanBuilder, prepare: StageState, train: StageState) -> Pl
     message = f"The spec is valid and resolved against LoraFineTuneClass {resolved.class_name}."
     builder = builder.set(ConditionType.ACCEPTED, True, reason=Reason.ACCEPTED, message=message)
     builder = builder.update(class_name=resolved.class_name)
+    if builder.observed.begun and builder.status.resolved_digest is None:
+        # An earlier version of the operator started the run without this record.
+        builder = builder.update(resolved_digest=resolved.digest)
     if builder.status.settings is None:
         builder = builder.update(settings=settings(builder.run, resolved, builder.status.chosen))
     if builder.status.work is None:

@@ -18,7 +18,7 @@ from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, con
 
 @dataclass(frozen=True, kw_only=True)
 class Create:
-    """Create a child. A child of the run that already exists counts as created."""
+    """Create a child. One that already exists counts as created, if the run owns it and it has the same content."""
 
     body: dict[str, Any]
 
@@ -30,6 +30,7 @@ class Delete:
     kind: str
     name: str
     uid: str | None = None
+    """Of the object that is meant. None where it was not seen: then the run must own what has that name."""
 
 
 Action = Create | Delete
@@ -86,9 +87,14 @@ class PlanBuilder:
         return self.set(ConditionType.RUNNING, False, reason=reason, message=message)
 
     def end(
-        self, ready_state: ReadyState, *, actions: Iterable[Action] = (), requeue_after: timedelta | None = None
+        self,
+        ready_state: ReadyState,
+        *,
+        actions: Iterable[Action] = (),
+        requeue_after: timedelta | None = None,
+        decisive: bool = False,
     ) -> Plan:
-        """The finished plan."""
+        """The finished plan. What creates, closes what ended, or ends the run is decisive in any case."""
         todo = tuple(actions)
         before, after = self.run.status, conclude(self.draft, ready_state)
         finished = ready_state.phase in (RunPhase.DONE, RunPhase.FAILED)
@@ -101,5 +107,5 @@ class PlanBuilder:
                 *transition(before, ready_state),
             ),
             requeue_after=requeue_after,
-            decisive=finished or bool(self.ended) or any(isinstance(action, Create) for action in todo),
+            decisive=decisive or finished or bool(self.ended) or any(isinstance(action, Create) for action in todo),
         )

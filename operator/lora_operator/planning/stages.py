@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
-from lora_operator.api.conditions import ConditionType
+from lora_operator.api.conditions import ConditionType, find
 from lora_operator.api.lorafinetune import Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage, job_name
@@ -14,6 +13,7 @@ from lora_operator.planning.cleanup import delete_job
 from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
+from lora_operator.planning.gates import Block, may_create
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
 from lora_operator.planning.plan_builder import Action, Create, Plan, PlanBuilder
@@ -76,8 +76,8 @@ def _end_attempt(builder: PlanBuilder, state: StageState, job: JobView, *, reaso
     the run meanwhile."""
     if job.deleting or state.attempts[-1].reason is not None:
         return _stopping(builder, state, job)
-    builder = _close(builder, job, reason=reason, sentence=sentence)
-    return replace(_stopping(builder, state, job), actions=(), requeue_after=timedelta(), decisive=True)
+    builder, ready_state = _stopping_state(_close(builder, job, reason=reason, sentence=sentence), state, job)
+    return builder.end(ready_state, requeue_after=timedelta(), decisive=True)
 
 
 def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str) -> PlanBuilder:
@@ -88,30 +88,29 @@ def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str)
     return builder.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=builder.now)))
 
 
-def _stopping_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -> Plan:
-    last_one = isinstance(_decide(builder, builder.status.of(state.stage)), GiveUp)
-    what_then = "" if last_one else "; the next attempt continues from the last checkpoint"
-    message = f"{builder.status.attempts[-1].message} The operator ends it{what_then}."
-    builder = builder.not_running(Reason.NO_PROGRESS, message)
-    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.NO_PROGRESS, message=message), actions=actions)
-
-
 def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
-    actions = () if job.deleting else (delete_job(job),)
+    builder, ready_state = _stopping_state(builder, state, job)
+    return builder.end(ready_state, actions=() if job.deleting else (delete_job(job),))
+
+
+def _stopping_state(builder: PlanBuilder, state: StageState, job: JobView) -> tuple[PlanBuilder, ReadyState]:
+    """Report that the attempt is being ended, and why."""
     if builder.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
-        return _stopping_stuck(builder, state, *actions)
-    message = f"Job {job.name} is being deleted; its pod writes a checkpoint and ends."
-    builder = builder.not_running(Reason.STOPPING, message)
-    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+        last_one = isinstance(_decide(builder, builder.status.of(state.stage)), GiveUp)
+        what_then = "" if last_one else "; the next attempt continues from the last checkpoint"
+        reason, message = Reason.NO_PROGRESS, f"{builder.status.attempts[-1].message} The operator ends it{what_then}."
+    else:
+        reason, message = Reason.STOPPING, f"Job {job.name} is being deleted; its pod writes a checkpoint and ends."
+    ready_state = ReadyState(phase=RunPhase.WORKING, reason=reason, message=message)
+    return builder.not_running(reason, message), ready_state
 
 
 def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
     """Wait for a pod whose Job is gone: a second pod beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run continues when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
-    return replace(
-        _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
-    )
+    builder = _stage_not_done(builder, state.stage, ready_state)
+    return builder.end(ready_state, requeue_after=POD_RECHECK, decisive=True)
 
 
 def _overdue(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> Plan:
@@ -130,7 +129,8 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
         # The Job controller now ends the Job or replaces the pod. Until then there is nothing to report.
         return Plan(status=builder.run.status, requeue_after=left)
     looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
-    ready_state = _ready_state_of(job)
+    block = may_create(builder.observed, resolved) if builder.observed.lacks_config_map else None
+    ready_state = _blocked(block) if block is not None else _ready_state_of(job)
     if ready_state.reason == Reason.TRAINING:
         builder = builder.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
         progressed = fold_progress(builder.status, builder.observed.polled_of(job))
@@ -182,6 +182,10 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
         return _yield_to(builder, state, builder.observed.orphans[0])
     if builder.observed.refused is not None:
         return _refused(builder, state, builder.observed.refused)
+    if (block := may_create(builder.observed, resolved)) is not None:
+        return _cannot_create(builder, state, block)
+    if builder.run.status.resolved_digest != resolved.digest:
+        return _record(builder, resolved)
     number = state.next_number
     request = StageRequest(
         run=builder.run,
@@ -190,7 +194,7 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
         attempt=number,
         oom_shrinks=len(builder.status.adjustments),
     )
-    children = _missing(builder, resolved)
+    children = (Create(body=config_map(builder.run, resolved)),)
     if request.nodes > 1:
         children += (Create(body=headless_service(builder.run)),)
     actions = (*children, Create(body=stage_job(request)))
@@ -202,6 +206,28 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
     name = job_name(builder.run.name, state.stage, number)
     ready_state = _preparing() if state.stage is Stage.PREPARE else _starting(name)
     return _stage_not_done(builder, state.stage, ready_state).end(ready_state, actions=actions)
+
+
+def _record(builder: PlanBuilder, resolved: ResolvedRun) -> Plan:
+    """Record what the run is resolved to before anything is created. Whatever exists with other content is then known
+    not to be the operator's, even after a crash."""
+    status = builder.run.status.model_copy(update={"resolved_digest": resolved.digest})
+    # The ConfigMap of an earlier record may exist; only a live read shows it.
+    again = builder.run.status.resolved_digest is not None
+    return Plan(status=status, requeue_after=timedelta(), decisive=again)
+
+
+def _cannot_create(builder: PlanBuilder, state: StageState, block: Block) -> Plan:
+    """Report why nothing can be created. The operator looks again, less often with time."""
+    stalled = find(builder.run.status.conditions, ConditionType.STALLED)
+    since = stalled.last_transition_time if stalled is not None and stalled.reason == block.reason else builder.now
+    ready_state = _blocked(block)
+    look = less_often(since, now=builder.now)
+    return _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=look)
+
+
+def _blocked(block: Block) -> ReadyState:
+    return ReadyState(phase=RunPhase.NEEDS_PERSON, reason=block.reason, message=block.message)
 
 
 def _refused(builder: PlanBuilder, state: StageState, refusal: Refusal) -> Plan:
@@ -217,9 +243,11 @@ def _ready_state(problem: PodProblem) -> ReadyState:
 
 
 def _missing(builder: PlanBuilder, resolved: ResolvedRun) -> tuple[Action, ...]:
-    """Create the ConfigMap where it does not exist yet, or was deleted."""
-    there = builder.observed.resolved is not None and not builder.observed.lacks_config_map
-    return () if there else (Create(body=config_map(builder.run, resolved)),)
+    """Create the ConfigMap again where it was deleted."""
+    observed = builder.observed
+    there = observed.resolved is not None and not observed.lacks_config_map
+    known = builder.run.status.resolved_digest == resolved.digest
+    return () if there or observed.taken or not known else (Create(body=config_map(builder.run, resolved)),)
 
 
 def _after_failure(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:

@@ -1,10 +1,16 @@
 """Resolves a run against its class and stores the result in an immutable ConfigMap. Later changes of the class do not
-affect the run."""
+affect the run.
+
+People may delete the ConfigMap and create another one. So status records the digest of its content before it is
+created, and only a ConfigMap with that content counts as the run's."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from lora_trainer.contract.run import RUN_FILE, Accelerator, Identity, RunFile, Storage
@@ -37,6 +43,18 @@ class ResolvedRun:
     run_file: RunFile
     class_name: str
     class_spec: LoraFineTuneClassSpec
+    data: Mapping[str, str]
+    """The same as the data of the ConfigMap: another version of the operator may write the same run differently."""
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the ConfigMap's data."""
+        return digest_of(self.data)
+
+
+def digest_of(data: Mapping[str, str]) -> str:
+    """The sha256 of a ConfigMap's data, in hexadecimal."""
+    return hashlib.sha256(json.dumps(dict(data), sort_keys=True).encode()).hexdigest()
 
 
 def resolve(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClassSpec) -> ResolvedRun:
@@ -61,7 +79,13 @@ def resolve(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClass
         accelerator=Accelerator(kind=accelerator.kind, memory_gib=accelerator.memory_gib),
         model_cache=class_spec.model_cache is not None,
     )
-    return ResolvedRun(run_file=run_file, class_name=class_name, class_spec=class_spec)
+    data = {
+        RUN_KEY: run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+        CLASS_NAME_KEY: class_name,
+        # Fields that the class leaves unset stay unset: a default of the product is not the class's setting.
+        CLASS_KEY: class_spec.model_dump_json(by_alias=True, exclude_unset=True),
+    }
+    return ResolvedRun(run_file=run_file, class_name=class_name, class_spec=class_spec, data=data)
 
 
 def training_defaults(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> TrainingSettings:
@@ -94,12 +118,7 @@ def config_map(run: LoraFineTune, resolved: ResolvedRun) -> dict[str, Any]:
         "kind": "ConfigMap",
         "metadata": child_metadata(run, name=config_map_name(run.name)),
         "immutable": True,
-        "data": {
-            RUN_KEY: resolved.run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
-            CLASS_NAME_KEY: resolved.class_name,
-            # Fields that the class leaves unset stay unset: a default of the product is not the class's setting.
-            CLASS_KEY: resolved.class_spec.model_dump_json(by_alias=True, exclude_unset=True),
-        },
+        "data": dict(resolved.data),
     }
 
 
@@ -112,4 +131,5 @@ def read_config_map(body: dict[str, Any]) -> ResolvedRun:
         run_file=RunFile.model_validate_json(data[RUN_KEY], extra="ignore"),
         class_name=data[CLASS_NAME_KEY],
         class_spec=LoraFineTuneClassSpec.model_validate_json(data[CLASS_KEY], extra="ignore"),
+        data=data,
     )

@@ -11,7 +11,7 @@ from lora_operator.naming import Stage
 
 from tests.builders import NAME, NAMESPACE, UID, after, stamp
 from tests.faults.audit import CLUSTER, Write
-from tests.faults.invariants import CONFIG_MAPS, JOBS, PODS, RUNS, Checker
+from tests.faults.invariants import CONFIG_MAPS, FORGED_IMAGE, JOBS, PODS, RUNS, Checker
 
 Obj = dict[str, Any]
 OPERATOR = "operator-0"
@@ -44,8 +44,9 @@ class History:
 
 def a_body(*conditions: Obj, generation: int = 1, **status: Any) -> Obj:
     metadata = {"name": NAME, "namespace": NAMESPACE, "uid": UID, "generation": generation, "resourceVersion": "1"}
-    said = {"conditions": list(conditions), "observedGeneration": generation} | status
-    return {"kind": "LoraFineTune", "metadata": metadata, "spec": {"suspend": False}, "status": said}
+    said = {"conditions": list(conditions), "observedGeneration": generation, "resolvedDigest": "d"} | status
+    spec = {"suspend": False, "output": {"uri": "s3://x/y"}}
+    return {"kind": "LoraFineTune", "metadata": metadata, "spec": spec, "status": said}
 
 
 def condition(kind: str, status: str, reason: str, *, seconds: float = 0) -> Obj:
@@ -74,7 +75,8 @@ def a_job(number: int = 1, *, stage: Stage = Stage.TRAIN, uid: str | None = None
     owner = {"uid": UID, "controller": True}
     metadata = {"name": name, "namespace": NAMESPACE, "uid": uid or name, "labels": labels, "ownerReferences": [owner]}
     conditions = [{"type": "Failed", "status": "True"}] if ended else []
-    return {"kind": "Job", "metadata": metadata, "status": {"conditions": conditions}}
+    spec = {"template": {"spec": {"containers": [{"image": "of-the-class"}]}}}
+    return {"kind": "Job", "metadata": metadata, "spec": spec, "status": {"conditions": conditions}}
 
 
 def a_pod(number: int = 1, *, phase: str = "Running", name: str = "x") -> Obj:
@@ -135,6 +137,40 @@ def test_a_pod_that_runs_beside_that_of_a_deleted_job(history: History) -> None:
     assert history.found == []
     history.write(PODS, a_pod(2))
     history.objects_to("2 train pods run at once")
+
+
+def test_a_job_before_the_record() -> None:
+    told = History()
+    told.write(RUNS, a_body(resolvedDigest=None))
+    told.write(JOBS, a_job(), by=OPERATOR)
+    told.objects_to("created before the record")
+
+
+def test_a_job_from_a_forged_class(history: History) -> None:
+    job = a_job()
+    job["spec"]["template"]["spec"]["containers"][0]["image"] = FORGED_IMAGE
+    history.write(JOBS, job, by=OPERATOR)
+    history.objects_to("has the image of a forged class")
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_job_while_another_run_has_the_output(history: History, over: bool) -> None:
+    attempts = [{"stage": "train", "number": 1}]
+    other = failed(attempts=attempts) if over else working("Training", attempts=attempts)
+    other["metadata"] |= {"name": "other", "uid": "another"}
+    history.write(RUNS, other)
+    history.write(JOBS, a_job(), by=OPERATOR)
+    if over:
+        assert history.found == []
+    else:
+        history.objects_to("was created while other has the same output")
+
+
+def test_a_record_that_changes_after_the_start(history: History) -> None:
+    history.write(RUNS, working("Starting", attempts=[{"stage": "train", "number": 1}]), by=OPERATOR)
+    later = working("Starting", attempts=[{"stage": "train", "number": 1}], resolvedDigest="e")
+    history.write(RUNS, later, by=OPERATOR)
+    history.objects_to("resolvedDigest changed after the run had begun")
 
 
 def test_a_job_after_the_end(history: History) -> None:

@@ -82,8 +82,10 @@ class Simulation:
 
     def _create(self, body: dict[str, Any]) -> None:
         if body["kind"] == "ConfigMap":
-            assert self.resolved is None, "the ConfigMap is immutable and is made once"
-            self.resolved = read_config_map(body)
+            made = read_config_map(body)
+            assert self.resolved in (None, made), "the ConfigMap is immutable"
+            assert self.run.status.resolved_digest == made.digest, "it is recorded before it is created"
+            self.resolved = made
             return
         labels, name = body["metadata"]["labels"], body["metadata"]["name"]
         if body["kind"] == "Service":

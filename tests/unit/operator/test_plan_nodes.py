@@ -178,7 +178,7 @@ def test_the_service_is_made_before_the_job_that_needs_it() -> None:
     world.settle()
     world.end(PREPARE, 0, prepared_text(micro_batch=4))
     kinds = [action.body["kind"] for action in world.reconcile().actions if isinstance(action, Create)]
-    assert kinds == ["Service", "Job"]
+    assert kinds == ["ConfigMap", "Service", "Job"]
 
 
 def test_a_run_trains_once_all_its_pods_do() -> None:

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from lora_operator.api.lorafinetune import parse_run
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
-from lora_operator.planning.observed import Observed, class_view
-from lora_operator.planning.plan import make_plan
+from lora_operator.planning.observed import class_view
 from lora_operator.planning.plan_builder import Create
 from lora_operator.workloads.resolved import RUN_KEY
 
 from tests.builders import T0, UID, stamp
+from tests.unit.operator.simulation import Simulation
 
 Body = dict[str, Any]
 
@@ -41,14 +41,15 @@ def class_of(sample: Path) -> Body:
 
 
 def run_file(sample: Path) -> str:
-    """What the first reconcile puts into the run's ConfigMap."""
+    """What the operator puts into the run's ConfigMap."""
     body = read(sample)
     stored = {"uid": UID, "resourceVersion": "1", "generation": 1, "creationTimestamp": stamp(T0)}
     of_class = class_of(sample)
     for each in (body, of_class):
         each["metadata"] |= stored
-    observed = Observed(run=parse_run(body), classes=(class_view(of_class),), jobs=())
-    plan = make_plan(observed, T0)
+    world = Simulation(run=parse_run(body), classes=(class_view(of_class),))
+    world.reconcile()  # records it
+    plan = world.reconcile()
     assert plan.actions, [condition.message for condition in plan.status.conditions]
     config_map = next(a.body for a in plan.actions if isinstance(a, Create) and a.body["kind"] == "ConfigMap")
     return json.dumps(json.loads(config_map["data"][RUN_KEY]), indent=2) + "\n"

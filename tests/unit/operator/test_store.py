@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lora_operator import naming
 from lora_operator.engine.cache import Cache
-from lora_operator.kube.store import Store
+from lora_operator.kube.store import Key, Store
 from lora_operator.planning.observed import job_view, pod_view
 
-from tests.builders import NAME, NAMESPACE, UID, class_body, run_body
+from tests.builders import NAME, NAMESPACE, OUTPUT, UID, a_resolved, a_run, after, class_body, run_body
 
 Body = dict[str, Any]
 BORN = "2026-01-01T12:00:00Z"
@@ -94,14 +95,128 @@ def child(name: str, **fields: Any) -> Body:
     return {"metadata": metadata, "spec": {}, "status": {}} | fields
 
 
-def test_a_run_wakes_those_that_want_its_output() -> None:
+def a_stored_run(name: str, *, ready: str = "", true: str = "", begun: bool = False, **spec: Any) -> Body:
+    """A run with this reason of Ready, and this further condition that is True."""
+    conditions = [{"type": "Ready", "status": "False", "reason": ready}] if ready else []
+    conditions += [{"type": true, "status": "True", "reason": ready}] if true else []
+    status = {"conditions": conditions} | ({"attempts": [{"stage": "prepare", "number": 1}]} if begun else {})
+    return stored(run_body(name, **spec), uid=f"uid-{name}") | {"status": status}
+
+
+HOLDS = (
+    {},
+    {"ready": "Preparing", "begun": True},
+    {"ready": "Training", "begun": True},
+    {"ready": "ChildRefused", "true": "Stalled", "begun": True},
+    {"suspend": True, "begun": True},
+)
+LETS_GO = (
+    {"ready": "ClassNotFound", "true": "Stalled"},
+    {"suspend": True},
+    {"ready": "Diverged", "true": "Finished", "begun": True},
+    {"ready": "AdapterPublished", "true": "Finished", "begun": True},
+)
+
+
+def waiting_for_a() -> tuple[Cache, list[Key]]:
+    """Run a, which could start, and others with its output: one that waits, one that is new and one that is over. The
+    list shows whom the cache wakes."""
+    woken: list[Key] = []
+    cache = Cache(wake=woken.extend)
+    others: dict[str, Body] = {"waits": {}, "over": {"true": "Finished"}, "far": {"output": {"uri": "s3://else/where"}}}
+    for name, said in others.items():
+        assert cache.put_run(a_stored_run(name, ready="OutputInUse", **said)) == {(NAMESPACE, name)}
+    cache.put_run(a_stored_run("new"))
+    cache.put_run(a_stored_run("a"))
+    assert woken == []
+    return cache, woken
+
+
+@pytest.mark.parametrize("change", HOLDS)
+def test_a_run_that_keeps_its_output_wakes_nobody(change: Body) -> None:
+    cache, woken = waiting_for_a()
+    assert cache.put_run(a_stored_run("a", **change)) == {(NAMESPACE, "a")}
+    assert woken == []
+
+
+@pytest.mark.parametrize("change", LETS_GO)
+def test_a_run_that_lets_go_of_its_output_wakes_those_that_wait_for_it_once(change: Body) -> None:
+    cache, woken = waiting_for_a()
+    cache.put_run(a_stored_run("a", **change))
+    assert woken == [(NAMESPACE, "waits")]
+    cache.put_run(a_stored_run("a", **change))
+    assert len(woken) == 1
+
+
+def test_a_run_that_is_gone_wakes_those_that_wait_for_its_output() -> None:
+    cache, woken = waiting_for_a()
+    assert cache.drop_run(a_stored_run("a")) == frozenset()
+    assert woken == [(NAMESPACE, "waits")]
+    cache.drop_run(a_stored_run("a"))
+    assert len(woken) == 1
+
+
+def holder(cache: Cache, *, uid: str = "uid-b", seconds: float = 1) -> Key | None:
+    """Who holds the output against a run of this uid, created so many seconds after the others."""
+    return cache.output_holder(uid, created=after(seconds), output=OUTPUT)
+
+
+@pytest.mark.parametrize("change", HOLDS)
+def test_a_run_that_has_begun_or_could_start_holds_its_output(change: Body) -> None:
     cache = Cache()
-    cache.put_run(stored(run_body("a"), uid="1"))
-    assert cache.put_run(stored(run_body("b"), uid="2")) == {(NAMESPACE, "a"), (NAMESPACE, "b")}
-    other = run_body("c", output={"uri": "s3://else/where"})
-    assert cache.put_run(stored(other, uid="3")) == {(NAMESPACE, "c")}
-    assert cache.drop_run(stored(run_body("a"))) == {(NAMESPACE, "b")}
-    assert cache.drop_run(stored(run_body("a"))) == frozenset()
+    cache.put_run(a_stored_run("a", **change))
+    assert holder(cache) == (NAMESPACE, "a")
+    assert holder(cache, uid="uid-a") is None, "not against itself"
+    older = holder(cache, seconds=-1)
+    assert older == ((NAMESPACE, "a") if change.get("begun") else None), "only one that has begun, against an older one"
+
+
+@pytest.mark.parametrize("change", LETS_GO)
+def test_a_run_that_is_over_or_cannot_start_holds_no_output(change: Body) -> None:
+    cache = Cache()
+    cache.put_run(a_stored_run("a", **change))
+    assert holder(cache) is None
+
+
+def test_a_run_begins_with_its_first_job_and_not_with_one_that_others_create() -> None:
+    cache = Cache()
+    cache.put_run(a_stored_run("a", suspend=True))
+    job = child("job")
+    job["metadata"]["labels"][naming.RUN_UID_LABEL] = "uid-a"
+    job["metadata"] |= owned_by(naming.RUN_KIND, "uid-a")
+    assert cache.put_job(job)
+    assert holder(cache) is None, "the operator has not decided to start it"
+    recorded = a_stored_run("a", suspend=True)
+    recorded["status"]["resolvedDigest"] = "d" * 64
+    cache.put_run(recorded)
+    assert holder(cache, seconds=-1) == (NAMESPACE, "a")
+
+
+def test_a_run_whose_job_is_being_created_holds_its_output_also_against_older_ones() -> None:
+    cache = Cache()
+    cache.put_run(a_stored_run("a"))
+    cache.starting.add("uid-a")
+    assert holder(cache, seconds=-1) == (NAMESPACE, "a")
+
+
+@pytest.mark.parametrize("how", ["finished", "deleted", "created again"])
+def test_nothing_is_remembered_of_a_run_that_is_over(how: str) -> None:
+    cache = Cache()
+    cache.put_run(a_stored_run("a"))
+    remember = partial(cache.remember_resolved, (NAMESPACE, "a"), "uid-a", a_resolved(a_run()))
+    remember()
+    cache.starting.add("uid-a")
+    assert list(cache.resolved) == ["uid-a"]
+    if how == "finished":
+        cache.put_run(a_stored_run("a", ready="Diverged", true="Finished"))
+    elif how == "deleted":
+        cache.drop_run(a_stored_run("a"))
+    else:
+        again = stored(run_body("a"), uid="another", version=9)
+        cache.put_run(again)
+    remember()  # by a reconcile that began before
+    assert not cache.resolved
+    assert how == "finished" or not cache.starting
 
 
 def test_a_class_wakes_every_run() -> None:
