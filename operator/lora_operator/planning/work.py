@@ -73,8 +73,8 @@ def _start(observed: Observed, state: StageState, work: Work, now: datetime) -> 
         refused = _refused(observed.refused.child, observed.refused.why)
         since = run.status.completion_time or now
         return replace(_with_work(observed, _told(work, refused)), requeue_after=less_often(since, now=now))
-    if observed.taken_name is not None:
-        taken = f"{observed.taken_name} already exists and belongs to another owner. Delete it."
+    if observed.taken is not None:
+        taken = f"{observed.taken.child} already exists, and the operator did not create it. Delete it."
         return _with_work(observed, _told(work, taken))
     plan = _recorded(observed, state, work)
     if _may_write(observed):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lora_operator.api.lorafinetune import Work, WorkState
 from lora_operator.naming import Stage
-from lora_operator.planning.observed import Refusal
+from lora_operator.planning.observed import Refusal, TakenName
 from lora_operator.planning.work import MOST_AT_ONCE, PAUSES, remove_work
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import CleanupResult, Outcome, encode_outcome
@@ -236,7 +236,7 @@ def test_an_operator_that_dies_after_creating_the_job_creates_no_other() -> None
     ("hindrance", "words"),
     [
         ({"refused": Refusal(child="Job x", why="exceeded quota: team")}, "refuses Job x: exceeded quota: team"),
-        ({"taken_name": "Job x"}, "Job x already exists"),
+        ({"taken": TakenName(child="Job x")}, "Job x already exists"),
     ],
 )
 def test_a_job_that_cannot_be_created_is_told(hindrance: dict[str, Any], words: str) -> None:
