@@ -28,6 +28,11 @@ ALLOWED = (
     ("datasets", "configmap://*"),
     ("outputs", "gs://{namespace}/*"),
     ("outputs", "az://container"),
+    ("queues", "gpus"),
+    ("queues", "*"),
+    ("queues", "{namespace}-gpus"),
+    ("queues", "{namespace}"),
+    ("priorityClasses", "batch-*"),
 )
 LOOSE = (
     ("models", "a model"),
@@ -39,6 +44,10 @@ LOOSE = (
     ("outputs", "s3://{namespace}*"),
     ("outputs", "pvc://claim/*"),
     ("outputs", "*"),
+    ("queues", "{namespace}*"),
+    ("queues", "GPUs"),
+    ("queues", "a*b"),
+    ("priorityClasses", "{name}"),
 )
 """Entries that would allow more than they seem to, or nothing."""
 

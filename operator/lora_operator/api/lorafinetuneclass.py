@@ -165,6 +165,8 @@ _LOCAL_ENTRY = rf"(pvc|configmap)://{_REST}\*?"
 MODEL_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|[A-Za-z0-9_./-]*\*|[A-Za-z0-9_./-]+)$"
 DATA_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|hf://datasets/{_REST}\*?)$"
 OUTPUT_ENTRY = rf"^{_BUCKET_ENTRY}$"
+_NAME_PART = r"([-a-z0-9.]|\{namespace\})"
+KUEUE_ENTRY = rf"^({_NAME_PART}+|({_NAME_PART}*[-a-z0-9.])?\*)$"
 
 
 Models = Annotated[
@@ -179,6 +181,10 @@ Outputs = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=OUTPUT_ENTRY)], ...],
     Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
 ]
+KueueNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=KUEUE_ENTRY)], ...],
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+]
 
 
 class ModelCacheSpec(WireModel):
@@ -191,8 +197,8 @@ class ModelCacheSpec(WireModel):
 
 
 class AllowedSpec(WireModel):
-    """What runs of this class may name. An entry is one address, or the beginning of many followed by a *; {namespace}
-    stands for the namespace of the run. What is unset is not restricted."""
+    """What runs of this class may name. An entry is one address or name, or the beginning of many followed by a *;
+    {namespace} stands for the namespace of the run. What is unset is not restricted."""
 
     models: Models | None = None
     """Base models: meta-llama/*, s3://models/*, s3://{namespace}/models/*. A model of claimRef has the address
@@ -202,6 +208,12 @@ class AllowedSpec(WireModel):
     hf://datasets/*. Rows of configMapRef have the address configmap://name/key, those of claimRef pvc://claim/path."""
     outputs: Outputs | None = None
     """Where adapters are published (output.uri): s3://{namespace}/*."""
+    queues: KueueNames | None = None
+    """LocalQueues of Kueue (queueName): gpus, {namespace}-gpus. A run that names none gets defaults.queueName, even if it
+    is not listed."""
+    priority_classes: KueueNames | None = None
+    """WorkloadPriorityClasses of Kueue (workloadPriorityClassName). A run that names none gets
+    defaults.workloadPriorityClassName, even if it is not listed."""
 
 
 class LimitsSpec(WireModel):

@@ -145,6 +145,25 @@ def test_the_policy_offers_a_class_to_the_namespaces_that_the_operator_offers_it
     assert all(f"class offered is not offered to namespace {NAMESPACE}" in s.replace("Class", "class") for s in said)
 
 
+NAMES = st.sampled_from(["gpus", "gpus-2", "team-a", "team-a-gpus", "team-b"])
+ENTRIES = st.none() | st.lists(
+    st.sampled_from(["gpus", "gpus*", "*", "{namespace}", "{namespace}-*"]), min_size=1, max_size=3, unique=True
+)
+QUEUES = st.fixed_dictionaries({}, optional={"queueName": NAMES, "workloadPriorityClassName": NAMES})
+
+
+@given(queues=ENTRIES, priorities=ENTRIES, before=st.none() | QUEUES, after=QUEUES)
+def test_policy_and_operator_agree_on_queues_and_priorities_at_creation_and_afterwards(
+    queues: list[str] | None, priorities: list[str] | None, before: Body | None, after: Body
+) -> None:
+    allowed = {name: entries for name, entries in (("queues", queues), ("priorityClasses", priorities)) if entries}
+    of_class = class_body(GUARDED, default=False, allowed=allowed)
+    old = run_body(className=GUARDED, suspend=True, **before) if before is not None else None
+    new = run_body(className=GUARDED, suspend=True, **after)
+    changed = {name: value for name, value in after.items() if before is None or before.get(name) != value}
+    assert policy_says(new, of_class, old=old) == operator_says(run_body(**changed), of_class)
+
+
 def test_no_class_is_the_default_by_another_word() -> None:
     limits = class_body(GUARDED, **LIMITS)
     limits["metadata"]["annotations"][DEFAULT_CLASS_ANNOTATION] = "no"
