@@ -102,6 +102,7 @@ OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
     ("a taint with a sentence", "value", "train.tolerations", [{"key": "a", "value": "b c"}]),
     ("patience for a taint", "needs effect NoExecute", "train.tolerations", [TAINT | {"tolerationSeconds": 5}]),
     ("a runtime class", "", "train.runtimeClassName", "nvidia"),
+    ("a scheduler", "", "train.schedulerName", "volcano"),
     ("a priority", "", "prepare.priorityClassName", "batch"),
 )
 
@@ -123,6 +124,10 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     _class("credentials in a sentence", "secretName", spec__storage__credentials={"secretName": "my secret"}),
     _class("a cache on no name", "claimName", spec__modelCache={"claimName": "a..b"}),
     _class("a class for several nodes", spec__limits__nodes=2),
+    _class("a class whose scheduler starts gangs", spec__train={"placement": "Scheduler", "schedulerName": "volcano"}),
+    _class("a class whose scheduler has no name", "needs train.schedulerName", spec__train__placement="Scheduler"),
+    _class("a class whose pods start one by one", spec__train__placement="PodByPod"),
+    _class("a class of another placement", "spec.train.placement", spec__train__placement="Gang"),
     _class("a class for no node", "spec.limits.nodes", spec__limits__nodes=0),
     _class("no credentials", "exactly one of secretName", spec__storage__credentials={}),
     _class(

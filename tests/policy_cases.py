@@ -15,6 +15,7 @@ GUARDED = "guarded"
 NAMESPACE = "team-a"
 LIMITS: Body = {
     "limits": {"gpus": 4, "nodes": 2, "r": 64, "maxSeqLength": 4096, "maxSteps": 500, "maxRuntimeSeconds": 3600},
+    "defaults": {"queueName": "gpus"},
     "allowed": {
         "models": ["meta-llama/*", "s3://{namespace}/models/*", "Qwen/Qwen3-8B"],
         "datasets": ["s3://{namespace}/*", "s3://shared/rows.jsonl", "hf://datasets/openai/*", "configmap://*"],

@@ -67,9 +67,16 @@ def _immutable_unless_suspended(field: str) -> dict[str, str]:
     )
 
 
+QUEUE_OF_SEVERAL_NODES = rule(
+    f"!has(oldSelf.queueName) || has(self.queueName) || {value('parallelism.nodes', ParallelismSpec().nodes)} == 1",
+    "spec.queueName of a run on several nodes cannot be removed, because its pods must start together: set another.",
+    field="queueName",
+)
+
 SPEC_RULES = rules(
     *(_immutable(field) for field in IMMUTABLE),
     *(_immutable_unless_suspended(field) for field in CHANGEABLE_WHILE_SUSPENDED),
+    QUEUE_OF_SEVERAL_NODES,
     *(on_create(conflict.rule) for conflict in CONFLICTS),
 )
 

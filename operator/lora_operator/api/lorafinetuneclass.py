@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from lora_trainer.contract.run import AcceleratorKind
-from lora_trainer.contract.spec.cel import given, rule, rules
+from lora_trainer.contract.spec.cel import given, rule, rules, value
 from lora_trainer.contract.spec.evaluation import EvaluationSettings
 from lora_trainer.contract.spec.hugging_face import HuggingFaceSpec
 from lora_trainer.contract.spec.lora import LoraSpec
@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 from lora_operator.api.conditions import Conditions
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.namespace_selector import NamespaceSelector
+from lora_operator.api.placement import Placement
 from lora_operator.api.pod_overlay import LONGEST_PREFIX, PodOverlay, Scheduling
 from lora_operator.api.quantity import Quantity, in_gib
 
@@ -154,6 +155,11 @@ class TrainSpec(Scheduling):
     requested."""
     scratch: Quantity = "100Gi"
     """Size of the volume for model weights, rows and compiled kernels."""
+    placement: Placement = Placement.QUEUE
+    """What keeps two runs on several nodes from holding some nodes each and waiting for the others. Queue: a queue of
+    Kueue, so such a run needs spec.queueName or defaults.queueName. Scheduler: the scheduler of schedulerName, which
+    the platform team has set up to start all pods of a Job or none. PodByPod: nothing; pods that wait for others end as
+    PeerLost after 15 minutes."""
 
 
 _REST = rf"[^*{BLANK}]*"
@@ -209,11 +215,11 @@ class AllowedSpec(WireModel):
     outputs: Outputs | None = None
     """Where adapters are published (output.uri): s3://{namespace}/*."""
     queues: KueueNames | None = None
-    """LocalQueues of Kueue (queueName): gpus, {namespace}-gpus. A run that names none gets defaults.queueName, even if it
-    is not listed."""
+    """LocalQueues of Kueue (queueName): gpus, {namespace}-gpus. A run that names none gets defaults.queueName, listed
+    or not."""
     priority_classes: KueueNames | None = None
     """WorkloadPriorityClasses of Kueue (workloadPriorityClassName). A run that names none gets
-    defaults.workloadPriorityClassName, even if it is not listed."""
+    defaults.workloadPriorityClassName, listed or not."""
 
 
 class LimitsSpec(WireModel):
@@ -293,6 +299,12 @@ class LoraFineTuneClassSpec(WireModel):
                 field="pod",
             ),
             *(_names_no_gpu(part) for part in ("requests", "limits")),
+            rule(
+                f"{value('train.placement', Placement.QUEUE)} != '{Placement.SCHEDULER}'"
+                f" || {given('train.schedulerName')}",
+                "train.placement Scheduler needs train.schedulerName: name the scheduler, or choose another placement.",
+                field="train",
+            ),
             _default_within("lora.r", "r"),
             _default_within("model.maxSeqLength", "maxSeqLength"),
             _default_within("training.maxSteps", "maxSteps"),

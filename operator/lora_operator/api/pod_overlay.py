@@ -123,6 +123,8 @@ class Scheduling(WireModel):
     """RuntimeClass of the pods (nvidia, where it is not the nodes' default)."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
+    scheduler_name: ObjectName | None = None
+    """Scheduler of the pods. Unset: the cluster's default."""
 
 
 class PullSecret(WireModel):

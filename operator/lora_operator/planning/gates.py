@@ -10,7 +10,10 @@ from lora_trainer.contract.outcome import Chosen
 from lora_operator.api.conflicts import conflicts
 from lora_operator.api.guards import breaches
 from lora_operator.api.lorafinetune import LoraFineTune
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.namespace_selector import SENTENCE as NOT_OFFERED
+from lora_operator.api.placement import SENTENCE as NO_QUEUE
+from lora_operator.api.placement import all_or_none
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.observed import ClassView, Observed
@@ -91,10 +94,22 @@ def _resolve_now(observed: Observed) -> ResolvedRun | Block:
     refused = breaches(wire, chosen.spec.wire(), class_name=chosen.name, namespace=run.namespace)
     if refused:
         return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(refused))
+    if not has_all_or_none(run, chosen.spec):
+        message = NO_QUEUE.format(nodes=run.spec.parallelism.nodes, name=chosen.name)
+        return Block(reason=Reason.POLICY_VIOLATION, message=message)
     if opposed := conflicts(resolved.run_file):
         message = f"With the defaults of LoraFineTuneClass {chosen.name}: {' '.join(opposed)}"
         return Block(reason=Reason.SETTINGS_CONFLICT, message=message)
     return resolved
+
+
+def has_all_or_none(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> bool:
+    """Whether all pods of the run start together, or whether its class says that they need not."""
+    return all_or_none(
+        nodes=run.spec.parallelism.nodes,
+        queue=run.spec.queue_name or class_spec.defaults.queue_name,
+        placement=class_spec.train.placement,
+    )
 
 
 def too_many_steps(chosen: Chosen | None, resolved: ResolvedRun) -> str | None:
