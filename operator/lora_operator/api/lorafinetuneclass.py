@@ -155,6 +155,9 @@ class TrainSpec(Scheduling):
     requested."""
     scratch: Quantity = "100Gi"
     """Size of the volume for model weights, rows and compiled kernels."""
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm, through which processes and NCCL exchange data. What they put there counts as the container's
+    memory."""
     placement: Placement = Placement.QUEUE
     """What keeps two runs on several nodes from holding some nodes each and waiting for the others. Queue: a queue of
     Kueue, so such a run needs spec.queueName or defaults.queueName. Scheduler: the scheduler of schedulerName, which

@@ -15,8 +15,8 @@ def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Add the class's scheduling fields of the stage."""
     spec = request.resolved.class_spec
     of_stage = spec.prepare if request.stage is Stage.PREPARE else spec.train
-    wire = of_stage.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(Scheduling.model_fields))
-    return replace(draft, placement={**draft.placement, **{name: value for name, value in wire.items() if value}})
+    wire = of_stage.model_dump(mode="json", by_alias=True, exclude_unset=True, include=set(Scheduling.model_fields))
+    return replace(draft, placement={**draft.placement, **wire})
 
 
 def overlay(draft: PodDraft, request: StageRequest) -> PodDraft:

@@ -181,9 +181,8 @@ def test_policy_and_operator_agree_on_what_starts_all_pods_or_none(
     train = {"placement": placement, "schedulerName": "volcano"} if placement else {}
     defaults = {"queueName": default_queue} if default_queue else {}
     spec: Body = {"limits": {"nodes": 3}, "train": train, "defaults": defaults}
-    run = a_run(
-        className=GUARDED, **({"queueName": queue} if queue else {}), parallelism={"nodes": nodes} if nodes else {}
-    )
+    asked: Body = {"queueName": queue} if queue else {}
+    run = a_run(className=GUARDED, parallelism={"nodes": nodes} if nodes else {}, **asked)
     of_class = a_class(GUARDED, **spec)
     said = accept(an_observation(run, classes=(of_class,)))
     refused = said.message if isinstance(said, Block) else ""
