@@ -316,6 +316,9 @@ class LoraFineTuneClassSpec(WireModel):
 
     namespace_selector: NamespaceSelector | None = None
     """Namespaces whose runs may use this class, by their labels. Unset: all. A run that has begun keeps its class."""
+    paused: bool = False
+    """True: no attempt of a run of this class starts, also of runs that have begun. Attempts that run, or that wait in
+    a queue of Kueue, go on."""
     image: Image
     """Trainer image. Name it by digest (registry.example.com/trainer@sha256:...): a tag may mean another image
     tomorrow."""

@@ -78,6 +78,18 @@ class Reason(StrEnum):
     Remedy: Wait, delete that object, or choose another name for the run.
     """
 
+    CLASS_PAUSED = "ClassPaused"
+    """The class is paused: no attempt of its runs starts. Attempts that run go on.
+
+    Cause: The platform team has set spec.paused of the class, for maintenance.
+    Remedy: Wait: the run continues when the class does.
+    """
+    OPERATOR_PAUSED = "OperatorPaused"
+    """The operator is paused: no attempt of any run starts. Attempts that run go on.
+
+    Cause: The platform team has set LORA_OPERATOR_PAUSED, for maintenance.
+    Remedy: Wait: the run continues when the operator does.
+    """
     CHILD_REFUSED = "ChildRefused"
     """The API server refuses a Job, ConfigMap or Service of the run.
 

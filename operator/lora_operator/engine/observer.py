@@ -41,6 +41,8 @@ class Observer:
     gateway: Gateway
     cache: Cache
     clock: Clock
+    paused: bool = False
+    """Whether no attempt is to start."""
     polled: dict[str, PolledProgress] = field(default_factory=dict)
     """Newest progress by uid of the run."""
     places: dict[str, QueuePlace] = field(default_factory=dict)
@@ -115,6 +117,7 @@ class Observer:
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
+            paused=self.paused,
         )
 
     async def _explained(self, job: JobView, namespace: str) -> JobView:

@@ -14,11 +14,14 @@ from lora_operator.planning.observed import ClassView
 
 def class_status(view: ClassView, *, defaults: Sequence[str], unfinished: int, now: datetime) -> ClassStatus:
     """The status of a class. `defaults` names the classes that are marked as default."""
-    invalid = view.error is not None
-    reason = Reason.CLASS_INVALID if invalid else Reason.OFFERED
+    invalid = view.spec is None
+    paused = view.spec is not None and view.spec.paused
+    reason = Reason.CLASS_INVALID if invalid else Reason.CLASS_PAUSED if paused else Reason.OFFERED
     message = f"The operator cannot use this class: {view.error}. Fix the field." if invalid else _offer(view, defaults)
+    if paused:
+        message = "spec.paused is true: no attempt starts; those that run go on. Set it to false to resume."
     conditions = view.status.conditions
-    for kind, status in ((ConditionType.READY, not invalid), (ConditionType.STALLED, invalid)):
+    for kind, status in ((ConditionType.READY, not invalid and not paused), (ConditionType.STALLED, invalid)):
         conditions = put(
             conditions,
             kind,

@@ -2,36 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from lora_operator.api.guards import breaches
 from lora_operator.api.lorafinetune import CHANGEABLE_WHILE_SUSPENDED
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.reasons import Reason
-from lora_operator.planning.gates import Block
 from lora_operator.planning.observed import Observed
+from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.workloads.resolved import ResolvedRun
 
 
-def hold(observed: Observed, resolved: ResolvedRun) -> Block | None:
-    """Why the next attempt may not start, or None when it may."""
-    return queue_is_allowed(observed, resolved)
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An accepted run whose next attempt is due."""
+
+    observed: Observed
+    resolved: ResolvedRun
+
+    @property
+    def class_now(self) -> LoraFineTuneClassSpec:
+        """The run's class as it is now. Where it is gone or invalid, as the run began with it."""
+        now = (view.spec for view in self.observed.classes if view.name == self.resolved.class_name)
+        return next(now, None) or self.resolved.class_spec
 
 
-def queue_is_allowed(observed: Observed, resolved: ResolvedRun) -> Block | None:
-    """Block a queue or priority that was set while the run was suspended. It is allowed by the class as the run began
-    with it, or as it is now."""
-    run, class_name = observed.run, resolved.class_name
+def nothing_is_paused(candidate: Candidate) -> ReadyState | None:
+    """Hold back attempts while the operator or the run's class is paused, as it is now."""
+    if candidate.observed.paused:
+        message = "The platform team has paused the operator: no attempt starts. The run continues when they resume it."
+        return ReadyState(phase=RunPhase.WORKING, reason=Reason.OPERATOR_PAUSED, message=message)
+    if candidate.class_now.paused:
+        message = (
+            f"The platform team has paused LoraFineTuneClass {candidate.resolved.class_name} (its spec.paused): no "
+            "attempt starts. The run continues when they resume it."
+        )
+        return ReadyState(phase=RunPhase.WORKING, reason=Reason.CLASS_PAUSED, message=message)
+    return None
+
+
+def queue_is_allowed(candidate: Candidate) -> ReadyState | None:
+    """Hold back a run whose queue or priority was changed to one that its class does not allow, neither as the run
+    began with it nor as it is now."""
+    run, class_name = candidate.observed.run, candidate.resolved.class_name
     changed = {name: value for name, value in run.spec.wire().items() if name in CHANGEABLE_WHILE_SUSPENDED}
-    now = class_now(observed, resolved) or resolved.class_spec
-    at_first, today = (
+    at_first, now = (
         breaches(changed, spec.wire(), class_name=class_name, namespace=run.namespace)
-        for spec in (resolved.class_spec, now)
+        for spec in (candidate.resolved.class_spec, candidate.class_now)
     )
-    if not (at_first and today):
+    if not (at_first and now):
         return None
-    remedy = "The field can change while spec.suspend is true."
-    return Block(reason=Reason.POLICY_VIOLATION, message=" ".join((*today, remedy)))
+    message = " ".join((*now, "The field can change while spec.suspend is true."))
+    return ReadyState(phase=RunPhase.NEEDS_PERSON, reason=Reason.POLICY_VIOLATION, message=message)
 
 
-def class_now(observed: Observed, resolved: ResolvedRun) -> LoraFineTuneClassSpec | None:
-    """The run's class as it is now; None where it is gone or invalid."""
-    return next((view.spec for view in observed.classes if view.name == resolved.class_name), None)
+HOLDS: tuple[Callable[[Candidate], ReadyState | None], ...] = (queue_is_allowed, nothing_is_paused)
+
+
+def held_back(candidate: Candidate) -> ReadyState | None:
+    """Why the next attempt may not start, by the first check that fails."""
+    return next((state for check in HOLDS if (state := check(candidate)) is not None), None)

@@ -231,6 +231,8 @@ class Observed:
     polled: PolledProgress | None = None
     output_holder: str | None = None
     """Another unfinished run with the same output that has started or is older, as namespace/name."""
+    paused: bool = False
+    """Whether the operator starts no attempts."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the run's namespace, where its class is not offered to all namespaces."""
     taken_name: str | None = None

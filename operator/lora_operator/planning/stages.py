@@ -14,8 +14,7 @@ from lora_operator.planning.cleanup import delete_job
 from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
-from lora_operator.planning.gates import Block
-from lora_operator.planning.holds import hold
+from lora_operator.planning.holds import Candidate, held_back
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
 from lora_operator.planning.plan_builder import Action, Create, Plan, PlanBuilder
@@ -180,8 +179,8 @@ def _starting(name: str) -> ReadyState:
 
 def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
     """Create the Job of the next attempt and what it needs: its ConfigMap and, for several pods, their Service."""
-    if (block := hold(builder.observed, resolved)) is not None:
-        return _held(builder, state, block)
+    if (held := held_back(Candidate(observed=builder.observed, resolved=resolved))) is not None:
+        return _stage_not_done(builder, state.stage, held).end(held)
     if builder.observed.orphans:
         return _yield_to(builder, state, builder.observed.orphans[0])
     if builder.observed.refused is not None:
@@ -206,12 +205,6 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
     name = job_name(builder.run.name, state.stage, number)
     ready_state = _preparing() if state.stage is Stage.PREPARE else _starting(name)
     return _stage_not_done(builder, state.stage, ready_state).end(ready_state, actions=actions)
-
-
-def _held(builder: PlanBuilder, state: StageState, block: Block) -> Plan:
-    phase = RunPhase.WORKING if block.passes else RunPhase.NEEDS_PERSON
-    ready_state = ReadyState(phase=phase, reason=block.reason, message=block.message)
-    return _stage_not_done(builder, state.stage, ready_state).end(ready_state)
 
 
 def _refused(builder: PlanBuilder, state: StageState, refusal: Refusal) -> Plan:

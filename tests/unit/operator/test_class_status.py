@@ -45,6 +45,16 @@ def test_a_class_that_cannot_be_read_is_stalled_and_says_why() -> None:
     assert "spec.later" in message(status)
 
 
+def test_a_paused_class_is_not_ready_and_not_stalled() -> None:
+    paused = replace(VIEW, spec=LoraFineTuneClassSpec.model_validate(class_spec(paused=True)))
+    status = told(paused)
+    assert {entry.type: (entry.status, entry.reason) for entry in status.conditions} == {
+        "Ready": ("False", "ClassPaused"),
+        "Stalled": ("False", "ClassPaused"),
+    }
+    assert "spec.paused is true" in message(status)
+
+
 def test_a_class_says_when_there_are_two_defaults() -> None:
     default = replace(VIEW, is_default=True)
     assert "runs that name no class" in message(told(default, defaults=("h100",)))
