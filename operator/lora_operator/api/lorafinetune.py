@@ -253,6 +253,10 @@ class LoraFineTuneStatus(WireModel):
     """The published adapter; of a run that ended as QualityGateFailed, the rejected one."""
     usage: Usage | None = None
     """Time and memory that the run used."""
+    queued_since: datetime | None = None
+    """Since when the run waits for others, in line (WaitingForTurn) or in a queue (Queued); unset while it does not."""
+    queued_seconds: int | None = None
+    """Seconds that it waited for others before, without the time since queuedSince."""
     completion_time: datetime | None = None
     """When the run became Finished."""
 

@@ -226,7 +226,7 @@ class AllowedSpec(WireModel):
 
 
 class LimitsSpec(WireModel):
-    """Limits for one run of this class. An unset field sets no limit, except gpus and nodes."""
+    """Limits for runs of this class. An unset field sets no limit, except gpus and nodes."""
 
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
     """Maximum of spec.parallelism.gpus: GPUs per node, or processes on a CPU class."""
@@ -241,6 +241,12 @@ class LimitsSpec(WireModel):
     counted the rows."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
     """Maximum of spec.maxRuntimeSeconds, and its value for runs that leave it unset."""
+    max_queue_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
+    """Seconds for which a run may wait for others at a stretch, in line (activeRunsPerNamespace) or in a queue of
+    Kueue. After that it fails (QueueTimeout)."""
+    active_runs_per_namespace: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Maximum of runs of one namespace that are active at a time. A run is active from its first attempt on, until it
+    ends or is suspended. Further ones wait for their turn (WaitingForTurn), the oldest first."""
 
 
 class DefaultsSpec(WireModel):
@@ -341,7 +347,7 @@ class LoraFineTuneClassSpec(WireModel):
     allowed: AllowedSpec = AllowedSpec()
     """Models, datasets and outputs that runs may use. Unset: all."""
     limits: LimitsSpec = LimitsSpec()
-    """Limits for one run."""
+    """Limits for runs."""
     defaults: DefaultsSpec = DefaultsSpec()
     """Defaults for runs that leave a field unset."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120

@@ -90,6 +90,14 @@ class Reason(StrEnum):
     Cause: The platform team has set LORA_OPERATOR_PAUSED, for maintenance.
     Remedy: Wait: the run continues when the operator does.
     """
+    WAITING_FOR_TURN = "WaitingForTurn"
+    """The namespace has as many active runs of the class as the class allows."""
+    QUEUE_TIMEOUT = "QueueTimeout"
+    """The run waited for longer in line or in a queue than its class allows.
+
+    Cause: Other runs hold the places or the accelerators.
+    Remedy: Create another LoraFineTune when there is more room, or in another class or queue.
+    """
     CHILD_REFUSED = "ChildRefused"
     """The API server refuses a Job, ConfigMap or Service of the run.
 

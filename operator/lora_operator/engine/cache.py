@@ -43,7 +43,12 @@ class RunRecord:
     output: str
     class_name: str | None
     """The class that it was resolved against."""
+    asked_class: str | None
+    """The class that its spec names."""
+    deleting: bool
     ready_reason: str | None
+    stalled: bool
+    """Whether it needs a person."""
     begun: bool
     """Whether its status has an attempt."""
     terminal: bool
@@ -67,6 +72,9 @@ def run_record(body: Body) -> RunRecord:
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         output=output_folder(body["spec"]["output"]["uri"]),
         class_name=status.get("className"),
+        asked_class=body["spec"].get("className"),
+        deleting="deletionTimestamp" in metadata,
+        stalled=ConditionType.STALLED in true,
         ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
         begun=bool(status.get("attempts")),
         terminal=ConditionType.FINISHED in true,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
 from lora_operator.engine.cache import Cache, RunRecord, key_of
+from lora_operator.engine.lines import Lines
 from lora_operator.engine.refusals import Refusals
 from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS, Gateway
@@ -48,9 +49,13 @@ class Observer:
     places: dict[str, QueuePlace] = field(default_factory=dict)
     """Places in queues by uid of the Job."""
     _resolved: dict[str, ResolvedRun] = field(default_factory=dict)
+    starting: set[str] = field(default_factory=set)
+    """The uids of runs whose next Job is being created, so that no other run takes their place meanwhile."""
     _refusals: Refusals = field(init=False)
+    _lines: Lines = field(init=False)
 
     def __post_init__(self) -> None:
+        self._lines = Lines(cache=self.cache, starting=self.starting)
         self._refusals = Refusals(gateway=self.gateway)
 
     async def look(self, key: Key) -> Observed | None:
@@ -95,6 +100,7 @@ class Observer:
     def forget(self, uid: str) -> None:
         """Drop what is remembered about a run that has ended."""
         self._resolved.pop(uid, None)
+        self.starting.discard(uid)
         self.polled.pop(uid, None)
 
     def found_resolved(self, run: LoraFineTune, config_map: Body) -> ResolvedRun:
@@ -117,6 +123,7 @@ class Observer:
             lacks_config_map=await self._lacks_config_map(run, jobs),
             polled=self.polled.get(run.uid),
             output_holder=self._output_holder(run),
+            line=self._lines.line(run) if unfinished else None,
             paused=self.paused,
         )
 

@@ -100,6 +100,9 @@ class Reconciler:
         return await self._carry_out(observed, plan)
 
     async def _carry_out(self, observed: Observed, plan: Plan) -> Reconciled:
+        # From here to the first request nothing else runs: the decision and its record are one step.
+        if plan.starts_attempt:
+            self.observer.starting.add(observed.run.uid)
         try:
             for action in plan.actions:
                 await self._execute(observed, action)
@@ -108,6 +111,8 @@ class Reconciler:
             plan = replace(plan, requeue_after=TAKEN_NAME_RECHECK)
         except ChildRefused as refused:
             plan = make_plan(replace(observed, refused=refused.refusal), self.clock())
+        # After any other error the Job may exist all the same: the mark stays until a reconcile knows better.
+        self.observer.starting.discard(observed.run.uid)
         return await self._write(observed.run, plan)
 
     async def _write(self, run: StoredRun, plan: Plan) -> Reconciled:

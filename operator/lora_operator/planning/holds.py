@@ -10,6 +10,7 @@ from lora_operator.api.lorafinetune import CHANGEABLE_WHILE_SUSPENDED
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import Observed
+from lora_operator.planning.queued import shown_position
 from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.workloads.resolved import ResolvedRun
 
@@ -42,6 +43,19 @@ def nothing_is_paused(candidate: Candidate) -> ReadyState | None:
     return None
 
 
+def has_a_place(candidate: Candidate) -> ReadyState | None:
+    """Hold back attempts of a run that has no place among the active runs of its namespace and class."""
+    line, places = candidate.observed.line, candidate.class_now.limits.active_runs_per_namespace
+    if line is None or places is None or line.admits(places):
+        return None
+    message = (
+        f"LoraFineTuneClass {candidate.resolved.class_name} allows {places} active runs in namespace "
+        f"{candidate.observed.run.namespace} at a time (its spec.limits.activeRunsPerNamespace). This one waits "
+        f"{shown_position(line.ahead + 1)}; the oldest starts first, when another run ends or is suspended."
+    )
+    return ReadyState(phase=RunPhase.WORKING, reason=Reason.WAITING_FOR_TURN, message=message)
+
+
 def queue_is_allowed(candidate: Candidate) -> ReadyState | None:
     """Hold back a run whose queue or priority was changed to one that its class does not allow, neither as the run
     began with it nor as it is now."""
@@ -57,7 +71,11 @@ def queue_is_allowed(candidate: Candidate) -> ReadyState | None:
     return ReadyState(phase=RunPhase.NEEDS_PERSON, reason=Reason.POLICY_VIOLATION, message=message)
 
 
-HOLDS: tuple[Callable[[Candidate], ReadyState | None], ...] = (queue_is_allowed, nothing_is_paused)
+HOLDS: tuple[Callable[[Candidate], ReadyState | None], ...] = (
+    queue_is_allowed,
+    nothing_is_paused,
+    has_a_place,
+)
 
 
 def held_back(candidate: Candidate) -> ReadyState | None:

@@ -23,6 +23,7 @@ from lora_operator.naming import (
     STAGE_LABEL,
     Stage,
 )
+from lora_operator.planning.line import Line
 from lora_operator.workloads.resolved import ResolvedRun
 
 DISRUPTED_REASON = "PodFailurePolicy"
@@ -231,6 +232,8 @@ class Observed:
     polled: PolledProgress | None = None
     output_holder: str | None = None
     """Another unfinished run with the same output that has started or is older, as namespace/name."""
+    line: Line | None = None
+    """The line of its namespace and class; None where the class sets no limit to active runs."""
     paused: bool = False
     """Whether the operator starts no attempts."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
