@@ -363,6 +363,15 @@ class LoraFineTuneClassSpec(WireModel):
     status keeps the records of all attempts."""
 
 
+class ClassProblem(WireModel):
+    """Unfinished runs that need a person, all for the same reason."""
+
+    reason: Annotated[str, Field(max_length=128)]
+    """Reason of their Ready condition, whose remedy the failure catalogue names."""
+    runs: int
+    """Number of such runs."""
+
+
 class ClassStatus(WireModel):
     """Whether runs can use the class, and how many do."""
 
@@ -372,3 +381,12 @@ class ClassStatus(WireModel):
     """Ready is True while runs can use the class. Stalled is True while they cannot, and its message says why."""
     unfinished_runs: int | None = None
     """Number of runs that were resolved against the class and are not Finished."""
+    problems: Annotated[
+        tuple[ClassProblem, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
+        ),
+    ] = ()
+    """Why unfinished runs of the class stand still (their Stalled is True), most frequent reason first. Names of runs
+    are not shown, because every namespace may read the class."""
