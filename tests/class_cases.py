@@ -28,6 +28,11 @@ ALLOWED = (
     ("datasets", "configmap://*"),
     ("outputs", "gs://{namespace}/*"),
     ("outputs", "az://container"),
+    ("queues", "gpus"),
+    ("queues", "*"),
+    ("queues", "{namespace}-gpus"),
+    ("queues", "{namespace}"),
+    ("priorityClasses", "batch-*"),
 )
 LOOSE = (
     ("models", "a model"),
@@ -39,6 +44,10 @@ LOOSE = (
     ("outputs", "s3://{namespace}*"),
     ("outputs", "pvc://claim/*"),
     ("outputs", "*"),
+    ("queues", "{namespace}*"),
+    ("queues", "GPUs"),
+    ("queues", "a*b"),
+    ("priorityClasses", "{name}"),
 )
 """Entries that would allow more than they seem to, or nothing."""
 
@@ -93,7 +102,54 @@ OVERLAYS: tuple[tuple[str, str, str, Any], ...] = (
     ("a taint with a sentence", "value", "train.tolerations", [{"key": "a", "value": "b c"}]),
     ("patience for a taint", "needs effect NoExecute", "train.tolerations", [TAINT | {"tolerationSeconds": 5}]),
     ("a runtime class", "", "train.runtimeClassName", "nvidia"),
+    ("a scheduler", "", "train.schedulerName", "volcano"),
     ("a priority", "", "prepare.priorityClassName", "batch"),
+)
+
+
+RACK: Body = {"labelSelector": {}, "topologyKey": "example.com/rack"}
+SPREAD: Body = RACK | {"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+def _on_node(operator: str, *values: str) -> Body:
+    """An affinity to nodes by one expression."""
+    expression = {"key": "example.com/gpus", "operator": operator} | ({"values": list(values)} if values else {})
+    return {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}
+
+
+AFFINITIES: tuple[tuple[str, str, str, Any], ...] = (
+    ("nodes by values", "", "affinity", _on_node("In", "4", "8")),
+    ("nodes by a number", "", "affinity", _on_node("Gt", "4")),
+    ("nodes by two numbers", "Gt and Lt take one", "affinity", _on_node("Gt", "4", "8")),
+    ("nodes by a label that exists", "", "affinity", _on_node("Exists")),
+    ("nodes by a value of no label", "Exists and DoesNotExist take none", "affinity", _on_node("Exists", "a")),
+    ("nodes by no value", "In and NotIn take values", "affinity", _on_node("In")),
+    ("nodes by a comparison that is none", "operator", "affinity", _on_node("Equals", "a")),
+    ("nodes by no term", "nodeSelectorTerms", "affinity", {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}),
+    ("one rack", "", "affinity", {"podAffinity": {REQUIRED: [RACK]}}),
+    (
+        "another rack",
+        "",
+        "affinity",
+        {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": RACK}]}},
+    ),
+    (
+        "a preference of no weight",
+        "weight",
+        "affinity",
+        {"podAffinity": {PREFERRED: [{"weight": 0, "podAffinityTerm": RACK}]}},
+    ),
+    ("a spread", "", "topologySpreadConstraints", [SPREAD]),
+    ("a spread over nothing", "topologyKey", "topologySpreadConstraints", [SPREAD | {"topologyKey": ""}]),
+    ("a spread of no skew", "maxSkew", "topologySpreadConstraints", [SPREAD | {"maxSkew": 0}]),
+    (
+        "a spread that may fail",
+        "whenUnsatisfiable",
+        "topologySpreadConstraints",
+        [SPREAD | {"whenUnsatisfiable": "Fail"}],
+    ),
 )
 
 
@@ -114,6 +170,10 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     _class("credentials in a sentence", "secretName", spec__storage__credentials={"secretName": "my secret"}),
     _class("a cache on no name", "claimName", spec__modelCache={"claimName": "a..b"}),
     _class("a class for several nodes", spec__limits__nodes=2),
+    _class("a class whose scheduler starts gangs", spec__train={"placement": "Scheduler", "schedulerName": "volcano"}),
+    _class("a class whose scheduler has no name", "needs train.schedulerName", spec__train__placement="Scheduler"),
+    _class("a class whose pods start one by one", spec__train__placement="PodByPod"),
+    _class("a class of another placement", "spec.train.placement", spec__train__placement="Gang"),
     _class("a class for no node", "spec.limits.nodes", spec__limits__nodes=0),
     _class("no credentials", "exactly one of secretName", spec__storage__credentials={}),
     _class(
@@ -134,6 +194,13 @@ CLASS_CASES: tuple[CrdCase, ...] = (
         _class(f"pod with {name}", words, **{f"spec__{path}".removesuffix("__"): value})
         for name, words, path, value in OVERLAYS
     ),
+    *(
+        _class(f"{name} for {stage}", words, **{f"spec__{stage}__{path}": value})
+        for stage in ("prepare", "train")
+        for name, words, path, value in AFFINITIES
+    ),
+    _class("shared memory", spec__train__sharedMemory="16Gi"),
+    _class("shared memory of some size", "sharedMemory", spec__train__sharedMemory="much"),
     _class("a class for all namespaces", spec__namespaceSelector={}),
     _class("a class for some namespaces", spec__namespaceSelector={"matchLabels": {"example.com/team": "ml", "a": ""}}),
     _class("a class for a label of two words", "matchLabels", spec__namespaceSelector={"matchLabels": {"team": "m l"}}),

@@ -15,10 +15,13 @@ GUARDED = "guarded"
 NAMESPACE = "team-a"
 LIMITS: Body = {
     "limits": {"gpus": 4, "nodes": 2, "r": 64, "maxSeqLength": 4096, "maxSteps": 500, "maxRuntimeSeconds": 3600},
+    "defaults": {"queueName": "gpus"},
     "allowed": {
         "models": ["meta-llama/*", "s3://{namespace}/models/*", "Qwen/Qwen3-8B"],
         "datasets": ["s3://{namespace}/*", "s3://shared/rows.jsonl", "hf://datasets/openai/*", "configmap://*"],
         "outputs": ["s3://{namespace}/*"],
+        "queues": ["gpus", "{namespace}-*"],
+        "priorityClasses": ["batch-*", "interactive"],
     },
 }
 
@@ -103,6 +106,8 @@ CASES: tuple[PolicyCase, ...] = (
         refused=("s3://team-b/out", "gs://team-a/out"),
         allowed=("s3://team-a/adapters/x",),
     ),
+    *_only("queueName", refused=("gpus-2", "team-b-gpus", "team-ab"), allowed=("gpus", "team-a-gpus")),
+    *_only("workloadPriorityClassName", refused=("urgent", "batch"), allowed=("batch-low", "interactive")),
     _sources("s3://team-a/a.jsonl", "s3://team-b/b.jsonl", refused="s3://team-b/b.jsonl"),
     _sources("configmap://rows/a.jsonl", "pvc://rows/b.jsonl", refused="pvc://rows/b.jsonl"),
     _sources("s3://team-a/a.jsonl", "s3://shared/rows.jsonl"),

@@ -304,6 +304,15 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _changed("a queue named later", {"spec.queueName": "x"}, "while the run is suspended"),
     _changed("another queue", {"spec.queueName": "y"}, "while the run is suspended", spec__queueName="x"),
     _changed("another queue while suspended", {"spec.queueName": "y"}, spec__queueName="x", spec__suspend=True),
+    _changed("no queue while suspended", {"spec.queueName": None}, spec__queueName="x", spec__suspend=True),
+    _changed(
+        "no queue for two nodes",
+        {"spec.queueName": None},
+        "cannot be removed",
+        spec__queueName="x",
+        spec__suspend=True,
+        spec__parallelism__nodes=2,
+    ),
     _changed("another priority while suspended", {"spec.workloadPriorityClassName": "high"}, spec__suspend=True),
     _changed(
         "another queue on resuming",

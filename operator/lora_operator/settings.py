@@ -30,6 +30,8 @@ class OperatorSettings(BaseModel):
     """Seconds between requests for a train pod's progress, while at most 500 pods train."""
     queue_poll_seconds: float = Field(default=15, ge=0.1, le=3600)
     """Seconds between requests to Kueue for the queue positions of suspended Jobs."""
+    paused: bool = False
+    """Whether no attempt of any run starts. Attempts that run go on."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
     identity: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)

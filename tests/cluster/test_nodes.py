@@ -38,6 +38,8 @@ def two_nodes(tenant: Tenant) -> Iterator[MakeClass]:
         body = tenant.kubectl.get("lorafinetuneclass", like)
         spec = copy.deepcopy(body["spec"])
         spec["limits"] = {"nodes": 2}
+        # The cluster of the tests has one node and no queue; nothing else competes for it.
+        spec.setdefault("train", {})["placement"] = "PodByPod"
         made.append(f"{like}-{tenant.namespace}")
         kind = {"apiVersion": body["apiVersion"], "kind": body["kind"]}
         tenant.kubectl.apply(kind | {"metadata": {"name": made[-1]}, "spec": spec})

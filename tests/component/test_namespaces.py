@@ -80,7 +80,9 @@ async def test_nothing_is_asked_outside_the_namespaces_that_are_served(world: Wo
         await world.until("AdapterPublished")
         world.pass_time(8 * 24 * 3600)
         await world.server.wait_for(lambda: world.jobs() == [], what="the end of the Jobs")
-        world.apply("wide", className="offered", parallelism={"nodes": 2}, output={"uri": "s3://team-a/wide"})
+        world.apply(
+            "wide", className="offered", queueName=queue, parallelism={"nodes": 2}, output={"uri": "s3://team-a/wide"}
+        )
         await world.prepare(name="wide")
         await world.pod(Stage.TRAIN, name="wide")
     asked = {(request.verb, request.resource, request.subresource) for request in world.server.requests}

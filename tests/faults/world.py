@@ -279,7 +279,7 @@ async def a_world(seed: str, *, operators: int) -> AsyncIterator[World]:
     try:
         async with Kubelet(server) as kubelet:
             trainers.attach(kubelet)
-            server.create(class_body(limits={"nodes": 2}))
+            server.create(class_body(limits={"nodes": 2}, train={"placement": "PodByPod"}))
             world.spawn(world.supervise())
             for number in range(operators):
                 world.start_operator(f"operator-{number}")

@@ -124,9 +124,9 @@ def standing_classes() -> tuple[Body, ...]:
     """Classes that are there all the time: one for each name that a sound run gives, and a default."""
     named = {run["spec"]["className"] for run in runs() if "className" in run["spec"]}
     there = {body["metadata"]["name"]: body for body in (*_documents("classes", naming.CLASS_KIND), guarded())}
-    large = {"gpus": 16, "nodes": 16}
-    others = (there.get(name) or class_body(name, default=False, limits=large) for name in sorted(named))
-    return class_body(limits=large), *others
+    large: Body = {"limits": {"gpus": 16, "nodes": 16}, "train": {"placement": "PodByPod"}}
+    others = (there.get(name) or class_body(name, default=False, **large) for name in sorted(named))
+    return class_body(**large), *others
 
 
 def guarded() -> Body:

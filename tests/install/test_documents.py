@@ -72,6 +72,7 @@ def reader(bare: Kubectl, environment: Environment, team: Tenant, tmp_path: Path
     (tmp_path / "class.yaml").write_text(yaml.safe_dump(scripted_class()))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(team.body("run", "until-stopped")))
     variables = {
+        "CLASS": SCRIPTED_CLASS,
         "FAILED": "failed",
         "GROUP": MEMBERS,
         "KEY": environment.account.secret,
@@ -147,6 +148,8 @@ def change_what_runs_do_not_notice(reader: Reader, team: Tenant) -> None:
     living = [operator["metadata"] for operator in operators if "deletionTimestamp" not in operator["metadata"]]
     assert [metadata["annotations"].get("newer") for metadata in living] == ["yes", "yes"]
     reader.follow("Restart the operator")
+    assert reader.follow("Pause for maintenance").count("patched") == 2
+    assert ready_reason(team.run("run")) == "Training"
 
 
 def leave_and_come_back(reader: Reader, team: Tenant) -> None:

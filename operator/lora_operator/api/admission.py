@@ -17,7 +17,10 @@ from typing import Any
 import yaml
 
 from lora_operator.api.guards import GUARDS, ITSELF, LISTED, NAMESPACE_PLACEHOLDER, Guard
-from lora_operator.api.namespace_selector import SELECTED, SENTENCE
+from lora_operator.api.namespace_selector import SELECTED
+from lora_operator.api.namespace_selector import SENTENCE as NOT_OFFERED
+from lora_operator.api.placement import ALL_OR_NONE, NODES
+from lora_operator.api.placement import SENTENCE as NO_QUEUE
 from lora_operator.naming import API_VERSION, CLASS_KIND, DEFAULT_CLASS_ANNOTATION, GROUP, RUN_PLURAL, VERSION
 
 NAME = GROUP
@@ -72,7 +75,7 @@ def policy() -> dict[str, Any]:
                 {"name": "labels", "expression": LABELS},
                 *({"name": _refused(guard), "expression": _refused_values(guard)} for guard in GUARDS),
             ],
-            "validations": [_offered(), *(_validation(guard) for guard in GUARDS)],
+            "validations": [_offered(), _all_or_none(), *(_validation(guard) for guard in GUARDS)],
         },
     }
 
@@ -97,7 +100,17 @@ def _offered() -> dict[str, str]:
     return {
         "expression": f"oldObject != null || !has({CLASS}.namespaceSelector) || ({SELECTED})",
         "message": "The LoraFineTuneClass is not offered to this namespace (its spec.namespaceSelector).",
-        "messageExpression": _filled(SENTENCE, words),
+        "messageExpression": _filled(NOT_OFFERED, words),
+        "reason": "Forbidden",
+    }
+
+
+def _all_or_none() -> dict[str, str]:
+    """A run on several nodes needs what starts all its pods or none. The CRD keeps a stored run's queue."""
+    return {
+        "expression": f"oldObject != null || {ALL_OR_NONE}",
+        "message": "A run on several nodes needs spec.queueName.",
+        "messageExpression": _filled(NO_QUEUE, {"nodes": f"string({NODES})", "name": "params.metadata.name"}),
         "reason": "Forbidden",
     }
 

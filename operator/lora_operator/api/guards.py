@@ -108,6 +108,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(field="dataset.sources[]", place="allowed.datasets", comparison=LISTED, reading=ROWS),
     Guard(field="evaluation.dataset", place="allowed.datasets", comparison=LISTED, reading=ROWS),
     Guard(field="output.uri", place="allowed.outputs", comparison=LISTED),
+    Guard(field="queueName", place="allowed.queues", comparison=LISTED),
+    Guard(field="workloadPriorityClassName", place="allowed.priorityClasses", comparison=LISTED),
     Guard(field="lora.r", place="limits.r", comparison=AT_MOST),
     Guard(field="model.maxSeqLength", place="limits.maxSeqLength", comparison=AT_MOST),
     Guard(field="training.maxSteps", place="limits.maxSteps", comparison=AT_MOST),

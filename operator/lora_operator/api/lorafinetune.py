@@ -69,9 +69,16 @@ def _immutable_unless_suspended(field: str) -> dict[str, str]:
     )
 
 
+QUEUE_OF_SEVERAL_NODES = rule(
+    f"!has(oldSelf.queueName) || has(self.queueName) || {value('parallelism.nodes', ParallelismSpec().nodes)} == 1",
+    "spec.queueName of a run on several nodes cannot be removed, because its pods must start together: set another.",
+    field="queueName",
+)
+
 SPEC_RULES = rules(
     *(_immutable(field) for field in IMMUTABLE),
     *(_immutable_unless_suspended(field) for field in CHANGEABLE_WHILE_SUSPENDED),
+    QUEUE_OF_SEVERAL_NODES,
     *(on_create(conflict.rule) for conflict in CONFLICTS),
 )
 
@@ -275,6 +282,10 @@ class LoraFineTuneStatus(WireModel):
     """Time and memory that the run used."""
     work: Work | None = None
     """Prepared rows and checkpoints. The class says how long they stay after the end of the run."""
+    queued_since: datetime | None = None
+    """Since when the run waits for others, in line (WaitingForTurn) or in a queue (Queued); unset while it does not."""
+    queued_seconds: int | None = None
+    """Seconds that it waited for others before, without the time since queuedSince."""
     completion_time: datetime | None = None
     """When the run became Finished."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from lora_trainer.contract.run import AcceleratorKind
-from lora_trainer.contract.spec.cel import given, rule, rules
+from lora_trainer.contract.spec.cel import given, rule, rules, value
 from lora_trainer.contract.spec.evaluation import EvaluationSettings
 from lora_trainer.contract.spec.hugging_face import HuggingFaceSpec
 from lora_trainer.contract.spec.lora import LoraSpec
@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 from lora_operator.api.conditions import Conditions
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.namespace_selector import NamespaceSelector
+from lora_operator.api.placement import Placement
 from lora_operator.api.pod_overlay import LONGEST_PREFIX, PodOverlay, Scheduling
 from lora_operator.api.quantity import Quantity, in_gib
 
@@ -167,6 +168,14 @@ class TrainSpec(Scheduling):
     requested."""
     scratch: Quantity = "100Gi"
     """Size of the volume for model weights, rows and compiled kernels."""
+    shared_memory: Quantity = "1Gi"
+    """Size of /dev/shm, through which processes and NCCL exchange data. What they put there counts as the container's
+    memory."""
+    placement: Placement = Placement.QUEUE
+    """What keeps two runs on several nodes from holding some nodes each and waiting for the others. Queue: a queue of
+    Kueue, so such a run needs spec.queueName or defaults.queueName. Scheduler: the scheduler of schedulerName, which
+    the platform team has set up to start all pods of a Job or none. PodByPod: nothing; pods that wait for others end as
+    PeerLost after 15 minutes."""
 
 
 _REST = rf"[^*{BLANK}]*"
@@ -178,6 +187,8 @@ _LOCAL_ENTRY = rf"(pvc|configmap)://{_REST}\*?"
 MODEL_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|[A-Za-z0-9_./-]*\*|[A-Za-z0-9_./-]+)$"
 DATA_ENTRY = rf"^({_BUCKET_ENTRY}|{_LOCAL_ENTRY}|hf://datasets/{_REST}\*?)$"
 OUTPUT_ENTRY = rf"^{_BUCKET_ENTRY}$"
+_NAME_PART = r"([-a-z0-9.]|\{namespace\})"
+KUEUE_ENTRY = rf"^({_NAME_PART}+|({_NAME_PART}*[-a-z0-9.])?\*)$"
 
 
 Models = Annotated[
@@ -192,6 +203,10 @@ Outputs = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=OUTPUT_ENTRY)], ...],
     Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
 ]
+KueueNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=KUEUE_ENTRY)], ...],
+    Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+]
 
 
 class ModelCacheSpec(WireModel):
@@ -204,8 +219,8 @@ class ModelCacheSpec(WireModel):
 
 
 class AllowedSpec(WireModel):
-    """What runs of this class may name. An entry is one address, or the beginning of many followed by a *; {namespace}
-    stands for the namespace of the run. What is unset is not restricted."""
+    """What runs of this class may name. An entry is one address or name, or the beginning of many followed by a *;
+    {namespace} stands for the namespace of the run. What is unset is not restricted."""
 
     models: Models | None = None
     """Base models: meta-llama/*, s3://models/*, s3://{namespace}/models/*. A model of claimRef has the address
@@ -215,10 +230,16 @@ class AllowedSpec(WireModel):
     hf://datasets/*. Rows of configMapRef have the address configmap://name/key, those of claimRef pvc://claim/path."""
     outputs: Outputs | None = None
     """Where adapters are published (output.uri): s3://{namespace}/*."""
+    queues: KueueNames | None = None
+    """LocalQueues of Kueue (queueName): gpus, {namespace}-gpus. A run that names none gets defaults.queueName, listed
+    or not."""
+    priority_classes: KueueNames | None = None
+    """WorkloadPriorityClasses of Kueue (workloadPriorityClassName). A run that names none gets
+    defaults.workloadPriorityClassName, listed or not."""
 
 
 class LimitsSpec(WireModel):
-    """Limits for one run of this class. An unset field sets no limit, except gpus and nodes."""
+    """Limits for runs of this class. An unset field sets no limit, except gpus and nodes."""
 
     gpus: Annotated[int, Field(ge=1, le=16)] = 1
     """Maximum of spec.parallelism.gpus: GPUs per node, or processes on a CPU class."""
@@ -233,6 +254,12 @@ class LimitsSpec(WireModel):
     counted the rows."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
     """Maximum of spec.maxRuntimeSeconds, and its value for runs that leave it unset."""
+    max_queue_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
+    """Seconds for which a run may wait for others at a stretch, in line (activeRunsPerNamespace) or in a queue of
+    Kueue. After that it fails (QueueTimeout)."""
+    active_runs_per_namespace: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Maximum of runs of one namespace that are active at a time. A run is active from its first attempt on, until it
+    ends or is suspended. Further ones wait for their turn (WaitingForTurn), the oldest first."""
 
 
 class DefaultsSpec(WireModel):
@@ -294,6 +321,12 @@ class LoraFineTuneClassSpec(WireModel):
                 field="pod",
             ),
             *(_names_no_gpu(part) for part in ("requests", "limits")),
+            rule(
+                f"{value('train.placement', Placement.QUEUE)} != '{Placement.SCHEDULER}'"
+                f" || {given('train.schedulerName')}",
+                "train.placement Scheduler needs train.schedulerName: name the scheduler, or choose another placement.",
+                field="train",
+            ),
             _default_within("lora.r", "r"),
             _default_within("model.maxSeqLength", "maxSeqLength"),
             _default_within("training.maxSteps", "maxSteps"),
@@ -302,6 +335,9 @@ class LoraFineTuneClassSpec(WireModel):
 
     namespace_selector: NamespaceSelector | None = None
     """Namespaces whose runs may use this class, by their labels. Unset: all. A run that has begun keeps its class."""
+    paused: bool = False
+    """True: no attempt of a run of this class starts, also of runs that have begun. Attempts that run, or that wait in
+    a queue of Kueue, go on."""
     image: Image
     """Trainer image. Name it by digest (registry.example.com/trainer@sha256:...): a tag may mean another image
     tomorrow."""
@@ -324,7 +360,7 @@ class LoraFineTuneClassSpec(WireModel):
     allowed: AllowedSpec = AllowedSpec()
     """Models, datasets and outputs that runs may use. Unset: all."""
     limits: LimitsSpec = LimitsSpec()
-    """Limits for one run."""
+    """Limits for runs."""
     defaults: DefaultsSpec = DefaultsSpec()
     """Defaults for runs that leave a field unset."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
@@ -340,6 +376,15 @@ class LoraFineTuneClassSpec(WireModel):
     status keeps the records of all attempts."""
 
 
+class ClassProblem(WireModel):
+    """Unfinished runs that need a person, all for the same reason."""
+
+    reason: Annotated[str, Field(max_length=128)]
+    """Reason of their Ready condition, whose remedy the failure catalogue names."""
+    runs: int
+    """Number of such runs."""
+
+
 class ClassStatus(WireModel):
     """Whether runs can use the class, and how many do."""
 
@@ -349,3 +394,12 @@ class ClassStatus(WireModel):
     """Ready is True while runs can use the class. Stalled is True while they cannot, and its message says why."""
     unfinished_runs: int | None = None
     """Number of runs that were resolved against the class and are not Finished."""
+    problems: Annotated[
+        tuple[ClassProblem, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
+        ),
+    ] = ()
+    """Why unfinished runs of the class stand still (their Stalled is True), most frequent reason first. Names of runs
+    are not shown, because every namespace may read the class."""

@@ -17,6 +17,7 @@ from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
 from lora_trainer.contract.wire import WireModel
 from pydantic import ConfigDict, Field
 
+from lora_operator.api.affinity import Affinity, SpreadConstraint
 from lora_operator.naming import GROUP, MANAGED_BY_LABEL
 
 OWN_VARIABLES = (
@@ -123,6 +124,14 @@ class Scheduling(WireModel):
     """RuntimeClass of the pods (nvidia, where it is not the nodes' default)."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
+    scheduler_name: ObjectName | None = None
+    """Scheduler of the pods. Unset: the cluster's default."""
+    affinity: Affinity | None = None
+    """Nodes and other pods that the pods must or should be near to, or far from."""
+    topology_spread_constraints: Annotated[
+        tuple[SpreadConstraint, ...], Field(max_length=4, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """How evenly the pods are spread."""
 
 
 class PullSecret(WireModel):

@@ -85,6 +85,26 @@ class Reason(StrEnum):
     Remedy: Restore the ConfigMap or the class, or create another LoraFineTune.
     """
 
+    CLASS_PAUSED = "ClassPaused"
+    """The class is paused: no attempt of its runs starts. Attempts that run go on.
+
+    Cause: The platform team has set spec.paused of the class, for maintenance.
+    Remedy: Wait: the run continues when the class does.
+    """
+    OPERATOR_PAUSED = "OperatorPaused"
+    """The operator is paused: no attempt of any run starts. Attempts that run go on.
+
+    Cause: The platform team has set LORA_OPERATOR_PAUSED, for maintenance.
+    Remedy: Wait: the run continues when the operator does.
+    """
+    WAITING_FOR_TURN = "WaitingForTurn"
+    """The namespace has as many active runs of the class as the class allows."""
+    QUEUE_TIMEOUT = "QueueTimeout"
+    """The run waited for longer in line or in a queue than its class allows.
+
+    Cause: Other runs hold the places or the accelerators.
+    Remedy: Create another LoraFineTune when there is more room, or in another class or queue.
+    """
     CHILD_REFUSED = "ChildRefused"
     """The API server refuses a Job, ConfigMap or Service of the run.
 

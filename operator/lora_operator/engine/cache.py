@@ -57,7 +57,12 @@ class RunRecord:
     output: str
     class_name: str | None
     """The class that it was resolved against."""
+    asked_class: str | None
+    """The class that its spec names."""
+    deleting: bool
     ready_reason: str | None
+    stalled: bool
+    """Whether it needs a person."""
     hold: Hold
     """Its hold on the output, by its spec and status alone."""
     on_record: bool
@@ -86,6 +91,9 @@ def run_record(body: Body) -> RunRecord:
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         output=output_folder(body["spec"]["output"]["uri"]),
         class_name=status.get("className"),
+        asked_class=body["spec"].get("className"),
+        deleting="deletionTimestamp" in metadata,
+        stalled=ConditionType.STALLED in true,
         ready_reason=next((entry["reason"] for entry in conditions if entry["type"] == ConditionType.READY), None),
         hold=Hold.NONE if terminal else Hold.FIRM if begun else Hold.NONE if cannot_start else Hold.IF_OLDER,
         on_record=begun or "resolvedDigest" in status,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock
@@ -33,9 +33,15 @@ async def write_class_status(*, gateway: Gateway, cache: Cache, clock: Clock) ->
     """Write the status of each class whose status is not what it should be. Raises KubeError."""
     classes = cache.classes.values()
     defaults = [view.name for view in classes if view.is_default]
-    unfinished = Counter(record.class_name for record in cache.runs.values() if not record.terminal)
+    unfinished, problems = Counter[str | None](), defaultdict[str | None, Counter[str]](Counter)
+    for record in cache.runs.values():
+        unfinished[record.class_name] += not record.terminal
+        if record.stalled and not record.terminal and record.ready_reason is not None:
+            problems[record.class_name][record.ready_reason] += 1
     for view in classes:
-        status = class_status(view, defaults=defaults, unfinished=unfinished[view.name], now=clock())
+        status = class_status(
+            view, defaults=defaults, unfinished=unfinished[view.name], problems=problems[view.name], now=clock()
+        )
         if status == view.status:
             continue
         try:

@@ -69,7 +69,7 @@ class Engine:
         self._clock = clock
         self._asking = asking
         self._primed = asyncio.Event()
-        self._observer = Observer(gateway=gateway, cache=self.cache, clock=clock)
+        self._observer = Observer(gateway=gateway, cache=self.cache, clock=clock, paused=settings.paused)
         self._reconciler = Reconciler(
             gateway=gateway, cache=self.cache, observer=self._observer, clock=clock, metrics=metrics
         )

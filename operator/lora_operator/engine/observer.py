@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lora_operator.api.lorafinetune import LoraFineTune, StoredRun, parse_run, parse_stored
 from lora_operator.engine.cache import Cache, key_of
+from lora_operator.engine.lines import Lines
 from lora_operator.engine.refusals import Refusals
 from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS, Gateway
@@ -41,13 +42,17 @@ class Observer:
     gateway: Gateway
     cache: Cache
     clock: Clock
+    paused: bool = False
+    """Whether no attempt is to start."""
     polled: dict[str, PolledProgress] = field(default_factory=dict)
     """Newest progress by uid of the run."""
     places: dict[str, QueuePlace] = field(default_factory=dict)
     """Places in queues by uid of the Job."""
     _refusals: Refusals = field(init=False)
+    _lines: Lines = field(init=False)
 
     def __post_init__(self) -> None:
+        self._lines = Lines(cache=self.cache)
         self._refusals = Refusals(gateway=self.gateway)
 
     async def look(self, key: Key) -> Observed | None:
@@ -114,6 +119,8 @@ class Observer:
             output_holder=self.cache.output_holder(
                 run.uid, created=run.created, output=output_folder(run.spec.output.uri)
             ),
+            line=self._lines.line(run) if unfinished else None,
+            paused=self.paused,
             cleanups=self.cache.unfinished_cleanups(run.namespace) if run.status.terminal else 0,
         )
 

@@ -103,13 +103,14 @@ class Reconciler:
                 await self._execute(observed, action)
         except Hindered as met:
             plan = make_plan(met.observed, self.clock())
+        # After any other error the Job may exist all the same: the mark stays until a reconcile knows better.
         self.cache.starting.discard(observed.run.uid)
         return await self._write(observed.run, plan)
 
     def _note_start(self, observed: Observed, plan: Plan) -> None:
-        """From now on the run holds its output, also where it never becomes known whether its Job was created. Nothing
-        is awaited between the look at other runs and this."""
-        if not observed.begun and any(isinstance(action, Create) for action in plan.actions):
+        """Mark a run whose attempt starts: from now on it holds its output and a place, also where it never becomes
+        known whether its Job was created. Nothing is awaited between the look at other runs and this."""
+        if plan.starts_attempt:
             self.cache.starting.add(observed.run.uid)
         else:
             self.cache.starting.discard(observed.run.uid)

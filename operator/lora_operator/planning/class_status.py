@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 from lora_operator.api.conditions import ConditionType, put
-from lora_operator.api.lorafinetuneclass import ClassStatus
+from lora_operator.api.lorafinetuneclass import ClassProblem, ClassStatus
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.observed import ClassView
 
 
-def class_status(view: ClassView, *, defaults: Sequence[str], unfinished: int, now: datetime) -> ClassStatus:
-    """The status of a class. `defaults` names the classes that are marked as default."""
-    invalid = view.error is not None
-    reason = Reason.CLASS_INVALID if invalid else Reason.OFFERED
+def class_status(
+    view: ClassView, *, defaults: Sequence[str], unfinished: int, problems: Counter[str], now: datetime
+) -> ClassStatus:
+    """The status of a class. `defaults` names the classes that are marked as default; `problems` counts the unfinished
+    runs that need a person by the reason."""
+    invalid = view.spec is None
+    paused = view.spec is not None and view.spec.paused
+    reason = Reason.CLASS_INVALID if invalid else Reason.CLASS_PAUSED if paused else Reason.OFFERED
     message = f"The operator cannot use this class: {view.error}. Fix the field." if invalid else _offer(view, defaults)
+    if paused:
+        message = "spec.paused is true: no attempt starts; those that run go on. Set it to false to resume."
     conditions = view.status.conditions
-    for kind, status in ((ConditionType.READY, not invalid), (ConditionType.STALLED, invalid)):
+    for kind, status in ((ConditionType.READY, not invalid and not paused), (ConditionType.STALLED, invalid)):
         conditions = put(
             conditions,
             kind,
@@ -28,15 +35,26 @@ def class_status(view: ClassView, *, defaults: Sequence[str], unfinished: int, n
             generation=view.generation,
             now=now,
         )
-    return ClassStatus(observed_generation=view.generation, conditions=conditions, unfinished_runs=unfinished)
+    return ClassStatus(
+        observed_generation=view.generation,
+        conditions=conditions,
+        unfinished_runs=unfinished,
+        problems=tuple(
+            ClassProblem(reason=reason, runs=runs)
+            for reason, runs in sorted(problems.items(), key=lambda problem: (-problem[1], problem[0]))
+        ),
+    )
 
 
 def _offer(view: ClassView, defaults: Sequence[str]) -> str:
+    restricted = view.spec is not None and view.spec.namespace_selector is not None
+    where = " in the namespaces that its spec.namespaceSelector selects" if restricted else ""
     if not view.is_default:
-        return "Runs that name this class use it."
+        return f"Runs that name this class use it{where}."
     if len(defaults) == 1:
-        return "Runs that name this class use it, and runs that name no class."
+        return f"Runs that name this class use it, and runs that name no class{where}."
     return (
-        f"Runs that name this class use it. Runs that name no class are refused: {', '.join(sorted(defaults))} are all "
-        f"marked as default. Remove the annotation {DEFAULT_CLASS_ANNOTATION} from all but one."
+        f"Runs that name this class use it{where}. Runs that name no class are refused: "
+        f"{', '.join(sorted(defaults))} are all marked as default. Remove the annotation "
+        f"{DEFAULT_CLASS_ANNOTATION} from all but one."
     )

@@ -42,7 +42,13 @@ def attempt_class(attempt: Attempt) -> ExitClass:
     match attempt.reason:
         case None:
             raise ValueError(f"{attempt.stage} attempt {attempt.number} has not ended")
-        case Reason.SUSPENDED_BY_USER | Reason.DEADLINE_EXCEEDED | Reason.DISRUPTED | Reason.RESULT_LOST:
+        case (
+            Reason.SUSPENDED_BY_USER
+            | Reason.DEADLINE_EXCEEDED
+            | Reason.QUEUE_TIMEOUT
+            | Reason.DISRUPTED
+            | Reason.RESULT_LOST
+        ):
             return ExitClass.INTERRUPTED
         case Reason.NO_PROGRESS:
             return ExitClass.STUCK

@@ -12,7 +12,10 @@ from lora_trainer.contract.outcome import Chosen
 from lora_operator.api.conflicts import conflicts
 from lora_operator.api.guards import breaches
 from lora_operator.api.lorafinetune import LoraFineTune
+from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.namespace_selector import SENTENCE as NOT_OFFERED
+from lora_operator.api.placement import SENTENCE as NO_QUEUE
+from lora_operator.api.placement import all_or_none
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION, config_map_name
 from lora_operator.planning.observed import ClassView, Observed, TakenName
@@ -85,6 +88,24 @@ def class_allows(observed: Observed, resolved: ResolvedRun) -> Block | None:
     return Block(reason=Reason.POLICY_VIOLATION, message=" ".join(broken)) if broken else None
 
 
+def has_all_or_none(run: LoraFineTune, class_spec: LoraFineTuneClassSpec) -> bool:
+    """Whether all pods of the run start together, or whether its class says that they need not."""
+    return all_or_none(
+        nodes=run.spec.parallelism.nodes,
+        queue=run.spec.queue_name or class_spec.defaults.queue_name,
+        placement=class_spec.train.placement,
+    )
+
+
+def starts_as_one(observed: Observed, resolved: ResolvedRun) -> Block | None:
+    """Block where pods of a run on several nodes could hold their accelerators while the others find none."""
+    run = observed.run
+    if has_all_or_none(run, resolved.class_spec):
+        return None
+    message = NO_QUEUE.format(nodes=run.spec.parallelism.nodes, name=resolved.class_name)
+    return Block(reason=Reason.POLICY_VIOLATION, message=message)
+
+
 def settings_agree(_: Observed, resolved: ResolvedRun) -> Block | None:
     """Block where defaults contradict the run's own settings."""
     opposed = conflicts(resolved.run_file)
@@ -121,6 +142,7 @@ class Gate:
 CHAIN: tuple[Gate, ...] = (
     Gate(check=class_is_offered, exempt_from=Standing.RESOLVED),
     Gate(check=class_allows, exempt_from=Standing.RESOLVED),
+    Gate(check=starts_as_one, exempt_from=Standing.RESOLVED),
     Gate(check=settings_agree, exempt_from=Standing.RESOLVED),
     Gate(check=output_is_free, exempt_from=Standing.BEGUN),
 )

@@ -23,6 +23,7 @@ from lora_operator.naming import (
     STAGE_LABEL,
     Stage,
 )
+from lora_operator.planning.line import Line
 from lora_operator.workloads.resolved import ResolvedRun
 
 DISRUPTED_REASON = "PodFailurePolicy"
@@ -241,6 +242,10 @@ class Observed:
     polled: PolledProgress | None = None
     output_holder: tuple[str, str] | None = None
     """Namespace and name of another run with the same output, which has begun or comes first."""
+    line: Line | None = None
+    """The line of its namespace and class; None where the class sets no limit to active runs."""
+    paused: bool = False
+    """Whether the operator starts no attempts."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the run's namespace, where its class is not offered to all namespaces."""
     taken: TakenName | None = None

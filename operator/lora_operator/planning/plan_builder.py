@@ -13,6 +13,7 @@ from lora_operator.naming import Stage
 from lora_operator.planning.attempts import EndedAttempt
 from lora_operator.planning.events import PlannedEvent, failed_attempts, milestones, transition
 from lora_operator.planning.observed import Observed
+from lora_operator.planning.queue_time import with_queue_time
 from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
 
 
@@ -47,6 +48,11 @@ class Plan:
     decisive: bool = False
     """Whether the plan creates an object, closes an attempt or ends the run. Such a plan must be made from live reads:
     in the cache, a Job may have ended while its pod has not."""
+
+    @property
+    def starts_attempt(self) -> bool:
+        """Whether it creates a Job."""
+        return any(isinstance(action, Create) and action.body["kind"] == "Job" for action in self.actions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +103,7 @@ class PlanBuilder:
         """The finished plan. What creates, closes what ended, or ends the run is decisive in any case."""
         todo = tuple(actions)
         before, after = self.run.status, conclude(self.draft, ready_state)
+        after = with_queue_time(after, ready_state.reason, now=self.now)
         finished = ready_state.phase in (RunPhase.DONE, RunPhase.FAILED)
         return Plan(
             status=after,

@@ -26,19 +26,19 @@ def _preempted(job: JobView) -> str:
     return f"The queue preempted pod {pod.name}, which writes a checkpoint and ends."
 
 
+def shown_position(position: int) -> str:
+    """The position, exact near the front."""
+    if position <= EXACT_POSITIONS:
+        return f"at position {position}"
+    return f"after position {max(rounded for rounded in ROUNDED_POSITIONS if rounded < position)}"
+
+
 def _where(job: JobView) -> str:
     if job.queue is None:
         return f"A queue suspends Job {job.name}. The Job starts when the queue has room."
     position = job.place.position if job.place is not None else None
-    return f"Job {job.name} waits in LocalQueue {job.queue}{_shown(position)}. It starts when the queue has room."
-
-
-def _shown(position: int | None) -> str:
-    if position is None:
-        return ""
-    if position <= EXACT_POSITIONS:
-        return f" at position {position}"
-    return f" after position {max(rounded for rounded in ROUNDED_POSITIONS if rounded < position)}"
+    shown = f" {shown_position(position)}" if position is not None else ""
+    return f"Job {job.name} waits in LocalQueue {job.queue}{shown}. It starts when the queue has room."
 
 
 def _why(place: QueuePlace | None) -> str:

@@ -14,6 +14,7 @@ from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.gates import Block, may_create
+from lora_operator.planning.holds import Candidate, held_back
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
 from lora_operator.planning.plan_builder import Action, Create, Plan, PlanBuilder
@@ -26,6 +27,7 @@ from lora_operator.planning.pod_problems import (
     problem_of_child,
 )
 from lora_operator.planning.progress import fold_progress
+from lora_operator.planning.queue_time import patience_left, queue_timeout
 from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import ReadyState, RunPhase
@@ -50,9 +52,13 @@ def advance_stage(builder: PlanBuilder, state: StageState, resolved: ResolvedRun
     if job is not None and state.live:
         if job.deleting or state.attempts[-1].reason is not None:
             return _stopping(builder, state, job)
+        patience = patience_left(builder.status, resolved, now=builder.now) if job.suspended else None
+        if patience is not None and patience <= timedelta():
+            return _end_attempt(builder, state, job, reason=Reason.QUEUE_TIMEOUT, sentence=queue_timeout(resolved))
         if (stuck := stuck_sentence(job, builder.observed.polled_of(job))) is not None:
             return _end_attempt(builder, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
-        return _wait(builder, job, resolved, left=None if end is None else end - builder.now)
+        ends = [left for left in (None if end is None else end - builder.now, patience) if left is not None]
+        return _wait(builder, job, resolved, left=min(ends, default=None))
     if not state.attempts:
         return _start(builder, state, resolved)
     return _after_failure(builder, state, resolved)
@@ -178,6 +184,8 @@ def _starting(name: str) -> ReadyState:
 
 def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
     """Create the Job of the next attempt and what it needs: its ConfigMap and, for several pods, their Service."""
+    if (held := held_back(Candidate(observed=builder.observed, resolved=resolved))) is not None:
+        return _hold_back(builder, state, resolved, held)
     if builder.observed.orphans:
         return _yield_to(builder, state, builder.observed.orphans[0])
     if builder.observed.refused is not None:
@@ -230,6 +238,17 @@ def _blocked(block: Block) -> ReadyState:
     return ReadyState(phase=RunPhase.NEEDS_PERSON, reason=block.reason, message=block.message)
 
 
+def _hold_back(builder: PlanBuilder, state: StageState, resolved: ResolvedRun, held: ReadyState) -> Plan:
+    """Report why the attempt may not start."""
+    builder, look = _stage_not_done(builder, state.stage, held), None
+    if held.reason == Reason.WAITING_FOR_TURN and builder.observed.line is not None:
+        look, left = builder.observed.line.recheck, patience_left(builder.status, resolved, now=builder.now)
+        if left is not None and left <= timedelta():
+            return fail(builder, reason=Reason.QUEUE_TIMEOUT, message=queue_timeout(resolved))
+        look = min(look, left or look)
+    return builder.end(held, requeue_after=look)
+
+
 def _refused(builder: PlanBuilder, state: StageState, refusal: Refusal) -> Plan:
     """Report that the API server refused a child. The operator retries, less often with time."""
     ready_state = _ready_state(problem_of_child(refusal))
@@ -252,6 +271,8 @@ def _missing(builder: PlanBuilder, resolved: ResolvedRun) -> tuple[Action, ...]:
 
 def _after_failure(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Plan:
     last = state.attempts[-1]
+    if last.reason == Reason.QUEUE_TIMEOUT:
+        return fail(builder, reason=Reason.QUEUE_TIMEOUT, message=how_it_ended(last))
     decision = _decide(builder, state.attempts)
     if isinstance(decision, GiveUp):
         sentence = state.latest.sentence if state.latest is not None else how_it_ended(last)

@@ -13,9 +13,9 @@ from lora_operator.workloads.draft import Entry, PodDraft, StageRequest
 def scheduling(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Add the class's scheduling fields of the stage."""
     wire = request.of_stage.model_dump(
-        mode="json", by_alias=True, exclude_none=True, include=set(Scheduling.model_fields)
+        mode="json", by_alias=True, exclude_unset=True, include=set(Scheduling.model_fields)
     )
-    return replace(draft, placement={**draft.placement, **{name: value for name, value in wire.items() if value}})
+    return replace(draft, placement={**draft.placement, **wire})
 
 
 def overlay(draft: PodDraft, request: StageRequest) -> PodDraft:

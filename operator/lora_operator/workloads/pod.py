@@ -123,11 +123,12 @@ def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Add /dev/shm, through which data-loader workers pass batches; by default it has only 64 MiB."""
+    """Add /dev/shm, through which processes pass data; by default it has only 64 MiB."""
     if request.stage is Stage.PREPARE:
         return draft
+    size = request.resolved.class_spec.train.shared_memory
     return draft.plus(
-        volumes=({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},),
+        volumes=({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}},),
         mounts=({"name": "shm", "mountPath": "/dev/shm"},),
     )
 

@@ -37,6 +37,36 @@ OVERLAY: Body = {
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "runtimeClassName": "nvidia",
         "priorityClassName": "batch",
+        "schedulerName": "volcano",
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "example.com/gpus", "operator": "Gt", "values": ["3"]}]}
+                    ]
+                }
+            },
+            "podAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 100,
+                        "podAffinityTerm": {
+                            "labelSelector": {},
+                            "topologyKey": "example.com/rack",
+                            "matchLabelKeys": ["batch.kubernetes.io/job-name"],
+                        },
+                    }
+                ]
+            },
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"app.kubernetes.io/managed-by": "lora-operator"}},
+            }
+        ],
     },
     "pod": {
         "labels": {"example.com/cost-centre": "ml"},
@@ -99,7 +129,10 @@ SCENARIOS: dict[str, tuple[Body, Body]] = {
     ),
     "model-cache": ({}, {"modelCache": {"claimName": "models"}}),
     "overlaid": ({}, OVERLAY),
-    "two-nodes": ({"parallelism": {"nodes": 2}}, {}),
+    "two-nodes": (
+        {"parallelism": {"nodes": 2}},
+        {"train": {"placement": "PodByPod", "sharedMemory": "16Gi", "resources": {"limits": {"rdma/hca": 1}}}},
+    ),
     "many-sources": (
         {
             "dataset": {"sources": MANY},

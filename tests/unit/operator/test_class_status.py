@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,9 +19,20 @@ VIEW = ClassView(
 )
 
 
-def told(view: ClassView, *, defaults: tuple[str, ...] = (), unfinished: int = 0, now: datetime = T0) -> ClassStatus:
-    status = class_status(view, defaults=defaults, unfinished=unfinished, now=now)
-    assert class_status(replace(view, status=status), defaults=defaults, unfinished=unfinished, now=after(60)) == status
+def told(
+    view: ClassView,
+    *,
+    defaults: tuple[str, ...] = (),
+    unfinished: int = 0,
+    problems: Mapping[str, int] | None = None,
+    now: datetime = T0,
+) -> ClassStatus:
+    def at(moment: datetime, view: ClassView) -> ClassStatus:
+        counted = Counter(problems or {})
+        return class_status(view, defaults=defaults, unfinished=unfinished, problems=counted, now=moment)
+
+    status = at(now, view)
+    assert at(after(60), replace(view, status=status)) == status
     return status
 
 
@@ -43,6 +56,33 @@ def test_a_class_that_cannot_be_read_is_stalled_and_says_why() -> None:
     status = told(invalid)
     assert read_by_kstatus(invalid, status) == "Failed"
     assert "spec.later" in message(status)
+
+
+def test_a_class_says_that_it_is_offered_to_some_namespaces_only() -> None:
+    selector = {"matchLabels": {"team": "ml"}}
+    spec = LoraFineTuneClassSpec.model_validate(class_spec(namespaceSelector=selector))
+    assert message(told(replace(VIEW, spec=spec))) == (
+        "Runs that name this class use it in the namespaces that its spec.namespaceSelector selects."
+    )
+
+
+def test_a_class_counts_what_its_runs_stand_at() -> None:
+    status = told(VIEW, unfinished=6, problems={"SecretNotFound": 1, "ImagePullFailed": 3, "PodRefused": 1})
+    assert [(problem.reason, problem.runs) for problem in status.problems] == [
+        ("ImagePullFailed", 3),
+        ("PodRefused", 1),
+        ("SecretNotFound", 1),
+    ]
+
+
+def test_a_paused_class_is_not_ready_and_not_stalled() -> None:
+    paused = replace(VIEW, spec=LoraFineTuneClassSpec.model_validate(class_spec(paused=True)))
+    status = told(paused)
+    assert {entry.type: (entry.status, entry.reason) for entry in status.conditions} == {
+        "Ready": ("False", "ClassPaused"),
+        "Stalled": ("False", "ClassPaused"),
+    }
+    assert "spec.paused is true" in message(status)
 
 
 def test_a_class_says_when_there_are_two_defaults() -> None:

@@ -58,7 +58,9 @@ def test_a_named_class_needs_not_be_the_default() -> None:
 
 @pytest.mark.parametrize("field", ["gpus", "nodes"])
 def test_a_run_that_breaks_its_class_s_limits_waits_for_another_class(field: str) -> None:
-    world = Simulation(run=a_run(parallelism={field: 4}), classes=(a_class("small", limits={field: 2}),))
+    world = Simulation(
+        run=a_run(parallelism={field: 4}, queueName="gpus"), classes=(a_class("small", limits={field: 2}),)
+    )
     world.settle()
     assert world.condition("Accepted") == ("False", "PolicyViolation")
     assert f"spec.parallelism.{field} is 4, but LoraFineTuneClass small allows at most 2" in world.message

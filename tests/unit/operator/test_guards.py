@@ -19,9 +19,11 @@ from lora_operator.api.guards import GUARDS, breaches
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.namespace_selector import LabelExpression, NamespaceSelector, Operator
+from lora_operator.api.placement import Placement
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
+from lora_operator.planning.gates import Block, accept
 
-from tests.builders import class_body, run_body
+from tests.builders import a_class, a_run, an_observation, class_body, run_body
 from tests.policy_cases import CASES, GUARDED, LIMITS, NAMESPACE, PolicyCase
 
 Body = dict[str, Any]
@@ -143,6 +145,51 @@ def test_the_policy_offers_a_class_to_the_namespaces_that_the_operator_offers_it
     assert (said == ()) == selector.matches(labels or {})
     assert policy_says(run, offered, old=run, labels=labels) == (), "a stored run may be suspended"
     assert all(f"class offered is not offered to namespace {NAMESPACE}" in s.replace("Class", "class") for s in said)
+
+
+NAMES = st.sampled_from(["gpus", "gpus-2", "team-a", "team-a-gpus", "team-b"])
+ENTRIES = st.none() | st.lists(
+    st.sampled_from(["gpus", "gpus*", "*", "{namespace}", "{namespace}-*"]), min_size=1, max_size=3, unique=True
+)
+QUEUES = st.fixed_dictionaries({}, optional={"queueName": NAMES, "workloadPriorityClassName": NAMES})
+
+
+@given(queues=ENTRIES, priorities=ENTRIES, before=st.none() | QUEUES, after=QUEUES)
+def test_policy_and_operator_agree_on_queues_and_priorities_at_creation_and_afterwards(
+    queues: list[str] | None, priorities: list[str] | None, before: Body | None, after: Body
+) -> None:
+    allowed = {name: entries for name, entries in (("queues", queues), ("priorityClasses", priorities)) if entries}
+    of_class = class_body(GUARDED, default=False, allowed=allowed)
+    old = run_body(className=GUARDED, suspend=True, **before) if before is not None else None
+    new = run_body(className=GUARDED, suspend=True, **after)
+    changed = {name: value for name, value in after.items() if before is None or before.get(name) != value}
+    assert policy_says(new, of_class, old=old) == operator_says(run_body(**changed), of_class)
+
+
+QUEUE = st.sampled_from([None, "gpus"])
+
+
+@given(
+    nodes=st.none() | st.integers(1, 3),
+    queue=QUEUE,
+    default_queue=QUEUE,
+    placement=st.none() | st.sampled_from(Placement),
+)
+def test_policy_and_operator_agree_on_what_starts_all_pods_or_none(
+    nodes: int | None, queue: str | None, default_queue: str | None, placement: Placement | None
+) -> None:
+    train = {"placement": placement, "schedulerName": "volcano"} if placement else {}
+    defaults = {"queueName": default_queue} if default_queue else {}
+    spec: Body = {"limits": {"nodes": 3}, "train": train, "defaults": defaults}
+    asked: Body = {"queueName": queue} if queue else {}
+    run = a_run(className=GUARDED, parallelism={"nodes": nodes} if nodes else {}, **asked)
+    of_class = a_class(GUARDED, **spec)
+    said = accept(an_observation(run, classes=(of_class,)))
+    refused = said.message if isinstance(said, Block) else ""
+    body = run_body(className=GUARDED) | {"spec": run.spec.wire()}
+    assert "".join(policy_says(body, class_body(GUARDED, **spec))) == refused
+    assert bool(refused) == ((nodes or 1) > 1 and not queue and not default_queue and placement in (None, "Queue"))
+    assert policy_says(body, class_body(GUARDED, **spec), old=body) == (), "a stored run may be suspended"
 
 
 def test_no_class_is_the_default_by_another_word() -> None:

@@ -33,7 +33,7 @@ from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation
 
 SERVICE = f"nodes-{NAME}"
 NODES: dict[str, Any] = {"parallelism": {"nodes": 2}}
-CLASS = a_class(limits={"nodes": 2})
+CLASS = a_class(limits={"nodes": 2}, defaults={"queueName": "gpus"})
 SHARE = encode_outcome(Outcome(reason="Succeeded", message="This node took its share of every step."))
 
 End = dict[str, Any]

@@ -229,7 +229,17 @@ def test_a_class_says_where_the_pods_of_each_stage_run() -> None:
     assert made[Stage.TRAIN]["priorityClassName"] == "batch"
     assert made[Stage.TRAIN]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert made[Stage.PREPARE]["tolerations"] == [{"operator": "Exists"}]
-    assert not {"nodeSelector", "runtimeClassName", "priorityClassName"} & set(made[Stage.PREPARE])
+    for field in ("schedulerName", "affinity", "topologySpreadConstraints"):
+        assert made[Stage.TRAIN][field] == OVERLAY["train"][field]
+    assert not (set(OVERLAY["train"]) - {"tolerations"}) & set(made[Stage.PREPARE])
+
+
+def test_a_class_gives_train_pods_network_cards_and_shared_memory() -> None:
+    pod = pods("two-nodes")[Stage.TRAIN]
+    resources = pod["containers"][0]["resources"]
+    assert resources["limits"]["rdma/hca"] == resources["requests"]["rdma/hca"] == "1"
+    shm = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
 
 
 @pytest.mark.parametrize("stage", Stage)
