@@ -11,13 +11,14 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported, Verification
@@ -215,13 +216,28 @@ def read_run(path: Path) -> RunFile:
         raise TrainerError(ExitCode.ConfigInvalid, f"The run file {path} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
-        named = [f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in problems]
-        more = f" and {len(named) - MAX_NAMED_FIELDS} more" if len(named) > MAX_NAMED_FIELDS else ""
+        if unknown := [_place(problem) for problem in problems if problem["type"] == "extra_forbidden"]:
+            raise TrainerError(
+                ExitCode.ConfigInvalid,
+                f"The trainer image is older than the operator and does not know {_some(unknown, ', ')}.",
+                "Ask the platform team to upgrade the class's image to the operator's release, or leave this unset.",
+            ) from None
+        named = [f"{_place(problem)}: {problem['msg']}" for problem in problems]
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"The run file is invalid: {'; '.join(named[:MAX_NAMED_FIELDS])}{more}.",
+            f"The run file is invalid: {_some(named, '; ')}.",
             "Use the operator and the trainer image of the same release.",
         ) from None
+
+
+def _place(problem: ErrorDetails) -> str:
+    return ".".join(map(str, problem["loc"])) or "file"
+
+
+def _some(texts: Sequence[str], between: str) -> str:
+    """The first of the texts, and how many more there are."""
+    more = f" and {len(texts) - MAX_NAMED_FIELDS} more" if len(texts) > MAX_NAMED_FIELDS else ""
+    return between.join(texts[:MAX_NAMED_FIELDS]) + more
 
 
 def finish(stage: Callable[[], PrepareResult | TrainResult | None]) -> Ending:

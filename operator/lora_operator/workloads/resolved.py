@@ -95,7 +95,7 @@ def config_map(run: LoraFineTune, resolved: ResolvedRun) -> dict[str, Any]:
         "metadata": child_metadata(run, name=config_map_name(run.name)),
         "immutable": True,
         "data": {
-            RUN_KEY: resolved.run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+            RUN_KEY: resolved.run_file.text(),
             CLASS_NAME_KEY: resolved.class_name,
             # Fields that the class leaves unset stay unset: a default of the product is not the class's setting.
             CLASS_KEY: resolved.class_spec.model_dump_json(by_alias=True, exclude_unset=True),
