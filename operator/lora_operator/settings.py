@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,8 +25,6 @@ class OperatorSettings(BaseModel):
     """Seconds between requests to Kueue for the queue positions of suspended Jobs."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
-    identity: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
-    """Identity of this operator in the Lease; unset: the host name, which in a pod is the pod's name."""
     namespace: str = Field(default="lora-operator-system", min_length=1, max_length=63)
     """Namespace of the Lease."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

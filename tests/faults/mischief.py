@@ -10,9 +10,10 @@ from tests.faults.world import World
 
 Mischief = Callable[[World, Random], bool]
 
-COUNTED_WHEN_THEY_HIT = (api_faults.refuse, operator_faults.kill_at_a_request)
+COUNTED_WHEN_THEY_HIT = (api_faults.refuse, api_faults.answer_oddly, operator_faults.kill_at_a_request)
 CATALOGUE: tuple[tuple[int, Mischief], ...] = (
     (40, api_faults.refuse),
+    (6, api_faults.answer_oddly),
     (4, api_faults.outage),
     (6, api_faults.partition),
     (6, api_faults.cut_watches),

@@ -19,7 +19,7 @@ def kill_at_a_request(world: World, rng: Random) -> bool:
 
     async def happen() -> None:
         world.happened["kill at a request"] += 1
-        await world.kill_operator(replica.identity, after=after)
+        await world.kill_operator(replica.name, after=after)
 
     replica.die_at(rng.randint(0, 12), applied=rng.random() < 0.5, happen=happen)
     return True
@@ -29,7 +29,7 @@ def kill(world: World, rng: Random) -> bool:
     """An operator is killed between two requests."""
     replica = an_operator(world, rng)
     if replica is not None:
-        world.spawn(world.kill_operator(replica.identity, after=rng.uniform(0.5, 20)))
+        world.spawn(world.kill_operator(replica.name, after=rng.uniform(0.5, 20)))
     return replica is not None
 
 
@@ -37,7 +37,7 @@ def stop(world: World, rng: Random) -> bool:
     """An operator is asked to stop, as in a rolling update."""
     replica = an_operator(world, rng)
     if replica is not None:
-        world.spawn(world.kill_operator(replica.identity, cleanly=True, after=rng.uniform(0.5, 5)))
+        world.spawn(world.kill_operator(replica.name, cleanly=True, after=rng.uniform(0.5, 5)))
     return replica is not None
 
 
@@ -56,4 +56,5 @@ def an_operator(world: World, rng: Random) -> Replica | None:
 
 def _leader(world: World) -> Replica | None:
     lease = next(iter(world.server.objects(LEASES)), {})
-    return world.replicas.get(lease.get("spec", {}).get("holderIdentity", ""))
+    holder = lease.get("spec", {}).get("holderIdentity", "")
+    return next((replica for replica in world.replicas.values() if replica.wire.identity == holder), None)
