@@ -26,7 +26,9 @@ from lora_trainer.contract.outcome import Outcome, PrepareResult, TrainResult, e
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RENDEZVOUS_PORT, RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
+from lora_trainer.processes import hide_from_others
 from lora_trainer.publishing.signing import Verifier, read_verifier
+from lora_trainer.redaction import redacted
 from lora_trainer.storage import Bucket, open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
 from lora_trainer.training.nodes import Place
@@ -95,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     # or this one would wait for them forever.
     os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM}))
     arguments = parser().parse_args(argv)
+    hide_from_others()
     if arguments.stage in ("verify", "export"):
         configure_logging(sys.stderr)
         return _print(_verify if arguments.stage == "verify" else _export, arguments)
@@ -160,7 +163,7 @@ def _rank(arguments: argparse.Namespace) -> int:
         )
     except Exception as error:  # report every ending, even of a bug
         ending = ending_of(error)
-        arguments.termination_log.write_text(encode_outcome(ending.outcome))
+        arguments.termination_log.write_text(_shown(ending.outcome))
         return ending.code
     return ExitCode.Succeeded
 
@@ -171,7 +174,7 @@ def _print(stage: Callable[[argparse.Namespace], Verification | Exported], argum
         result = stage(arguments)
     except Exception as error:  # report every ending, even of a bug
         ending = ending_of(error)
-        print(encode_outcome(ending.outcome))
+        print(_shown(ending.outcome))
         return ending.code
     print(result.model_dump_json(by_alias=True))
     return ExitCode.Succeeded
@@ -300,6 +303,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _shown(outcome: Outcome) -> str:
+    """The outcome as JSON, without the values of credentials."""
+    return encode_outcome(Outcome.model_validate(redacted(outcome.model_dump(mode="json"))))
+
+
 def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
     """Write the termination message, with the step that training reached, and return the exit code."""
     outcome = ending.outcome
@@ -311,7 +319,7 @@ def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
         }
         outcome = outcome.model_copy(update=reached)
     try:
-        termination_log.write_text(encode_outcome(outcome))
+        termination_log.write_text(_shown(outcome))
     except OSError as error:
         log.warning("The outcome could not be written to %s: %s", termination_log, error.strerror)
     return ending.code

@@ -94,6 +94,14 @@ def test_a_run_file_that_is_not_valid(tmp_path: Path, contents: str, words: str)
     assert words in caught.value.message
 
 
+REQUIRED = {
+    "rank": ("--run=r", "--scratch=s", "--base=b", "--termination-log=t"),
+    "verify": ("--artifact=s3://a/b",),
+    "export": ("--adapter=a", "--base=b", "--formats=f", "--folder=f"),
+}
+"""Options that a stage does not start without."""
+
+
 def command(tmp_path: Path, stage: str = "prepare") -> list[str]:
     options = {"--run": "run.json", "--scratch": "scratch", "--termination-log": "termination-log"}
     paths = [part for name, file in options.items() for part in (name, str(tmp_path / file))]
@@ -107,6 +115,13 @@ def test_a_missing_run_file_ends_with_a_last_word(tmp_path: Path) -> None:
     assert outcome
     assert outcome.reason == "ConfigInvalid"
     assert [json.loads(line)["level"] for line in done.stdout.splitlines()] == ["error"]
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "rank", "verify", "export"])
+def test_every_process_hides_its_memory_and_environment(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    monkeypatch.setattr(entry, "hide_from_others", lambda: (_ for _ in ()).throw(InterruptedError("hidden")))
+    with pytest.raises(InterruptedError):
+        entry.main([stage, *REQUIRED.get(stage, ())])
 
 
 def test_a_termination_log_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
