@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from random import Random
 
+from lora_operator import naming
+
+from tests.fakes.faults import Fault, RecordedRequest
 from tests.faults.replica import Replica
 from tests.faults.wire import LEASES
 from tests.faults.world import World
@@ -47,6 +51,32 @@ def skew(world: World, rng: Random) -> bool:
     if replica is not None:
         replica.skew = timedelta(seconds=rng.randint(-120, 120))
     return replica is not None
+
+
+def lose_the_lease(world: World, rng: Random) -> bool:
+    """The operator that leads cannot renew the Lease for a while, and a write of its waits in the API server for longer
+    than the Lease lasts."""
+    del rng
+    replica = _leader(world)
+    if replica is None:
+        return False
+    identity = replica.wire.identity
+
+    def renews(request: RecordedRequest) -> bool:
+        return request.body["spec"].get("holderIdentity") == identity
+
+    def writes(request: RecordedRequest) -> bool:
+        return request.is_write and request.user_agent == naming.FIELD_MANAGER and request.resource != LEASES
+
+    async def pass_by() -> None:
+        faults = world.server.faults
+        renewals = faults.add(Fault(verb="update", resource=LEASES, when=renews, status=500, count=None))
+        world.armed.append(("lost the Lease while writing", faults.add(Fault(when=writes, delay=22.0))))
+        await asyncio.sleep(25)
+        faults.remove(renewals)
+
+    world.spawn(pass_by())
+    return True
 
 
 def an_operator(world: World, rng: Random) -> Replica | None:

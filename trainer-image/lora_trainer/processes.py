@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
 
 from lora_trainer.contract.credentials import SECRET_VARIABLES
 
@@ -17,6 +16,6 @@ def hide_from_others() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def without_credentials() -> Mapping[str, str]:
+def without_credentials() -> dict[str, str]:
     """The environment for a process that needs no credentials."""
     return {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}

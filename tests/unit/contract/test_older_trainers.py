@@ -34,7 +34,7 @@ class NewerTraining(TrainingSpec):
 class NewerRunFile(RunFile):
     """The run file of a later version, with a new field at the top and one further down."""
 
-    training: NewerTraining
+    training: NewerTraining  # pyright: ignore[reportIncompatibleVariableOverride] - a later version of the same
     new_block: dict[str, int] = Field(default_factory=dict)
 
 
