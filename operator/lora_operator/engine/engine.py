@@ -125,7 +125,7 @@ class Engine:
         await self._leader.release()
 
     async def _resync(self) -> None:
-        await resync(gateway=self._gateway, cache=self.cache, queue=self.queue)
+        await resync(gateway=self._gateway, scope=self._settings.scope, cache=self.cache, queue=self.queue)
         self._primed.set()
 
     async def _lead(self) -> None:
@@ -171,7 +171,9 @@ class Engine:
             pause=lambda: CLASS_STATUS_SECONDS,
         )
         workers = (Loop(name="worker", work=self._work, metrics=metrics) for _ in range(settings.workers))
-        return (poller, kueue, classes, *workers)
+        if not settings.scope.clusterwide:
+            return (poller, kueue, *workers)
+        return (poller, kueue, classes, *workers)  # the status of a class counts runs of all namespaces
 
     async def _work(self) -> None:
         """Reconcile the next run of the queue."""
