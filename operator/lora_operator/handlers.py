@@ -12,6 +12,7 @@ from lora_operator import naming
 from lora_operator.endpoints import Endpoints
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.engine import Engine, utc_now
+from lora_operator.engine.leader import unique_identity
 from lora_operator.engine.observer import Clock
 from lora_operator.engine.served import wait_until_served
 from lora_operator.kube.gateway import JOBS, PODS, RUNS, Resource, connect
@@ -60,11 +61,13 @@ class _Shell:
         metrics = Metrics()
 
         def record(verb: str, resource: Resource, code: int) -> None:
-            metrics.api_requests.labels(verb, resource.plural, code).inc()
+            metrics.request_ended(verb, resource.plural, code)
 
         gateway = await self._stack.enter_async_context(connect(record=record))
         await wait_until_served(gateway)
-        self.engine = Engine(gateway=gateway, settings=self._settings, metrics=metrics, clock=self._clock)
+        self.engine = Engine(
+            gateway=gateway, settings=self._settings, metrics=metrics, identity=unique_identity(), clock=self._clock
+        )
         self.engine.start()
         self._stack.push_async_callback(self.engine.stop)
         endpoints = Endpoints(self.engine, port=self._settings.port)

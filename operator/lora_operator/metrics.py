@@ -1,6 +1,9 @@
 """All Prometheus metrics of the operator. docs/reference/metrics.md lists them, and a test compares the two.
 
 Labels are bounded: no names of runs, pods or nodes, and only known reasons of those that trainers report.
+
+Counters start at 0 with all labels that are known beforehand, and those of a namespace when its first run is
+reconciled. Prometheus finds no increase in a series that starts with its first event, so an alert would miss it.
 """
 
 from __future__ import annotations
@@ -9,7 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from lora_trainer.contract.exits import KILLED, ExitCode
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -21,6 +31,11 @@ from lora_operator.planning.status import ready_reason
 RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 FIRST_STEP_BUCKETS = (30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
+RESULTS = ("ok", "conflict", "api_error", "bug", "cancelled")
+"""Of reconciles."""
+POLL_RESULTS = ("answered", "failed")
+FAILED_CODES = (0, 429, 500, 503, 504)
+"""Codes of failed requests that occur in practice."""
 NOT_SEEN = "Pending"
 """Reason label of a run that has no status yet."""
 OTHER = "Other"
@@ -30,12 +45,17 @@ KNOWN_REASONS = frozenset({*Reason, *(code.name for code in ExitCode), KILLED, N
 RunCounts = Callable[[], Mapping[tuple[str, str | None], int]]
 """Counts runs by namespace and reason."""
 
+disable_created_metrics()  # a second series for each counter, which nothing reads
+
 
 class Metrics:
     """All metrics that the operator exposes."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._namespaces: set[str] = set()
+        self._requests: set[tuple[str, str]] = set()
+        """Those whose counters exist."""
         ProcessCollector(registry=registry)
         self.leader = Gauge("lora_operator_leader", "1 in the operator that leads, 0 in others.", registry=registry)
         self.queue_depth = Gauge(
@@ -50,7 +70,7 @@ class Metrics:
         )
         self.reconcile_seconds = Histogram(
             "lora_operator_reconcile_seconds",
-            "Duration of one reconcile of one run. result: ok, conflict, api_error, bug, cancelled.",
+            f"Duration of one reconcile of one run. result: {', '.join(RESULTS)}.",
             ["result"],
             buckets=RECONCILE_BUCKETS,
             registry=registry,
@@ -61,9 +81,15 @@ class Metrics:
             ["verb", "resource", "code"],
             registry=registry,
         )
+        self.loop_errors = Counter(
+            "lora_operator_loop_errors",
+            "Unexpected errors of the operator's own loops, each of which continues after a pause.",
+            ["loop"],
+            registry=registry,
+        )
         self.polls = Counter(
             "lora_operator_polls",
-            "Requests to train pods for their progress. result: answered, failed.",
+            f"Requests to train pods for their progress. result: {', '.join(POLL_RESULTS)}.",
             ["result"],
             registry=registry,
         )
@@ -101,6 +127,29 @@ class Metrics:
             buckets=FIRST_STEP_BUCKETS,
             registry=registry,
         )
+        for result in RESULTS:
+            self.reconcile_seconds.labels(result)
+        for result in POLL_RESULTS:
+            self.polls.labels(result)
+
+    def namespace_seen(self, namespace: str) -> None:
+        """Start the counters of a namespace at 0."""
+        if namespace in self._namespaces:
+            return
+        self._namespaces.add(namespace)
+        self.adapters.labels(namespace)
+        for reason in (*KNOWN_REASONS, OTHER):
+            self.transitions.labels(namespace, reason)
+            for stage in Stage:
+                self.attempts.labels(namespace, stage, reason)
+
+    def request_ended(self, verb: str, resource: str, code: int) -> None:
+        """Count a request to the API server."""
+        if (verb, resource) not in self._requests:
+            self._requests.add((verb, resource))
+            for failed in FAILED_CODES:
+                self.api_requests.labels(verb, resource, failed)
+        self.api_requests.labels(verb, resource, code).inc()
 
     def count_runs(self, counts: RunCounts) -> None:
         """Expose the number of runs, counted at every scrape."""
@@ -108,6 +157,9 @@ class Metrics:
 
     def status_written(self, run: StoredRun, status: LoraFineTuneStatus, *, now: datetime) -> None:
         """Count what changed between the run's status and `status`, which replaced it."""
+        if status.class_name:
+            self.accelerator_seconds.labels(run.namespace, status.class_name)
+            self.first_step_seconds.labels(status.class_name)
         before, after = ready_reason(run.status), ready_reason(status)
         if before != after:
             self.transitions.labels(run.namespace, bounded(after)).inc()

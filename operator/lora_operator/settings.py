@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +33,6 @@ class OperatorSettings(BaseModel):
     """Whether no attempt of any run starts. Attempts that run go on."""
     port: int = Field(default=8080, ge=1, le=65_535)
     """Port of /metrics, /healthz and /readyz."""
-    identity: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
-    """Identity of this operator in the Lease; unset: the host name, which in a pod is the pod's name."""
     namespace: str = Field(default="lora-operator-system", min_length=1, max_length=63)
     """Namespace of the Lease."""
     watch_namespaces: tuple[str, ...] = ()

@@ -51,10 +51,10 @@ async def test_it_is_not_ready_before_it_has_seen_everything(bare_world: World, 
 
 async def test_an_operator_that_does_not_act_counts_runs_and_has_no_queue(bare_world: World, kubeconfig: Path) -> None:
     ports = free_port(), free_port()
-    async with an_operator(bare_world, kubeconfig, port=ports[0], identity="first"):
+    async with an_operator(bare_world, kubeconfig, port=ports[0]):
         bare_world.apply()
         await bare_world.until("Preparing")
-        async with an_operator(bare_world, kubeconfig, replicas=2, port=ports[1], identity="second"):
+        async with an_operator(bare_world, kubeconfig, replicas=2, port=ports[1]):
             await bare_world.settle()
             first, second = [(await fetch(port, "/metrics"))[1] for port in ports]
     assert "lora_operator_leader 1.0" in first

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from lora_operator.engine.leader import Leader, LeaseTiming
-from lora_operator.kube.errors import NotLeading
+from lora_operator.engine.leader import Leader, LeaseTiming, unique_identity
+from lora_operator.kube.errors import KubeError, NotLeading
 from lora_operator.kube.gateway import CONFIG_MAPS, Gateway, connect
 from lora_operator.naming import LEASE_NAME, Stage
 
@@ -106,12 +106,48 @@ async def test_one_that_died_is_followed_when_its_lease_has_run_out(election: El
     assert TIMING.duration - 2 * TIMING.renew < taken < TIMING.duration + TIMING.renew + MOMENT
 
 
-async def test_one_that_comes_back_under_its_name_leads_at_once(election: Election) -> None:
+async def test_a_restarted_process_does_not_take_the_lease_of_the_one_before_for_its_own(election: Election) -> None:
+    before, restarted = unique_identity(), unique_identity()
+    election.run(before)
+    await election.until(before)
+    election.run(restarted)
+    await asyncio.sleep(3 * TIMING.renew)
+    assert election.leading == [before], "both are on one host"
+    election.die(before)
+    assert await election.until(restarted) > TIMING.duration - 2 * TIMING.renew
+
+
+async def test_a_write_that_the_api_server_delays_never_lands_under_the_next_leader(election: Election) -> None:
+    """A write waits in the API server for longer than the Lease lasts, and its sender does not renew the Lease."""
     election.run("a")
     await election.until("a")
+    election.run("b")
+    leader, faults = election.leaders["a"], election.world.server.faults
+    guarded = election.gateway.writing_within(lambda: leader.seconds_left)
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late", "namespace": NAMESPACE}}
+    faults.add(Fault(verb="create", resource="configmaps", delay=2 * TIMING.duration))
+    began = time.monotonic()
+    writing = asyncio.create_task(guarded.create(CONFIG_MAPS, body))
     election.die("a")
-    election.run("a")
-    assert await election.until("a") < TIMING.duration / 2
+    with pytest.raises(KubeError):
+        await writing
+    assert time.monotonic() - began < TIMING.deadline + MOMENT
+    await election.until("b")
+    await asyncio.sleep(2 * TIMING.duration)
+    assert election.world.server.find("configmaps", "late", NAMESPACE) is None
+
+
+async def test_a_leader_that_stops_waits_for_the_answers_to_its_writes(election: Election) -> None:
+    """Cancelling whoever waits for an answer takes nothing back."""
+    election.world.server.faults.add(Fault(verb="create", resource="configmaps", delay=MOMENT))
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sent", "namespace": NAMESPACE}}
+    writing = asyncio.create_task(election.gateway.create(CONFIG_MAPS, body))
+    await election.world.server.wait_for(lambda: len(election.world.server.writes()) > 0)
+    writing.cancel()
+    await asyncio.sleep(0)
+    assert election.world.server.find("configmaps", "sent", NAMESPACE) is None
+    await election.gateway.writes_ended()
+    assert election.world.server.find("configmaps", "sent", NAMESPACE) is not None
 
 
 async def test_nobody_leads_without_an_api_server(election: Election) -> None:
@@ -131,7 +167,7 @@ async def test_a_request_that_hangs_does_not_keep_anybody_in_office(election: El
 
 async def test_whoever_does_not_lead_writes_nothing(election: Election) -> None:
     leader = Leader(gateway=election.gateway, identity="a", namespace=NAMESPACE, timing=TIMING)
-    guarded = election.gateway.writing_while(lambda: leader.leads)
+    guarded = election.gateway.writing_within(lambda: leader.seconds_left)
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": NAMESPACE}}
     with pytest.raises(NotLeading):
         await guarded.create(CONFIG_MAPS, body)
@@ -147,10 +183,10 @@ async def test_whoever_does_not_lead_writes_nothing(election: Election) -> None:
 async def test_the_second_operator_goes_on_where_the_first_one_stopped(bare_world: World, kubeconfig: Path) -> None:
     world = bare_world
     async with contextlib.AsyncExitStack() as second:
-        async with an_operator(world, kubeconfig, identity="first"):
+        async with an_operator(world, kubeconfig):
             world.apply()
             await world.pod(Stage.PREPARE)
-            await second.enter_async_context(an_operator(world, kubeconfig, replicas=2, identity="second"))
+            await second.enter_async_context(an_operator(world, kubeconfig, replicas=2))
             await world.settle()
             assert len(world.created_jobs()) == 1
         began = time.monotonic()

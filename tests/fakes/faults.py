@@ -36,6 +36,11 @@ class RecordedRequest:
         return self.verb in _WRITES
 
     @property
+    def time_limit(self) -> float:
+        """Seconds within which the server must carry it out; the client's `timeout`, in Go's notation."""
+        return float(self.query.get("timeout", "inf").removesuffix("ms")) / 1000
+
+    @property
     def is_apply(self) -> bool:
         return self.content_type == "application/apply-patch+yaml"
 
@@ -49,7 +54,8 @@ class Fault:
     when: further condition on the request.
     after: so many matching requests pass untouched first; count: so many are hit, None for all.
     delay: seconds before anything else happens.
-    status: the HTTP status of the answer; retry_after: seconds, sent as header and in the body.
+    status: the HTTP status of the answer; retry_after: sent as header, and in the body where it is a number.
+    content: what is answered instead of an object, with status 200 unless another one is given.
     drop_connection: the connection is cut without an answer.
     committed: the request takes effect first, and only its answer is lost or replaced.
     """
@@ -64,18 +70,19 @@ class Fault:
     delay: float = 0.0
     status: int | None = None
     reason: str | None = None
-    retry_after: int | None = None
+    retry_after: int | str | None = None
+    content: str | None = None
     drop_connection: bool = False
     committed: bool = False
 
     def __post_init__(self) -> None:
         if not self.breaks and not self.delay:
-            raise ValueError("a fault needs an effect: status, drop_connection or delay")
+            raise ValueError("a fault needs an effect: status, content, drop_connection or delay")
 
     @property
     def breaks(self) -> bool:
         """Whether the client gets no true answer; otherwise the answer is only late."""
-        return self.drop_connection or self.status is not None
+        return self.drop_connection or self.status is not None or self.content is not None
 
     def matches(self, request: RecordedRequest) -> bool:
         plural = request.resource.partition(".")[0]

@@ -50,8 +50,10 @@ class Routes:
         self.requests.append(recorded)
         fault = self.faults.take(recorded)
         if fault is not None and fault.delay:
-            await asyncio.sleep(fault.delay)
-        if fault is None or not fault.breaks:
+            await asyncio.sleep(min(fault.delay, recorded.time_limit))
+        if fault is not None and fault.delay > recorded.time_limit:
+            response = _error_response(ApiError(504, "request did not complete within the requested timeout"))
+        elif fault is None or not fault.breaks:
             response = await self._answer(request, recorded, target)
         else:
             if fault.committed:
@@ -290,12 +292,16 @@ def _break(request: web.Request, fault: Fault, recorded: RecordedRequest) -> web
         if request.transport is not None:
             request.transport.abort()
         return web.Response(status=500)
+    headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
+    if fault.content is not None:
+        return web.Response(text=fault.content, status=fault.status or 200, headers=headers)
     assert fault.status is not None
     details: Obj = {"name": recorded.name, "kind": recorded.resource.partition(".")[0]}
-    if fault.retry_after is not None:
+    if isinstance(fault.retry_after, int):
         details["retryAfterSeconds"] = fault.retry_after
     message = f"injected fault: {recorded.verb} {recorded.path}"
-    return _error_response(ApiError(fault.status, message, reason=fault.reason, details=details))
+    error = ApiError(fault.status, message, reason=fault.reason, details=details)
+    return web.json_response(error.body(), status=error.code, headers=headers)
 
 
 def _error_response(error: ApiError) -> web.Response:

@@ -22,10 +22,27 @@ REQUESTS = (
     ("delete", "jobs"),
     ("update", "leases"),
 )
+OPTIONAL = (("create", "events"), ("list", "events"))
+"""Requests that the operator can do without."""
+ODD_CONTENT = (
+    "",
+    "null",
+    "[]",
+    "a proxy's page",
+    "[" * 5000,
+    '{"items": null}',
+    '{"items": 3}',
+    '{"items": ["x"]}',
+    '{"items": [{}], "metadata": null}',
+    '{"items": [{"involvedObject": [], "message": {}}], "metadata": {}}',
+    '{"items": [{"involvedObject": {"uid": 4}, "lastTimestamp": 7}], "metadata": {"continue": ""}}',
+)
 EFFECTS: dict[str, dict[str, Any]] = {
     "409": {"status": 409, "reason": "Conflict"},
     "410": {"status": 410, "reason": "Expired"},
     "429": {"status": 429, "retry_after": 3},
+    "429 until a date": {"status": 429, "retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"},
+    "429 for no time": {"status": 429, "retry_after": "soon"},
     "500": {"status": 500},
     "500 after it took effect": {"status": 500, "committed": True},
     "503": {"status": 503},
@@ -52,6 +69,15 @@ def refuse(world: World, rng: Random) -> bool:
     effect = rng.choice(sorted(EFFECTS))
     fault = Fault(verb=verb, resource=resource, when=is_an_operators, count=rng.randint(1, 3), **EFFECTS[effect])
     world.armed.append((f"{verb} answered with {effect}", world.server.faults.add(fault)))
+    return True
+
+
+def answer_oddly(world: World, rng: Random) -> bool:
+    """The next answers of an API that the operator can do without are not what that API promises."""
+    verb, resource = rng.choice(OPTIONAL)
+    content = rng.choice(ODD_CONTENT)
+    fault = Fault(verb=verb, resource=resource, when=is_an_operators, count=rng.randint(1, 3), content=content)
+    world.armed.append((f"{verb} {resource} answered oddly", world.server.faults.add(fault)))
     return True
 
 

@@ -144,7 +144,7 @@ async def _alone(script: Script, deadly: int | None) -> tuple[Tally, int]:
         replica, tally = world.replicas["operator-0"], Tally(runs=1)
         world.spawn(world.use(script.name, script, after=2))
         if deadly is not None:
-            replica.die_at(deadly, applied=True, happen=lambda: world.kill_operator(replica.identity))
+            replica.die_at(deadly, applied=True, happen=lambda: world.kill_operator(replica.name))
         await asyncio.sleep(60 + (script.deeds[-1][0] if script.deeds else 0))
         await world.until_over()
         tally.ends.update((await world.judge()).values())

@@ -10,9 +10,15 @@ from tests.faults.world import World
 
 Mischief = Callable[[World, Random], bool]
 
-COUNTED_WHEN_THEY_HIT = (api_faults.refuse, operator_faults.kill_at_a_request)
+COUNTED_WHEN_THEY_HIT = (
+    api_faults.refuse,
+    api_faults.answer_oddly,
+    operator_faults.kill_at_a_request,
+    operator_faults.lose_the_lease,
+)
 CATALOGUE: tuple[tuple[int, Mischief], ...] = (
     (40, api_faults.refuse),
+    (6, api_faults.answer_oddly),
     (4, api_faults.outage),
     (6, api_faults.partition),
     (6, api_faults.cut_watches),
@@ -24,6 +30,7 @@ CATALOGUE: tuple[tuple[int, Mischief], ...] = (
     (6, operator_faults.kill),
     (5, operator_faults.stop),
     (6, operator_faults.skew),
+    (4, operator_faults.lose_the_lease),
     (4, cluster_faults.collectors_away),
     (4, cluster_faults.controllers_away),
     (6, cluster_faults.drain),

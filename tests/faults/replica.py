@@ -27,11 +27,13 @@ from tests.faults.wire import Death, Network, Wire
 
 
 class Replica:
-    """From its start to its end. A restarted operator is another replica of the same identity."""
+    """From its start to its end. A restarted operator is another replica of the same name, with an identity of its
+    own."""
 
     def __init__(
         self,
         *,
+        name: str,
         identity: str,
         network: Network,
         clock: Callable[[], datetime],
@@ -40,7 +42,7 @@ class Replica:
         settings: OperatorSettings,
         timing: LeaseTiming,
     ) -> None:
-        self.identity = identity
+        self.name = name
         self.skew = timedelta()
         """How far its clock is ahead."""
         self.wire = Wire(network=network, identity=identity)
@@ -49,8 +51,9 @@ class Replica:
         gateway = Gateway(cast(client.ApiClient, self.wire), record=lambda *_: None)
         self.engine = Engine(
             gateway=gateway,
-            settings=settings.model_copy(update={"identity": identity}),
+            settings=settings,
             metrics=Metrics(),
+            identity=identity,
             clock=lambda: clock() + self.skew,
             timing=timing,
             monotonic=loop.time,
@@ -82,7 +85,7 @@ class Replica:
     async def kill(self) -> None:
         """SIGKILL: nothing more is sent."""
         self.wire.alive = False
-        await self.stop()
+        await cancel([*self.engine.tasks, *self._watches])
 
     def die_at(self, request: int, *, applied: bool, happen: Callable[[], Awaitable[Any]]) -> None:
         """Be killed at the nth request from now."""

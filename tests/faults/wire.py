@@ -88,7 +88,7 @@ class Wire:
     requests: int = 0
     """Of this operator so far, elections aside."""
     usurpations: list[str] = field(default_factory=list)
-    """Writes that were sent while another one held the Lease, and deletions of Jobs that name no uid."""
+    """Writes that took effect while another one held the Lease, and deletions of Jobs that name no uid."""
 
     async def param_serialize(
         self, *, method: str, resource_path: str, header_params: dict[str, str], body: Any, auth_settings: list[str]
@@ -117,7 +117,6 @@ class Wire:
             await self._die(request, target)
         if not self.alive:
             raise aiohttp.ClientConnectionError("this operator is dead")
-        self._watch_authority(request)
         exchange = asyncio.create_task(self._exchange(request, target))
         async with asyncio.timeout(_request_timeout):
             answer = await asyncio.shield(exchange)
@@ -148,7 +147,7 @@ class Wire:
         lease = store.find(store.resources.find(LEASES), OPERATOR_NAMESPACE, naming.LEASE_NAME) or {}
         holder = lease.get("spec", {}).get("holderIdentity", "")
         if request.is_write and request.resource != LEASES and holder not in ("", self.identity):
-            self.usurpations.append(f"{self.identity} sent {request.verb} {request.path} while {holder} led")
+            self.usurpations.append(f"{self.identity}'s {request.verb} {request.path} took effect while {holder} led")
         if (request.verb, request.resource) == ("delete", JOBS) and "uid" not in _preconditions(request):
             # Between plan and deletion the run may have been deleted and applied again, with a Job of the same name.
             self.usurpations.append(f"{self.identity} deleted {request.path}, whichever Job that is by now")
@@ -159,8 +158,10 @@ class Wire:
         fault = network.server.faults.take(request)
         await network.travel()
         if fault is not None and fault.delay:
-            await asyncio.sleep(fault.delay)
-        # The API server ends what it has not begun for a client that is gone.
+            await asyncio.sleep(min(fault.delay, request.time_limit))
+            if fault.delay > request.time_limit:
+                return None  # the API server drops what it has not begun by then
+        # Nor does it begin for a client that is gone.
         if not (self.alive and self.connected and network.reachable and network.epoch == epoch):
             return None
         answer = self._arrive(request, target, fault)
@@ -174,12 +175,15 @@ class Wire:
             self._apply(request, target)
         if fault.drop_connection:
             return None
+        headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
+        if fault.content is not None:
+            return Answer(status=fault.status or 200, body=fault.content.encode(), headers=headers)
         assert fault.status is not None
         error = ApiError(fault.status, "injected fault", reason=fault.reason)
-        headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
         return Answer(status=error.code, body=json.dumps(error.body()).encode(), headers=headers)
 
     def _apply(self, request: RecordedRequest, target: Target) -> Answer:
+        self._watch_authority(request)
         with self.network.audit.by(self.identity):
             code, body = self.network.server.routes.call(request, target)
         return Answer(status=code, body=json.dumps(body).encode())

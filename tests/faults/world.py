@@ -38,7 +38,7 @@ RESTART_SECONDS = 5.0
 LONGEST = 4 * 3600.0
 QUIET = 900.0
 """Longer than between two resyncs."""
-AT_EASE = LeaseTiming(duration=150, deadline=100, renew=40, retry=10)
+AT_EASE = LeaseTiming(duration=40, deadline=35, renew=15, retry=5)
 """Of an operator that has no rival."""
 
 
@@ -66,7 +66,7 @@ class World:
     quiet: float
     """Seconds in which nothing may happen at the end."""
     replicas: dict[str, Replica] = field(default_factory=dict)
-    """By identity, while they live."""
+    """By name, while they live."""
     scripts: dict[str, Script] = field(default_factory=dict)
     """By name of the run."""
     bugs: list[str] = field(default_factory=list)
@@ -88,31 +88,32 @@ class World:
 
     # --- operators ----------------------------------------------------------------------------------------------
 
-    def start_operator(self, identity: str) -> Replica:
+    def start_operator(self, name: str) -> Replica:
         """A process begins."""
         replica = Replica(
-            identity=identity,
+            name=name,
+            identity=f"{name}_{self.restarts}",
             network=self.network,
             clock=self.clock,
             ask=self.trainers.ask,
-            rng=self.rng(f"{identity}/{self.restarts}"),
+            rng=self.rng(f"{name}/{self.restarts}"),
             settings=OperatorSettings(workers=4, namespace=OPERATOR_NAMESPACE),
             timing=self.timing,
         )
-        self.replicas[identity] = replica
+        self.replicas[name] = replica
         replica.start()
         return replica
 
-    async def kill_operator(self, identity: str, *, cleanly: bool = False, after: float = RESTART_SECONDS) -> None:
+    async def kill_operator(self, name: str, *, cleanly: bool = False, after: float = RESTART_SECONDS) -> None:
         """A process ends, and its kubelet starts another."""
-        replica = self.replicas.pop(identity, None)
+        replica = self.replicas.pop(name, None)
         if replica is None:
             return
         await (replica.stop() if cleanly else replica.kill())
         self._keep_usurpations(replica)
         await asyncio.sleep(after)
         self.restarts += 1
-        self.start_operator(identity)
+        self.start_operator(name)
 
     def spawn(self, what: Any) -> None:
         """Something happens beside everything else."""
@@ -122,12 +123,12 @@ class World:
         """Operators that end by themselves are started again; what is not allowed to end, is told."""
         while True:
             await asyncio.sleep(1)
-            for identity, replica in tuple(self.replicas.items()):
+            for name, replica in tuple(self.replicas.items()):
                 self._keep_usurpations(replica)
                 if replica.engine.failure is not None:
-                    self.bugs.append(f"{identity}: {replica.engine.failure}")
+                    self.bugs.append(f"{name}: {replica.engine.failure}")
                 if replica.crash is not None:
-                    self.spawn(self.kill_operator(identity))
+                    self.spawn(self.kill_operator(name))
 
     def _keep_usurpations(self, replica: Replica) -> None:
         self.bugs += replica.wire.usurpations

@@ -11,13 +11,14 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported, Verification
@@ -25,7 +26,9 @@ from lora_trainer.contract.outcome import CleanupResult, Outcome, StageResult, T
 from lora_trainer.contract.progress import PORT, Progress
 from lora_trainer.contract.run import RENDEZVOUS_PORT, RUN_FILE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
+from lora_trainer.processes import hide_from_others
 from lora_trainer.publishing.signing import Verifier, read_verifier
+from lora_trainer.redaction import redacted
 from lora_trainer.storage import Bucket, open_bucket
 from lora_trainer.telemetry import ProgressServer, configure_logging
 from lora_trainer.training.nodes import Place
@@ -100,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     # or this one would wait for them forever.
     os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM}))
     arguments = parser().parse_args(argv)
+    hide_from_others()
     if arguments.stage in ("verify", "export"):
         configure_logging(sys.stderr)
         return _print(_verify if arguments.stage == "verify" else _export, arguments)
@@ -182,7 +186,7 @@ def _rank(arguments: argparse.Namespace) -> int:
         )
     except Exception as error:  # report every ending, even of a bug
         ending = ending_of(error)
-        arguments.termination_log.write_text(encode_outcome(ending.outcome))
+        arguments.termination_log.write_text(_shown(ending.outcome))
         return ending.code
     return ExitCode.Succeeded
 
@@ -193,7 +197,7 @@ def _print(stage: Callable[[argparse.Namespace], Verification | Exported], argum
         result = stage(arguments)
     except Exception as error:  # report every ending, even of a bug
         ending = ending_of(error)
-        print(encode_outcome(ending.outcome))
+        print(_shown(ending.outcome))
         return ending.code
     print(result.model_dump_json(by_alias=True))
     return ExitCode.Succeeded
@@ -237,13 +241,28 @@ def read_run(path: Path) -> RunFile:
         raise TrainerError(ExitCode.ConfigInvalid, f"The run file {path} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
-        named = [f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in problems]
-        more = f" and {len(named) - MAX_NAMED_FIELDS} more" if len(named) > MAX_NAMED_FIELDS else ""
+        if unknown := [_place(problem) for problem in problems if problem["type"] == "extra_forbidden"]:
+            raise TrainerError(
+                ExitCode.ConfigInvalid,
+                f"The trainer image is older than the operator and does not know {_some(unknown, ', ')}.",
+                "Ask the platform team to upgrade the class's image to the operator's release, or leave this unset.",
+            ) from None
+        named = [f"{_place(problem)}: {problem['msg']}" for problem in problems]
         raise TrainerError(
             ExitCode.ConfigInvalid,
-            f"The run file is invalid: {'; '.join(named[:MAX_NAMED_FIELDS])}{more}.",
+            f"The run file is invalid: {_some(named, '; ')}.",
             "Use the operator and the trainer image of the same release.",
         ) from None
+
+
+def _place(problem: ErrorDetails) -> str:
+    return ".".join(map(str, problem["loc"])) or "file"
+
+
+def _some(texts: Sequence[str], between: str) -> str:
+    """The first of the texts, and how many more there are."""
+    more = f" and {len(texts) - MAX_NAMED_FIELDS} more" if len(texts) > MAX_NAMED_FIELDS else ""
+    return between.join(texts[:MAX_NAMED_FIELDS]) + more
 
 
 def finish(stage: Callable[[], StageResult | None]) -> Ending:
@@ -308,6 +327,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _shown(outcome: Outcome) -> str:
+    """The outcome as JSON, without the values of credentials."""
+    return encode_outcome(Outcome.model_validate(redacted(outcome.model_dump(mode="json"))))
+
+
 def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
     """Write the termination message, with the step that training reached, and return the exit code."""
     outcome = ending.outcome
@@ -319,7 +343,7 @@ def leave(ending: Ending, termination_log: Path, progress: Progress) -> int:
         }
         outcome = outcome.model_copy(update=reached)
     try:
-        termination_log.write_text(encode_outcome(outcome))
+        termination_log.write_text(_shown(outcome))
     except OSError as error:
         log.warning("The outcome could not be written to %s: %s", termination_log, error.strerror)
     return ending.code

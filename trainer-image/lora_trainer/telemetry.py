@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import sys
 import threading
@@ -14,8 +13,8 @@ from typing import Any, Self, TextIO
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from lora_trainer.contract.credentials import SECRET_VARIABLES
 from lora_trainer.contract.progress import HEALTH_PATH, MAX_HISTORY, PATH, LossPoint, Phase, Progress
+from lora_trainer.redaction import redact, redacted
 
 GAUGES = {
     "step": "Optimizer steps done",
@@ -113,7 +112,7 @@ def _server(port: int, source: ProgressServer) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == PATH:
-                body = source.progress.model_dump_json(by_alias=True, exclude_none=True).encode()
+                body = json.dumps(redacted(source.progress.wire())).encode()
                 self._answer(200, "application/json", body)
             elif path == "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, source.metrics())
@@ -142,16 +141,6 @@ def _server(port: int, source: ProgressServer) -> ThreadingHTTPServer:
             super().server_bind()
 
     return Server(("", port), Handler)
-
-
-def redact(text: str) -> str:
-    """The text without the values of secret environment variables, also as JSON, where line breaks of keys are
-    escaped."""
-    for name in SECRET_VARIABLES:
-        if value := os.environ.get(name, "").strip():
-            for written in (value, json.dumps(value, ensure_ascii=False)[1:-1]):
-                text = text.replace(written, "***")
-    return text
 
 
 class JsonLines(logging.Formatter):

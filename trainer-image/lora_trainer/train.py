@@ -7,7 +7,6 @@ another, which resumes from the newest checkpoint, so no stage may assume that i
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt
 from lora_trainer.publishing.delivery import Delivery, deliver
 from lora_trainer.publishing.folder import write_folder
 from lora_trainer.publishing.signing import read_signer
+from lora_trainer.redaction import take
 from lora_trainer.rewards.panel import Panel, open_panel
 from lora_trainer.training.checkpoints import Checkpoint, CheckpointWriter, fetch_newest
 from lora_trainer.training.compile_cache import CompileCache
@@ -57,7 +57,7 @@ def train(this: Attempt) -> TrainResult:
     nevertheless."""
     run, progress, nodes, stop = this.run, this.progress, this.nodes, this.stop
     # Remove the key from the environment: no other process needs it.
-    signer = read_signer(run, os.environ.pop(SIGNING_KEY_VARIABLE, ""))
+    signer = read_signer(run, take(SIGNING_KEY_VARIABLE))
 
     with nodes:
         progress.update(phase=Phase.DATA)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections import Counter, defaultdict
 
 from lora_operator.engine.cache import Cache
+from lora_operator.engine.loops import each
 from lora_operator.engine.observer import Clock
-from lora_operator.kube.errors import Conflict, KubeError, NotFound
+from lora_operator.kube.errors import Conflict, NotFound
 from lora_operator.kube.gateway import CLASSES, Gateway
 from lora_operator.planning.class_status import class_status
-
-log = logging.getLogger(__name__)
-
+from lora_operator.planning.observed import ClassView
 
 SECONDS = 10.0
 """Time between two checks of all classes. The counts change with each run, and need not be newer than this."""
-
-
-async def write_class_status_forever(*, gateway: Gateway, cache: Cache, clock: Clock) -> None:
-    """Write every status that has changed, now and every SECONDS."""
-    while True:
-        try:
-            await write_class_status(gateway=gateway, cache=cache, clock=clock)
-        except KubeError as problem:
-            log.warning("class status not written", extra={"error": str(problem)})
-        await asyncio.sleep(SECONDS)
 
 
 async def write_class_status(*, gateway: Gateway, cache: Cache, clock: Clock) -> None:
@@ -38,12 +25,13 @@ async def write_class_status(*, gateway: Gateway, cache: Cache, clock: Clock) ->
         unfinished[record.class_name] += not record.terminal
         if record.stalled and not record.terminal and record.ready_reason is not None:
             problems[record.class_name][record.ready_reason] += 1
-    for view in classes:
+
+    async def write(view: ClassView) -> None:
         status = class_status(
             view, defaults=defaults, unfinished=unfinished[view.name], problems=problems[view.name], now=clock()
         )
         if status == view.status:
-            continue
+            return
         try:
             written = await gateway.apply_status(
                 CLASSES,
@@ -54,5 +42,7 @@ async def write_class_status(*, gateway: Gateway, cache: Cache, clock: Clock) ->
                 status=status.wire(),
             )
         except (Conflict, NotFound):
-            continue  # changed or gone since; the next round sees it through the watch
+            return  # changed or gone since; the next round sees it through the watch
         cache.put_class(written)
+
+    await each(write(view) for view in classes)

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from lora_operator.engine.cache import Cache
-from lora_operator.engine.class_status import write_class_status_forever
-from lora_operator.engine.kueue import poll_queues_forever
+from lora_operator.engine.class_status import SECONDS as CLASS_STATUS_SECONDS
+from lora_operator.engine.class_status import write_class_status
+from lora_operator.engine.kueue import poll_queues
 from lora_operator.engine.leader import Leader, LeaseTiming
+from lora_operator.engine.loops import Loop
 from lora_operator.engine.observer import Clock, Observer
-from lora_operator.engine.poller import Asking, asking_by_http, poll_forever
+from lora_operator.engine.poller import Ask, Asking, asking_by_http, pause, poll
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.engine.reconciler import NOTHING, Reconciler
-from lora_operator.engine.resync import resync_forever
+from lora_operator.engine.resync import resync
 from lora_operator.kube.errors import Conflict, KubeError
 from lora_operator.kube.gateway import Gateway
 from lora_operator.kube.store import Key
@@ -48,6 +50,7 @@ class Engine:
         gateway: Gateway,
         settings: OperatorSettings,
         metrics: Metrics,
+        identity: str,
         clock: Clock = utc_now,
         timing: LeaseTiming | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -58,12 +61,12 @@ class Engine:
         self.metrics = metrics
         self._leader = Leader(
             gateway=gateway,
-            identity=settings.identity,
+            identity=identity,
             namespace=settings.namespace,
             timing=timing or LeaseTiming(),
             monotonic=monotonic,
         )
-        gateway = gateway.writing_while(lambda: self._leader.leads)
+        gateway = gateway.writing_within(lambda: self._leader.seconds_left)
         self._gateway = gateway
         self._settings = settings
         self._clock = clock
@@ -73,6 +76,12 @@ class Engine:
         self._reconciler = Reconciler(
             gateway=gateway, cache=self.cache, observer=self._observer, clock=clock, metrics=metrics
         )
+        self._loops = (
+            Loop(name="resync", work=self._resync, metrics=metrics, pause=lambda: settings.resync_seconds),
+            Loop(name="leader", work=self._lead, metrics=metrics),
+        )
+        self._acting: tuple[Loop, ...] = ()
+        """The loops of a process that leads."""
         self._tasks: list[asyncio.Task[None]] = []
         # An operator that does not lead takes nothing out of its queue.
         metrics.queue_depth.set_function(lambda: len(self.queue) if self._leader.leads else 0)
@@ -84,9 +93,14 @@ class Engine:
     def failure(self) -> str | None:
         """Why the engine no longer works, or None while it does. None of its tasks should ever end."""
         ended = next((task for task in self._tasks if task.done()), None)
-        if ended is None:
-            return None
-        return f"task {ended.get_name()} ended: {'cancelled' if ended.cancelled() else ended.exception()!r}"
+        if ended is not None:
+            return f"task {ended.get_name()} ended: {'cancelled' if ended.cancelled() else ended.exception()!r}"
+        return next((loop.broken for loop in (*self._loops, *self._acting) if loop.broken), None)
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """The tasks that run while the process lives."""
+        return tuple(self._tasks)
 
     @property
     def ready(self) -> bool:
@@ -100,72 +114,74 @@ class Engine:
 
     def start(self) -> None:
         """Start all tasks."""
-        resync = resync_forever(
-            gateway=self._gateway,
-            scope=self._settings.scope,
-            cache=self.cache,
-            queue=self.queue,
-            seconds=self._settings.resync_seconds,
-            primed=self._primed,
-        )
-        self._tasks = [asyncio.create_task(resync, name="resync"), asyncio.create_task(self._lead(), name="leader")]
+        self._tasks = [asyncio.create_task(loop.run(), name=loop.name) for loop in self._loops]
 
     async def stop(self) -> None:
         """Stop all tasks and let another operator lead. The next leader repeats a reconcile that is interrupted."""
         await cancel(self._tasks)
         self._tasks = []
+        # A write that is still under way must not meet the next leader.
+        await self._gateway.writes_ended()
         await self._leader.release()
 
+    async def _resync(self) -> None:
+        await resync(gateway=self._gateway, scope=self._settings.scope, cache=self.cache, queue=self.queue)
+        self._primed.set()
+
     async def _lead(self) -> None:
-        """Reconcile while this process leads. A process that does not lead still keeps its cache up to date."""
+        """Wait until this process leads, then reconcile as long as it does. Meanwhile it keeps its cache up to date."""
         # In a cache that is not complete yet, existing classes and Jobs would seem to be missing.
         await self._primed.wait()
-        while True:
-            await self._leader.acquire()
-            # Another operator may have acted on any run since this one led last.
-            self.enqueue(record.key for record in self.cache.runs.values())
-            await self._reconcile_while_leading()
+        await self._leader.acquire()
+        # Another operator may have acted on any run since this one led last.
+        self.enqueue(record.key for record in self.cache.runs.values())
+        async with self._asking() as ask:
+            self._acting = self._acting_loops(ask)
+            await self._act()
 
-    async def _reconcile_while_leading(self) -> None:
-        poller = poll_forever(
-            cache=self.cache,
-            observer=self._observer,
-            queue=self.queue,
-            clock=self._clock,
-            metrics=self.metrics,
-            seconds=self._settings.poll_seconds,
-            asking=self._asking,
-        )
-        kueue = poll_queues_forever(
-            gateway=self._gateway,
-            cache=self.cache,
-            observer=self._observer,
-            queue=self.queue,
-            seconds=self._settings.queue_poll_seconds,
-        )
-        workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
-        pollers = [asyncio.create_task(poller, name="poller"), asyncio.create_task(kueue, name="kueue")]
-        if self._settings.scope.clusterwide:  # the status counts runs of all namespaces
-            classes = write_class_status_forever(gateway=self._gateway, cache=self.cache, clock=self._clock)
-            pollers.append(asyncio.create_task(classes, name="class-status"))
-        acting = [*pollers, *workers]
+    async def _act(self) -> None:
+        acting = [asyncio.create_task(loop.run(), name=loop.name) for loop in self._acting]
         holding = asyncio.create_task(self._leader.hold(), name="lease")
         try:
             ended, _ = await asyncio.wait({holding, *acting}, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended - {holding}:
+            for task in ended:
                 task.result()
-                raise RuntimeError(f"task {task.get_name()} ended")
-            holding.result()
         finally:
             await cancel([holding, *acting])
 
+    def _acting_loops(self, ask: Ask) -> tuple[Loop, ...]:
+        gateway, cache, observer, queue, clock = self._gateway, self.cache, self._observer, self.queue, self._clock
+        settings, metrics = self._settings, self.metrics
+        poller = Loop(
+            name="poller",
+            work=lambda: poll(cache=cache, observer=observer, queue=queue, clock=clock, metrics=metrics, ask=ask),
+            metrics=metrics,
+            pause=lambda: pause(cache, settings.poll_seconds),
+        )
+        kueue = Loop(
+            name="kueue",
+            work=lambda: poll_queues(gateway=gateway, cache=cache, observer=observer, queue=queue),
+            metrics=metrics,
+            pause=lambda: settings.queue_poll_seconds,
+        )
+        classes = Loop(
+            name="class-status",
+            work=lambda: write_class_status(gateway=gateway, cache=cache, clock=clock),
+            metrics=metrics,
+            pause=lambda: CLASS_STATUS_SECONDS,
+        )
+        workers = (Loop(name="worker", work=self._work, metrics=metrics) for _ in range(settings.workers))
+        if not settings.scope.clusterwide:
+            return (poller, kueue, *workers)
+        return (poller, kueue, classes, *workers)  # the status of a class counts runs of all namespaces
+
     async def _work(self) -> None:
-        while True:
-            key = await self.queue.get()
-            await self._reconcile(key)
+        """Reconcile the next run of the queue."""
+        await self._reconcile(await self.queue.get())
 
     async def _reconcile(self, key: Key) -> None:
         """Reconcile a run, measure it and log one line: at INFO where something changed."""
+        self.metrics.namespace_seen(key[0])
         began = time.perf_counter()
         result, level, problem, done = "ok", logging.DEBUG, None, NOTHING
         try:

@@ -7,16 +7,17 @@ reasons are unknown.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
 
-from lora_operator.engine.cache import Body, Cache
+from pydantic import BaseModel, Field
+
+from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Observer
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.kube.errors import KubeError, Throttled, Unavailable
 from lora_operator.kube.gateway import VISIBLE_QUEUES, WORKLOADS, Gateway
+from lora_operator.kube.optional import readable
 from lora_operator.naming import JOB_UID_LABEL
 from lora_operator.planning.observed import JobView, QueuePlace
 
@@ -27,23 +28,67 @@ NO_WORKLOAD = "nothing yet; if this continues, Kueue is not running, or the run'
 log = logging.getLogger(__name__)
 
 
-async def poll_queues_forever(
-    *, gateway: Gateway, cache: Cache, observer: Observer, queue: WorkQueue, seconds: float
-) -> None:
-    """Poll every `seconds`. While the API server does not answer, the last known places stay."""
-    while True:
-        await asyncio.sleep(seconds)
-        suspended = queued_jobs(cache)
-        try:
-            places = await places_of(suspended, gateway)
-        except KubeError as problem:
-            log.debug("queue positions unavailable", extra={"error": str(problem)})
-            continue
-        before, observer.places = observer.places, places
-        jobs = (job for group in suspended.values() for job in group)
-        changed = {job.run_uid for job in jobs if places[job.uid] != before.get(job.uid)}
-        for key in cache.keys_of(changed):
-            queue.add(key)
+class Condition(BaseModel):
+    """A condition of a Workload."""
+
+    type: str
+    status: str
+    message: str = ""
+
+
+class WorkloadStatus(BaseModel):
+    """The status of a Workload."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class WorkloadMetadata(BaseModel):
+    """The metadata of a Workload."""
+
+    labels: dict[str, str] = {}
+
+
+class Workload(BaseModel):
+    """What is read of Kueue's object for a Job."""
+
+    metadata: WorkloadMetadata
+    status: WorkloadStatus = WorkloadStatus()
+
+
+class Owner(BaseModel):
+    """The owner of a Workload."""
+
+    uid: str
+
+
+class PendingMetadata(BaseModel):
+    """The metadata of a pending Workload."""
+
+    owners: tuple[Owner, ...] = Field(default=(), alias="ownerReferences")
+
+
+class PendingWorkload(BaseModel):
+    """What is read of a Workload that waits in a LocalQueue."""
+
+    metadata: PendingMetadata
+    position: int = Field(alias="positionInLocalQueue", ge=0, lt=2**31)
+
+
+class PendingWorkloads(BaseModel):
+    """The answer of Kueue's visibility API."""
+
+    items: tuple[PendingWorkload, ...] | None = ()
+
+
+async def poll_queues(*, gateway: Gateway, cache: Cache, observer: Observer, queue: WorkQueue) -> None:
+    """Poll once. Raises KubeError while the API server does not answer; the last known places then stay."""
+    suspended = queued_jobs(cache)
+    places = await places_of(suspended, gateway)
+    before, observer.places = observer.places, places
+    jobs = (job for group in suspended.values() for job in group)
+    changed = {job.run_uid for job in jobs if places[job.uid] != before.get(job.uid)}
+    for key in cache.keys_of(changed):
+        queue.add(key)
 
 
 def queued_jobs(cache: Cache) -> dict[str, list[JobView]]:
@@ -75,8 +120,9 @@ async def _reasons(gateway: Gateway, namespace: str, jobs: list[str]) -> dict[st
     try:
         for start in range(0, len(jobs), JOBS_PER_SELECTOR):
             selector = f"{JOB_UID_LABEL} in ({','.join(jobs[start : start + JOBS_PER_SELECTOR])})"
-            async for workload in gateway.list(WORKLOADS, namespace, selector=selector):
-                reasons[workload["metadata"]["labels"][JOB_UID_LABEL]] = _reason(workload)
+            async for body in gateway.list(WORKLOADS, namespace, selector=selector):
+                if (workload := readable(Workload, body)) is not None:
+                    reasons[workload.metadata.labels.get(JOB_UID_LABEL, "")] = _reason(workload)
     except (Throttled, Unavailable):
         raise
     except KubeError as problem:  # no such API, or no permission to read it
@@ -85,23 +131,19 @@ async def _reasons(gateway: Gateway, namespace: str, jobs: list[str]) -> dict[st
     return reasons
 
 
-def _reason(workload: Body) -> str:
+def _reason(workload: Workload) -> str:
     """The message of the Workload's first condition that is not met."""
-    conditions = {entry["type"]: entry for entry in workload.get("status", {}).get("conditions", ())}
-    unmet = (conditions.get(kind, {}) for kind in ("QuotaReserved", "Admitted"))
-    return next((entry["message"] for entry in unmet if entry.get("status") == "False"), "")
+    unmet = {entry.type: entry.message for entry in workload.status.conditions if entry.status == "False"}
+    return next((unmet[kind] for kind in ("QuotaReserved", "Admitted") if kind in unmet), "")
 
 
 async def _positions(gateway: Gateway, namespace: str, queue: str) -> dict[str, int]:
     """Positions in the LocalQueue from 1, by the Job's uid. Empty where the API does not answer: it is an aggregated
     API and may be unavailable while all others work."""
     try:
-        pending = await gateway.get(VISIBLE_QUEUES, namespace, queue, subresource="pendingworkloads")
+        body = await gateway.get(VISIBLE_QUEUES, namespace, queue, subresource="pendingworkloads")
     except KubeError as problem:
         log.debug("positions unavailable", extra={"namespace": namespace, "queue": queue, "error": str(problem)})
         return {}
-    return {owner["uid"]: item["positionInLocalQueue"] + 1 for item in pending["items"] for owner in _owners(item)}
-
-
-def _owners(item: Body) -> Iterable[Body]:
-    return item["metadata"].get("ownerReferences", ())
+    pending = readable(PendingWorkloads, body) or PendingWorkloads()
+    return {owner.uid: item.position + 1 for item in pending.items or () for owner in item.metadata.owners}

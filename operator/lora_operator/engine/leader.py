@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -22,6 +24,13 @@ from lora_operator.naming import LEASE_NAME
 Body = dict[str, Any]
 
 log = logging.getLogger(__name__)
+
+
+def unique_identity() -> str:
+    """An identity that no other process has or had: the host name, which in a pod is the pod's name, with a random
+    suffix. A second process on this host, or a container that is restarted, must not take this one's Lease for its
+    own."""
+    return f"{socket.gethostname()}_{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +72,12 @@ class Leader:
     @property
     def leads(self) -> bool:
         """Whether this process may act now."""
-        return self._monotonic() < self._until
+        return self.seconds_left > 0
+
+    @property
+    def seconds_left(self) -> float:
+        """How long this process leads at least, even if it cannot renew the Lease any more."""
+        return self._until - self._monotonic()
 
     async def acquire(self) -> None:
         """Wait until this process leads."""
@@ -77,7 +91,7 @@ class Leader:
         while self.leads:
             await asyncio.sleep(self._timing.renew)
             try:
-                async with asyncio.timeout(max(self._until - self._monotonic(), 0)):
+                async with asyncio.timeout(max(self.seconds_left, 0)):
                     async for renewed in self._tries():
                         if renewed or not self.leads:
                             break
@@ -111,7 +125,7 @@ class Leader:
             if not self._may_take(lease):
                 self._until = float("-inf")
                 return False
-            await self._gateway.update(LEASES, lease | {"spec": self._spec(lease["spec"])})
+            await self._gateway.update(LEASES, lease | {"spec": self._spec(lease.get("spec") or {})})
         except NotFound:
             if not await self._create():
                 return False
@@ -135,7 +149,7 @@ class Leader:
         version, now = lease["metadata"]["resourceVersion"], self._monotonic()
         if self._seen is None or self._seen[0] != version:
             self._seen = (version, now)
-        holder = lease["spec"].get("holderIdentity")
+        holder = (lease.get("spec") or {}).get("holderIdentity")
         return holder in (None, "", self._identity) or now >= self._seen[1] + self._timing.duration
 
     def _spec(self, before: Body) -> Body:
@@ -144,7 +158,7 @@ class Leader:
         return {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._timing.duration)),
-            "acquireTime": now if taken else before["acquireTime"],
+            "acquireTime": now if taken else before.get("acquireTime", now),
             "renewTime": now,
             "leaseTransitions": before.get("leaseTransitions", -1) + taken,
         }

@@ -46,29 +46,33 @@ async def asking_by_http() -> AsyncIterator[Ask]:
         yield ask
 
 
-async def poll_forever(
+async def poll(
     *,
     cache: Cache,
     observer: Observer,
     queue: WorkQueue,
     clock: Clock,
     metrics: Metrics,
-    seconds: float,
-    asking: Asking,
+    ask: Ask,
 ) -> None:
-    """Poll every running train pod every `seconds`, or less often where more than MAX_PER_SECOND would be due."""
+    """Poll every running train pod once. What one of them answers does not keep the others from being polled."""
     gate = asyncio.Semaphore(CONCURRENCY)
-    async with asking() as ask:
-        while True:
-            await asyncio.sleep(max(seconds, len(training_pods(cache)) / MAX_PER_SECOND))
-            pods = training_pods(cache)
-            training = {pod.run_uid for pod in pods}
-            observer.polled = {uid: answer for uid, answer in observer.polled.items() if uid in training}
-            answers = await asyncio.gather(*(_poll(ask, gate, pod, observer, clock) for pod in pods))
-            for there in answers:
-                metrics.polls.labels("answered" if there else "failed").inc()
-            for key in cache.keys_of({pod.run_uid for pod, there in zip(pods, answers, strict=True) if there}):
-                queue.add(key)
+    pods = training_pods(cache)
+    training = {pod.run_uid for pod in pods}
+    observer.polled = {uid: answer for uid, answer in observer.polled.items() if uid in training}
+    polls = (_poll(ask, gate, pod, observer, clock) for pod in pods)
+    answers = await asyncio.gather(*polls, return_exceptions=True)
+    for answer in answers:
+        metrics.polls.labels("answered" if answer is True else "failed").inc()
+    for key in cache.keys_of({pod.run_uid for pod, answer in zip(pods, answers, strict=True) if answer is True}):
+        queue.add(key)
+    if (unexpected := next((answer for answer in answers if isinstance(answer, BaseException)), None)) is not None:
+        raise unexpected
+
+
+def pause(cache: Cache, seconds: float) -> float:
+    """Time between two polls of all pods: `seconds`, or longer where more than MAX_PER_SECOND would be due."""
+    return max(seconds, len(training_pods(cache)) / MAX_PER_SECOND)
 
 
 def training_pods(cache: Cache) -> tuple[PodView, ...]:

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 from lora_operator.engine.cache import Cache, key_of
 from lora_operator.engine.queue import WorkQueue
-from lora_operator.kube.errors import KubeError
 from lora_operator.kube.gateway import CLASSES, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.scope import Scope
 from lora_operator.naming import MANAGED_BY_SELECTOR
-
-FIRST_RETRY_SECONDS = 1.0
-
-log = logging.getLogger(__name__)
-
-
-async def resync_forever(
-    *, gateway: Gateway, scope: Scope, cache: Cache, queue: WorkQueue, seconds: float, primed: asyncio.Event
-) -> None:
-    """Resync now and every `seconds`. Sets `primed` when the cache is complete for the first time."""
-    while True:
-        try:
-            await resync(gateway=gateway, scope=scope, cache=cache, queue=queue)
-            primed.set()
-        except KubeError as problem:
-            log.warning("resync failed", extra={"error": str(problem)})
-        await asyncio.sleep(seconds if primed.is_set() else FIRST_RETRY_SECONDS)
 
 
 async def resync(*, gateway: Gateway, scope: Scope, cache: Cache, queue: WorkQueue) -> None:

@@ -7,10 +7,18 @@ KubeError
   Refused           400, 403, 413, 422: the API server refuses the request and says why
   Throttled         429: retry after `retry_after` seconds
   Unavailable       5xx, a broken connection, a timeout
+  Garbled           a success whose content is not what the API promises
   NotLeading        no request was sent: another operator may be the leader
 """
 
 from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+LONGEST_RETRY_AFTER = 120.0
+"""No answer may keep the operator from asking again for longer."""
 
 
 class KubeError(Exception):
@@ -48,6 +56,10 @@ class Unavailable(KubeError):
     """The API server cannot be reached or reports an internal error."""
 
 
+class Garbled(KubeError):
+    """The answer is not what the API promises."""
+
+
 class NotLeading(KubeError):
     """This process may not write now."""
 
@@ -66,3 +78,19 @@ def error_of(*, what: str, status: int, reason: str, said: str, retry_after: flo
     elif status >= 500:
         kind = Unavailable
     return kind(f"{what}: {said}", status=status, retry_after=retry_after, said=said)
+
+
+def seconds_of(retry_after: str | None, *, now: datetime | None = None) -> float | None:
+    """The seconds that a header Retry-After asks for, which is a number or a date; None for anything else."""
+    if retry_after is None:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        seconds = (date - (now or datetime.now(UTC))).total_seconds()
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_RETRY_AFTER)

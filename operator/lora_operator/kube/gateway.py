@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import os
 import re
 from collections.abc import AsyncIterator, Callable
@@ -15,11 +17,13 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from lora_operator import naming
-from lora_operator.kube.errors import NotFound, NotLeading, Unavailable, error_of
+from lora_operator.kube.errors import Garbled, NotFound, NotLeading, Unavailable, error_of, seconds_of
 
 Body = dict[str, Any]
 PAGE = 500
 TIMEOUT_SECONDS = 20.0
+SHORTEST_TIMEOUT_SECONDS = 0.1
+"""A write that must end sooner is not sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +72,22 @@ class Gateway:
     """Requests to one API server."""
 
     def __init__(
-        self, api: client.ApiClient, *, record: Recorder, may_write: Callable[[], bool] = lambda: True
+        self, api: client.ApiClient, *, record: Recorder, seconds_to_write: Callable[[], float] = lambda: math.inf
     ) -> None:
         self._api = api
         self._record = record
-        self._may_write = may_write
+        self._seconds_to_write = seconds_to_write
+        self._unanswered: set[asyncio.Future[Body]] = set()
 
-    def writing_while(self, may_write: Callable[[], bool]) -> Gateway:
-        """The same gateway, which raises NotLeading for every write while `may_write` returns False."""
-        return Gateway(self._api, record=self._record, may_write=may_write)
+    def writing_within(self, seconds_to_write: Callable[[], float]) -> Gateway:
+        """The same gateway, whose writes end within the seconds that are left, for both sides. Raises NotLeading for a
+        write for which none are left."""
+        return Gateway(self._api, record=self._record, seconds_to_write=seconds_to_write)
+
+    async def writes_ended(self) -> None:
+        """Wait until each write that was sent has its answer or has run out of time, also one whose caller was
+        cancelled."""
+        await asyncio.gather(*self._unanswered, return_exceptions=True)
 
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server has this kind in this version."""
@@ -84,7 +95,7 @@ class Gateway:
             found = await self._request("list", resource, f"/{resource.prefix}")
         except NotFound:
             return False
-        return any(entry["name"] == resource.plural for entry in found["resources"])
+        return any(entry.get("name") == resource.plural for entry in _objects(found, "resources"))
 
     async def get(
         self, resource: Resource, namespace: str | None, name: str, *, subresource: str | None = None
@@ -100,12 +111,13 @@ class Gateway:
         query = {"limit": str(PAGE)} | {name: text for name, text in selectors.items() if text}
         while True:
             page = await self._request("list", resource, resource.path(namespace), query=query)
-            for item in page["items"]:
+            for item in _objects(page, "items"):
                 yield item
-            token = page["metadata"].get("continue")
+            metadata = page.get("metadata")
+            token = metadata.get("continue") if isinstance(metadata, dict) else None
             if not token:
                 return
-            query["continue"] = token
+            query["continue"] = str(token)
 
     async def create(self, resource: Resource, body: Body) -> Body:
         """Create an object. Raises AlreadyExists."""
@@ -148,16 +160,49 @@ class Gateway:
         body: Body | str | None = None,
         content: str = "application/json",
     ) -> Body:
-        method = METHODS[verb]
-        if method != "GET" and not self._may_write():
+        query = query or {}
+        if METHODS[verb] == "GET":
+            return await self._exchange(verb, resource, path, query=query, body=body, content=content)
+        seconds = min(self._seconds_to_write(), TIMEOUT_SECONDS)
+        if seconds < SHORTEST_TIMEOUT_SECONDS:
             raise NotLeading(f"{verb} {path}: not sent, because this operator is not the leader", status=0)
+        # The API server drops a request that it has not carried out in this time, even if it hears nothing more of the
+        # client. Cancelling the caller would not take back what was sent.
+        query |= {"timeout": f"{math.floor(seconds * 1000)}ms"}
+        sent = asyncio.ensure_future(
+            self._exchange(verb, resource, path, query=query, body=body, content=content, seconds=seconds)
+        )
+        self._unanswered.add(sent)
+        sent.add_done_callback(self._ended)
+        return await asyncio.shield(sent)
+
+    def _ended(self, sent: asyncio.Future[Body]) -> None:
+        self._unanswered.discard(sent)
+        if not sent.cancelled():
+            sent.exception()  # of a caller that was cancelled, nobody else asks for it
+
+    async def _exchange(
+        self,
+        verb: str,
+        resource: Resource,
+        path: str,
+        *,
+        query: dict[str, str],
+        body: Body | str | None,
+        content: str,
+        seconds: float = TIMEOUT_SECONDS,
+    ) -> Body:
         headers = {"Content-Type": content, "Accept": "application/json"}
         try:
             _, url, headers, payload, _ = await self._api.param_serialize(
-                method=method, resource_path=path, header_params=headers, body=body, auth_settings=["BearerToken"]
+                method=METHODS[verb],
+                resource_path=path,
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
             )
             url = f"{url}?{urlencode(query)}" if query else url
-            response = await self._api.call_api(method, url, headers, payload, _request_timeout=TIMEOUT_SECONDS)
+            response = await self._api.call_api(METHODS[verb], url, headers, payload, _request_timeout=seconds)
             data = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as problem:
             self._record(verb, resource, 0)
@@ -176,18 +221,29 @@ def as_yaml(body: Body) -> str:
 def _answer(what: str, response: Any, data: bytes) -> Body:
     try:
         answer = json.loads(data) if data else {}
-    except ValueError:
+    except (ValueError, RecursionError):
+        answer = None
+    if response.status < 300 and isinstance(answer, dict):
+        return answer
+    if not isinstance(answer, dict):
         answer = {"message": data[:200].decode(errors="replace")}
     if response.status < 300:
-        return answer
-    retry_after = (response.getheaders() or {}).get("Retry-After")
+        raise Garbled(f"{what}: the answer is no JSON object: {answer['message']}", status=response.status)
     raise error_of(
         what=what,
         status=response.status,
         reason=answer.get("reason", ""),
         said=str(answer.get("message", response.status)),
-        retry_after=float(retry_after) if retry_after else None,
+        retry_after=seconds_of((response.getheaders() or {}).get("Retry-After")),
     )
+
+
+def _objects(answer: Body, field: str) -> list[Body]:
+    """The objects that an answer lists. Go writes an empty list as null, too."""
+    listed = answer.get(field) or []
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise Garbled(f"The answer of the API server has no list of objects in {field}", status=200)
+    return listed
 
 
 @asynccontextmanager

@@ -80,7 +80,7 @@ def resolve(run: LoraFineTune, *, class_name: str, class_spec: LoraFineTuneClass
         model_cache=class_spec.model_cache is not None,
     )
     data = {
-        RUN_KEY: run_file.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+        RUN_KEY: run_file.text(),
         CLASS_NAME_KEY: class_name,
         # Fields that the class leaves unset stay unset: a default of the product is not the class's setting.
         CLASS_KEY: class_spec.model_dump_json(by_alias=True, exclude_unset=True),

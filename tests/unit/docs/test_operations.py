@@ -23,7 +23,7 @@ def test_there_is_a_row_for_each_setting() -> None:
     rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| (.*?) \|", SETTINGS, re.MULTILINE)
     told = {name.lower(): default for name, default in rows}
     fields = OperatorSettings.model_fields
-    of_the_pod = {"namespace", "identity"}
+    of_the_pod = {"namespace"}
     assert set(told) == set(fields)
     assert {name: told[name] for name in fields if name not in of_the_pod} == {
         name: f"{field.default}" for name, field in fields.items() if name not in of_the_pod

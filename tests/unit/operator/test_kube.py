@@ -140,7 +140,7 @@ async def test_status_is_applied_to_the_version_that_was_read(server: FakeApiSer
         await gateway.apply_status(RUNS, NAMESPACE, NAME, **newest, status={"observedGeneration": 2})
     request = server.writes()[-1]
     assert request.is_apply
-    assert request.query == {"fieldManager": naming.FIELD_MANAGER, "force": "true"}
+    assert request.query == {"fieldManager": naming.FIELD_MANAGER, "force": "true", "timeout": "20000ms"}
 
 
 def test_a_status_is_yaml_whatever_people_have_typed() -> None:

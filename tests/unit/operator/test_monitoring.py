@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import replace
@@ -12,9 +13,11 @@ import pytest
 import yaml
 from lora_operator import naming
 from lora_operator.api.reasons import Reason
-from lora_operator.metrics import KNOWN_REASONS, NOT_SEEN, OTHER, Metrics, bounded
+from lora_operator.engine.loops import Loop
+from lora_operator.metrics import KNOWN_REASONS, NOT_SEEN, OTHER, POLL_RESULTS, RESULTS, Metrics, bounded
 from lora_operator.naming import Stage
 from lora_operator.workloads.metadata import child_labels
+from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.parallelism import ParallelismSpec
 from lora_trainer.telemetry import GAUGES
 from prometheus_client import generate_latest
@@ -116,6 +119,26 @@ def test_the_first_step_counts_once_per_run() -> None:
     assert told["lora_operator_progress_writes_total"] == 3
 
 
+@pytest.mark.parametrize("code", [code.value for code in ExitCode if code])
+def test_no_counter_starts_with_its_first_event(code: int) -> None:
+    """Prometheus sees an increase between two scrapes of a series, and none in a series that is new."""
+    metrics = the_metrics()
+    world = training()
+    metrics.namespace_seen("team-a")
+    metrics.request_ended("get", "jobs", 200)
+    written(world, metrics)
+    scraped = figures(metrics)
+    world.end(TRAIN, code)
+    written(world, metrics)
+    for result in RESULTS:
+        metrics.reconcile_seconds.labels(result).observe(1)
+    metrics.polls.labels("failed").inc()
+    metrics.request_ended("get", "jobs", 503)
+    after_the_event = figures(metrics)
+    assert sum(after_the_event.values()) > sum(scraped.values())
+    assert {name for name in after_the_event if name not in scraped} == set()
+
+
 def test_a_published_adapter_counts() -> None:
     metrics = the_metrics()
     before, world = training(), complete()
@@ -144,7 +167,7 @@ def test_reasons_that_a_pod_invents_are_no_labels(reason: str | None, label: str
 
 
 def test_no_metric_is_labelled_with_what_grows_with_the_runs() -> None:
-    allowed = {"namespace", "class", "reason", "stage", "result", "verb", "resource", "code"}
+    allowed = {"namespace", "class", "reason", "stage", "result", "loop", "verb", "resource", "code"}
     assert {label for labels in labels_of(the_metrics()).values() for label in labels} == allowed
 
 
@@ -215,12 +238,33 @@ def test_alerts_and_panels_name_what_exists(expression: str) -> None:
 
 def check_values(selector: Selector) -> None:
     """Reasons and results that are asked for can occur."""
-    metrics = (ROOT / "operator" / "lora_operator" / "metrics.py").read_text()
     for label, value in selector.matchers:
         if label == "reason":
             assert set(value.split("|")) <= KNOWN_REASONS
         if label == "result":
-            assert all(re.search(rf"result: .*\b{word}\b", metrics) for word in value.split("|"))
+            assert set(value.split("|")) <= {*RESULTS, *POLL_RESULTS}
+
+
+@pytest.mark.parametrize("alert", [name for name in EXPRESSIONS if name.startswith("Lora")])
+def test_an_alert_sees_the_first_event(alert: str) -> None:
+    """Each value that an alert compares a counter's label with is a series at 0, before anything has happened."""
+    metrics = the_metrics()
+    metrics.namespace_seen("team-a")
+    Loop(name="poller", work=lambda: asyncio.sleep(0), metrics=metrics)
+    metrics.request_ended("get", "jobs", 200)
+    for selector in selectors(EXPRESSIONS[alert]):
+        if selector.metric == "lora_operator_first_step_seconds_bucket" or "_total" not in selector.metric:
+            continue
+        values = {
+            tuple(sample.labels[label] for label, _ in selector.matchers)
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == selector.metric and (sample.value == 0 or not selector.matchers)
+        }
+        for position, (_, value) in enumerate(selector.matchers):
+            known = {each[position] for each in values}
+            assert {name for name in value.split("|") if not any(re.fullmatch(name, each) for each in known)} == set()
+        assert values
 
 
 def test_every_alert_says_what_to_do() -> None:

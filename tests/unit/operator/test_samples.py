@@ -13,6 +13,7 @@ from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.planning.observed import class_view
 from lora_operator.planning.plan_builder import Create
 from lora_operator.workloads.resolved import RUN_KEY
+from lora_trainer.contract.run import RunFile
 
 from tests.builders import T0, UID, stamp
 from tests.unit.operator.simulation import Simulation
@@ -52,7 +53,7 @@ def run_file(sample: Path) -> str:
     plan = world.reconcile()
     assert plan.actions, [condition.message for condition in plan.status.conditions]
     config_map = next(a.body for a in plan.actions if isinstance(a, Create) and a.body["kind"] == "ConfigMap")
-    return json.dumps(json.loads(config_map["data"][RUN_KEY]), indent=2) + "\n"
+    return json.dumps(RunFile.model_validate_json(config_map["data"][RUN_KEY]).wire(), indent=2) + "\n"
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)

@@ -157,7 +157,7 @@ def test_the_run_file_names_secrets_and_holds_none() -> None:
 
 
 def test_defaults_are_resolved_in_the_run_file() -> None:
-    run_file = json.loads(children("minimal")["config-map"]["data"]["run.json"])
-    assert run_file["lora"]["r"] == 16
-    assert run_file["training"]["lrSchedulerType"] == "linear"
-    assert run_file["evaluation"]["holdoutFraction"] == 0.05
+    run_file = RunFile.model_validate_json(children("minimal")["config-map"]["data"]["run.json"])
+    assert run_file.lora.r == 16
+    assert run_file.training.lr_scheduler_type == "linear"
+    assert run_file.evaluation.holdout_fraction == 0.05

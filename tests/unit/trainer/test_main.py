@@ -83,7 +83,7 @@ def test_a_bug_names_its_place_and_not_its_words() -> None:
         ("{", "file: Invalid JSON"),
         ('{"version": 1}', "identity: Field required"),
         (json.dumps(run_file().wire() | {"lora": {"r": 0}}), "lora.r: Input should be greater than or equal to 1"),
-        (json.dumps(run_file().wire() | {"loras": {}}), "loras: Extra inputs are not permitted"),
+        (json.dumps(run_file().wire() | {"loras": {}}), "older than the operator and does not know loras."),
     ],
 )
 def test_a_run_file_that_is_not_valid(tmp_path: Path, contents: str, words: str) -> None:
@@ -92,6 +92,14 @@ def test_a_run_file_that_is_not_valid(tmp_path: Path, contents: str, words: str)
         entry.read_run(tmp_path / "run.json")
     assert caught.value.code is ExitCode.ConfigInvalid
     assert words in caught.value.message
+
+
+REQUIRED = {
+    "rank": ("--run=r", "--scratch=s", "--base=b", "--termination-log=t"),
+    "verify": ("--artifact=s3://a/b",),
+    "export": ("--adapter=a", "--base=b", "--formats=f", "--folder=f"),
+}
+"""Options that a stage does not start without."""
 
 
 def command(tmp_path: Path, stage: str = "prepare") -> list[str]:
@@ -107,6 +115,13 @@ def test_a_missing_run_file_ends_with_a_last_word(tmp_path: Path) -> None:
     assert outcome
     assert outcome.reason == "ConfigInvalid"
     assert [json.loads(line)["level"] for line in done.stdout.splitlines()] == ["error"]
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "rank", "verify", "export"])
+def test_every_process_hides_its_memory_and_environment(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    monkeypatch.setattr(entry, "hide_from_others", lambda: (_ for _ in ()).throw(InterruptedError("hidden")))
+    with pytest.raises(InterruptedError):
+        entry.main([stage, *REQUIRED.get(stage, ())])
 
 
 def test_a_termination_log_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
+import os
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.credentials import SECRET_VARIABLES
 from lora_trainer.contract.progress import MAX_HISTORY, Phase, Progress
-from lora_trainer.telemetry import LossHistory, ProgressServer, configure_logging, redact
+from lora_trainer.redaction import redact, redacted, take
+from lora_trainer.telemetry import LossHistory, ProgressServer, configure_logging
 
 
 @pytest.fixture
@@ -95,6 +100,44 @@ def test_no_credential_is_shown_be_it_plain_or_inside_json(monkeypatch: pytest.M
     monkeypatch.setenv(variable, key + "\n")
     assert redact(f"read {key} and failed") == "read *** and failed"
     assert redact(json.dumps({"message": f"read {key} and failed"})) == '{"message": "read *** and failed"}'
+
+
+SECRET = "s3cr3t/value+of=a:key 0123456789"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        SECRET,
+        quote(SECRET, safe=""),
+        SECRET.encode().hex(),
+        *(base64.b64encode(b"x" * offset + SECRET.encode() + b"yy").decode() for offset in range(3)),
+        *(base64.urlsafe_b64encode(b"x" * offset + SECRET.encode() + b"yy").decode() for offset in range(3)),
+    ],
+)
+def test_no_credential_is_shown_in_another_encoding(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    shown = redact(f"see {written} here")
+    assert "***" in shown
+    left = shown.removeprefix("see ").removesuffix(" here").split("***")
+    assert all(len(end) <= 8 for end in left), "of base64, the ends are left, which depend on what is beside them"
+
+
+def test_a_line_of_a_key_is_not_shown_alone_nor_after_the_key_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = secrets.token_hex(24)
+    monkeypatch.setenv("LORA_SIGNING_KEY", f"-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE KEY-----\n")
+    for _ in range(2):
+        assert redacted({"result": [{"text": f"it is {line}"}], "step": 3}) == {
+            "result": [{"text": "it is ***"}],
+            "step": 3,
+        }
+        take("LORA_SIGNING_KEY")
+    assert "LORA_SIGNING_KEY" not in os.environ
+
+
+@given(st.text(max_size=30))
+def test_texts_without_credentials_stay_as_they_are(text: str) -> None:
+    assert redact(text) == text
 
 
 def test_keys_are_secret_and_names_of_accounts_are_not() -> None:

@@ -69,7 +69,10 @@ class Accelerator(WireModel):
 
 
 class RunFile(WireModel):
-    """Everything that the trainer needs to know about a run."""
+    """Everything that the trainer needs to know about a run.
+
+    The defaults are part of the contract and never change, because a run file leaves out what has its default.
+    """
 
     version: Literal[1] = 1
     identity: Identity
@@ -85,6 +88,12 @@ class RunFile(WireModel):
     accelerator: Accelerator
     model_cache: bool = False
     """Whether base models are kept at MODEL_CACHE."""
+
+    def text(self) -> str:
+        """The run file. Fields that have their default are left out: a trainer that is older than the operator refuses
+        fields that it does not know, and needs to know only those that are used."""
+        used = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        return json.dumps({"version": self.version} | used, indent=2, ensure_ascii=False)
 
     def quantized(self, quantization: Quantization) -> RunFile:
         """The run with model.quantization as it was decided."""

@@ -31,6 +31,7 @@ from lora_trainer.prepared import Prepared
 from lora_trainer.publishing.curves import write_loss_curve
 from lora_trainer.publishing.model_card import model_card
 from lora_trainer.publishing.signing import Signer
+from lora_trainer.redaction import redact
 from lora_trainer.storage import Bucket
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def write_folder(
     card = model_card(
         run, prepared=result, steps=loop.step, evaluation=evaluation, versions=versions(), signing_key=signing_key
     )
-    (folder / MODEL_CARD).write_text(card)
+    (folder / MODEL_CARD).write_text(redact(card))
 
 
 def _write_adapter_config(path: Path, *, run: RunFile, prepared: PrepareResult) -> None:

@@ -1,11 +1,12 @@
-"""The process that runs a user's reward function: `python -I child.py SOURCE FUNCTION`. Standard library only.
+"""The process that runs a user's reward function: `python -I child.py SOURCE FUNCTION FOLDER`. Standard library only.
 
-Loads the function, says whether that worked, then answers one line of JSON with another until its input ends. What the
-function prints goes to the log (standard error).
+Confines itself, loads the function, says whether that worked, then answers one line of JSON with another until its
+input ends. What the function prints goes to the log (standard error). The function may write into the folder.
 """
 
 import json
 import os
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 MAX_WORDS = 200
 
 
-def main(source: str, name: str) -> None:
+def main(source: str, name: str, folder: str) -> None:
     """Serve calls until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -23,17 +24,25 @@ def main(source: str, name: str) -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
+    confined = confine(source, folder)
     try:
         function = load(source, name)
     except BaseException as error:  # a user's module may raise anything, SystemExit too
         reply(failure(error, source))
         return
-    reply({"ready": True})
+    reply({"confined": confined})
     for line in sys.stdin:
         try:
             reply({"rewards": numbers(function(**json.loads(line)))})
         except BaseException as error:  # as above
             reply(failure(error, source))
+
+
+def confine(source: str, folder: str) -> bool:
+    """Confine this process to reading the source and what Python needs, and to writing into the folder. Returns
+    whether the kernel does that."""
+    confinement = runpy.run_path(str(Path(__file__).with_name("confinement.py")))
+    return confinement["confine"](readable=[source, *confinement["interpreter"]()], writable=[folder])
 
 
 def load(source: str, name: str) -> Callable:

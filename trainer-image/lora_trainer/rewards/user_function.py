@@ -1,34 +1,42 @@
 """Runs a user's reward function in its own process, with a time limit for each call and without credentials.
 
 The process keeps the function loaded between calls. Because it is separate, the user's code can neither end nor block
-the trainer, and finds no credentials in its environment. It is not a sandbox against malicious code.
+the trainer. It confines itself (confinement.py) before it loads the code, and the trainer hides its own memory and
+environment. docs/reference/security.md says what malicious code can still do.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.rewards import PythonReward
 from lora_trainer.errors import TrainerError
+from lora_trainer.redaction import redact
 from lora_trainer.rewards import child
 
-PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "OMP_NUM_THREADS")
-"""Environment variables that the process gets; no others."""
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS")
+"""Environment variables that the process gets as they are."""
 START_SECONDS = 60
 KILL_SECONDS = 5
 CHUNK = 65_536
+
+log = logging.getLogger(__name__)
 
 
 class UserFunction:
@@ -40,16 +48,26 @@ class UserFunction:
         self._source = source
         self._field = field
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder: Path | None = None
+        """The only folder that the process may write into."""
 
     def load(self) -> None:
         """Start the process and load the function, if that has not been done."""
         if self._process is None:
-            command = [sys.executable, "-I", child.__file__, str(self._source), self._spec.function]
+            self._folder = Path(tempfile.mkdtemp(prefix="reward-"))
             environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+                [sys.executable, "-I", child.__file__, self._source, self._spec.function, self._folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self._folder,
+                env=environment | {"HOME": str(self._folder), "TMPDIR": str(self._folder)},
+                start_new_session=True,
             )
-            self._answer(START_SECONDS, what="was not loaded")
+            threading.Thread(target=_pass_on, args=(self._process.stderr,), name="reward-log", daemon=True).start()
+            if not self._answer(START_SECONDS, what="was not loaded")["confined"]:
+                log.warning("This node's kernel has no Landlock: the reward function can write into the pod's folders")
 
     def __call__(self, *, count: int, **arguments: Any) -> list[float]:
         """The rewards of `count` answers. `arguments` are what the function is called with; JSON must carry them."""
@@ -75,6 +93,8 @@ class UserFunction:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(KILL_SECONDS)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answer(self, seconds: int, *, what: str) -> Mapping[str, Any]:
         """The next line that the process writes. A killed or silent process and an error of the function are raised."""
@@ -123,3 +143,11 @@ class UserFunction:
             f"The reward function {self._spec.function} in {reference.name}/{reference.key}{line}{inside} {what}.",
             remedy or f"Correct it in the ConfigMap and apply the LoraFineTune under a new name ({self._field}).",
         )
+
+
+def _pass_on(printed: IO[bytes]) -> None:
+    """Write what the function prints to the log, without the values of credentials."""
+    with printed:
+        while line := printed.readline(CHUNK):
+            sys.stderr.write(redact(line.decode(errors="replace")))
+            sys.stderr.flush()

@@ -15,6 +15,7 @@ from lora_trainer.contract.run import RunFile
 from lora_trainer.libraries import environment
 from lora_trainer.model import adapter_digest
 from lora_trainer.prepared import Prepared, read_prepared
+from lora_trainer.redaction import take
 from lora_trainer.telemetry import ProgressServer
 from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import fetch_step
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 def train_node(this: Attempt) -> None:
     """The first process of a further node, which fetches for all of that node. Raises TrainerError."""
-    os.environ.pop(SIGNING_KEY_VARIABLE, None)
+    take(SIGNING_KEY_VARIABLE)
     progress, nodes, stop = this.progress, this.nodes, this.stop
     with nodes:
         progress.update(phase=Phase.DATA)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Self
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import decode_outcome
 from lora_trainer.errors import TrainerError
+from lora_trainer.processes import without_credentials
 
 GRACE_SECONDS = 10
 """How long an error of the first process waits for one of the others, which may be its cause."""
@@ -93,7 +94,7 @@ class Ranks:
                     "--termination-log",
                     self._termination_log(local),
                 ],
-                env=os.environ | self._world.environment(local),
+                env=without_credentials() | self._world.environment(local),
                 stdin=subprocess.PIPE,  # its end tells the process that this one is gone
             )
             watcher = threading.Thread(target=self._watch, args=(local, process), name=f"rank-{local}", daemon=True)

@@ -57,7 +57,8 @@ class PythonReward(WireModel):
     """Your own function, called as TRL calls reward functions: with the keyword arguments prompts, completions and
     every column of the dataset, all lists of the same length. It returns one number per completion.
 
-    It runs in its own process, without credentials in its environment. The code is fixed when the run is prepared.
+    It runs in its own process, without credentials, and may write into TMPDIR alone. The code is fixed when the run is
+    prepared.
     """
 
     config_map_ref: ConfigMapKeyRef
