@@ -59,6 +59,7 @@ class Termination:
     text: str
     """The termination message."""
     finished: datetime
+    """By the clock of its node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,20 +82,45 @@ class PodView:
     job_uid: str
     phase: str
     created: datetime
-    deleting: bool
+    delete_by: datetime | None = None
+    """When it must have ended, once somebody has deleted it: its grace period is over then."""
     index: int = 0
     """Completion index in a Job of several pods. Pod 0 reports for all of them."""
     disrupted: bool = False
     """Whether it was drained, preempted or evicted."""
+    reason: str = ""
+    """Why it was evicted, rejected or disrupted, in one word of Kubernetes (Evicted, UnexpectedAdmissionError)."""
+    message: str = ""
+    """The same as a sentence of the kubelet or of a controller."""
     node: str | None = None
+    scheduled: datetime | None = None
+    """When it got its node and, with it, its devices: by the clock of the control plane."""
     ip: str | None = None
     started: datetime | None = None
+    """When its container started, by the clock of its node."""
     waiting_reason: str | None = None
     waiting_message: str = ""
     unschedulable: str | None = None
     secrets: tuple[RequiredSecret, ...] = ()
     """The Secrets without which its container does not start."""
+    beside: tuple[str, ...] = ()
+    """Containers that run beside the trainer's, and that keep the pod running when that has ended."""
     termination: Termination | None = None
+
+    @property
+    def deleting(self) -> bool:
+        """Whether somebody has deleted it."""
+        return self.delete_by is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether the pod itself has ended, which is what its Job waits for."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def why(self) -> str:
+        """Why it was evicted, rejected or disrupted; empty where nobody said so."""
+        return ": ".join(filter(None, (self.reason, self.message.strip())))
 
     @property
     def mounting(self) -> bool:
@@ -327,17 +353,16 @@ def job_view(body: dict[str, Any]) -> JobView:
 
 
 def _suspended_since(status: dict[str, Any]) -> datetime | None:
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "Suspended" and condition["status"] == "True":
-            return _time(condition["lastTransitionTime"])
-    return None
+    suspended = _true(status, "Suspended")
+    return _time(suspended["lastTransitionTime"]) if suspended is not None else None
 
 
 def pod_view(body: dict[str, Any]) -> PodView:
     """The view of a pod that carries this operator's labels. Raises as `job_view` does."""
     metadata, status = body["metadata"], body.get("status", {})
-    statuses = (entry for entry in status.get("containerStatuses", ()) if entry["name"] == CONTAINER)
-    container = next(statuses, {}).get("state", {})
+    statuses = status.get("containerStatuses", ())
+    container = next((entry for entry in statuses if entry["name"] == CONTAINER), {}).get("state", {})
+    disruption = _true(status, "DisruptionTarget")
     waiting = container.get("waiting", {})
     running = container.get("running") or container.get("terminated") or {}
     return PodView(
@@ -346,23 +371,39 @@ def pod_view(body: dict[str, Any]) -> PodView:
         job_uid=_owner(metadata, kind="Job"),
         phase=status.get("phase", "Pending"),
         created=_time(metadata["creationTimestamp"]),
-        deleting="deletionTimestamp" in metadata,
+        delete_by=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         index=int(metadata.get("annotations", {}).get(INDEX_ANNOTATION, 0)),
-        disrupted=_disrupted(status),
+        disrupted=disruption is not None,
+        reason=status.get("reason") or (disruption or {}).get("reason", ""),
+        message=status.get("message") or (disruption or {}).get("message", ""),
         node=body.get("spec", {}).get("nodeName"),
+        scheduled=_scheduled(body),
         ip=status.get("podIP"),
         started=_time(running["startedAt"]) if running.get("startedAt") else None,
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
         unschedulable=_unschedulable(status),
         secrets=_secrets(body.get("spec", {})),
+        beside=tuple(
+            entry["name"] for entry in statuses if entry["name"] != CONTAINER and "running" in entry.get("state", {})
+        ),
         termination=_termination(container.get("terminated")),
     )
 
 
-def _disrupted(status: dict[str, Any]) -> bool:
+def _true(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """The condition of this type, where it is True."""
     conditions = status.get("conditions", ())
-    return any(condition["type"] == "DisruptionTarget" and condition["status"] == "True" for condition in conditions)
+    return next((entry for entry in conditions if entry["type"] == kind and entry["status"] == "True"), None)
+
+
+def _scheduled(body: dict[str, Any]) -> datetime | None:
+    """When the pod got its node. A pod that was created with a node has no condition yet."""
+    metadata = body["metadata"]
+    if not body.get("spec", {}).get("nodeName"):
+        return None
+    condition = _true(body.get("status", {}), "PodScheduled")
+    return _time((condition or {}).get("lastTransitionTime") or metadata["creationTimestamp"])
 
 
 def _unschedulable(status: dict[str, Any]) -> str | None:

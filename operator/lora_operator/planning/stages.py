@@ -13,6 +13,7 @@ from lora_operator.planning.attempts import StageState, closed, how_it_ended
 from lora_operator.planning.cleanup import delete_job
 from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
+from lora_operator.planning.disruptions import fruitless, last_disruption, needs_person, pause
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
@@ -22,6 +23,8 @@ from lora_operator.planning.pod_problems import (
     PodProblem,
     less_often,
     next_look,
+    next_look_at_end,
+    overdue,
     problem_of,
     problem_of_child,
 )
@@ -35,6 +38,8 @@ from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import ResolvedRun, config_map
 from lora_operator.workloads.service import headless_service
 
+UNDISTURBED = (Reason.TRAINING, Reason.PREPARING, Reason.STARTING)
+"""States of a run that nothing holds up for the moment."""
 STUCK_REMEDY = "Ask the platform team to check the accelerators of its node, then create another LoraFineTune."
 
 
@@ -52,10 +57,18 @@ def advance_stage(builder: PlanBuilder, state: StageState, resolved: ResolvedRun
             return _stopping(builder, state, job)
         if (stuck := stuck_sentence(job, builder.observed.polled_of(job))) is not None:
             return _end_attempt(builder, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
+        if _disrupted_in_vain(builder):
+            return _end_attempt(builder, state, job, reason=Reason.DISRUPTED, sentence=last_disruption(job))
         return _wait(builder, job, resolved, left=None if end is None else end - builder.now)
     if not state.attempts:
         return _start(builder, state, resolved)
     return _after_failure(builder, state, resolved)
+
+
+def _disrupted_in_vain(builder: PlanBuilder) -> bool:
+    """Whether a pod has just replaced a disrupted one, as happened too often before training gained a step."""
+    before, now = builder.run.status.disruptions, builder.status.disruptions
+    return now is not None and fruitless(now) and now.count > (before.count if before is not None else 0)
 
 
 def _suspend(builder: PlanBuilder, state: StageState) -> Plan:
@@ -84,7 +97,7 @@ def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str)
     """The plan with the record of the newest attempt closed by the operator's own decision."""
     *before, newest = builder.status.attempts
     if job.newest_pod is not None:
-        newest = followed(newest, job.newest_pod)
+        newest = followed(newest, job.newest_pod, job)
     return builder.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=builder.now)))
 
 
@@ -98,17 +111,24 @@ def _stopping_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -
 
 def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
+    look = next_look_at_end(job.pods, now=builder.now)
+    if (problem := overdue(job.pods, now=builder.now)) is not None:
+        ready_state = _ready_state(problem)
+        return _stage_not_done(builder, state.stage, ready_state).end(ready_state, actions=actions, requeue_after=look)
     if builder.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
-        return _stopping_stuck(builder, state, *actions)
+        return replace(_stopping_stuck(builder, state, *actions), requeue_after=look)
     message = f"Job {job.name} is being deleted; its pod writes a checkpoint and ends."
     builder = builder.not_running(Reason.STOPPING, message)
-    return builder.end(ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message), actions=actions)
+    ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
+    return builder.end(ready_state, actions=actions, requeue_after=look)
 
 
 def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
     """Wait for a pod whose Job is gone: a second pod beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run continues when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
+    if (problem := overdue((pod,), now=builder.now)) is not None:
+        ready_state = _ready_state(problem)
     return replace(
         _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
     )
@@ -126,11 +146,12 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
     """Report what the Job's pod does, and look again when the deadline is over."""
     pod = job.newest_pod
     ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
-    if ended and not job.suspended:
-        # The Job controller now ends the Job or replaces the pod. Until then there is nothing to report.
-        return Plan(status=builder.run.status, requeue_after=left)
     looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
-    ready_state = _ready_state_of(job)
+    problem = overdue(job.pods, now=builder.now)
+    if ended and not job.suspended and problem is None:
+        # The Job controller now ends the Job or replaces the pod. Until then there is nothing to report.
+        return Plan(status=builder.run.status, requeue_after=min(looks, default=None))
+    ready_state = _ready_state(problem) if problem is not None else _ready_state_of(job)
     if ready_state.reason == Reason.TRAINING:
         builder = builder.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
         progressed = fold_progress(builder.status, builder.observed.polled_of(job))
@@ -139,6 +160,9 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
         )
     else:
         builder = _stage_not_done(builder, job.stage, ready_state)
+    disruptions = builder.status.disruptions
+    if disruptions is not None and fruitless(disruptions) and ready_state.reason in UNDISTURBED:
+        ready_state = needs_person(disruptions, last=f"Attempt {job.attempt} is under way.")
     return builder.end(ready_state, actions=_missing(builder, resolved), requeue_after=min(looks, default=None))
 
 
@@ -249,6 +273,7 @@ def _decide(builder: PlanBuilder, attempts: tuple[Attempt, ...]) -> Retry | Give
         attempts,
         retry_limit=builder.run.spec.retry_limit,
         micro_batch=chosen.per_device_train_batch_size if chosen is not None else None,
+        pause=pause(builder.status.disruptions),
         now=builder.now,
     )
 
@@ -260,4 +285,7 @@ def _back_off(builder: PlanBuilder, state: StageState, decision: Retry) -> Plan:
         f"Next attempt: {decision.at:%H:%M:%S} UTC."
     )
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.BACKING_OFF, message=message)
+    disruptions = builder.status.disruptions
+    if disruptions is not None and fruitless(disruptions):
+        ready_state = needs_person(disruptions, last=message)
     return _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=decision.at - builder.now)
