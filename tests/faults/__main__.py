@@ -16,7 +16,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import count
 from typing import TypeVar
 
-from tests.faults.episodes import Tally, deadly_episode, gap_episode, random_episode, refused_episode, requests_of
+from tests.faults.episodes import (
+    Tally,
+    deadly_episode,
+    evicted_episode,
+    gap_episode,
+    random_episode,
+    refused_episode,
+    requests_of,
+)
 from tests.faults.scripts import SCRIPTS, Script
 from tests.faults.world import Violation
 
@@ -73,6 +81,8 @@ def _again(episode: str, scripts: tuple[Script, ...]) -> Tally:
     name, _, request = episode.partition("/")
     if request == "gap":
         return gap_episode(BY_NAME[name])
+    if request == "evicted":
+        return evicted_episode(BY_NAME[name])
     if request.startswith("refused-"):
         return refused_episode(BY_NAME[name], int(request.removeprefix("refused-")))
     if name in BY_NAME:
@@ -89,9 +99,12 @@ def _all(pool: ProcessPoolExecutor, options: argparse.Namespace, total: Tally) -
     _gather(deadly, total.add)
     print(f"{len(deadly)} deaths, one after each request of {len(names)} scripts", flush=True)
     refused = [pool.submit(refused_episode, BY_NAME[REFUSED], n) for n in range(requests_of(BY_NAME[REFUSED]))]
-    _gather([*refused, pool.submit(gap_episode, BY_NAME[REFUSED])], total.add)
+    others = [pool.submit(episode, BY_NAME[REFUSED]) for episode in (gap_episode, evicted_episode)]
+    _gather([*refused, *others], total.add)
     print(
-        f"{len(refused)} refusals, one of each request of a script, and a deletion that no watch tells of", flush=True
+        f"{len(refused)} refusals, one of each request of a script, a deletion that no watch tells of, "
+        "and evictions in a row",
+        flush=True,
     )
     faults = 0
 

@@ -136,7 +136,7 @@ class Reason(StrEnum):
     """The trainer's container has ended, but another container keeps its pod running.
 
     Cause: A webhook injects a container that does not end by itself.
-    Remedy: Delete the pod. Then inject the container as a native side-car (an init container with restartPolicy
+    Remedy: Delete the pod. Then inject the container as a native sidecar (an init container with restartPolicy
     Always), or exclude the run's pods from the injection by spec.pod of the class.
     """
     REPEATEDLY_DISRUPTED = "RepeatedlyDisrupted"

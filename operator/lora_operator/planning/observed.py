@@ -342,7 +342,7 @@ def job_view(body: dict[str, Any]) -> JobView:
         attempt=int(metadata["labels"][ATTEMPT_LABEL]),
         created=_time(metadata["creationTimestamp"]),
         suspended=bool(body["spec"].get("suspend")),
-        suspended_since=_suspended_since(status),
+        suspended_since=_since(status, "Suspended"),
         queue=metadata["labels"].get(QUEUE_LABEL),
         deleting="deletionTimestamp" in metadata,
         finished=finished,
@@ -350,11 +350,6 @@ def job_view(body: dict[str, Any]) -> JobView:
         nodes=body["spec"].get("completions", 1),
         disrupted=end.get("reason") == DISRUPTED_REASON,
     )
-
-
-def _suspended_since(status: dict[str, Any]) -> datetime | None:
-    suspended = _true(status, "Suspended")
-    return _time(suspended["lastTransitionTime"]) if suspended is not None else None
 
 
 def pod_view(body: dict[str, Any]) -> PodView:
@@ -377,7 +372,7 @@ def pod_view(body: dict[str, Any]) -> PodView:
         reason=status.get("reason") or (disruption or {}).get("reason", ""),
         message=status.get("message") or (disruption or {}).get("message", ""),
         node=body.get("spec", {}).get("nodeName"),
-        scheduled=_scheduled(body),
+        scheduled=_since(status, "PodScheduled"),
         ip=status.get("podIP"),
         started=_time(running["startedAt"]) if running.get("startedAt") else None,
         waiting_reason=waiting.get("reason"),
@@ -397,13 +392,10 @@ def _true(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
     return next((entry for entry in conditions if entry["type"] == kind and entry["status"] == "True"), None)
 
 
-def _scheduled(body: dict[str, Any]) -> datetime | None:
-    """When the pod got its node. A pod that was created with a node has no condition yet."""
-    metadata = body["metadata"]
-    if not body.get("spec", {}).get("nodeName"):
-        return None
-    condition = _true(body.get("status", {}), "PodScheduled")
-    return _time((condition or {}).get("lastTransitionTime") or metadata["creationTimestamp"])
+def _since(status: dict[str, Any], kind: str) -> datetime | None:
+    """When the condition of this type became True, if it is."""
+    condition = _true(status, kind)
+    return _time(condition["lastTransitionTime"]) if condition is not None else None
 
 
 def _unschedulable(status: dict[str, Any]) -> str | None:

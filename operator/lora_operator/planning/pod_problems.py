@@ -100,7 +100,7 @@ def _sidecar(pod: PodView) -> PodProblem:
     others = ", ".join(pod.beside)
     message = (
         f"The trainer in pod {pod.name} has ended, but container {others} keeps the pod running. Delete the pod; the "
-        "run then continues. Inject the container as a native side-car (an init container with restartPolicy Always), "
+        "run then continues. Inject the container as a native sidecar (an init container with restartPolicy Always), "
         "or exclude the pods from the injection by spec.pod of the LoraFineTuneClass."
     )
     return PodProblem(reason=Reason.SIDECAR_RUNNING, message=message, needs_person=True)

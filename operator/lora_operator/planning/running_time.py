@@ -25,8 +25,8 @@ def still_running(record: Attempt, job: JobView, *, now: datetime) -> Attempt:
 
 
 def followed(record: Attempt, pod: PodView, job: JobView) -> Attempt:
-    """The record with the time of this pod counting from its start."""
-    if pod.scheduled is None or record.start_time == pod.scheduled:
+    """The record with the time of this pod counting from its start. A watch that is behind may show an earlier pod."""
+    if pod.scheduled is None or (record.start_time is not None and pod.scheduled <= record.start_time):
         return record
     # The end of the previous pod was not seen. It was gone when this one was created.
     before = halted(record, pod.created)

@@ -36,6 +36,12 @@ CASES = [
         (after(500), None, 60),
     ),
     (
+        "a watch that shows an earlier pod",
+        BEGUN,
+        a_job(pods=(a_running_pod(created=after(-90), started=after(-60)),)),
+        (after(0), None, None),
+    ),
+    (
         "both happened unseen",
         BEGUN,
         a_job(pods=(a_running_pod(created=after(70), started=after(500)),)),
