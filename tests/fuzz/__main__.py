@@ -30,6 +30,8 @@ from tests.fuzz.steps import NAMESPACE, Step, standing_classes, step_of
 
 MODULE = "tests.fuzz"
 AT_ONCE = 16
+REPORT_EVERY = 500
+"""Objects."""
 """Steps that are played side by side."""
 Counts = Counter[tuple[str, str, str]]
 """How many ended how: kind, end, reason."""
@@ -102,6 +104,8 @@ async def _work(
                 break
         else:
             counts[step.kind, outcome.end, outcome.reason] += 1
+            if counts.total() % REPORT_EVERY == 0:
+                _report(f"{counts.total()} objects were judged")
     return violations
 
 

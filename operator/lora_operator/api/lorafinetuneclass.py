@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from lora_operator.api.conditions import Conditions
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.namespace_selector import NamespaceSelector
-from lora_operator.api.pod_overlay import PodOverlay, Scheduling
+from lora_operator.api.pod_overlay import LONGEST_PREFIX, PodOverlay, Scheduling
 from lora_operator.api.quantity import Quantity, in_gib
 
 IMAGE = r"^[A-Za-z0-9][A-Za-z0-9_./-]*(:[0-9]+/[A-Za-z0-9_./-]+)?(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$"
@@ -115,8 +115,10 @@ Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
 
 def _resource_names(field: str) -> dict[str, str]:
     return rule(
-        f"!has(self.{field}) || self.{field}.all(key, key.matches('{CONTAINER_RESOURCE}'))",
-        f"The keys of {field} are cpu, memory, ephemeral-storage or extended resources (example.com/name).",
+        f"!has(self.{field}) || "
+        f"self.{field}.all(key, key.matches('{CONTAINER_RESOURCE}') && key.matches('{LONGEST_PREFIX}'))",
+        f"The keys of {field} are cpu, memory, ephemeral-storage or extended resources (example.com/name), "
+        "with at most 253 characters before the slash.",
         field=field,
     )
 

@@ -7,14 +7,17 @@ the operator does about them can be shown with this one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import itertools
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from lora_trainer.contract.exits import ExitCode
@@ -39,6 +42,7 @@ from lora_trainer.contract.run import RunFile, run_digest
 DIGEST = "0" * 64
 STEPS = 10
 STOP_REQUESTED = threading.Event()
+TURNS = itertools.count()
 
 
 def figures() -> DatasetFigures:
@@ -78,20 +82,47 @@ def train_result(run: RunFile) -> TrainResult:
     )
 
 
-def serve(progress: Progress) -> None:
-    """Answer /progress from a thread."""
-    answer = progress.model_dump_json(by_alias=True, exclude_none=True).encode()
+def answer_soundly(handler: BaseHTTPRequestHandler) -> None:
+    """Answer with some progress."""
+    history = (LossPoint(step=4, loss=1.5),)
+    progress = Progress(phase=Phase.TRAINING, step=4, total_steps=STEPS, loss=1.5, eta_seconds=42, history=history)
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(progress.model_dump_json(by_alias=True, exclude_none=True).encode())
+
+
+def answer_with_nonsense(handler: BaseHTTPRequestHandler) -> None:
+    """Answer each time with something else that no trainer says."""
+    turn = next(TURNS) % 5
+    if turn == 0:
+        handler.send_response(302)
+        handler.send_header("Location", "http://127.0.0.1:8080/elsewhere")
+        handler.end_headers()
+        return
+    handler.send_response(200)
+    handler.end_headers()
+    if turn == 1:
+        handler.wfile.write(b'{"phase": "Training", "step": 1e999, "loss": NaN}')
+    elif turn == 2:
+        handler.wfile.write(b"[" * 60_000)
+    elif turn == 3:
+        handler.wfile.write(json.dumps({"phase": "Training", "checkpoint": "\x1b[2J" * 9_000}).encode())
+    while turn == 4:
+        handler.wfile.write(b"x" * 65_536)
+
+
+def serve(answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+    """Answer requests for progress from threads."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
+            with contextlib.suppress(OSError):
+                answer(self)
 
         def log_message(self, format: str, *args: object) -> None:
             del format, args  # one line per poll would drown the log
 
-    threading.Thread(target=HTTPServer(("", PORT), Handler).serve_forever, daemon=True).start()
+    threading.Thread(target=ThreadingHTTPServer(("", PORT), Handler).serve_forever, daemon=True).start()
 
 
 def end(
@@ -173,6 +204,13 @@ def hang_once(run: RunFile, arguments: argparse.Namespace) -> int:
     return succeed(run)
 
 
+def end_with_nonsense(_run: RunFile, _: argparse.Namespace) -> int:
+    """Leave a termination message that no trainer writes."""
+    outcome = {"reason": "\x1b[31m" + "A" * 600, "message": "<script>\u202e" * 200, "step": 10**30}
+    Path("/dev/termination-log").write_text(json.dumps(outcome))
+    return int(ExitCode.DatasetInvalid)
+
+
 TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "ok": lambda run, _: succeed(run),
     "diverged": lambda _, __: end(ExitCode.Diverged, "The loss is not a number at step 3.", step=3),
@@ -190,6 +228,8 @@ TRAIN_SCENARIOS: dict[str, Callable[[RunFile, argparse.Namespace], int]] = {
     "hog": hog_memory,
     "die-once": die,
     "hang-once": hang_once,
+    "hostile-progress": partial(work, seconds=45),
+    "hostile-ending": end_with_nonsense,
 }
 
 
@@ -205,16 +245,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: STOP_REQUESTED.set())
     run = RunFile.model_validate_json(arguments.run.read_text())
     scenario = (run.dataset.uri or "").rsplit("/", 1)[-1]
-    serve(
-        Progress(
-            phase=Phase.TRAINING,
-            step=4,
-            total_steps=STEPS,
-            loss=1.5,
-            eta_seconds=42,
-            history=(LossPoint(step=4, loss=1.5),),
-        )
-    )
+    serve(answer_with_nonsense if scenario == "hostile-progress" else answer_soundly)
     if arguments.stage == "prepare":
         if scenario == "dataset-invalid":
             return end(ExitCode.DatasetInvalid, "train.jsonl line 3 is not JSON: Expecting value.")
