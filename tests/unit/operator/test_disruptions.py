@@ -127,11 +127,11 @@ def test_the_same_steps_again_are_no_gain() -> None:
     assert world.condition("Stalled") == ("True", "RepeatedlyDisrupted")
 
 
-def test_prepare_pods_are_counted_too_and_training_begins_anew() -> None:
+def test_prepare_pods_are_counted_too_once_a_second_one_is_seen() -> None:
     world = preparing(retryLimit=0)
     world.start(PREPARE)
     world.settle()
-    for _ in range(PATIENCE):
+    for _ in range(PATIENCE + 1):
         evict(world, PREPARE)
         world.settle()
     assert world.condition("Stalled") == ("True", "RepeatedlyDisrupted")

@@ -16,7 +16,16 @@ from lora_operator.planning.totals import with_more
 from lora_trainer.contract.exits import ExitClass, ExitCode
 
 from tests.builders import a_class, a_dead_pod, after, failed_text, prepared_text, trained_text
-from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation, fail_train, train_job, training
+from tests.unit.operator.simulation import (
+    PREPARE,
+    TRAIN,
+    TRAIN_2,
+    Simulation,
+    fail_train,
+    starting,
+    train_job,
+    training,
+)
 
 SECONDS = st.integers(0, 100_000)
 ATTEMPTS = st.builds(
@@ -112,7 +121,8 @@ def test_what_failed_and_what_waited_is_told_apart() -> None:
 
 
 def test_a_gpu_counts_from_the_moment_at_which_it_is_taken() -> None:
-    world = training()
+    world = starting()
+    world.start(TRAIN)
     world.change_pod(TRAIN, scheduled=world.now - timedelta(seconds=7))
     world.settle()
     world.pass_time(100)
