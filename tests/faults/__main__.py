@@ -24,6 +24,7 @@ from tests.faults.episodes import (
     random_episode,
     refused_episode,
     requests_of,
+    sidecar_episode,
 )
 from tests.faults.scripts import SCRIPTS, Script
 from tests.faults.world import Violation
@@ -33,6 +34,8 @@ QUICK = ("plain", "hung", "two-nodes-shrunk")
 """Scripts whose every request is deadly in a quick run."""
 REFUSED = "plain"
 """The script of which each request is refused once."""
+RETRIED = "flaky"
+"""The script whose pods get a sidecar: some fail, and the last one succeeds."""
 QUICK_WORLD = ("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again", "two-nodes-killed")
 """Scripts of a random world in a quick run."""
 T = TypeVar("T")
@@ -83,6 +86,8 @@ def _again(episode: str, scripts: tuple[Script, ...]) -> Tally:
         return gap_episode(BY_NAME[name])
     if request == "evicted":
         return evicted_episode(BY_NAME[name])
+    if request == "sidecar":
+        return sidecar_episode(BY_NAME[name])
     if request.startswith("refused-"):
         return refused_episode(BY_NAME[name], int(request.removeprefix("refused-")))
     if name in BY_NAME:
@@ -100,10 +105,11 @@ def _all(pool: ProcessPoolExecutor, options: argparse.Namespace, total: Tally) -
     print(f"{len(deadly)} deaths, one after each request of {len(names)} scripts", flush=True)
     refused = [pool.submit(refused_episode, BY_NAME[REFUSED], n) for n in range(requests_of(BY_NAME[REFUSED]))]
     others = [pool.submit(episode, BY_NAME[REFUSED]) for episode in (gap_episode, evicted_episode)]
+    others.append(pool.submit(sidecar_episode, BY_NAME[RETRIED]))
     _gather([*refused, *others], total.add)
     print(
         f"{len(refused)} refusals, one of each request of a script, a deletion that no watch tells of, "
-        "and evictions in a row",
+        "evictions in a row, and sidecars that never end",
         flush=True,
     )
     faults = 0

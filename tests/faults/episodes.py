@@ -154,6 +154,19 @@ async def _evict_its_pods(world: World, script: Script) -> None:
     await evictions(world, found["metadata"]["uid"], times=EVICTIONS)
 
 
+def sidecar_episode(script: Script) -> Tally:
+    """One run and one operator, where a webhook injects into all pods a container that never ends by itself: a person
+    who is told helps, and a finished run holds nothing. Raises Violation."""
+    return run(_sidecar(script))
+
+
+async def _sidecar(script: Script) -> Tally:
+    async with a_world(f"{script.name}/sidecar", operators=1) as world:
+        world.trainers.injecting = True
+        world.spawn(attend(world, world.rng("people")))
+        return await _one_run(world, script, within=RESYNC_SECONDS + PROMPT_SECONDS)
+
+
 async def _one_run(world: World, script: Script, *, within: float) -> Tally:
     """Have the only run of a world come to its right end, and soon."""
     tally = Tally(runs=1)

@@ -33,16 +33,16 @@ def less_often(since: datetime, *, now: datetime) -> timedelta:
     return min(max(now - since, POD_PATIENCE), LONGEST_LOOK)
 
 
-def next_look(job: JobView, *, now: datetime) -> timedelta | None:
+def next_look(job: JobView, *, ended: datetime | None, now: datetime) -> timedelta | None:
     """When to look again why a pod of the Job does not start or end; None where the watches report it."""
-    looks = (_next_look_at_start(job, now=now), next_look_at_end(job.pods, now=now))
+    looks = (_next_look_at_start(job, now=now), next_look_at_end(job.pods, ended=ended, now=now))
     return min((look for look in looks if look is not None), default=None)
 
 
-def next_look_at_end(pods: tuple[PodView, ...], *, now: datetime) -> timedelta | None:
-    """When one of these pods should have ended."""
+def next_look_at_end(pods: tuple[PodView, ...], *, ended: datetime | None, now: datetime) -> timedelta | None:
+    """When one of these pods should have ended. `ended` is as for `overdue`."""
     due = [pod.delete_by + NODE_PATIENCE for pod in pods if pod.delete_by is not None and not pod.over]
-    due += [pod.termination.finished + SIDECAR_PATIENCE for pod in pods if pod.termination is not None and not pod.over]
+    due += [ended + SIDECAR_PATIENCE] if ended is not None and any(pod.beside for pod in pods) else []
     return min((moment - now for moment in due if moment > now), default=None)
 
 
@@ -75,12 +75,14 @@ def problem_of(job: JobView) -> PodProblem | None:
     return next((problem for problem in problems if problem is not None), None)
 
 
-def overdue(pods: tuple[PodView, ...], *, now: datetime) -> PodProblem | None:
-    """Why one of these pods does not end although it should have, or None where none is overdue."""
+def overdue(pods: tuple[PodView, ...], *, ended: datetime | None, now: datetime) -> PodProblem | None:
+    """Why one of these pods does not end although it should have, or None where none is overdue.
+
+    `ended` is when the trainer was first seen to have ended, as their attempt's record has it."""
     for pod in pods:
         if lost(pod, now=now):
             return _lost_node(pod)
-        if pod.beside and pod.termination is not None and now >= pod.termination.finished + SIDECAR_PATIENCE:
+        if ended is not None and pod.beside and pod.termination is not None and now >= ended + SIDECAR_PATIENCE:
             return _sidecar(pod)
     return None
 

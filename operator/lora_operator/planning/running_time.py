@@ -19,16 +19,18 @@ NODE_PATIENCE = timedelta(minutes=5)
 def still_running(record: Attempt, job: JobView, *, now: datetime) -> Attempt:
     """The record of an attempt whose Job is not over. Time counts while a pod has a node and has not ended."""
     pod = job.newest_pod
+    if pod is not None and _is_recorded(record, pod, job):
+        record = followed(record, pod, job)
     if pod is not None and holds_node(pod, now=now):
-        return followed(record, pod, job) if _worth_a_write(record, pod, job) else record
+        return record
     end = _known_end(record, job, now=now)
     return record if end is None else halted(record, end)
 
 
-def _worth_a_write(record: Attempt, pod: PodView, job: JobView) -> bool:
-    """Whether the pod is recorded before it ends: a first train pod once it runs, and every later pod. The time of a
-    prepare pod that succeeds at once is recorded with its end."""
-    if record.start_time is not None:
+def _is_recorded(record: Attempt, pod: PodView, job: JobView) -> bool:
+    """Whether the pod is recorded before its attempt ends, which costs a status write: a first train pod once it runs,
+    every later pod, and one that another container may keep running."""
+    if record.start_time is not None or pod.beside:
         return True
     return pod.started is not None if record.stage is Stage.TRAIN else len(job.first_pods) > 1
 

@@ -111,8 +111,9 @@ def _stopping_stuck(builder: PlanBuilder, state: StageState, *actions: Action) -
 
 def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
     actions = () if job.deleting else (delete_job(job),)
-    look = next_look_at_end(job.pods, now=builder.now)
-    if (problem := overdue(job.pods, now=builder.now)) is not None:
+    ended = builder.status.of(state.stage)[-1].end_time
+    look = next_look_at_end(job.pods, ended=ended, now=builder.now)
+    if (problem := overdue(job.pods, ended=ended, now=builder.now)) is not None:
         ready_state = _ready_state(problem)
         return _stage_not_done(builder, state.stage, ready_state).end(ready_state, actions=actions, requeue_after=look)
     if builder.status.of(state.stage)[-1].reason == Reason.NO_PROGRESS:
@@ -127,7 +128,7 @@ def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
     """Wait for a pod whose Job is gone: a second pod beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run continues when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
-    if (problem := overdue((pod,), now=builder.now)) is not None:
+    if (problem := overdue((pod,), ended=None, now=builder.now)) is not None:
         ready_state = _ready_state(problem)
     return replace(
         _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=POD_RECHECK), decisive=True
@@ -144,13 +145,15 @@ def _overdue(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> Plan:
 
 def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: timedelta | None) -> Plan:
     """Report what the Job's pod does, and look again when the deadline is over."""
-    pod = job.newest_pod
-    ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
-    looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
-    problem = overdue(job.pods, now=builder.now)
-    if ended and not job.suspended and problem is None:
+    ended = builder.status.of(job.stage)[-1].end_time
+    looks = [look for look in (left, next_look(job, ended=ended, now=builder.now)) if look is not None]
+    problem = overdue(job.pods, ended=ended, now=builder.now)
+    if problem is None and not job.suspended and _controller_is_next(job):
         # The Job controller now ends the Job or replaces the pod. Until then there is nothing to report.
-        return Plan(status=builder.run.status, requeue_after=min(looks, default=None))
+        before = builder.run.status
+        if any(pod.beside for pod in job.pods):
+            before = before.model_copy(update={"attempts": builder.status.attempts})
+        return Plan(status=before, requeue_after=min(looks, default=None))
     ready_state = _ready_state(problem) if problem is not None else _ready_state_of(job)
     if ready_state.reason == Reason.TRAINING:
         builder = builder.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
@@ -164,6 +167,12 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
     if disruptions is not None and fruitless(disruptions) and ready_state.reason in UNDISTURBED:
         ready_state = needs_person(disruptions, last=f"Attempt {job.attempt} is under way.")
     return builder.end(ready_state, actions=_missing(builder, resolved), requeue_after=min(looks, default=None))
+
+
+def _controller_is_next(job: JobView) -> bool:
+    """Whether a pod has ended, from which the Job controller has not yet drawn its conclusion."""
+    pod = job.newest_pod
+    return (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
 
 
 def _stage_not_done(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) -> PlanBuilder:
