@@ -1,6 +1,6 @@
 """`make bench-operator`: the operator under load, beside its rival, on the test cluster of this machine (root).
 
-    python -m benchmarks.load [burst|steady|scale ...]
+    python -m benchmarks.load [burst|steady|finished|scale ...]
 
 Prints a table and writes benchmarks/results/operator.json; parts that are not named stay as they are in that file. Each
 contestant has one burst. Neither the cluster nor the machine should have other work.
@@ -33,8 +33,9 @@ from tests.demo.kubectl import Kubectl
 
 from . import ours, rival
 from .burst import burst, prepare_namespaces
+from .finished import ACTIVE, FINISHED, Outputs, create_finished
 from .restart import restart
-from .steady import fake_node, steady
+from .steady import Steady, fake_node, steady
 from .usage import usage
 
 RESULTS = Path(__file__).parents[1] / "results/operator.json"
@@ -99,14 +100,31 @@ async def bursts(console: Console) -> Body:
 async def steady_state(console: Console) -> Body:
     """A thousand runs that train."""
     async with fresh_cluster(console) as bench:
-        kubectl = bench.kubectl
-        ours.install(kubectl, paths=bench.paths, report=bench.report)
-        ours.start(kubectl)
-        with (
-            tempfile.TemporaryDirectory(prefix="lora-operator-load-") as logs,
-            fake_node(kubectl, paths=bench.paths, report=bench.report, logs=Path(logs)),
-        ):
-            return asdict(await steady(bench.api, kubectl, runs=OBJECTS, session=bench.session))
+        ours.install(bench.kubectl, paths=bench.paths, report=bench.report)
+        ours.start(bench.kubectl)
+        return asdict(await _steady(bench, runs=OBJECTS))
+
+
+async def beside_finished(console: Console) -> Body:
+    """A few runs that train beside many that have finished, by the outputs of those."""
+    found: Body = {}
+    for outputs in Outputs:
+        async with fresh_cluster(console) as bench:
+            ours.install(bench.kubectl, paths=bench.paths, report=bench.report)
+            await create_finished(bench.api, outputs)
+            ours.start(bench.kubectl)
+            result = await _steady(bench, runs=ACTIVE)
+            bench.report(f"{ACTIVE} runs beside {FINISHED} finished ones, outputs {outputs}: {result.cores:.3f} cores")
+            found[outputs] = asdict(result)
+    return found
+
+
+async def _steady(bench: Bench, *, runs: int) -> Steady:
+    with (
+        tempfile.TemporaryDirectory(prefix="lora-operator-load-") as logs,
+        fake_node(bench.kubectl, paths=bench.paths, report=bench.report, logs=Path(logs)),
+    ):
+        return await steady(bench.api, bench.kubectl, runs=runs, session=bench.session)
 
 
 async def scales(console: Console) -> Body:
@@ -159,6 +177,13 @@ def figures(result: Body) -> list[Figure]:
         ]
     if calm := result.get("steady"):
         found.append(at_most(f"{calm['runs']} runs that train", calm["cores"], "cores", 0.3))
+    if few := result.get("finished"):
+        beside = f"{ACTIVE} active runs beside {FINISHED} finished ones"
+        shared = f"{FINISHED // ACTIVE} of them at the output of each"
+        found += [
+            at_most(f"{beside}, one output each", few[Outputs.OWN]["cores"], "cores", 0.05),
+            at_most(f"{beside}, {shared}", few[Outputs.SHARED]["cores"], "cores", 0.05),
+        ]
     if scale := result.get("scale"):
         first, *_, last = scale["costs"]
         again = scale["restart"]
@@ -176,7 +201,7 @@ def figures(result: Body) -> list[Figure]:
     return found
 
 
-PARTS = {"burst": bursts, "steady": steady_state, "scale": scales}
+PARTS = {"burst": bursts, "steady": steady_state, "finished": beside_finished, "scale": scales}
 
 
 def _part(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A thousand runs train and tell of their progress: what does watching them cost?
+"""Runs train and tell of their progress: what does watching them cost?
 
 The node and its pods are KWOK's; prepare pods end well at once, train pods run for ever. Every train pod has the
 address of this machine, where one server answers for all of them with a step that advances.
@@ -30,7 +30,7 @@ from tests.cluster.settings import NODE_ADDRESS, Paths
 from tests.demo.kubectl import Kubectl
 
 from . import ours
-from .burst import namespaces
+from .finished import active_runs
 from .programs import KWOK, source_of
 from .usage import usage
 
@@ -57,9 +57,8 @@ class Steady:
 
 async def steady(api: Api, kubectl: Kubectl, *, runs: int, session: aiohttp.ClientSession) -> Steady:
     """Have so many runs train, and measure. KWOK runs meanwhile (see `fake_node`)."""
-    tenants = namespaces()
     async with _progress_server():
-        await api.create_all(ours.run(tenants[n % len(tenants)], f"run-{n}") for n in range(runs))
+        await api.create_all(active_runs(runs))
         address, pid = ours.address(kubectl), ours.pid(kubectl)
         await ours.until_told(session, address, runs=runs, reason=Reason.TRAINING)
         await asyncio.sleep(30)  # the last ones' first figures are written

@@ -26,7 +26,7 @@ def main() -> None:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     registry = kopf.OperatorRegistry()
     register(registry, settings)
-    kopf.run(registry=registry, clusterwide=True)
+    kopf.run(registry=registry, clusterwide=settings.scope.clusterwide, namespaces=settings.scope.only)
 
 
 if __name__ == "__main__":

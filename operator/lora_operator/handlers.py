@@ -14,7 +14,8 @@ from lora_operator.engine.cache import Cache
 from lora_operator.engine.engine import Engine, utc_now
 from lora_operator.engine.observer import Clock
 from lora_operator.engine.served import wait_until_served
-from lora_operator.kube.gateway import Resource, connect
+from lora_operator.kube.gateway import JOBS, PODS, RUNS, Resource, connect
+from lora_operator.kube.scope import Scope
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.settings import OperatorSettings
@@ -55,7 +56,7 @@ class _Shell:
 
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Configure Kopf, connect, start the engine and the endpoints."""
-        configure(settings)
+        configure(settings, self._settings.scope)
         metrics = Metrics()
 
         def record(verb: str, resource: Resource, code: int) -> None:
@@ -95,8 +96,8 @@ async def log_in(**context: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
-    """Turn off everything in Kopf that writes: peering, events, annotations, finalizers."""
+def configure(settings: kopf.OperatorSettings, scope: Scope) -> None:
+    """Turn off everything in Kopf that writes: peering, events, annotations, finalizers. Select what it watches."""
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.posting.enabled = False
@@ -108,6 +109,9 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.queueing.idle_timeout = 0.1
     settings.watching.label_selectors["batch", "v1", "jobs"] = naming.MANAGED_BY_SELECTOR
     settings.watching.label_selectors["v1", "pods"] = naming.MANAGED_BY_SELECTOR
+    settings.watching.field_selectors[naming.GROUP, naming.VERSION, naming.RUN_PLURAL] = scope.fields(RUNS)
+    settings.watching.field_selectors["batch", "v1", "jobs"] = scope.fields(JOBS)
+    settings.watching.field_selectors["v1", "pods"] = scope.fields(PODS)
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = [1, 1, 2, 3, 5, 8]
     settings.process.ultimate_exiting_timeout = STOP_WITHIN_SECONDS

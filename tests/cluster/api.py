@@ -17,7 +17,7 @@ from .pki import CA_FILE
 from .settings import API_URL, Paths
 
 Body = dict[str, Any]
-CONCURRENT_CREATES = 20
+CONCURRENT_REQUESTS = 20
 COUNT_EVERY = 0.1
 
 
@@ -57,15 +57,22 @@ class Api:
 
     async def create_all(self, objects: Iterable[tuple[str, Body]]) -> None:
         """Create each body at its path, twenty at a time."""
-        gate = asyncio.Semaphore(CONCURRENT_CREATES)
+        await self._request_all("POST", objects, content="application/json")
 
-        async def create(path: str, body: Body) -> None:
+    async def merge_all(self, patches: Iterable[tuple[str, Body]]) -> None:
+        """Merge each patch into the object at its path, twenty at a time."""
+        await self._request_all("PATCH", patches, content="application/merge-patch+json")
+
+    async def _request_all(self, method: str, bodies: Iterable[tuple[str, Body]], *, content: str) -> None:
+        gate = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+        async def send(path: str, body: Body) -> None:
             async with gate:
-                await self.request("POST", path, body)
+                await self.request(method, path, body, content=content)
 
         async with asyncio.TaskGroup() as tasks:
-            for path, body in objects:
-                tasks.create_task(create(path, body))
+            for path, body in bodies:
+                tasks.create_task(send(path, body))
 
     async def count(self, path: str) -> int:
         """How many objects there are at a path, of which one is read."""
@@ -88,6 +95,6 @@ async def connect(paths: Paths) -> AsyncIterator[Api]:
     """A client with the admin's certificate."""
     context = ssl.create_default_context(cafile=str(paths.pki / CA_FILE))
     context.load_cert_chain(paths.pki / "admin.crt", paths.pki / "admin.key")
-    connector = aiohttp.TCPConnector(ssl=context, limit=CONCURRENT_CREATES + 5)
+    connector = aiohttp.TCPConnector(ssl=context, limit=CONCURRENT_REQUESTS + 5)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Api(session=session)

@@ -61,7 +61,7 @@ def test_help_is_no_measurement() -> None:
 def test_a_part_that_is_none_is_refused_by_name() -> None:
     done = parse(python_of("benchmarks.load"), "benchmarks.load", ("nothing",))
     assert done.returncode == 2
-    assert "nothing is none of burst, steady, scale" in done.stdout
+    assert "nothing is none of burst, steady, finished, scale" in done.stdout
 
 
 @pytest.mark.parametrize("module", sorted(FEWEST.keys() - {BARE}))

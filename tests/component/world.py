@@ -22,10 +22,11 @@ from lora_operator.naming import Stage, job_name
 from lora_operator.settings import OperatorSettings
 from lora_trainer.contract.progress import PATH, PORT, Progress
 
-from tests import kstatus
+from tests import installs, kstatus
+from tests.access_rules import Access, Account, allowed
 from tests.builders import NAME, NAMESPACE, class_body, prepared_text, run_body, trained_text
 from tests.fakes.apiserver import FakeApiServer
-from tests.fakes.faults import RecordedRequest
+from tests.fakes.faults import Fault, RecordedRequest
 from tests.fakes.kubelet import Kubelet
 from tests.fakes.operator_thread import running_operator
 from tests.fakes.store import Change
@@ -65,6 +66,10 @@ class World:
     statuses: dict[str, list[Body]] = field(default_factory=dict)
     """Every status ever written, by uid of the run."""
     breaches: list[str] = field(default_factory=list)
+    rights: list[tuple[Account, list[Body]]] = field(default_factory=list)
+    """Accounts of the operators that run, with the roles that their manifests give them."""
+    forbidden: list[str] = field(default_factory=list)
+    """Requests that RBAC would refuse to all of them."""
 
     # --- people -------------------------------------------------------------------------------------------------
 
@@ -199,6 +204,23 @@ class World:
         written = self.server.writes(user_agent=naming.FIELD_MANAGER)
         return [request for request in written if not request.resource.startswith(("leases", naming.CLASS_PLURAL))]
 
+    def _is_forbidden(self, request: RecordedRequest) -> bool:
+        """Whether no operator has the right to send this request. Discovery is open to everybody."""
+        if not request.resource or not self.rights:
+            return False
+        plural, _, group = request.resource.partition(".")
+        access = Access(
+            verb=request.verb,
+            group=group,
+            resource=f"{plural}/{request.subresource}" if request.subresource else plural,
+            namespace=request.namespace,
+            name=request.name,
+        )
+        if any(allowed(access, account, objects) for account, objects in self.rights):
+            return False
+        self.forbidden.append(f"{request.verb} {request.path}")
+        return True
+
     _created_jobs: list[str] = field(default_factory=list)
 
     def _on_change(self, change: Change) -> None:
@@ -227,10 +249,12 @@ async def a_world(*, default_class: bool = True, crds: Sequence[Path | Body] = C
     ):
         world = World(server=server, kubelet=kubelet, clock=clock)
         server.store.listeners.append(world._on_change)
+        server.faults.add(Fault(when=world._is_forbidden, status=403, reason="Forbidden", count=None))
         if default_class:
             server.create(class_body())
         yield world
     assert world.breaches == []
+    assert world.forbidden == [], "manifests give the operator too few rights"
     assert server.violations == [], "the operator asked for Secrets"
 
 
@@ -242,14 +266,19 @@ async def an_operator(world: World, kubeconfig: Path, *, replicas: int = 1, **se
     chosen = OperatorSettings.model_validate({"workers": 4, "port": free_port(), "poll_seconds": 0.2} | settings)
     handlers.register(registry, chosen, clock=world.clock)
     kopf.on.startup(registry=registry)(_hurry)
-    async with running_operator(registry=registry, settings=kopf.OperatorSettings()):
-        kinds = (RUNS, f"{naming.CLASS_PLURAL}.{naming.GROUP}", "jobs.batch", "pods")
+    namespaces = chosen.scope.only
+    rights = installs.rights(home=chosen.namespace, served=namespaces)
+    world.rights.append(rights)
+    async with running_operator(registry=registry, settings=kopf.OperatorSettings(), namespaces=namespaces):
+        streams = dict.fromkeys((RUNS, "jobs.batch", "pods"), replicas * max(len(namespaces), 1))
+        streams[f"{naming.CLASS_PLURAL}.{naming.GROUP}"] = replicas
         await world.server.wait_for(
-            lambda: all(world.server.hub.open_streams(kind) == replicas for kind in kinds),
+            lambda: all(world.server.hub.open_streams(kind) == count for kind, count in streams.items()),
             timeout=PATIENCE,
             what="the operator's watches",
         )
         yield
+    world.rights.remove(rights)
     world.server.drop_watches()  # the server notices a client that is gone only when it writes to it
 
 

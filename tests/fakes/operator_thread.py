@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,9 +19,15 @@ _PATIENCE = 60.0  # seconds for the operator to start, and to stop; Kopf takes t
 
 @asynccontextmanager
 async def running_operator(
-    *, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings, memo: Any = None
+    *,
+    registry: kopf.OperatorRegistry,
+    settings: kopf.OperatorSettings,
+    memo: Any = None,
+    namespaces: Collection[str] = (),
 ) -> AsyncIterator[asyncio.Task[None]]:
     """The running operator as a task: await it to see it fail. Leaving the block stops it.
+
+    Without namespaces it watches the whole cluster.
 
     Raises what the operator raised, unless the block has awaited that already.
     """
@@ -32,7 +38,13 @@ async def running_operator(
     def run() -> None:
         asyncio.run(
             kopf.operator(
-                registry=registry, settings=settings, memo=memo, clusterwide=True, ready_flag=ready, stop_flag=stop
+                registry=registry,
+                settings=settings,
+                memo=memo,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                ready_flag=ready,
+                stop_flag=stop,
             )
         )
 

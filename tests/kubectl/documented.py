@@ -57,6 +57,10 @@ DOCUMENTED = (
     Documented(command="kubectl apply -k manifests/network/operator", prints="networkpolicy"),
     Documented(command="kubectl apply --namespace team-a -k manifests/network/tenant", prints="networkpolicy"),
     Documented(
+        command="kubectl apply --namespace team-a -k manifests/namespaced/served",
+        prints="rolebinding.rbac.authorization.k8s.io/lora-operator-runs created",
+    ),
+    Documented(
         command="kubectl apply --server-side -k manifests/argocd/settings",
         prints="configmap/argocd-cm serverside-applied",
     ),

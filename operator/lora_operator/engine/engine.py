@@ -102,6 +102,7 @@ class Engine:
         """Start all tasks."""
         resync = resync_forever(
             gateway=self._gateway,
+            scope=self._settings.scope,
             cache=self.cache,
             queue=self.queue,
             seconds=self._settings.resync_seconds,
@@ -143,12 +144,10 @@ class Engine:
             seconds=self._settings.queue_poll_seconds,
         )
         workers = [asyncio.create_task(self._work(), name=f"worker-{n}") for n in range(self._settings.workers)]
-        classes = write_class_status_forever(gateway=self._gateway, cache=self.cache, clock=self._clock)
-        pollers = [
-            asyncio.create_task(poller, name="poller"),
-            asyncio.create_task(kueue, name="kueue"),
-            asyncio.create_task(classes, name="class-status"),
-        ]
+        pollers = [asyncio.create_task(poller, name="poller"), asyncio.create_task(kueue, name="kueue")]
+        if self._settings.scope.clusterwide:  # the status counts runs of all namespaces
+            classes = write_class_status_forever(gateway=self._gateway, cache=self.cache, clock=self._clock)
+            pollers.append(asyncio.create_task(classes, name="class-status"))
         acting = [*pollers, *workers]
         holding = asyncio.create_task(self._leader.hold(), name="lease")
         try:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 from lora_trainer.contract.progress import PATH, PORT, Progress
-from pydantic import ValidationError
+from lora_trainer.contract.untrusted import read_untrusted
 
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock, Observer
@@ -39,7 +39,8 @@ async def asking_by_http() -> AsyncIterator[Ask]:
 
         async def ask(pod: PodView) -> bytes:
             host = f"[{pod.ip}]" if ":" in (pod.ip or "") else pod.ip
-            async with session.get(f"http://{host}:{PORT}{PATH}") as response:
+            # A pod runs what its tenant says: it must not send the operator's request elsewhere.
+            async with session.get(f"http://{host}:{PORT}{PATH}", allow_redirects=False) as response:
                 return await response.content.read(LARGEST_ANSWER)
 
         yield ask
@@ -80,10 +81,10 @@ async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Obser
     try:
         async with gate:
             answer = await ask(pod)
-        progress = Progress.model_validate_json(answer, extra="ignore")  # a class may name a newer trainer
+        progress = read_untrusted(answer, Progress)
         before = observer.polled.get(pod.run_uid)
         observer.polled[pod.run_uid] = answered(before, progress, pod=pod.name, time=clock())
-    except (aiohttp.ClientError, TimeoutError, ValidationError, OSError) as problem:
+    except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as problem:
         # A pod that loads or stops may not answer; the pod's status shows its state.
         log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})
         return False

@@ -9,6 +9,7 @@ from lora_operator.engine.cache import Cache, key_of
 from lora_operator.engine.queue import WorkQueue
 from lora_operator.kube.errors import KubeError
 from lora_operator.kube.gateway import CLASSES, JOBS, PODS, RUNS, Gateway
+from lora_operator.kube.scope import Scope
 from lora_operator.naming import MANAGED_BY_SELECTOR
 
 FIRST_RETRY_SECONDS = 1.0
@@ -17,19 +18,19 @@ log = logging.getLogger(__name__)
 
 
 async def resync_forever(
-    *, gateway: Gateway, cache: Cache, queue: WorkQueue, seconds: float, primed: asyncio.Event
+    *, gateway: Gateway, scope: Scope, cache: Cache, queue: WorkQueue, seconds: float, primed: asyncio.Event
 ) -> None:
     """Resync now and every `seconds`. Sets `primed` when the cache is complete for the first time."""
     while True:
         try:
-            await resync(gateway=gateway, cache=cache, queue=queue)
+            await resync(gateway=gateway, scope=scope, cache=cache, queue=queue)
             primed.set()
         except KubeError as problem:
             log.warning("resync failed", extra={"error": str(problem)})
         await asyncio.sleep(seconds if primed.is_set() else FIRST_RETRY_SECONDS)
 
 
-async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
+async def resync(*, gateway: Gateway, scope: Scope, cache: Cache, queue: WorkQueue) -> None:
     """Update the cache from a full LIST, and enqueue every run. Raises KubeError."""
     for resource, selector, store, put in (
         (CLASSES, "", cache.classes, cache.put_class),
@@ -40,9 +41,10 @@ async def resync(*, gateway: Gateway, cache: Cache, queue: WorkQueue) -> None:
         # Objects that are created during the LIST are not in it: remove only those that were known before.
         known = store.versions()
         seen = set()
-        async for item in gateway.list(resource, selector=selector):
-            put(item)
-            seen.add(key_of(item))
+        for namespace in scope.namespaces(resource):
+            async for item in gateway.list(resource, namespace, selector=selector, fields=scope.fields(resource)):
+                put(item)
+                seen.add(key_of(item))
         for key in known.keys() - seen:
             store.drop(key, version=known[key])
         cache.keep_foreign(resource.kind, seen)

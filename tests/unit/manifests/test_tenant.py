@@ -64,7 +64,7 @@ def test_only_the_folder_of_a_team_names_a_namespace() -> None:
 
 def test_the_group_gets_the_narrow_role_and_nobody_has_it_before() -> None:
     binding = base()["RoleBinding"]
-    roles = yaml.safe_load_all((FOLDER / "rbac/users.yaml").read_text())
+    roles = yaml.safe_load_all((FOLDER / "users/roles.yaml").read_text())
     assert binding["roleRef"]["name"] == "lora-operator-user"
     assert binding["roleRef"]["name"] in {role["metadata"]["name"] for role in roles}
     assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [

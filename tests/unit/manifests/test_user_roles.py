@@ -13,7 +13,7 @@ READ = {"get", "list", "watch"}
 WRITE = {"create", "update", "patch", "delete"}
 
 ROLES: dict[str, Any] = {
-    body["metadata"]["name"]: body for body in yaml.safe_load_all((FOLDER / "rbac/users.yaml").read_text())
+    body["metadata"]["name"]: body for body in yaml.safe_load_all((FOLDER / "users/roles.yaml").read_text())
 }
 
 
@@ -67,7 +67,8 @@ def test_class_viewers_read_classes_and_nothing_else() -> None:
 
 
 def test_an_installation_without_class_viewers_binds_no_group() -> None:
-    files = [*(FOLDER / "rbac").glob("*.yaml"), *(FOLDER / "kueue").glob("*.yaml")]
+    folders = ("account", "rbac", "users", "kueue", "namespaced")
+    files = [file for name in folders for file in (FOLDER / name).rglob("*.yaml")]
     bodies = [body for file in files for body in yaml.safe_load_all(file.read_text())]
     subjects = [subject for body in bodies for subject in body.get("subjects", ())]
     assert {subject["kind"] for subject in subjects} == {"ServiceAccount"}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_trainer.contract.spec.model import Quantization
+from lora_trainer.contract.untrusted import read_untrusted
 from lora_trainer.contract.wire import WireModel
 
 MAX_BYTES = 4096
@@ -250,7 +251,7 @@ class TrainResult(WireModel):
 class Outcome(WireModel):
     """The termination message of a prepare or train pod."""
 
-    reason: str
+    reason: Annotated[str, Field(max_length=64, pattern="^[A-Z][A-Za-z0-9]*$")]
     """Name of the exit code."""
     message: str
     """A sentence: what happened, to which field, file or line."""
@@ -328,6 +329,6 @@ def decode_outcome(text: str) -> Outcome | None:
     """The outcome in a termination message, or None where there is none (killed early, or another program's text).
     Fields of a newer trainer are ignored."""
     try:
-        return Outcome.model_validate_json(text, extra="ignore")
+        return read_untrusted(text, Outcome)
     except ValueError:
         return None

@@ -16,6 +16,9 @@ HEALTH_PATH = "/healthz"
 MAX_HISTORY = 64
 
 
+Steps = Annotated[int, Field(ge=0, le=10**12)]
+
+
 class Phase(StrEnum):
     """What the pod is busy with."""
 
@@ -43,9 +46,9 @@ class Progress(WireModel):
 
     phase: Phase
     """What the pod is busy with."""
-    step: int = 0
+    step: Steps = 0
     """Optimizer steps done."""
-    total_steps: int = 0
+    total_steps: Steps = 0
     """Optimizer steps in all."""
     epoch: float | None = None
     """Passes over the dataset done."""
@@ -69,7 +72,7 @@ class Progress(WireModel):
     """Peak accelerator memory of this attempt so far; resident memory on a CPU class."""
     eta_seconds: int | None = None
     """Seconds until the last step."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str, Field(max_length=2048)] | None = None
     """URI of the last committed checkpoint."""
     checkpoint_step: int | None = None
     """Step of the last committed checkpoint."""
