@@ -33,7 +33,7 @@ CATALOGUE: tuple[tuple[int, Mischief], ...] = (
     (2, cluster_faults.lose_node_for_good),
     (2, cluster_faults.evict_in_a_row),
     (2, cluster_faults.inject_sidecars),
-    (4, cluster_faults.foreign_pod),
+    (8, cluster_faults.foreign_pod),
     (4, cluster_faults.lose_pod),
     (6, cluster_faults.sweep),
     (6, cluster_faults.delete_pod),

@@ -394,8 +394,8 @@ def _true(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
 
 def _since(status: dict[str, Any], kind: str) -> datetime | None:
     """When the condition of this type became True, if it is."""
-    condition = _true(status, kind)
-    return _time(condition["lastTransitionTime"]) if condition is not None else None
+    moment = (_true(status, kind) or {}).get("lastTransitionTime")
+    return _time(moment) if moment else None
 
 
 def _unschedulable(status: dict[str, Any]) -> str | None:
