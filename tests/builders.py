@@ -158,12 +158,14 @@ def a_resolved(run: LoraFineTune, *, class_name: str = CLASS_NAME, **spec: Any) 
 def a_pod(job: str = "job", *, created: datetime = T0, **fields: Any) -> PodView:
     """A pod that waits for a node."""
     defaults: Body = {"name": f"{job}-x", "run_uid": UID, "job_uid": f"uid-{job}", "phase": "Pending"}
-    return PodView(**(defaults | {"created": created, "deleting": False} | fields))
+    defaults["created"] = created
+    return PodView(**(defaults | fields))
 
 
 def a_running_pod(job: str = "job", *, started: datetime = T0, **fields: Any) -> PodView:
-    """A pod that runs."""
-    return a_pod(job, **({"phase": "Running", "started": started, "node": "node-1", "ip": "127.0.0.2"} | fields))
+    """A pod that runs, and that started as soon as it had a node."""
+    running: Body = {"phase": "Running", "scheduled": started, "started": started, "node": "node-1", "ip": "127.0.0.2"}
+    return a_pod(job, **(running | fields))
 
 
 def a_dead_pod(

@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from lora_operator.api.lorafinetune import Attempt, LoraFineTune, LoraFineTuneStatus, StoredRun
+from lora_operator.api.lorafinetune import Attempt, LoraFineTuneStatus, StoredRun
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
 from lora_operator.planning.status import ready_reason
@@ -116,7 +116,7 @@ class Metrics:
         )
         self.accelerator_seconds = Counter(
             "lora_operator_accelerator_seconds",
-            "Seconds that train pods held accelerators, times their number; counted when an attempt ends.",
+            "Seconds that train pods held GPUs, times their number; counted when a pod ends. 0 on a CPU class.",
             ["namespace", "class"],
             registry=registry,
         )
@@ -168,16 +168,12 @@ class Metrics:
         if before != after == Reason.ADAPTER_PUBLISHED:
             self.adapters.labels(run.namespace).inc()
         for attempt in _newly_ended(run.status, status):
-            self._attempt_ended(run, attempt, class_name=status.class_name or "")
+            self.attempts.labels(run.namespace, attempt.stage, bounded(attempt.reason)).inc()
+        if (held := _accelerator_seconds(status) - _accelerator_seconds(run.status)) > 0:
+            self.accelerator_seconds.labels(run.namespace, status.class_name or "").inc(held)
         if not _stepped(run.status) and _stepped(status):
             elapsed = (now - run.created).total_seconds()
             self.first_step_seconds.labels(status.class_name or "").observe(elapsed)
-
-    def _attempt_ended(self, run: StoredRun, attempt: Attempt, *, class_name: str) -> None:
-        self.attempts.labels(run.namespace, attempt.stage, bounded(attempt.reason)).inc()
-        if attempt.stage is Stage.TRAIN and attempt.duration_seconds and isinstance(run, LoraFineTune):
-            held = attempt.duration_seconds * run.spec.parallelism.processes
-            self.accelerator_seconds.labels(run.namespace, class_name).inc(held)
 
 
 class RunsByReason(Collector):
@@ -220,6 +216,10 @@ def _newly_ended(before: LoraFineTuneStatus, after: LoraFineTuneStatus) -> tuple
         for attempt in after.attempts
         if attempt.reason is not None and (attempt.stage, attempt.number) not in ended
     )
+
+
+def _accelerator_seconds(status: LoraFineTuneStatus) -> int:
+    return status.usage.accelerator_seconds if status.usage is not None else 0
 
 
 def _stepped(status: LoraFineTuneStatus) -> bool:

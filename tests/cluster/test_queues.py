@@ -32,7 +32,7 @@ GPU = "queues.test/gpu"
 """Not nvidia.com/gpu: other tests beside this one want a node without that."""
 GPU_CLASS = "queued-gpu"
 QUEUE = "gpus"
-QUOTA = {GPU: 1, "cpu": 1, "memory": "64Gi"}
+QUOTA = {GPU: 1, "cpu": 1, "memory": "64Gi", "ephemeral-storage": "1Ti"}
 POSITION_SECONDS = 60
 STEPS = 16
 

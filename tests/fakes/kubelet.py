@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 from . import jobs
@@ -55,6 +56,8 @@ class Kubelet:
 
     def __init__(self, server: FakeApiServer, *, on_sigterm: SigtermHook = die_of_sigterm) -> None:
         self.on_sigterm = on_sigterm
+        self.clocks: dict[str, timedelta] = {}
+        """How far the clocks of nodes are ahead, by name of the node."""
         self._server = server
         self._store = server.store
         self._signalled: set[str] = set()
@@ -104,7 +107,7 @@ class Kubelet:
     def start(self, pod: Obj, *, node: str = "node-1", pod_ip: str = "127.0.0.1") -> None:
         """The containers run and are ready. The operator will poll `pod_ip`: any address of 127.0.0.0/8 can serve."""
         self._ensure_scheduled(pod, node)
-        now = self._store.now()
+        now = self._node_time(pod)
         self._write(
             pod,
             phase="Running",
@@ -113,20 +116,36 @@ class Kubelet:
             extra={"podIP": pod_ip, "podIPs": [{"ip": pod_ip}], "hostIP": "127.0.0.1", "startTime": now},
         )
 
-    def terminate(self, pod: Obj, *, exit_code: int, message: str = "", reason: str = "") -> None:
-        """The main container ends. `reason` defaults to Completed or Error; OOMKilled is another that occurs."""
+    def terminate(
+        self, pod: Obj, *, exit_code: int, message: str = "", reason: str = "", others_run: bool = False
+    ) -> None:
+        """The main container ends. `reason` defaults to Completed or Error; OOMKilled is another that occurs. The pod
+        ends too, unless its other containers run on."""
         self._ensure_scheduled(pod, "node-1")
-        current, now = self._current(pod), self._store.now()
+        current, now = self._current(pod), self._node_time(pod)
         started = current["status"].get("startTime", now)
         terminated: Obj = {"exitCode": exit_code, "reason": reason or ("Error" if exit_code else "Completed")}
         terminated |= {"startedAt": started, "finishedAt": now} | ({"message": message} if message else {})
         ready = ("False", "PodFailed" if exit_code else "PodCompleted", "")
         self._write(
             pod,
-            phase="Failed" if exit_code else "Succeeded",
+            phase=None if others_run else "Failed" if exit_code else "Succeeded",
             state={"terminated": terminated},
+            others={"running": {"startedAt": started}} if others_run else None,
             conditions={"Ready": ready, "ContainersReady": ready},
         )
+
+    def inject(self, pod: Obj, container: str) -> None:
+        """A webhook adds a container to a pod that is being created."""
+        current = self._current(pod)
+        current["spec"]["containers"].append({"name": container, "image": "registry.example/proxy:1"})
+        self._store.update(self._pods, current, manager=_BINDING)
+
+    def end_others(self, pod: Obj) -> None:
+        """The other containers end at last, and with them the pod."""
+        statuses = self._current(pod)["status"]["containerStatuses"]
+        state = next(entry["state"] for entry in statuses if "terminated" in entry["state"])
+        self._write(pod, phase="Failed" if state["terminated"]["exitCode"] else "Succeeded", state=state)
 
     def disrupt(self, pod: Obj, *, reason: str = "EvictionByEvictionAPI") -> None:
         """A drain or preemption: the DisruptionTarget condition, then deletion with SIGTERM."""
@@ -136,7 +155,8 @@ class Kubelet:
     def press(self, pod: Obj) -> None:
         """The kubelet evicts the pod, as its node runs short of something: killed and marked as disrupted."""
         why = "The node was low on resource: ephemeral-storage."
-        self._write(pod, conditions={"DisruptionTarget": ("True", "TerminationByKubelet", why)})
+        disrupted = {"DisruptionTarget": ("True", "TerminationByKubelet", why)}
+        self._write(pod, conditions=disrupted, extra={"reason": "Evicted", "message": why})
         self.terminate(pod, exit_code=137, reason="Error")
 
     def lose(self, pod: Obj, *, disrupted: bool = True) -> None:
@@ -171,6 +191,11 @@ class Kubelet:
             and pod["status"]["phase"] not in _ENDED
         ]
 
+    def _node_time(self, pod: Obj) -> str:
+        """The time by the clock of the pod's node."""
+        ahead = self.clocks.get(self._current(pod)["spec"]["nodeName"], timedelta())
+        return self._store.now(ahead=ahead.total_seconds())
+
     def _current(self, pod: Obj) -> Obj:
         current = self._server.get("pods", pod["metadata"]["name"], pod["metadata"]["namespace"])
         del current["metadata"]["resourceVersion"]
@@ -186,6 +211,7 @@ class Kubelet:
         *,
         phase: str | None = None,
         state: Obj | None = None,
+        others: Obj | None = None,
         conditions: dict[str, tuple[str, str, str]] | None = None,
         extra: Obj | None = None,
     ) -> None:
@@ -197,7 +223,7 @@ class Kubelet:
             merged[kind] = entry | ({"reason": reason} if reason else {}) | ({"message": message} if message else {})
         status["conditions"] = list(merged.values())
         if state is not None:
-            status["containerStatuses"] = _container_statuses(current, state)
+            status["containerStatuses"] = _container_statuses(current, state, others)
         self._store.update(self._pods, current | {"status": status}, manager=_STATUS)
 
     def _end_deleted(self, pod: Obj) -> None:
@@ -237,12 +263,12 @@ class Kubelet:
             self._due = False
 
 
-def _container_statuses(pod: Obj, state: Obj) -> list[Obj]:
-    """The first container has the state; the others follow it, without its message and with exit code 0."""
+def _container_statuses(pod: Obj, state: Obj, others: Obj | None) -> list[Obj]:
+    """The first container has the state. The others have theirs, or follow it without message and with exit code 0."""
     statuses: list[Obj] = []
     for index, container in enumerate(pod["spec"].get("containers", ())):
-        own = state
-        if index and "terminated" in state:
+        own = others if index and others is not None else state
+        if index and "terminated" in own:
             own = {"terminated": {"exitCode": 0, "reason": "Completed"}}
         image = container.get("image", "")
         ready = "running" in own

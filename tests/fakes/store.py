@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from . import apply, errors, rules, schema
 from .apply import Manager, Owners
@@ -51,8 +51,9 @@ class Store:
         self._objects: dict[str, dict[tuple[str, str], Obj]] = defaultdict(dict)
         self._changes: dict[str, list[Change]] = defaultdict(list)
 
-    def now(self) -> str:
-        return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+    def now(self, *, ahead: float = 0) -> str:
+        """The time, or the one so many seconds ahead."""
+        return (self._clock() + timedelta(seconds=ahead)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def list_objects(self, resource: Resource, namespace: str | None = None) -> list[Obj]:
         """Ordered by namespace and name; all namespaces when None."""
@@ -159,8 +160,10 @@ class Store:
         if resource.kind == "Namespace" and not metadata.get("deletionTimestamp"):
             return self._terminate_namespace(resource, old), False
         seconds = rules.grace_period(old, resource, grace)
-        marked = metadata | {"deletionTimestamp": metadata.get("deletionTimestamp") or self.now()}
-        marked["deletionGracePeriodSeconds"] = min(seconds, metadata.get("deletionGracePeriodSeconds", seconds))
+        marked = dict(metadata)
+        if "deletionTimestamp" not in metadata or seconds < metadata.get("deletionGracePeriodSeconds", 0):
+            # The real server tells when the object should be gone, not when its deletion was asked for.
+            marked |= {"deletionTimestamp": self.now(ahead=seconds), "deletionGracePeriodSeconds": seconds}
         if finalizers:
             marked["finalizers"] = finalizers
         if resource.has_generation and not metadata.get("deletionTimestamp"):

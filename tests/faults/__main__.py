@@ -16,7 +16,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import count
 from typing import TypeVar
 
-from tests.faults.episodes import Tally, deadly_episode, gap_episode, random_episode, refused_episode, requests_of
+from tests.faults.episodes import (
+    Tally,
+    deadly_episode,
+    evicted_episode,
+    gap_episode,
+    random_episode,
+    refused_episode,
+    requests_of,
+    sidecar_episode,
+)
 from tests.faults.scripts import SCRIPTS, Script
 from tests.faults.world import Violation
 
@@ -25,6 +34,8 @@ QUICK = ("plain", "hung", "two-nodes-shrunk")
 """Scripts whose every request is deadly in a quick run."""
 REFUSED = "plain"
 """The script of which each request is refused once."""
+RETRIED = "flaky"
+"""The script whose pods get a sidecar: some fail, and the last one succeeds."""
 QUICK_WORLD = (
     *("plain", "bad-data", "shrunk", "flaky", "bug-once", "paused", "deleted", "again", "two-nodes-killed"),
     *("rival", "rival-paused", "rival-held"),
@@ -76,6 +87,10 @@ def _again(episode: str, scripts: tuple[Script, ...]) -> Tally:
     name, _, request = episode.partition("/")
     if request == "gap":
         return gap_episode(BY_NAME[name])
+    if request == "evicted":
+        return evicted_episode(BY_NAME[name])
+    if request == "sidecar":
+        return sidecar_episode(BY_NAME[name])
     if request.startswith("refused-"):
         return refused_episode(BY_NAME[name], int(request.removeprefix("refused-")))
     if name in BY_NAME:
@@ -92,9 +107,13 @@ def _all(pool: ProcessPoolExecutor, options: argparse.Namespace, total: Tally) -
     _gather(deadly, total.add)
     print(f"{len(deadly)} deaths, one after each request of {len(names)} scripts", flush=True)
     refused = [pool.submit(refused_episode, BY_NAME[REFUSED], n) for n in range(requests_of(BY_NAME[REFUSED]))]
-    _gather([*refused, pool.submit(gap_episode, BY_NAME[REFUSED])], total.add)
+    others = [pool.submit(episode, BY_NAME[REFUSED]) for episode in (gap_episode, evicted_episode)]
+    others.append(pool.submit(sidecar_episode, BY_NAME[RETRIED]))
+    _gather([*refused, *others], total.add)
     print(
-        f"{len(refused)} refusals, one of each request of a script, and a deletion that no watch tells of", flush=True
+        f"{len(refused)} refusals, one of each request of a script, a deletion that no watch tells of, "
+        "evictions in a row, and sidecars that never end",
+        flush=True,
     )
     faults = 0
 

@@ -13,7 +13,7 @@ from lora_operator.naming import Stage
 from tests.builders import NAMESPACE
 from tests.fakes.jobs import is_finished
 from tests.faults.invariants import terminal
-from tests.faults.trainers import Work, attempt_of
+from tests.faults.trainers import Work, attempt_of, of_a_job
 from tests.faults.world import World
 
 Obj = dict[str, Any]
@@ -55,7 +55,7 @@ def drain(world: World, rng: Random) -> bool:
     """A pod is evicted by API: its node is drained, or it is preempted."""
     work = _work(world, rng)
     if work is not None:
-        _disturb(world, work.pod, "PodLost", "Disrupted")
+        disturb(world, work.pod, "PodLost", "Disrupted")
         world.trainers.kubelet.disrupt(work.pod)
     return work is not None
 
@@ -64,7 +64,7 @@ def pressure(world: World, rng: Random) -> bool:
     """The kubelet evicts a pod."""
     work = _work(world, rng)
     if work is not None:
-        _disturb(world, work.pod, "Killed", "Disrupted")
+        disturb(world, work.pod, "Killed", "Disrupted")
         work.over = True
         world.trainers.kubelet.press(work.pod)
     return work is not None
@@ -77,7 +77,7 @@ def preempt(world: World, rng: Random) -> bool:
         return False
     job = rng.choice(jobs)
     name, seconds = job["metadata"]["name"], rng.uniform(5, 60)
-    _disturb(world, job, "PodLost")
+    disturb(world, job, "PodLost", "Disrupted")
 
     async def pass_by() -> None:
         for suspend in (True, False):
@@ -95,7 +95,7 @@ def lose_node(world: World, rng: Random) -> bool:
     work = _work(world, rng)
     if work is None:
         return False
-    _disturb(world, work.pod, "PodLost", "Disrupted")
+    disturb(world, work.pod, "PodLost", "Disrupted")
 
     async def pass_by() -> None:
         work.lost = True
@@ -110,11 +110,99 @@ def lose_node(world: World, rng: Random) -> bool:
     return True
 
 
+def lose_node_for_good(world: World, rng: Random) -> bool:
+    """A node is lost, and nobody collects its pods: there is no cloud that deletes its Node. A person who is told does
+    (`people.py`)."""
+    work = _work(world, rng)
+    if work is None:
+        return False
+    disturb(world, work.pod, "PodLost", "Disrupted", "Killed")
+
+    async def pass_by() -> None:
+        work.lost = True
+        await asyncio.sleep(40)
+        if world.trainers.there(work.pod) is not None:
+            world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
+
+    world.spawn(pass_by())
+    return True
+
+
+def evict_in_a_row(world: World, rng: Random) -> bool:
+    """The kubelet evicts a run's pods, one after the other, each before it has done much."""
+    work = _work(world, rng)
+    if work is None:
+        return False
+    world.spawn(evictions(world, attempt_of(work.pod)[0], times=rng.randint(4, 8)))
+    return True
+
+
+async def evictions(world: World, uid: str, *, times: int) -> None:
+    """So many train pods of a run are evicted soon after they have started, and not before an operator can see them."""
+    seen: set[str] = set()
+    while times > 0:
+        await asyncio.sleep(0.5)
+        run = next((run for run in world.runs() if run["metadata"]["uid"] == uid), None)
+        if run is None or terminal(run):
+            return
+        for work in tuple(world.trainers.working.values()):
+            name = work.pod["metadata"]["name"]
+            if attempt_of(work.pod)[:2] != (uid, Stage.TRAIN) or not _is_at_work(world, work):
+                continue
+            if name in seen:
+                disturb(world, work.pod, "Killed", "Disrupted", "PodLost")
+                work.over = True
+                world.trainers.kubelet.press(work.pod)
+                times -= 1
+            seen.add(name)
+
+
+def inject_sidecars(world: World, rng: Random) -> bool:
+    """For a while, a webhook injects into new pods a container that never ends by itself."""
+    if world.trainers.injecting:
+        return False
+
+    async def pass_by() -> None:
+        world.trainers.injecting = True
+        await asyncio.sleep(rng.uniform(5, 30))
+        world.trainers.injecting = False
+
+    world.spawn(pass_by())
+    return True
+
+
+def foreign_pod(world: World, rng: Random) -> bool:
+    """Somebody makes a pod with the labels of a run's pods, which no Job of the run owns, and may remove it later."""
+    pods = _busy(world, "pods")
+    if not pods:
+        return False
+    like = rng.choice(pods)["metadata"]
+    labels = like["labels"] | rng.choice(({}, {naming.ATTEMPT_LABEL: "first"}))
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "mine", "uid": "mine", "controller": True}
+    name = f"foreign-{rng.randint(0, 10**9)}"
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": labels}
+    metadata |= rng.choice(({}, {"ownerReferences": [owner]}))
+    container = {"name": naming.CONTAINER, "image": "registry.example/other:1"}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    pod = world.server.create(body)
+    if rng.random() < 0.5:
+        world.trainers.kubelet.start(pod)
+
+    async def pass_by() -> None:
+        await asyncio.sleep(rng.uniform(5, 60))
+        if world.server.find("pods", name, NAMESPACE) is not None:
+            world.server.delete("pods", name, NAMESPACE)
+
+    if rng.random() < 0.5:
+        world.spawn(pass_by())
+    return True
+
+
 def lose_pod(world: World, rng: Random) -> bool:
     """A pod vanishes and nobody knows why."""
     work = _work(world, rng)
     if work is not None:
-        _disturb(world, work.pod, "PodLost")
+        disturb(world, work.pod, "PodLost")
         work.lost = True
         world.trainers.kubelet.lose(work.pod, disrupted=False)
     return work is not None
@@ -132,7 +220,7 @@ def sweep(world: World, rng: Random) -> bool:
                 break
             await asyncio.sleep(0.1)
         if work.over and world.trainers.there(work.pod) is not None:
-            _disturb(world, work.pod, "PodLost", "Disrupted")
+            disturb(world, work.pod, "PodLost", "Disrupted")
             world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
 
     world.spawn(pass_by())
@@ -148,7 +236,7 @@ def delete_pod(world: World, rng: Random) -> bool:
     if not pods:
         return False
     pod = rng.choice(pods)
-    _disturb(world, pod, "PodLost", "Disrupted")
+    disturb(world, pod, "PodLost", "Disrupted")
     world.server.delete("pods", pod["metadata"]["name"], NAMESPACE)
     return True
 
@@ -159,7 +247,7 @@ def delete_job(world: World, rng: Random) -> bool:
     if not jobs:
         return False
     job = rng.choice(jobs)
-    _disturb(world, job, "JobDeleted")
+    disturb(world, job, "JobDeleted")
     propagation = rng.choice(("Background", "Background", "Foreground"))
     world.server.delete("jobs", job["metadata"]["name"], NAMESPACE, propagation=propagation)
     return True
@@ -180,7 +268,7 @@ def touch(world: World, rng: Random) -> bool:
     return True
 
 
-def _disturb(world: World, child: Obj, *reasons: str) -> None:
+def disturb(world: World, child: Obj, *reasons: str) -> None:
     """What befalls this child may end its attempt with one of these. A pod that is deleted may take its termination
     message with it, whatever that was."""
     attempt = attempt_of(child)
@@ -190,7 +278,8 @@ def _disturb(world: World, child: Obj, *reasons: str) -> None:
 
 def _busy(world: World, resource: str) -> list[Obj]:
     """The children of this kind whose runs go on, and which nobody has deleted."""
-    return [child for child in world.server.objects(resource, NAMESPACE) if _is_busy(world, child)]
+    found = world.server.objects(resource, NAMESPACE)
+    return [child for child in found if (resource != "pods" or of_a_job(child)) and _is_busy(world, child)]
 
 
 def _is_busy(world: World, child: Obj) -> bool:
@@ -200,7 +289,11 @@ def _is_busy(world: World, child: Obj) -> bool:
 
 def _work(world: World, rng: Random) -> Work | None:
     """A pod that runs and that nothing has befallen yet."""
-    found = [work for work in world.trainers.working.values() if not (work.over or work.lost)]
-    found = [work for work in found if (pod := world.trainers.there(work.pod)) is not None and _is_busy(world, pod)]
+    found = [work for work in world.trainers.working.values() if _is_at_work(world, work)]
     found = [work for work in found if work.stage is Stage.TRAIN or rng.random() < 0.3]
     return rng.choice(found) if found else None
+
+
+def _is_at_work(world: World, work: Work) -> bool:
+    pod = world.trainers.there(work.pod)
+    return not (work.over or work.lost) and pod is not None and _is_busy(world, pod)

@@ -9,8 +9,10 @@ from random import Random
 
 from tests.fakes.faults import Fault
 from tests.faults.api_faults import is_an_operators, unheard_deletion
-from tests.faults.invariants import terminal
+from tests.faults.cluster_faults import evictions
+from tests.faults.invariants import evicted_in_vain, terminal
 from tests.faults.mischief import CATALOGUE, COUNTED_WHEN_THEY_HIT
+from tests.faults.people import attend
 from tests.faults.scripts import Script
 from tests.faults.virtual_time import run
 from tests.faults.world import Violation, World, a_world
@@ -22,6 +24,8 @@ RUN_PAUSE = 12.0
 PROMPT_SECONDS = 180.0
 """In which a run of a minute is over, also where requests are refused."""
 RESYNC_SECONDS = 600.0
+EVICTIONS = 16
+EVICTED_SECONDS = 3600.0
 
 
 @dataclass
@@ -53,6 +57,7 @@ def random_episode(seed: str, scripts: tuple[Script, ...]) -> tuple[Tally, str]:
 async def _random_episode(seed: str, scripts: tuple[Script, ...]) -> tuple[Tally, str]:
     async with a_world(seed, operators=2) as world:
         rng = world.rng("faults")
+        world.spawn(attend(world, world.rng("people")))
         order = rng.sample(scripts, len(scripts))
         for number, script in enumerate(order):
             world.spawn(world.use(script.name, script, after=20 + number * RUN_PAUSE))
@@ -124,6 +129,41 @@ def gap_episode(script: Script) -> Tally:
 async def _gap(script: Script) -> Tally:
     async with a_world(f"{script.name}/gap", operators=1) as world:
         world.spawn(unheard_deletion(world, after=28))
+        return await _one_run(world, script, within=RESYNC_SECONDS + PROMPT_SECONDS)
+
+
+def evicted_episode(script: Script) -> Tally:
+    """One run and one operator, on nodes that evict its pods again and again: the operator counts, pauses and says so,
+    and the run comes to its end when they no longer do. Raises Violation."""
+    return run(_evicted(script))
+
+
+async def _evicted(script: Script) -> Tally:
+    async with a_world(f"{script.name}/evicted", operators=1) as world:
+        world.spawn(_evict_its_pods(world, script))
+        tally = await _one_run(world, script, within=EVICTED_SECONDS)
+        for sentence in evicted_in_vain(world.audit.writes, times=EVICTIONS):
+            raise Violation(f"seed {world.seed}: {sentence}\n{world.audit.history(script.name)}")
+        return tally
+
+
+async def _evict_its_pods(world: World, script: Script) -> None:
+    await asyncio.sleep(10)
+    found = world.run(script.name)
+    assert found is not None
+    await evictions(world, found["metadata"]["uid"], times=EVICTIONS)
+
+
+def sidecar_episode(script: Script) -> Tally:
+    """One run and one operator, where a webhook injects into all pods a container that never ends by itself: a person
+    who is told helps, and a finished run holds nothing. Raises Violation."""
+    return run(_sidecar(script))
+
+
+async def _sidecar(script: Script) -> Tally:
+    async with a_world(f"{script.name}/sidecar", operators=1) as world:
+        world.trainers.injecting = True
+        world.spawn(attend(world, world.rng("people")))
         return await _one_run(world, script, within=RESYNC_SECONDS + PROMPT_SECONDS)
 
 

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from lora_operator import naming
 from lora_operator.naming import Stage
 
 from tests import kstatus
+from tests.builders import T0, stamp
 from tests.faults.audit import CLUSTER, Write
+from tests.faults.trainers import of_a_job
 
 Obj = dict[str, Any]
 RUNS = f"{naming.RUN_PLURAL}.{naming.GROUP}"
@@ -21,6 +25,11 @@ CLASSES = f"{naming.CLASS_PLURAL}.{naming.GROUP}"
 WRITTEN_BY_OPERATORS = (RUNS, CLASSES, JOBS, CONFIG_MAPS, SERVICES, "events", "leases.coordination.k8s.io")
 OF_USERS = (RUNS, CLASSES)
 """Of these, operators write the status only."""
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""Clocks of operators may be two minutes off, and changed meanwhile."""
+PODS_OF_ONE_JOB = 10
+"""So many at most follow each other where all are evicted at once: five in vain, and as many before if one of them is
+seen to gain a step."""
 POLL_SECONDS = 15.0
 """What was told may be as old as that."""
 FORGED_IMAGE = "registry.example/tenants-own:1"
@@ -41,6 +50,8 @@ class Checker:
 
     def see(self, write: Write) -> list[str]:
         """What is wrong since this write."""
+        if write.resource == PODS and not of_a_job(write.obj):
+            return _authority(write)
         known = self._there.setdefault(write.resource, {})
         uid = write.obj["metadata"]["uid"]
         if write.new is None:
@@ -52,7 +63,7 @@ class Checker:
             case _ if write.new is None:
                 pass
             case resource if resource == RUNS:
-                found += self._steps(write) + run_breaches(write.old, write.new)
+                found += self._steps(write) + run_breaches(write.old, write.new) + _ahead_of_time(write)
             case resource if resource in (JOBS, CONFIG_MAPS, SERVICES):
                 found += self._child(write, write.new) if write.old is None else []
                 found += self._trainings(write.new)
@@ -155,6 +166,17 @@ class Checker:
         return [f"progress fell from step {before['step']} to {after['step']} in one pod"]
 
 
+def _ahead_of_time(write: Write) -> list[str]:
+    """Attempts that began or ended later than they were written: somebody believed the clock of a node."""
+    latest = stamp(T0 + timedelta(seconds=write.second) + CLOCK_TOLERANCE)
+    return [
+        f"{entry['stage']} attempt {entry['number']} has {name} {entry[name]}, which is in the future"
+        for entry in _attempts(write.obj.get("status", {}))
+        for name in ("startTime", "endTime")
+        if entry.get(name, "") > latest
+    ]
+
+
 def run_breaches(old: Obj | None, new: Obj) -> list[str]:
     """What is wrong with a new version of a run, given the one before."""
     status, before = new.get("status", {}), (old or {}).get("status", {})
@@ -218,6 +240,19 @@ def _authority(write: Write) -> list[str]:
 def _users(obj: Obj) -> Obj:
     metadata = {key: value for key, value in obj["metadata"].items() if key not in BOOKKEEPING}
     return {key: value for key, value in obj.items() if key != "status"} | {"metadata": metadata}
+
+
+def evicted_in_vain(writes: list[Write], *, times: int) -> list[str]:
+    """What is wrong with the history of a run whose first pods were all evicted: it must be counted and told, and not
+    go on in one Job for ever."""
+    pods = {write.obj["metadata"]["uid"]: write.obj for write in writes if write.resource == PODS}
+    runs = [write.obj for write in writes if write.resource == RUNS]
+    busiest = max(Counter(owner for pod in pods.values() for owner in _owners(pod)).values())
+    found = [f"{busiest} pods of one Job followed each other"] if busiest > PODS_OF_ONE_JOB else []
+    count = runs[-1].get("status", {}).get("disruptions", {}).get("count", 0)
+    found += [f"{times} evictions count as {count}"] if count != times else []
+    told = {entry["reason"] for run in runs for entry in run.get("status", {}).get("conditions", ())}
+    return found + ([] if "RepeatedlyDisrupted" in told else ["nobody was told"])
 
 
 def terminal(run: Obj) -> bool:

@@ -26,7 +26,9 @@ BY_REASON = {
     "ResultLost": ExitClass.INTERRUPTED,
     "PodLost": ExitClass.INFRASTRUCTURE,
     "JobDeleted": ExitClass.INFRASTRUCTURE,
+    "PodRejected": ExitClass.INFRASTRUCTURE,
     "OutOfHostMemory": ExitClass.BUG,
+    "OutOfEphemeralStorage": ExitClass.BUG,
     "OutcomeMissing": ExitClass.BUG,
 }
 

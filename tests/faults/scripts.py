@@ -102,7 +102,7 @@ SCRIPTS = (
     Script(name="hung", expected="DeadlineExceeded", train=(End(seconds=None),), spec={"maxRuntimeSeconds": 200}),
     Script(name="stuck-once", expected="AdapterPublished", train=(STUCK, End())),
     Script(name="stuck", expected="NoProgress", train=(STUCK,)),
-    Script(name="in-time", expected="AdapterPublished", spec={"maxRuntimeSeconds": 36_000}),
+    Script(name="in-time", expected="AdapterPublished", spec={"maxRuntimeSeconds": 3600}),
     Script(name="short-lived", expected="AdapterPublished", spec={"jobRetentionSeconds": 60}),
     Script(
         name="paused",

@@ -30,11 +30,19 @@ from tests.faults.scripts import SAVE_STEPS, TOTAL_STEPS, End, Script
 
 Obj = dict[str, Any]
 NO_PROGRESS = "NoProgress"
+NODES = ("node-1", "node-2", "node-3", "node-4")
+SIDECAR = "istio-proxy"
 PATIENCE = 900
 """Seconds that the pods of an attempt wait for each other."""
 SHARE_TAKEN = encode_outcome(Outcome(reason="Succeeded", message="This node took its share of every step."))
 AttemptKey = tuple[str, str, int]
 """uid of the run, stage, number."""
+
+
+def of_a_job(pod: Obj) -> bool:
+    """Whether a Job made the pod. Others may have the same labels."""
+    owners = pod["metadata"].get("ownerReferences", ())
+    return any(owner.get("controller") and owner.get("kind") == "Job" for owner in owners)
 
 
 def attempt_of(child: Obj) -> AttemptKey:
@@ -60,6 +68,8 @@ class Work:
     """It ended well."""
     lost: bool = False
     """Its node is gone: nothing is heard of it any more."""
+    beside: bool = False
+    """A container that never ends by itself was injected into its pod."""
 
     @property
     def index(self) -> int:
@@ -101,6 +111,8 @@ class Trainers:
     truth: Truth = field(default_factory=Truth)
     working: dict[str, Work] = field(default_factory=dict)
     """By name of the pod."""
+    injecting: bool = False
+    """Whether a webhook injects a container into new pods."""
     _kubelet: Kubelet | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -140,8 +152,8 @@ class Trainers:
         return json.dumps(progress.wire()).encode()
 
     def _on_change(self, change: Change) -> None:
-        if change.key == "pods" and change.old is None and change.new is not None:
-            self._spawn(self._play(change.new))
+        if change.key == "pods" and change.old is None and change.new is not None and of_a_job(change.new):
+            self._spawn(self._play(change.new, injected=self.injecting))
 
     def _spawn(self, life: Any) -> None:
         task = asyncio.get_running_loop().create_task(life)
@@ -153,17 +165,19 @@ class Trainers:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.server.crashes.append(RuntimeError(f"a simulated pod failed: {error!r}"))
 
-    async def _play(self, pod: Obj) -> None:
+    async def _play(self, pod: Obj, *, injected: bool) -> None:
+        if injected:
+            self.kubelet.inject(pod, SIDECAR)
         await asyncio.sleep(self.rng.uniform(0.5, 4))
         now = self.there(pod)
         if now is None or now["metadata"].get("deletionTimestamp") or now["status"]["phase"] != "Pending":
             return
         uid, stage, _ = attempt_of(pod)
         script = self.script_of(pod["metadata"]["labels"][naming.RUN_LABEL])
-        work = Work(pod=pod, stage=Stage(stage), end=End())
+        work = Work(pod=pod, stage=Stage(stage), end=End(), beside=injected)
         work.end = script.end(work.stage, len(self.truth.natural[uid, stage]), index=work.index)
         self.working[pod["metadata"]["name"]] = work
-        self.kubelet.start(pod, node=f"node-{self.rng.randint(1, 4)}", pod_ip=f"10.0.0.{len(self.working) % 250 + 1}")
+        self.kubelet.start(pod, node=self.rng.choice(NODES), pod_ip=f"10.0.0.{len(self.working) % 250 + 1}")
         if await self._met(work):
             work.from_step = self.truth.checkpoints.get(uid, 0) if stage == Stage.TRAIN else 0
             work.began = asyncio.get_running_loop().time()
@@ -220,7 +234,7 @@ class Trainers:
             return
         if work.index > 0 and work.end.code == 0:
             work.over = work.done = True
-            self.kubelet.terminate(work.pod, exit_code=0, message=SHARE_TAKEN)
+            self.kubelet.terminate(work.pod, exit_code=0, message=SHARE_TAKEN, others_run=work.beside)
             return
         uid, stage, _ = attempt_of(work.pod)
         step = work.step(loop.time())
@@ -241,13 +255,24 @@ class Trainers:
         if work.end.stuck:
             self.truth.natural[uid, stage].append(NO_PROGRESS)
         self.truth.ends[attempt_of(work.pod)].add(reason)
-        self.kubelet.terminate(work.pod, exit_code=code, message=text, reason=kubelet_reason)
+        pod = self.there(work.pod)
+        others_run = work.beside and pod is not None and "deletionTimestamp" not in pod["metadata"]
+        self.kubelet.terminate(work.pod, exit_code=code, message=text, reason=kubelet_reason, others_run=others_run)
 
     def _sigterm(self, pod: Obj) -> Termination | None:
         work = self.working.get(pod["metadata"]["name"])
-        if work is not None:
+        if work is None:
+            return None if of_a_job(pod) else Termination(exit_code=143)
+        if work.over and work.beside:
+            self.kubelet.end_others(pod)
+        else:
             self._spawn(self._stop(work))
         return None
+
+    def come_back(self, work: Work) -> None:
+        """The node of a lost pod is heard of again; what should have ended ends now."""
+        work.lost = False
+        self._terminate(work, code=137, text="", reason=exits.reason(137))
 
     async def _stop(self, work: Work) -> None:
         """A train pod commits a checkpoint first; prepare just dies."""

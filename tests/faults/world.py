@@ -29,7 +29,7 @@ from tests.faults.invariants import Checker, terminal
 from tests.faults.judge import judge
 from tests.faults.replica import Replica
 from tests.faults.scripts import Deed, Script
-from tests.faults.trainers import Trainers
+from tests.faults.trainers import NODES, Trainers
 from tests.faults.wire import OPERATOR_NAMESPACE, Network
 
 Obj = dict[str, Any]
@@ -38,6 +38,8 @@ RESTART_SECONDS = 5.0
 LONGEST = 4 * 3600.0
 QUIET = 900.0
 """Longer than between two resyncs."""
+CLOCKS = (timedelta(), timedelta(seconds=20), timedelta(hours=1), timedelta(hours=-2))
+"""How far the clocks of nodes are ahead."""
 AT_EASE = LeaseTiming(duration=40, deadline=35, renew=15, retry=5)
 """Of an operator that has no rival."""
 
@@ -280,6 +282,7 @@ async def a_world(seed: str, *, operators: int) -> AsyncIterator[World]:
     try:
         async with Kubelet(server) as kubelet:
             trainers.attach(kubelet)
+            kubelet.clocks |= zip(NODES, world.rng("clocks").sample(CLOCKS, len(CLOCKS)), strict=True)
             server.create(class_body(limits={"nodes": 2}, train={"placement": "PodByPod"}))
             world.spawn(world.supervise())
             for number in range(operators):

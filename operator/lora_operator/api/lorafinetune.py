@@ -120,8 +120,8 @@ class LoraFineTuneSpec(WireModel):
     retry_limit: Annotated[int, Field(ge=0, le=20)] = 3
     """Attempts that may fail for infrastructure causes (storage, network, node) before the run fails."""
     max_runtime_seconds: Annotated[int, Field(ge=60, le=LONGEST_DURATION)] | None = None
-    """Seconds for which the run's pods may run before the run fails. Time in a queue, pauses between attempts and
-    suspension do not count. Unset: the class's limit."""
+    """Seconds for which the run's pods may hold their nodes before the run fails. Time in a queue, pauses between
+    attempts and suspension do not count. Unset: the class's limit."""
     job_retention_seconds: Annotated[int, Field(ge=0, le=LONGEST_DURATION)] | None = None
     """Seconds after which Jobs, pods, ConfigMap and Service of a finished run are deleted. The LoraFineTune and its
     status stay. Unset: the class's value."""
@@ -145,17 +145,46 @@ class Attempt(WireModel):
     message: Annotated[str, Field(max_length=MAX_ATTEMPT_MESSAGE)] | None = None
     """What happened and what to do about it; unset after success."""
     start_time: datetime | None = None
-    """When its newest pod started: a pod that is drained or preempted is replaced."""
+    """When its newest pod got a node: a pod that is drained or preempted is replaced."""
     end_time: datetime | None = None
     """When that pod or the attempt ended; unset while it runs."""
     duration_seconds: int | None = None
-    """Seconds that its pods ran, without a pod that runs now. Time in a queue does not count."""
+    """Seconds that its pods held their nodes, without a pod that runs now. Time in a queue does not count."""
+    waiting_seconds: int | None = None
+    """Seconds that it waited for a queue and for nodes before its pods, up to the newest."""
     from_step: int | None = None
     """Optimizer step that it started from."""
     to_step: int | None = None
     """Last optimizer step that it is known to have done."""
     node: Annotated[str, Field(max_length=253)] | None = None
     """Node of its pod; of several pods, that of the first."""
+
+
+class AttemptTotals(WireModel):
+    """Sums over attempts."""
+
+    attempts: int = 0
+    """Number of attempts."""
+    prepare_seconds: int = 0
+    """Sum of durationSeconds of prepare attempts."""
+    train_seconds: int = 0
+    """Sum of durationSeconds of train attempts."""
+    failed_train_seconds: int = 0
+    """The part of trainSeconds of attempts that failed."""
+    waiting_seconds: int = 0
+    """Sum of waitingSeconds."""
+
+
+class Disruptions(WireModel):
+    """Pods of the run that were drained, preempted or evicted, as far as the operator saw it. They cost no retry."""
+
+    count: int = 0
+    """Number of disruptions."""
+    in_a_row: int = 0
+    """The newest of them, since training gained a step. From 5 on the run needs a person (RepeatedlyDisrupted), and
+    the operator pauses before each further attempt."""
+    step: int | None = None
+    """Furthest optimizer step known at the newest of them; unset while preparing."""
 
 
 class Adjustment(WireModel):
@@ -200,11 +229,16 @@ class ReportedProgress(Progress):
 
 
 class Usage(WireModel):
-    """Time and memory that the run used."""
+    """Time and memory that the run used. A pod counts when it has ended, from the moment at which it got its node."""
 
+    pod_seconds: int = 0
+    """Seconds that its pods held nodes, those of prepare included. Each of several pods counts."""
     accelerator_seconds: int = 0
-    """Seconds that its train pods held accelerators (or, on a CPU class, ran), times parallelism.gpus and
-    parallelism.nodes."""
+    """Seconds that its train pods held GPUs, times parallelism.gpus and parallelism.nodes; 0 on a CPU class."""
+    failed_accelerator_seconds: int = 0
+    """The part of acceleratorSeconds of attempts that failed. What they saved in checkpoints is not lost."""
+    waiting_seconds: int = 0
+    """Seconds that its attempts waited in queues and for nodes. No accelerator is held meanwhile."""
     peak_memory_gib: Annotated[float | None, Field(alias="peakMemoryGiB")] = None
     """Peak accelerator memory; peak resident memory on a CPU class."""
     tokens_per_second: float | None = None
@@ -255,7 +289,11 @@ class LoraFineTuneStatus(WireModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["stage", "number"]},
         ),
     ] = ()
-    """Every Job of the run."""
+    """The Jobs of the run, the newest 48 at most."""
+    removed_attempts: AttemptTotals | None = None
+    """Sums over the attempts that were removed from attempts to make room."""
+    disruptions: Disruptions | None = None
+    """Pods of the run that were drained, preempted or evicted; unset before the first."""
     dataset: DatasetFigures | None = None
     """Figures of the dataset, from prepare."""
     model: ModelFigures | None = None

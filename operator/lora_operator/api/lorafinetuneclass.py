@@ -155,19 +155,22 @@ class PrepareSpec(Scheduling):
     """Image of prepare pods: the slim one without torch (target prepare of trainer-image/Dockerfile). Unset:
     spec.image."""
     resources: ContainerResources = ContainerResources()
-    """Resources of the container. Unset: requests cpu 2 and memory 4Gi, limits memory as requested."""
+    """Resources of the container. Unset: requests cpu 2, memory 4Gi and ephemeral-storage as much as scratch, limits
+    memory as requested."""
     scratch: Quantity = "20Gi"
-    """Size of the volume for model weights and rows."""
+    """Size limit of the volume for model weights and rows, and of the one for temporary files. A pod that exceeds it is
+    evicted."""
 
 
 class TrainSpec(Scheduling):
     """Train pods."""
 
     resources: ContainerResources = ContainerResources()
-    """Resources of the container in addition to the GPUs. Unset: requests cpu 4 and memory 32Gi, limits memory as
-    requested."""
+    """Resources of the container in addition to the GPUs. Unset: requests cpu 4, memory 32Gi and ephemeral-storage as
+    much as scratch, limits memory as requested."""
     scratch: Quantity = "100Gi"
-    """Size of the volume for model weights, rows and compiled kernels."""
+    """Size limit of the volume for model weights, rows and compiled kernels, and of the one for temporary files. A pod
+    that exceeds it is evicted."""
     shared_memory: Quantity = "1Gi"
     """Size of /dev/shm, through which processes and NCCL exchange data. What they put there counts as the container's
     memory."""

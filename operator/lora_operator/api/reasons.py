@@ -152,6 +152,28 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     """A queue suspends the Job."""
 
+    NODE_LOST = "NodeLost"
+    """A pod was deleted and does not end: nothing is heard of its node.
+
+    Cause: The node is down or cut off, or its kubelet cannot end the pod. Nobody has removed the Node object.
+    Remedy: Make sure that the node is off, then taint it with node.kubernetes.io/out-of-service or delete its Node
+    object. If it comes back by itself, the run continues by itself.
+    """
+    SIDECAR_RUNNING = "SidecarRunning"
+    """The trainer's container has ended, but another container keeps its pod running.
+
+    Cause: A webhook injects a container that does not end by itself.
+    Remedy: Delete the pod. Then inject the container as a native sidecar (an init container with restartPolicy
+    Always), or exclude the run's pods from the injection by spec.pod of the class.
+    """
+    REPEATEDLY_DISRUPTED = "RepeatedlyDisrupted"
+    """Pods of the run were drained, preempted or evicted several times in a row before training gained a step.
+
+    Cause: Nodes without enough disk or memory, pods of a higher priority, or a drain that does not end.
+    Remedy: Ask the platform team to check the nodes and the priority of the class. The operator tries again after
+    growing pauses; the reason goes away when training gains a step.
+    """
+
     SUSPENDED_BY_USER = "SuspendedByUser"
     """spec.suspend is true."""
     NOT_SUSPENDED = "NotSuspended"
@@ -175,8 +197,20 @@ class Reason(StrEnum):
     Cause: The stage needs more host memory than the class gives it.
     Remedy: Ask for a class with more memory for this stage.
     """
+    OUT_OF_EPHEMERAL_STORAGE = "OutOfEphemeralStorage"
+    """The kubelet evicted the pod because it wrote more to its disk than its volumes or containers may hold.
+
+    Cause: The class's scratch, or its limit of ephemeral-storage, is too small for the model and its exports.
+    Remedy: Ask the platform team for a class with more scratch, or remove formats from output.exports.
+    """
+    POD_REJECTED = "PodRejected"
+    """The kubelet of the node did not run the pod that the scheduler gave it.
+
+    Cause: Its devices failed or were taken meanwhile (UnexpectedAdmissionError, OutOfcpu), or the node shuts down.
+    Remedy: None at first: the operator retries it. If it happens again, check the node's device plugin.
+    """
     POD_LOST = "PodLost"
-    """The pod disappeared without a termination message (lost node, eviction, deletion by hand).
+    """The pod ended without a termination message (lost node, eviction, deletion by hand).
 
     Cause: A lost node, an eviction, or kubectl delete pod.
     Remedy: None: the operator retries it.

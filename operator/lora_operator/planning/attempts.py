@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lora_trainer.contract import exits
 from lora_trainer.contract.exits import SIGNALLED, ExitCode
@@ -13,9 +13,9 @@ from lora_trainer.contract.outcome import Outcome, clip, decode_outcome
 from lora_operator.api.lorafinetune import MAX_ATTEMPT_MESSAGE, Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
-from lora_operator.planning.failure import OOM_KILLED, Blame, attempt_class, blame, culprit
+from lora_operator.planning.failure import Blame, attempt_class, blame, culprit, exceeded_limit
 from lora_operator.planning.observed import JobView, Observed, PodView, Termination
-from lora_operator.planning.running_time import followed, halted, still_running
+from lora_operator.planning.running_time import ended_at, followed, halted, still_running
 
 MAX_ATTEMPTS = 48
 INTERRUPTIONS = (Reason.SUSPENDED_BY_USER, Reason.DISRUPTED, Reason.RESULT_LOST, ExitCode.Interrupted.name)
@@ -79,18 +79,19 @@ def stage_state(observed: Observed, stage: Stage, *, now: datetime) -> StageStat
     )
 
 
-def at_most(recorded: Iterable[Attempt]) -> tuple[Attempt, ...]:
-    """The records, at most MAX_ATTEMPTS. Interrupted attempts are dropped first: they do not count against any limit,
-    and the others are always fewer than that."""
-    attempts = list(recorded)
-    while len(attempts) > MAX_ATTEMPTS:
-        attempts.remove(next((a for a in attempts[:-1] if a.reason in INTERRUPTIONS), attempts[0]))
-    return tuple(attempts)
+def trimmed(attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], tuple[Attempt, ...]]:
+    """At most MAX_ATTEMPTS records that stay, and those that must go. Interrupted attempts go first: they do not count
+    against any limit, and the others are always fewer than that."""
+    kept, removed = list(attempts), []
+    while len(kept) > MAX_ATTEMPTS:
+        removed.append(next((a for a in kept[:-1] if a.reason in INTERRUPTIONS), kept[0]))
+        kept.remove(removed[-1])
+    return tuple(kept), tuple(removed)
 
 
 def closed(record: Attempt, *, reason: str, sentence: str, end: datetime, **found: object) -> Attempt:
     """The record of an attempt that is over. `found` are fields that became known with its end."""
-    # Start and end may come from different clocks: the node's may be ahead of the operator's.
+    # Start and end may come from different clocks: the operator's own may be behind that of the control plane.
     end = max(end, record.start_time or end)
     record = halted(record, end).model_copy(update={"reason": reason, "end_time": end, **found})
     return record.model_copy(
@@ -106,16 +107,12 @@ def how_it_ended(attempt: Attempt) -> str:
     return attempt.message or f"It ended with {attempt.reason}."
 
 
-def time_spent(attempts: tuple[Attempt, ...]) -> timedelta:
-    """How long the pods of these attempts ran, without the one that runs now."""
-    return timedelta(seconds=sum(attempt.duration_seconds or 0 for attempt in attempts))
-
-
 def _with_unrecorded(records: tuple[Attempt, ...], jobs: Mapping[int, JobView]) -> tuple[Attempt, ...]:
-    """Add records for Jobs that have none, because the operator stopped between creating the Job and writing status."""
-    known = {record.number for record in records}
-    unrecorded = (Attempt(stage=job.stage, number=job.attempt) for job in jobs.values() if job.attempt not in known)
-    return tuple(sorted((*records, *unrecorded), key=lambda record: record.number))
+    """Add records for Jobs that have none, because the operator stopped between creating the Job and writing status.
+    Records of older Jobs were removed."""
+    newest = records[-1].number if records else 0
+    unrecorded = (Attempt(stage=job.stage, number=job.attempt) for job in jobs.values() if job.attempt > newest)
+    return (*records, *sorted(unrecorded, key=lambda record: record.number))
 
 
 def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetime) -> Attempt | EndedAttempt:
@@ -126,18 +123,31 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
         sentence = f"The Job of {record.stage} attempt {record.number} was deleted."
         return EndedAttempt(attempt=closed(record, reason=reason.value, sentence=sentence, end=now), sentence=sentence)
     if not job.over:
-        # Prepare and cleanup are recorded only when they end: they are short and not worth a status write of their own.
-        return still_running(record, job) if record.stage is Stage.TRAIN else record
+        return still_running(record, job, now=now)
     if job.result_lost:
         return _result_lost(record, job, now=now)
     pod = job.success or culprit(job.newest_pods)
     if job.disrupted and job.success is None and not _explains(pod):
         return _disrupted(record, job, now=now)
     if pod is None or pod.termination is None:
+        return _without_termination(record, job, now=now)
+    return _ended(record, job, pod, pod.termination, now=now)
+
+
+def _without_termination(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
+    """No container of the attempt reports how it ended: its pod is gone, or the kubelet never started it."""
+    pod = next((pod for pod in job.newest_pods if pod.over and pod.why), None)
+    if pod is None:
+        reason = Reason.POD_LOST
         sentence = f"The pod of Job {job.name} is gone without a termination message. {job.finish_message}".rstrip()
-        lost = closed(record, reason=Reason.POD_LOST.value, sentence=sentence, end=now)
-        return EndedAttempt(attempt=lost, sentence=sentence)
-    return _ended(record, job, pod, pod.termination)
+    elif pod.disrupted:
+        reason = Reason.POD_LOST
+        sentence = f"Pod {pod.name} was disrupted before its container ran. {pod.why}"
+    else:
+        reason = Reason.POD_REJECTED
+        sentence = f"The kubelet of node {pod.node} did not run pod {pod.name}. {pod.why}"
+    ended = closed(_followed(record, job), reason=reason.value, sentence=sentence, end=now)
+    return EndedAttempt(attempt=ended, sentence=sentence)
 
 
 def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
@@ -161,15 +171,16 @@ def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
 
 
 def _followed(record: Attempt, job: JobView) -> Attempt:
-    return followed(record, job.newest_pod) if job.newest_pod is not None else record
+    return followed(record, job.newest_pod, job) if job.newest_pod is not None else record
 
 
-def _end(job: JobView, default: datetime) -> datetime:
+def _end(job: JobView, now: datetime) -> datetime:
     """When the last of the Job's pods ended."""
-    return max((pod.termination.finished for pod in job.newest_pods if pod.termination is not None), default=default)
+    ends = (ended_at(pod, now=now) for pod in job.newest_pods)
+    return max((end for end in ends if end is not None), default=now)
 
 
-def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination) -> EndedAttempt:
+def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination, *, now: datetime) -> EndedAttempt:
     outcome = decode_outcome(termination.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, termination, outcome)
     if job.nodes > 1 and blame(pod, termination) is Blame.DISRUPTED:
@@ -180,7 +191,7 @@ def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination
         _followed(record, job),
         reason=reason,
         sentence=sentence,
-        end=_end(job, termination.finished),
+        end=_end(job, now),
         exit_code=termination.exit_code,
         from_step=outcome.from_step if outcome and outcome.from_step is not None else record.from_step,
         to_step=outcome.step if outcome and outcome.step is not None else record.to_step,
@@ -191,12 +202,8 @@ def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination
 def _reason_and_sentence(
     stage: Stage, pod: PodView, termination: Termination, outcome: Outcome | None
 ) -> tuple[str, str]:
-    if termination.kubelet_reason == OOM_KILLED:
-        sentence = (
-            f"Pod {pod.name} was killed because it exceeded its host memory limit. Ask the platform team for a class "
-            "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
-        )
-        return Reason.OUT_OF_HOST_MEMORY.value, sentence
+    if (limit := exceeded_limit(pod, termination)) is not None:
+        return limit.value, _beyond_limit(pod, limit)
     result = outcome.result if outcome is not None else None
     if termination.exit_code == ExitCode.Succeeded and (result is None or result.stage != stage):
         sentence = f"Pod {pod.name} exited with code 0 but left no readable result. Check the pod's log."
@@ -206,7 +213,21 @@ def _reason_and_sentence(
     return exits.reason(termination.exit_code), _silent_end(pod, termination.exit_code)
 
 
+def _beyond_limit(pod: PodView, limit: Reason) -> str:
+    if limit is Reason.OUT_OF_EPHEMERAL_STORAGE:
+        return (
+            f"Pod {pod.name} was evicted because it exceeded its own limit. {pod.message.strip()} Ask the platform "
+            "team for a class with more scratch for this stage, or remove formats from output.exports."
+        )
+    return (
+        f"Pod {pod.name} was killed because it exceeded its host memory limit. Ask the platform team for a class "
+        "with more memory for this stage, or lower model.maxSeqLength or training.perDeviceTrainBatchSize."
+    )
+
+
 def _silent_end(pod: PodView, code: int) -> str:
+    if pod.why:
+        return f"Pod {pod.name} on node {pod.node} was ended by Kubernetes. {pod.why}"
     if code > SIGNALLED:
         return (
             f"Pod {pod.name} on node {pod.node} was killed by signal {code - SIGNALLED} without a termination message: "

@@ -5,10 +5,9 @@ from __future__ import annotations
 from lora_trainer.contract.outcome import BAD_ROW, Evaluation, Outcome, PrepareResult, TrainResult
 
 from lora_operator.api.conditions import ConditionType
-from lora_operator.api.lorafinetune import Attempt, Usage
+from lora_operator.api.lorafinetune import Usage
 from lora_operator.api.reasons import Reason
-from lora_operator.naming import Stage
-from lora_operator.planning.attempts import StageState, time_spent
+from lora_operator.planning.attempts import StageState
 from lora_operator.planning.cleanup import lifetime, stop_live
 from lora_operator.planning.plan_builder import Plan, PlanBuilder
 from lora_operator.planning.progress import reported
@@ -42,13 +41,13 @@ def prepared(builder: PlanBuilder, result: PrepareResult) -> PlanBuilder:
     )
 
 
-def trained(builder: PlanBuilder, state: StageState, *, outcome: Outcome, result: TrainResult) -> PlanBuilder:
+def trained(builder: PlanBuilder, *, outcome: Outcome, result: TrainResult) -> PlanBuilder:
     """The plan with the results of training in status."""
-    usage = Usage(
-        accelerator_seconds=_accelerator_seconds(builder, state.attempts),
-        peak_memory_gib=result.usage.peak_memory_gib,
-        tokens_per_second=result.usage.tokens_per_second,
-    )
+    figures = {
+        "peak_memory_gib": result.usage.peak_memory_gib,
+        "tokens_per_second": result.usage.tokens_per_second,
+    }
+    usage = (builder.status.usage or Usage()).model_copy(update=figures)
     builder = builder.update(
         artifact=result.artifact, evaluation=result.evaluation, best_step=result.best_step, usage=usage
     )
@@ -59,10 +58,6 @@ def trained(builder: PlanBuilder, state: StageState, *, outcome: Outcome, result
     return builder.update(progress=reported(done, time=builder.now))
 
 
-def _accelerator_seconds(builder: PlanBuilder, attempts: tuple[Attempt, ...]) -> int:
-    return int(time_spent(attempts).total_seconds()) * builder.run.spec.parallelism.processes
-
-
 def found(builder: PlanBuilder, state: StageState) -> PlanBuilder:
     """The plan with the results of a stage that failed, such as the figures of an adapter that missed its gate."""
     outcome = state.latest.outcome if state.latest is not None else None
@@ -71,7 +66,7 @@ def found(builder: PlanBuilder, state: StageState) -> PlanBuilder:
             return prepared(builder, result)
         case TrainResult() as result:
             assert outcome is not None
-            return trained(builder, state, outcome=outcome, result=result)
+            return trained(builder, outcome=outcome, result=result)
         case _:
             return builder
 
@@ -120,8 +115,6 @@ def fail(builder: PlanBuilder, *, reason: str, message: str) -> Plan:
     """The run has failed, without an adapter or with a rejected one. Jobs that still run are deleted."""
     if builder.status.run_digest is None:
         builder = builder.set(ConditionType.PREPARED, False, reason=reason, message=message)
-    if builder.status.usage is None and (attempts := builder.status.of(Stage.TRAIN)):
-        builder = builder.update(usage=Usage(accelerator_seconds=_accelerator_seconds(builder, attempts)))
     builder = builder.not_running(reason, "The run has failed.")
     ready_state = ReadyState(phase=RunPhase.FAILED, reason=reason, message=message)
     return builder.end(ready_state, actions=stop_live(builder.observed.jobs), requeue_after=lifetime(builder.observed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum, auto
@@ -15,10 +16,16 @@ from lora_operator.api.lorafinetune import Adjustment, Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import PodView, Termination
 
+DISRUPTED = (Reason.DISRUPTED.value, ExitCode.Interrupted.name)
+"""Reasons of attempts that ended because a pod was drained, preempted or evicted."""
 FIRST_BACK_OFF = timedelta(seconds=10)
 LONGEST_BACK_OFF = timedelta(minutes=6)
 OOM_KILLED = "OOMKilled"
 """The kubelet's reason for a container that exceeded its memory limit."""
+EVICTED = "Evicted"
+"""The kubelet's reason for a pod that it evicted."""
+OWN_LIMIT = re.compile(r"exceed(s|ed) .*limit")
+"""What the kubelet says of a pod that used more disk than its volumes and containers may, on a node that has room."""
 BUG_RETRIES = 1
 STUCK_RETRIES = 1
 
@@ -52,9 +59,9 @@ def attempt_class(attempt: Attempt) -> ExitClass:
             return ExitClass.INTERRUPTED
         case Reason.NO_PROGRESS:
             return ExitClass.STUCK
-        case Reason.POD_LOST | Reason.JOB_DELETED:
+        case Reason.POD_LOST | Reason.POD_REJECTED | Reason.JOB_DELETED:
             return ExitClass.INFRASTRUCTURE
-        case Reason.OUT_OF_HOST_MEMORY | Reason.OUTCOME_MISSING:
+        case Reason.OUT_OF_HOST_MEMORY | Reason.OUT_OF_EPHEMERAL_STORAGE | Reason.OUTCOME_MISSING:
             return ExitClass.BUG
         case _:
             return exit_class(attempt.exit_code if attempt.exit_code is not None else 1)
@@ -66,7 +73,7 @@ class Blame(IntEnum):
 
     USER_ERROR = auto()
     OUT_OF_MEMORY = auto()
-    OUT_OF_HOST_MEMORY = auto()
+    OWN_LIMIT = auto()
     DISRUPTED = auto()
     INFRASTRUCTURE = auto()
     KILLED = auto()
@@ -82,8 +89,8 @@ def blame(pod: PodView, termination: Termination) -> Blame:
         return Blame.USER_ERROR
     if kind is ExitClass.OUT_OF_MEMORY:
         return Blame.OUT_OF_MEMORY
-    if termination.kubelet_reason == OOM_KILLED:
-        return Blame.OUT_OF_HOST_MEMORY
+    if exceeded_limit(pod, termination) is not None:
+        return Blame.OWN_LIMIT
     if pod.disrupted:
         return Blame.DISRUPTED
     if termination.exit_code == ExitCode.PeerLost:
@@ -95,6 +102,15 @@ def blame(pod: PodView, termination: Termination) -> Blame:
     return Blame.INTERRUPTED if kind is ExitClass.INTERRUPTED else Blame.BUG
 
 
+def exceeded_limit(pod: PodView, termination: Termination) -> Reason | None:
+    """The reason of a pod that was ended because it used more than its own limit."""
+    if termination.kubelet_reason == OOM_KILLED:
+        return Reason.OUT_OF_HOST_MEMORY
+    if pod.reason == EVICTED and OWN_LIMIT.search(pod.message):
+        return Reason.OUT_OF_EPHEMERAL_STORAGE
+    return None
+
+
 def culprit(pods: tuple[PodView, ...]) -> PodView | None:
     """The pod whose end best explains that of the others, independent of the order in which they ended."""
     ended = ((pod, pod.termination) for pod in pods if pod.termination is not None and pod.termination.exit_code != 0)
@@ -103,11 +119,11 @@ def culprit(pods: tuple[PodView, ...]) -> PodView | None:
 
 
 def decide(
-    attempts: tuple[Attempt, ...], *, retry_limit: int, micro_batch: int | None, now: datetime
+    attempts: tuple[Attempt, ...], *, retry_limit: int, micro_batch: int | None, pause: timedelta, now: datetime
 ) -> Retry | GiveUp:
     """Decide whether the stage is retried after the last of its attempts.
 
-    `micro_batch` is the one that prepare chose, None before it is known.
+    `micro_batch` is the one that prepare chose, None before it is known. `pause` is due after a disruption.
     """
     last = attempts[-1]
     kind = attempt_class(last)
@@ -119,7 +135,7 @@ def decide(
         case ExitClass.USER_ERROR:
             return GiveUp(because="The same input would fail again, so the operator does not retry it.")
         case ExitClass.INTERRUPTED:
-            return Retry(at=ended)
+            return Retry(at=ended + pause if last.reason in DISRUPTED else ended)
         case ExitClass.OUT_OF_MEMORY:
             if micro_batch is None or _count(attempts, ExitClass.OUT_OF_MEMORY) > halvings(micro_batch):
                 return GiveUp(because="The micro-batch is already one row, so the operator cannot reduce it.")

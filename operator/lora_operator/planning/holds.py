@@ -25,8 +25,7 @@ class Candidate:
     @property
     def class_now(self) -> LoraFineTuneClassSpec:
         """The run's class as it is now. Where it is gone or invalid, as the run began with it."""
-        now = (view.spec for view in self.observed.classes if view.name == self.resolved.class_name)
-        return next(now, None) or self.resolved.class_spec
+        return self.observed.class_named(self.resolved.class_name) or self.resolved.class_spec
 
 
 def nothing_is_paused(candidate: Candidate) -> ReadyState | None:

@@ -60,6 +60,7 @@ class Termination:
     text: str
     """The termination message."""
     finished: datetime
+    """By the clock of its node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,20 +83,45 @@ class PodView:
     job_uid: str
     phase: str
     created: datetime
-    deleting: bool
+    delete_by: datetime | None = None
+    """When it must have ended, once somebody has deleted it: its grace period is over then."""
     index: int = 0
     """Completion index in a Job of several pods. Pod 0 reports for all of them."""
     disrupted: bool = False
     """Whether it was drained, preempted or evicted."""
+    reason: str = ""
+    """Why it was evicted, rejected or disrupted, in one word of Kubernetes (Evicted, UnexpectedAdmissionError)."""
+    message: str = ""
+    """The same as a sentence of the kubelet or of a controller."""
     node: str | None = None
+    scheduled: datetime | None = None
+    """When it got its node and, with it, its devices: by the clock of the control plane."""
     ip: str | None = None
     started: datetime | None = None
+    """When its container started, by the clock of its node."""
     waiting_reason: str | None = None
     waiting_message: str = ""
     unschedulable: str | None = None
     secrets: tuple[RequiredSecret, ...] = ()
     """The Secrets without which its container does not start."""
+    beside: tuple[str, ...] = ()
+    """Containers that run beside the trainer's, and that keep the pod running when that has ended."""
     termination: Termination | None = None
+
+    @property
+    def deleting(self) -> bool:
+        """Whether somebody has deleted it."""
+        return self.delete_by is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether the pod itself has ended, which is what its Job waits for."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def why(self) -> str:
+        """Why it was evicted, rejected or disrupted; empty where nobody said so."""
+        return ": ".join(filter(None, (self.reason, self.message.strip())))
 
     @property
     def mounting(self) -> bool:
@@ -266,8 +292,11 @@ class Observed:
     @property
     def current_class(self) -> LoraFineTuneClassSpec | None:
         """The class that the run was resolved against, as it is now."""
-        named = (view.spec for view in self.classes if view.name == self.run.status.class_name)
-        return next(named, None)
+        return self.class_named(self.run.status.class_name)
+
+    def class_named(self, name: str | None) -> LoraFineTuneClassSpec | None:
+        """The class of that name as it is now; None where it is gone or invalid."""
+        return next((view.spec for view in self.classes if view.name == name), None)
 
     def polled_of(self, job: JobView) -> PolledProgress | None:
         """What the newest pod of the Job answered; None where only an earlier one has."""
@@ -343,7 +372,7 @@ def job_view(body: dict[str, Any]) -> JobView:
         attempt=int(metadata["labels"][ATTEMPT_LABEL]),
         created=_time(metadata["creationTimestamp"]),
         suspended=bool(body["spec"].get("suspend")),
-        suspended_since=_suspended_since(status),
+        suspended_since=_since(status, "Suspended"),
         queue=metadata["labels"].get(QUEUE_LABEL),
         deleting="deletionTimestamp" in metadata,
         finished=finished,
@@ -353,18 +382,12 @@ def job_view(body: dict[str, Any]) -> JobView:
     )
 
 
-def _suspended_since(status: dict[str, Any]) -> datetime | None:
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "Suspended" and condition["status"] == "True":
-            return _time(condition["lastTransitionTime"])
-    return None
-
-
 def pod_view(body: dict[str, Any]) -> PodView:
     """The view of a pod that carries this operator's labels. Raises as `job_view` does."""
     metadata, status = body["metadata"], body.get("status", {})
-    statuses = (entry for entry in status.get("containerStatuses", ()) if entry["name"] == CONTAINER)
-    container = next(statuses, {}).get("state", {})
+    statuses = status.get("containerStatuses", ())
+    container = next((entry for entry in statuses if entry["name"] == CONTAINER), {}).get("state", {})
+    disruption = _true(status, "DisruptionTarget")
     waiting = container.get("waiting", {})
     running = container.get("running") or container.get("terminated") or {}
     return PodView(
@@ -373,23 +396,36 @@ def pod_view(body: dict[str, Any]) -> PodView:
         job_uid=_owner(metadata, kind="Job"),
         phase=status.get("phase", "Pending"),
         created=_time(metadata["creationTimestamp"]),
-        deleting="deletionTimestamp" in metadata,
+        delete_by=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         index=int(metadata.get("annotations", {}).get(INDEX_ANNOTATION, 0)),
-        disrupted=_disrupted(status),
+        disrupted=disruption is not None,
+        reason=status.get("reason") or (disruption or {}).get("reason", ""),
+        message=status.get("message") or (disruption or {}).get("message", ""),
         node=body.get("spec", {}).get("nodeName"),
+        scheduled=_since(status, "PodScheduled"),
         ip=status.get("podIP"),
         started=_time(running["startedAt"]) if running.get("startedAt") else None,
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
         unschedulable=_unschedulable(status),
         secrets=_secrets(body.get("spec", {})),
+        beside=tuple(
+            entry["name"] for entry in statuses if entry["name"] != CONTAINER and "running" in entry.get("state", {})
+        ),
         termination=_termination(container.get("terminated")),
     )
 
 
-def _disrupted(status: dict[str, Any]) -> bool:
+def _true(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """The condition of this type, where it is True."""
     conditions = status.get("conditions", ())
-    return any(condition["type"] == "DisruptionTarget" and condition["status"] == "True" for condition in conditions)
+    return next((entry for entry in conditions if entry["type"] == kind and entry["status"] == "True"), None)
+
+
+def _since(status: dict[str, Any], kind: str) -> datetime | None:
+    """When the condition of this type became True, if it is."""
+    moment = (_true(status, kind) or {}).get("lastTransitionTime")
+    return _time(moment) if moment else None
 
 
 def _unschedulable(status: dict[str, Any]) -> str | None:

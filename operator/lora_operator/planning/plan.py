@@ -16,9 +16,10 @@ from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import LoraFineTuneStatus, Work
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
-from lora_operator.planning.attempts import StageState, at_most, stage_state
+from lora_operator.planning.attempts import StageState, stage_state, trimmed
 from lora_operator.planning.cleanup import after_the_end, surplus
 from lora_operator.planning.completion import complete, fail, prepared, trained
+from lora_operator.planning.disruptions import counted
 from lora_operator.planning.failure import adjustments
 from lora_operator.planning.gates import Block, accept, too_many_steps
 from lora_operator.planning.observed import Observed
@@ -26,6 +27,7 @@ from lora_operator.planning.plan_builder import Plan, PlanBuilder
 from lora_operator.planning.settings import settings
 from lora_operator.planning.stages import advance_stage
 from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft
+from lora_operator.planning.totals import usage, with_more
 
 
 def make_plan(observed: Observed, now: datetime) -> Plan:
@@ -42,11 +44,22 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     train = stage_state(observed, Stage.TRAIN, now=now)
     draft = StatusDraft(status=run.status, generation=run.generation, now=now)
     builder = PlanBuilder(observed=observed, draft=draft, ended=(*prepare.ended, *train.ended))
-    builder = builder.update(
-        attempts=at_most((*prepare.attempts, *train.attempts)), resumptions=_resumptions(run.status, train)
-    )
+    builder = _recorded(builder, prepare, train)
     plan = _advance(builder, prepare, train)
     return replace(plan, actions=(*plan.actions, *surplus(observed)))
+
+
+def _recorded(builder: PlanBuilder, prepare: StageState, train: StageState) -> PlanBuilder:
+    """The plan with the records of all attempts, and what follows from them."""
+    before = builder.run.status
+    attempts = (*prepare.attempts, *train.attempts)
+    kept, removed = trimmed(attempts)
+    return builder.update(
+        attempts=kept,
+        removed_attempts=with_more(before.removed_attempts, removed),
+        resumptions=_resumptions(before, train),
+        disruptions=counted(before, attempts),
+    )
 
 
 def _resumptions(status: LoraFineTuneStatus, train: StageState) -> int:
@@ -61,7 +74,10 @@ def _advance(builder: PlanBuilder, prepare: StageState, train: StageState) -> Pl
         return _blocked(builder, resolved)
     message = f"The spec is valid and resolved against LoraFineTuneClass {resolved.class_name}."
     builder = builder.set(ConditionType.ACCEPTED, True, reason=Reason.ACCEPTED, message=message)
-    builder = builder.update(class_name=resolved.class_name)
+    has_gpus = resolved.class_spec.accelerator.gpu is not None
+    builder = builder.update(
+        class_name=resolved.class_name, usage=usage(builder.status, builder.run.spec, has_gpus=has_gpus)
+    )
     if builder.observed.begun and builder.status.resolved_digest is None:
         # An earlier version of the operator started the run without this record.
         builder = builder.update(resolved_digest=resolved.digest)
@@ -82,7 +98,7 @@ def _advance(builder: PlanBuilder, prepare: StageState, train: StageState) -> Pl
     if train.succeeded and train.latest is not None and train.latest.outcome is not None:
         outcome = train.latest.outcome
         if isinstance(outcome.result, TrainResult):
-            return complete(trained(builder, train, outcome=outcome, result=outcome.result), Reason.ADAPTER_PUBLISHED)
+            return complete(trained(builder, outcome=outcome, result=outcome.result), Reason.ADAPTER_PUBLISHED)
     if not train.attempts and (message := too_many_steps(builder.status.chosen, resolved)) is not None:
         return fail(builder, reason=Reason.POLICY_VIOLATION, message=message)
     return advance_stage(builder, train, resolved)

@@ -1,4 +1,4 @@
-"""Explains why a pod does not start, and who can fix it."""
+"""Explains why a pod does not start or does not end, and who can fix it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from datetime import datetime, timedelta
 
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import JobView, PodView, Refusal
+from lora_operator.planning.running_time import NODE_PATIENCE, lost
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 POD_PATIENCE = timedelta(seconds=3)
 """How long after its creation a Job may have no pod before the operator looks for the cause."""
 MOUNT_PATIENCE = timedelta(seconds=10)
 """How long after its creation a scheduled pod may have no container before the operator looks for the cause."""
+SIDECAR_PATIENCE = timedelta(minutes=1)
+"""How long other containers may run on when the trainer's has ended."""
 MOUNT_RECHECK = timedelta(seconds=30)
 POD_RECHECK = timedelta(seconds=10)
 LONGEST_LOOK = timedelta(minutes=1)
@@ -30,8 +33,20 @@ def less_often(since: datetime, *, now: datetime) -> timedelta:
     return min(max(now - since, POD_PATIENCE), LONGEST_LOOK)
 
 
-def next_look(job: JobView, *, now: datetime) -> timedelta | None:
-    """When to look again why the Job's pod does not start; None where the watches report it."""
+def next_look(job: JobView, *, ended: datetime | None, now: datetime) -> timedelta | None:
+    """When to look again why a pod of the Job does not start or end; None where the watches report it."""
+    looks = (_next_look_at_start(job, now=now), next_look_at_end(job.pods, ended=ended, now=now))
+    return min((look for look in looks if look is not None), default=None)
+
+
+def next_look_at_end(pods: tuple[PodView, ...], *, ended: datetime | None, now: datetime) -> timedelta | None:
+    """When one of these pods should have ended. `ended` is as for `overdue`."""
+    due = [pod.delete_by + NODE_PATIENCE for pod in pods if pod.delete_by is not None and not pod.over]
+    due += [ended + SIDECAR_PATIENCE] if ended is not None and any(pod.beside for pod in pods) else []
+    return min((moment - now for moment in due if moment > now), default=None)
+
+
+def _next_look_at_start(job: JobView, *, now: datetime) -> timedelta | None:
     if job.lacks_pod:
         return less_often(job.created, now=now) if job.refusal is None else POD_RECHECK
     if mounting := [pod.created for pod in job.pods if pod.mounting]:
@@ -42,7 +57,7 @@ def next_look(job: JobView, *, now: datetime) -> timedelta | None:
 
 @dataclass(frozen=True, kw_only=True)
 class PodProblem:
-    """Why a pod does not run. The pod starts once the cause is gone; nothing is lost meanwhile."""
+    """Why a pod does not run or does not end. The run continues once the cause is gone; nothing is lost meanwhile."""
 
     reason: Reason
     message: str
@@ -58,6 +73,39 @@ def problem_of(job: JobView) -> PodProblem | None:
         return _refused(f"the pod of Job {job.name}", why, Reason.POD_REFUSED)
     problems = (_waiting_problem(pod) for pod in job.newest_pods)
     return next((problem for problem in problems if problem is not None), None)
+
+
+def overdue(pods: tuple[PodView, ...], *, ended: datetime | None, now: datetime) -> PodProblem | None:
+    """Why one of these pods does not end although it should have, or None where none is overdue.
+
+    `ended` is when the trainer was first seen to have ended, as their attempt's record has it."""
+    for pod in pods:
+        if lost(pod, now=now):
+            return _lost_node(pod)
+        if ended is not None and pod.beside and pod.termination is not None and now >= ended + SIDECAR_PATIENCE:
+            return _sidecar(pod)
+    return None
+
+
+def _lost_node(pod: PodView) -> PodProblem:
+    message = (
+        f"Pod {pod.name} on node {pod.node} should have ended by {pod.delete_by:%Y-%m-%d %H:%M:%S} UTC and is still "
+        "there: its node does not answer, or its kubelet cannot end it. No other pod starts before it is gone, because "
+        "both would write to the same checkpoints. If the node is down, ask the platform team to make sure that it is "
+        f"off, and then to run kubectl taint nodes {pod.node} node.kubernetes.io/out-of-service=down:NoExecute or "
+        f"kubectl delete node {pod.node}. The run then continues, as it does when the node comes back."
+    )
+    return PodProblem(reason=Reason.NODE_LOST, message=message, needs_person=True)
+
+
+def _sidecar(pod: PodView) -> PodProblem:
+    others = ", ".join(pod.beside)
+    message = (
+        f"The trainer in pod {pod.name} has ended, but container {others} keeps the pod running. Delete the pod; the "
+        "run then continues. Inject the container as a native sidecar (an init container with restartPolicy Always), "
+        "or exclude the pods from the injection by spec.pod of the LoraFineTuneClass."
+    )
+    return PodProblem(reason=Reason.SIDECAR_RUNNING, message=message, needs_person=True)
 
 
 def problem_of_child(refusal: Refusal) -> PodProblem:

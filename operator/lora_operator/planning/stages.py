@@ -12,6 +12,7 @@ from lora_operator.planning.attempts import StageState, closed, how_it_ended
 from lora_operator.planning.cleanup import delete_job
 from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
+from lora_operator.planning.disruptions import fruitless, last_disruption, needs_person, pause
 from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
 from lora_operator.planning.gates import Block, may_create
 from lora_operator.planning.holds import Candidate, held_back
@@ -23,6 +24,8 @@ from lora_operator.planning.pod_problems import (
     PodProblem,
     less_often,
     next_look,
+    next_look_at_end,
+    overdue,
     problem_of,
     problem_of_child,
 )
@@ -37,6 +40,8 @@ from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import ResolvedRun, config_map
 from lora_operator.workloads.service import headless_service
 
+UNDISTURBED = (Reason.TRAINING, Reason.PREPARING, Reason.STARTING)
+"""States of a run that nothing holds up for the moment."""
 STUCK_REMEDY = "Ask the platform team to check the accelerators of its node, then create another LoraFineTune."
 
 
@@ -57,11 +62,19 @@ def advance_stage(builder: PlanBuilder, state: StageState, resolved: ResolvedRun
             return _end_attempt(builder, state, job, reason=Reason.QUEUE_TIMEOUT, sentence=queue_timeout(resolved))
         if (stuck := stuck_sentence(job, builder.observed.polled_of(job))) is not None:
             return _end_attempt(builder, state, job, reason=Reason.NO_PROGRESS, sentence=stuck)
+        if _disrupted_in_vain(builder):
+            return _end_attempt(builder, state, job, reason=Reason.DISRUPTED, sentence=last_disruption(job))
         ends = [left for left in (None if end is None else end - builder.now, patience) if left is not None]
         return _wait(builder, job, resolved, left=min(ends, default=None))
     if not state.attempts:
         return _start(builder, state, resolved)
     return _after_failure(builder, state, resolved)
+
+
+def _disrupted_in_vain(builder: PlanBuilder) -> bool:
+    """Whether a pod has just replaced a disrupted one, as happened too often before training gained a step."""
+    before, now = builder.run.status.disruptions, builder.status.disruptions
+    return now is not None and fruitless(now) and now.count > (before.count if before is not None else 0)
 
 
 def _suspend(builder: PlanBuilder, state: StageState) -> Plan:
@@ -90,13 +103,20 @@ def _close(builder: PlanBuilder, job: JobView, *, reason: Reason, sentence: str)
     """The plan with the record of the newest attempt closed by the operator's own decision."""
     *before, newest = builder.status.attempts
     if job.newest_pod is not None:
-        newest = followed(newest, job.newest_pod)
+        newest = followed(newest, job.newest_pod, job)
     return builder.update(attempts=(*before, closed(newest, reason=reason.value, sentence=sentence, end=builder.now)))
 
 
 def _stopping(builder: PlanBuilder, state: StageState, job: JobView) -> Plan:
-    builder, ready_state = _stopping_state(builder, state, job)
-    return builder.end(ready_state, actions=() if job.deleting else (delete_job(job),))
+    actions = () if job.deleting else (delete_job(job),)
+    ended = builder.status.of(state.stage)[-1].end_time
+    look = next_look_at_end(job.pods, ended=ended, now=builder.now)
+    if (problem := overdue(job.pods, ended=ended, now=builder.now)) is not None:
+        ready_state = _ready_state(problem)
+        builder = _stage_not_done(builder, state.stage, ready_state)
+    else:
+        builder, ready_state = _stopping_state(builder, state, job)
+    return builder.end(ready_state, actions=actions, requeue_after=look)
 
 
 def _stopping_state(builder: PlanBuilder, state: StageState, job: JobView) -> tuple[PlanBuilder, ReadyState]:
@@ -115,6 +135,8 @@ def _yield_to(builder: PlanBuilder, state: StageState, pod: PodView) -> Plan:
     """Wait for a pod whose Job is gone: a second pod beside it would write to the same checkpoints."""
     message = f"Pod {pod.name} still runs although its Job was deleted. The run continues when that pod has ended."
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.STOPPING, message=message)
+    if (problem := overdue((pod,), ended=None, now=builder.now)) is not None:
+        ready_state = _ready_state(problem)
     builder = _stage_not_done(builder, state.stage, ready_state)
     return builder.end(ready_state, requeue_after=POD_RECHECK, decisive=True)
 
@@ -129,14 +151,16 @@ def _overdue(builder: PlanBuilder, state: StageState, limit: TimeLimit) -> Plan:
 
 def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: timedelta | None) -> Plan:
     """Report what the Job's pod does, and look again when the deadline is over."""
-    pod = job.newest_pod
-    ended = (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
-    if ended and not job.suspended:
+    ended = builder.status.of(job.stage)[-1].end_time
+    looks = [look for look in (left, next_look(job, ended=ended, now=builder.now)) if look is not None]
+    problem = overdue(job.pods, ended=ended, now=builder.now)
+    if problem is None and not job.suspended and _controller_is_next(job):
         # The Job controller now ends the Job or replaces the pod. Until then there is nothing to report.
-        return Plan(status=builder.run.status, requeue_after=left)
-    looks = [look for look in (left, next_look(job, now=builder.now)) if look is not None]
-    block = may_create(builder.observed, resolved) if builder.observed.lacks_config_map else None
-    ready_state = _blocked(block) if block is not None else _ready_state_of(job)
+        before = builder.run.status
+        if any(pod.beside for pod in job.pods):
+            before = before.model_copy(update={"attempts": builder.status.attempts})
+        return Plan(status=before, requeue_after=min(looks, default=None))
+    ready_state = _waiting_state(builder, job, resolved) if problem is None else _ready_state(problem)
     if ready_state.reason == Reason.TRAINING:
         builder = builder.set(ConditionType.RUNNING, True, reason=ready_state.reason, message=ready_state.message)
         progressed = fold_progress(builder.status, builder.observed.polled_of(job))
@@ -145,7 +169,16 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
         )
     else:
         builder = _stage_not_done(builder, job.stage, ready_state)
+    disruptions = builder.status.disruptions
+    if disruptions is not None and fruitless(disruptions) and ready_state.reason in UNDISTURBED:
+        ready_state = needs_person(disruptions, last=f"Attempt {job.attempt} is under way.")
     return builder.end(ready_state, actions=_missing(builder, resolved), requeue_after=min(looks, default=None))
+
+
+def _controller_is_next(job: JobView) -> bool:
+    """Whether a pod has ended, from which the Job controller has not yet drawn its conclusion."""
+    pod = job.newest_pod
+    return (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
 
 
 def _stage_not_done(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) -> PlanBuilder:
@@ -153,6 +186,11 @@ def _stage_not_done(builder: PlanBuilder, stage: Stage, ready_state: ReadyState)
     if stage is Stage.PREPARE:
         return builder.set(ConditionType.PREPARED, False, reason=ready_state.reason, message=ready_state.message)
     return builder.not_running(ready_state.reason, ready_state.message)
+
+
+def _waiting_state(builder: PlanBuilder, job: JobView, resolved: ResolvedRun) -> ReadyState:
+    block = may_create(builder.observed, resolved) if builder.observed.lacks_config_map else None
+    return _blocked(block) if block is not None else _ready_state_of(job)
 
 
 def _ready_state_of(job: JobView) -> ReadyState:
@@ -298,6 +336,7 @@ def _decide(builder: PlanBuilder, attempts: tuple[Attempt, ...]) -> Retry | Give
         attempts,
         retry_limit=builder.run.spec.retry_limit,
         micro_batch=chosen.per_device_train_batch_size if chosen is not None else None,
+        pause=pause(builder.status.disruptions),
         now=builder.now,
     )
 
@@ -309,4 +348,7 @@ def _back_off(builder: PlanBuilder, state: StageState, decision: Retry) -> Plan:
         f"Next attempt: {decision.at:%H:%M:%S} UTC."
     )
     ready_state = ReadyState(phase=RunPhase.WORKING, reason=Reason.BACKING_OFF, message=message)
+    disruptions = builder.status.disruptions
+    if disruptions is not None and fruitless(disruptions):
+        ready_state = needs_person(disruptions, last=message)
     return _stage_not_done(builder, state.stage, ready_state).end(ready_state, requeue_after=decision.at - builder.now)

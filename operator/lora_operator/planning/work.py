@@ -15,12 +15,13 @@ from lora_trainer.contract.outcome import clip
 from lora_operator.api.conditions import ConditionType, is_true
 from lora_operator.api.lorafinetune import MAX_WORK_MESSAGE, Attempt, Work, WorkState
 from lora_operator.naming import Stage
-from lora_operator.planning.attempts import StageState, at_most, how_it_ended, stage_state
+from lora_operator.planning.attempts import StageState, how_it_ended, stage_state, trimmed
 from lora_operator.planning.events import failed_attempt
 from lora_operator.planning.failure import attempt_class
 from lora_operator.planning.observed import JobView, Observed
 from lora_operator.planning.plan_builder import Create, Plan
 from lora_operator.planning.pod_problems import POD_RECHECK, less_often, next_look, problem_of
+from lora_operator.planning.totals import with_more
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import resolve
@@ -55,7 +56,7 @@ def remove_work(observed: Observed, now: datetime) -> Plan:
 
 def _wait(observed: Observed, work: Work, job: JobView, now: datetime) -> Plan:
     """Wait for the Job, and tell why its pod does not start."""
-    return replace(_with_work(observed, _told(work, _waiting(job))), requeue_after=next_look(job, now=now))
+    return replace(_with_work(observed, _told(work, _waiting(job))), requeue_after=next_look(job, ended=None, now=now))
 
 
 def _waiting(job: JobView) -> str | None:
@@ -153,6 +154,8 @@ def _recorded(observed: Observed, state: StageState, work: Work) -> Plan:
     """The plan with this work in status, and with the records of the cleanup attempts that have ended."""
     before: tuple[Attempt, ...] = observed.run.status.attempts
     others = (attempt for attempt in before if attempt.stage is not Stage.CLEANUP)
-    status = observed.run.status.model_copy(update={"work": work, "attempts": at_most((*others, *state.attempts))})
+    kept, removed = trimmed((*others, *state.attempts))
+    sums = with_more(observed.run.status.removed_attempts, removed)
+    status = observed.run.status.model_copy(update={"work": work, "attempts": kept, "removed_attempts": sums})
     failed = (item for item in state.ended if attempt_class(item.attempt) is not ExitClass.DONE)
     return Plan(status=status, events=tuple(failed_attempt(item) for item in failed), decisive=bool(state.ended))

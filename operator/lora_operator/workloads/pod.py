@@ -76,13 +76,15 @@ def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
     if request.stage is Stage.CLEANUP:
         return replace(draft, requests=CLEANUP_REQUESTS, limits=CLEANUP_LIMITS)
     spec = request.resolved.class_spec
-    asked = request.of_stage.resources
-    requests, limits = dict(asked.requests or {}), dict(asked.limits or {})
+    of_stage = request.of_stage
+    requests, limits = dict(of_stage.resources.requests or {}), dict(of_stage.resources.limits or {})
     limits.setdefault("memory", requests.get("memory", MEMORY[request.stage]))
     if request.stage is Stage.TRAIN and (gpu := spec.accelerator.gpu) is not None:
         limits[gpu.resource_name] = str(request.resolved.run_file.parallelism.gpus)
-    # CPU has a request and no limit by default, so that a pod may use idle CPUs of its node.
-    return replace(draft, requests={"cpu": CPU[request.stage], **limits, **requests}, limits=limits)
+    # CPU has a request and no limit by default, so that a pod may use idle CPUs of its node. Disk has none either: its
+    # volumes have limits of their own. The request makes the scheduler choose a node with as much room.
+    defaults = {"cpu": CPU[request.stage], "ephemeral-storage": of_stage.scratch}
+    return replace(draft, requests={**defaults, **limits, **requests}, limits=limits)
 
 
 def grace(draft: PodDraft, request: StageRequest) -> PodDraft:

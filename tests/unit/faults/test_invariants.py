@@ -11,7 +11,7 @@ from lora_operator.naming import Stage
 
 from tests.builders import NAME, NAMESPACE, UID, after, stamp
 from tests.faults.audit import CLUSTER, Write
-from tests.faults.invariants import CONFIG_MAPS, FORGED_IMAGE, JOBS, PODS, RUNS, Checker
+from tests.faults.invariants import CONFIG_MAPS, FORGED_IMAGE, JOBS, PODS, RUNS, Checker, evicted_in_vain
 
 Obj = dict[str, Any]
 OPERATOR = "operator-0"
@@ -81,7 +81,7 @@ def a_job(number: int = 1, *, stage: Stage = Stage.TRAIN, uid: str | None = None
 
 def a_pod(number: int = 1, *, phase: str = "Running", name: str = "x") -> Obj:
     job = a_job(number)
-    owner = {"uid": job["metadata"]["uid"], "controller": True}
+    owner = {"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}
     named = {"name": f"{job['metadata']['name']}-{name}", "uid": f"pod-{number}-{name}", "ownerReferences": [owner]}
     return {"kind": "Pod", "metadata": job["metadata"] | named, "status": {"phase": phase}}
 
@@ -267,3 +267,43 @@ def test_an_operator_that_writes_what_is_the_users(history: History) -> None:
 def test_an_operator_that_writes_pods(history: History) -> None:
     history.write(PODS, a_pod(), by=OPERATOR)
     history.objects_to(f"{OPERATOR} wrote pods")
+
+
+def test_a_pod_that_no_job_made_is_none_of_the_run(history: History) -> None:
+    history.write(JOBS, a_job(), by=OPERATOR)
+    history.write(PODS, a_pod())
+    foreign = a_pod(name="foreign")
+    foreign["metadata"]["ownerReferences"] = []
+    history.write(PODS, foreign)
+    assert history.found == []
+
+
+def test_an_attempt_that_ends_in_the_future(history: History) -> None:
+    ended = {"stage": "train", "number": 1, "startTime": stamp(after(0)), "endTime": stamp(after(3600))}
+    history.write(RUNS, working(attempts=[ended]), by=OPERATOR)
+    history.objects_to("which is in the future")
+
+
+def evicted(*, pods: int, count: int, reason: str) -> list[Write]:
+    """A history in which so many pods of one Job followed each other."""
+    made = [a_pod(name=str(number)) for number in range(pods)]
+    run = a_body(condition("Ready", "False", reason), disruptions={"count": count})
+    of_pods = [Write(second=0, actor=CLUSTER, resource=PODS, old=None, new=pod) for pod in made]
+    return [*of_pods, Write(second=0, actor=OPERATOR, resource=RUNS, old=None, new=run)]
+
+
+def test_evictions_that_are_counted_and_told_are_fine() -> None:
+    assert evicted_in_vain(evicted(pods=6, count=6, reason="RepeatedlyDisrupted"), times=6) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"pods": 20}, "20 pods of one Job"),
+        ({"count": 5}, "6 evictions count as 5"),
+        ({"reason": "Training"}, "nobody was told"),
+    ],
+)
+def test_evictions_that_go_on_unseen(changed: dict[str, Any], text: str) -> None:
+    (found,) = evicted_in_vain(evicted(**({"pods": 6, "count": 6, "reason": "RepeatedlyDisrupted"} | changed)), times=6)
+    assert text in found

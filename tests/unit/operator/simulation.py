@@ -131,7 +131,6 @@ class Simulation:
             job_uid=view.uid,
             phase="Pending",
             created=self.now,
-            deleting=False,
             index=index,
         )
         self.jobs[job] = replace(view, pods=(*view.pods, pod))
@@ -151,7 +150,8 @@ class Simulation:
         """The newest pods run."""
         for pod in self.jobs[job].newest_pods:
             node, ip = f"node-{pod.index + 1}", f"127.0.0.{pod.index + 2}"
-            self.change_pod_of(job, pod.index, phase="Running", started=self.now, node=node, ip=ip)
+            fields = {"phase": "Running", "scheduled": self.now, "started": self.now, "node": node, "ip": ip}
+            self.change_pod_of(job, pod.index, **fields)
 
     def end(self, job: str, code: int, text: str = "", *, kubelet_reason: str = "") -> None:
         """The newest pod starts, if it has not yet, and ends; the Job controller draws its conclusion."""

@@ -328,7 +328,25 @@ def test_the_component_lists_files_that_are_there() -> None:
         *component["resources"],
         *(f.partition("=")[2] for g in component["configMapGenerator"] for f in g["files"]),
     }
-    assert files | {"rules.yaml", "kustomization.yaml"} == {path.name for path in MONITORING.iterdir()}
+    as_they_are = {"rules.yaml", "kube-state-metrics.yaml", "kustomization.yaml"}
+    assert files | as_they_are == {path.name for path in MONITORING.iterdir()}
+
+
+def test_usage_of_runs_is_read_from_fields_that_exist() -> None:
+    (resource,) = yaml.safe_load((MONITORING / "kube-state-metrics.yaml").read_text())["spec"]["resources"]
+    kind = resource["groupVersionKind"]
+    assert (f"{kind['group']}/{kind['version']}", kind["kind"]) == (naming.API_VERSION, naming.RUN_KIND)
+    crd = yaml.safe_load((ROOT / "manifests" / "crd" / "lorafinetunes.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    documented = DOCUMENT.read_text()
+    for metric in resource["metrics"]:
+        gauge = metric["each"]["gauge"]
+        path = (*gauge["path"], *gauge["valueFrom"])
+        field = schema
+        for name in path:
+            field = field["properties"][name]
+        assert field["type"] == "integer"
+        assert f"| `lora_run_{metric['name']}` | `{'.'.join(path[1:])}` |" in documented
 
 
 def test_reasons_that_alerts_wait_for_need_a_person() -> None:

@@ -48,6 +48,7 @@ def test_a_closed_record_tells_what_happened() -> None:
         "exitCode": 50,
         "message": "The store is away. Wait.",
         "durationSeconds": 120,
+        "waitingSeconds": 10,
         "toStep": 40,
         "node": "node-1",
     }
@@ -180,7 +181,7 @@ def test_a_pod_is_stuck_when_a_step_is_long_overdue(seconds: float, fields: dict
 
 def test_a_pod_that_stops_or_was_never_asked_is_not_stuck() -> None:
     assert stuck_sentence(a_job(pods=(a_running_pod(),)), None) is None
-    assert stuck_sentence(a_job(pods=(a_running_pod(deleting=True),)), silent_for(900)) is None
+    assert stuck_sentence(a_job(pods=(a_running_pod(delete_by=after(0)),)), silent_for(900)) is None
     assert stuck_sentence(a_job(), silent_for(900)) is None
 
 

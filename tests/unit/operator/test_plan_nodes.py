@@ -197,15 +197,28 @@ def test_a_node_out_of_memory_shrinks_the_batch_of_all() -> None:
     assert (adjustment.per_device_train_batch_size, adjustment.gradient_accumulation_steps) == (2, 2)
 
 
-def test_disruptions_cost_nothing() -> None:
+def test_disruptions_between_which_steps_are_gained_cost_nothing() -> None:
     world = training(retryLimit=0)
     for number in range(1, 8):
         job = f"{NAME}-train-{number}"
-        fall(world, job, STOPPED, STOPPED | DISRUPTED, disrupted=True)
+        stopped = STOPPED | {"text": failed_text(ExitCode.Interrupted, step=10 * number)}
+        fall(world, job, stopped, stopped | DISRUPTED, disrupted=True)
         assert world.created[-1] == f"{NAME}-train-{number + 1}", "all start again, at once"
         world.start(world.created[-1])
         world.settle()
     assert world.services == {SERVICE}
+
+
+def test_disruptions_in_a_row_in_vain_need_a_person() -> None:
+    world = training(retryLimit=0)
+    for number in range(1, 6):
+        fall(world, f"{NAME}-train-{number}", STOPPED, STOPPED | DISRUPTED, disrupted=True)
+        if number < 5:
+            assert world.created[-1] == f"{NAME}-train-{number + 1}", "all start again, at once"
+            world.start(world.created[-1])
+            world.settle()
+    assert world.condition("Stalled") == ("True", "RepeatedlyDisrupted")
+    assert world.created[-1] == f"{NAME}-train-5", "the next one waits"
 
 
 def test_a_killed_pod_costs_a_retry() -> None:

@@ -82,10 +82,16 @@ def test_what_is_mounted_exists_and_only_scratch_is_writable(pod: Body) -> None:
 
 
 @pod_cases
-def test_all_but_the_cpu_is_limited_to_what_is_requested(pod: Body) -> None:
+def test_all_but_cpu_and_disk_is_limited_to_what_is_requested(pod: Body) -> None:
     resources = pod["containers"][0]["resources"]
     assert {"cpu", "memory"} <= set(resources["requests"])
-    assert resources["limits"] == {name: value for name, value in resources["requests"].items() if name != "cpu"}
+    # The volumes have limits of disk of their own.
+    unlimited = ("cpu", "ephemeral-storage")
+    assert resources["limits"] == {
+        name: value for name, value in resources["requests"].items() if name not in unlimited
+    }
+    room = next(volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "scratch")
+    assert resources["requests"]["ephemeral-storage"] == room["sizeLimit"]
 
 
 @pytest.mark.parametrize("name", ALL_PODS)

@@ -63,4 +63,4 @@ async def test_nobody_asks_about_jobs_that_are_new_or_have_pods() -> None:
 )
 def test_a_job_without_a_pod_is_looked_at_ever_more_rarely(age: float, refused: bool, seconds: float) -> None:
     job = a_job(refusal=QUOTA if refused else None)
-    assert next_look(job, now=after(age)) == timedelta(seconds=seconds)
+    assert next_look(job, ended=None, now=after(age)) == timedelta(seconds=seconds)

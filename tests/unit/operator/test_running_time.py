@@ -36,6 +36,12 @@ CASES = [
         (after(500), None, 60),
     ),
     (
+        "a watch that shows an earlier pod",
+        BEGUN,
+        a_job(pods=(a_running_pod(created=after(-90), started=after(-60)),)),
+        (after(0), None, None),
+    ),
+    (
         "both happened unseen",
         BEGUN,
         a_job(pods=(a_running_pod(created=after(70), started=after(500)),)),
@@ -61,9 +67,9 @@ CASES = [
 
 @pytest.mark.parametrize(("fields", "job", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_the_clock_is_on_the_pod_that_runs(fields: dict, job, expected: tuple) -> None:
-    seen = still_running(record(**fields), job)
+    seen = still_running(record(**fields), job, now=after(5000))
     assert (seen.start_time, seen.end_time, seen.duration_seconds) == expected
-    assert still_running(seen, job) == seen, "nothing counts twice"
+    assert still_running(seen, job, now=after(5000)) == seen, "nothing counts twice"
 
 
 def preempt(world: Simulation, *, seconds: float) -> None:
