@@ -35,7 +35,7 @@ class StageRequest:
 
     @property
     def of_stage(self) -> PrepareSpec | TrainSpec:
-        """What the class sets for the pods of the stage. Cleanup pods get the image, scratch and scheduling of prepare
+        """What the class sets for the pods of the stage. Cleanup pods get the image and scheduling of prepare
         pods."""
         spec = self.resolved.class_spec
         return spec.train if self.stage is Stage.TRAIN else spec.prepare

@@ -31,8 +31,9 @@ from lora_operator.workloads.resolved import RUN_KEY
 CPU = {Stage.PREPARE: "2", Stage.TRAIN: "4"}
 MEMORY = {Stage.PREPARE: "4Gi", Stage.TRAIN: "32Gi"}
 """Requests of a pod where its class sets none."""
+CLEANUP_SCRATCH = "1Gi"
 CLEANUP_LIMITS = {"memory": "256Mi"}
-CLEANUP_REQUESTS = {"cpu": "100m", **CLEANUP_LIMITS}
+CLEANUP_REQUESTS = {"cpu": "100m", "ephemeral-storage": CLEANUP_SCRATCH, **CLEANUP_LIMITS}
 USER = 1000
 TEMPORARY = "/tmp"
 PROBE_SECONDS = 10
@@ -83,7 +84,7 @@ def compute(draft: PodDraft, request: StageRequest) -> PodDraft:
         limits[gpu.resource_name] = str(request.resolved.run_file.parallelism.gpus)
     # CPU has a request and no limit by default, so that a pod may use idle CPUs of its node. Disk has none either: its
     # volumes have limits of their own. The request makes the scheduler choose a node with as much room.
-    defaults = {"cpu": CPU[request.stage], "ephemeral-storage": of_stage.scratch}
+    defaults = {"cpu": CPU[request.stage], "ephemeral-storage": _scratch(request)}
     return replace(draft, requests={**defaults, **limits, **requests}, limits=limits)
 
 
@@ -105,7 +106,7 @@ def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Add emptyDirs for HOME and the temporary folder, because the root file system is read-only."""
-    room = request.of_stage
+    size = _scratch(request)
     return draft.plus(
         env=(
             {"name": "HOME", "value": str(SCRATCH)},
@@ -117,11 +118,15 @@ def writable_folders(draft: PodDraft, request: StageRequest) -> PodDraft:
             {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         ),
         volumes=(
-            {"name": "scratch", "emptyDir": {"sizeLimit": room.scratch}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": room.scratch}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": size}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": size}},
         ),
         mounts=({"name": "scratch", "mountPath": str(SCRATCH)}, {"name": "tmp", "mountPath": TEMPORARY}),
     )
+
+
+def _scratch(request: StageRequest) -> str:
+    return CLEANUP_SCRATCH if request.stage is Stage.CLEANUP else request.of_stage.scratch
 
 
 def shared_memory(draft: PodDraft, request: StageRequest) -> PodDraft:
