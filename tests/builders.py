@@ -12,7 +12,7 @@ from typing import Any
 from lora_operator import naming
 from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus, parse_run
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
-from lora_operator.naming import Stage, job_name
+from lora_operator.naming import RunId, Stage, job_name
 from lora_operator.planning.observed import ClassView, JobView, Observed, PodView, Termination
 from lora_operator.workloads.resolved import ResolvedRun, resolve
 from lora_trainer.contract.exits import ExitCode
@@ -40,6 +40,7 @@ T0 = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 NAMESPACE = "team-a"
 NAME = "text-to-sql"
 UID = "8f0c7a52-3f3d-4f7e-9a53-2f9f6a1f0001"
+RUN_ID = RunId(NAMESPACE, UID)
 CLASS_NAME = "h100"
 DIGEST = "d" * 64
 OUTPUT = "s3://team-a/adapters/text-to-sql"
@@ -157,7 +158,7 @@ def a_resolved(run: LoraFineTune, *, class_name: str = CLASS_NAME, **spec: Any) 
 
 def a_pod(job: str = "job", *, created: datetime = T0, **fields: Any) -> PodView:
     """A pod that waits for a node."""
-    defaults: Body = {"name": f"{job}-x", "run_uid": UID, "job_uid": f"uid-{job}", "phase": "Pending"}
+    defaults: Body = {"name": f"{job}-x", "run": RUN_ID, "job_uid": f"uid-{job}", "phase": "Pending"}
     defaults["created"] = created
     return PodView(**(defaults | fields))
 
@@ -194,7 +195,7 @@ def a_job(
 ) -> JobView:
     """A Job that works."""
     name = job_name(run, stage, attempt)
-    defaults: Body = {"name": name, "uid": f"uid-{name}", "run_uid": UID, "stage": stage, "attempt": attempt}
+    defaults: Body = {"name": name, "uid": f"uid-{name}", "run": RUN_ID, "stage": stage, "attempt": attempt}
     defaults |= {"created": T0, "suspended": False, "deleting": False, "finished": None, "pods": pods}
     return JobView(**(defaults | fields))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 GROUP = "lora-operator.io"
 VERSION = "v1beta1"
@@ -43,6 +44,14 @@ MAX_LABEL_VALUE = 63
 
 MAX_RUN_NAME = 48
 """Leaves room for -prepare-99 and the pod's own suffix within the 63 characters of a label."""
+
+
+class RunId(NamedTuple):
+    """What tells one LoraFineTune from all others, also from earlier ones of its name. Labels and owners name a uid,
+    which anyone may write in any namespace: it means the run only in the run's own."""
+
+    namespace: str
+    uid: str
 
 
 class Stage(StrEnum):

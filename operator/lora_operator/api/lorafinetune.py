@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field
 
 from lora_operator.api.conditions import Conditions, ConditionType, is_true
 from lora_operator.api.conflicts import CONFLICTS
-from lora_operator.naming import MAX_LABEL_VALUE, Stage
+from lora_operator.naming import MAX_LABEL_VALUE, RunId, Stage
 
 LONGEST_DURATION = 365 * 24 * 3600
 MAX_ATTEMPT_MESSAGE = 512
@@ -355,6 +355,11 @@ class StoredRun:
     created: datetime
     deleting: bool
     status: LoraFineTuneStatus
+
+    @property
+    def id(self) -> RunId:
+        """Namespace and uid."""
+        return RunId(self.namespace, self.uid)
 
     @property
     def full_name(self) -> str:

@@ -16,7 +16,7 @@ from lora_trainer.contract.spec.output import output_folder
 from lora_operator.api.conditions import ConditionType
 from lora_operator.api.reasons import Reason
 from lora_operator.kube.store import Key, Store
-from lora_operator.naming import RUN_LABEL, Stage
+from lora_operator.naming import RUN_LABEL, RunId, Stage
 from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
 from lora_operator.workloads.resolved import ResolvedRun
 
@@ -71,6 +71,11 @@ class RunRecord:
     text: str
 
     @property
+    def id(self) -> RunId:
+        """Its namespace and uid."""
+        return RunId(self.key[0], self.uid)
+
+    @property
     def body(self) -> Body:
         """The object."""
         return json.loads(self.text)
@@ -113,12 +118,12 @@ class Cache:
 
     runs: Store[RunRecord] = field(default_factory=lambda: Store(lambda record: record.output))
     classes: Store[ClassView] = field(default_factory=lambda: Store(lambda view: view.is_default))
-    jobs: Store[JobView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
+    jobs: Store[JobView] = field(default_factory=lambda: Store(lambda view: view.run))
     foreign: set[tuple[str, Key]] = field(default_factory=set)
     """Kind and key of objects that are labelled like the operator's and are not."""
     cleanups: set[Key] = field(default_factory=set)
     """Keys of cleanup Jobs, some of which may be over or gone."""
-    pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run_uid))
+    pods: Store[PodView] = field(default_factory=lambda: Store(lambda view: view.run))
     resolved: dict[str, ResolvedRun] = field(default_factory=dict)
     """What unfinished runs were resolved to, by their uid, as read from their ConfigMaps."""
     starting: set[str] = field(default_factory=set)
@@ -174,7 +179,7 @@ class Cache:
 
     def _hold(self, record: RunRecord) -> Hold:
         """The hold of a run, which begins with its first Job and not only when status shows it."""
-        begun = record.uid in self.starting or (record.on_record and bool(self.jobs.keys_of(record.uid)))
+        begun = record.uid in self.starting or (record.on_record and bool(self.jobs.keys_of(record.id)))
         return Hold.FIRM if begun and not record.terminal else record.hold
 
     def _forget(self, record: RunRecord) -> None:
@@ -251,23 +256,23 @@ class Cache:
         """Forget the ignored objects of a kind that a full LIST does not show."""
         self.foreign.difference_update({entry for entry in self.foreign if entry[0] == kind and entry[1] not in there})
 
-    def keys_of(self, uids: Set[str]) -> frozenset[Key]:
-        """The keys of the runs that have these uids."""
-        return frozenset(record.key for record in self.runs.values() if record.uid in uids) if uids else frozenset()
+    def keys_of(self, runs: Set[RunId]) -> frozenset[Key]:
+        """The keys of these runs."""
+        return frozenset(record.key for record in self.runs.values() if record.id in runs) if runs else frozenset()
 
     def runs_by_reason(self) -> Counter[tuple[str, str | None]]:
         """The number of runs by namespace and reason of Ready."""
         return Counter((record.key[0], record.ready_reason) for record in self.runs.values())
 
-    def children_of(self, uid: str) -> tuple[JobView, ...]:
+    def children_of(self, run: RunId) -> tuple[JobView, ...]:
         """The Jobs of a run with their pods."""
-        pods = self.pods.of(uid)
-        return tuple(job.with_pods(pods) for job in self.jobs.of(uid))
+        pods = self.pods.of(run)
+        return tuple(job.with_pods(pods) for job in self.jobs.of(run))
 
-    def orphans_of(self, uid: str) -> tuple[PodView, ...]:
+    def orphans_of(self, run: RunId) -> tuple[PodView, ...]:
         """The pods of a run that may still run although their Job is gone."""
-        jobs = {job.uid for job in self.jobs.of(uid)}
-        return tuple(pod for pod in self.pods.of(uid) if pod.job_uid not in jobs and pod.active)
+        jobs = {job.uid for job in self.jobs.of(run)}
+        return tuple(pod for pod in self.pods.of(run) if pod.job_uid not in jobs and pod.active)
 
     def _all_runs(self) -> frozenset[Key]:
         return frozenset(record.key for record in self.runs.values())

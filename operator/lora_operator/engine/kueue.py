@@ -86,7 +86,7 @@ async def poll_queues(*, gateway: Gateway, cache: Cache, observer: Observer, que
     places = await places_of(suspended, gateway)
     before, observer.places = observer.places, places
     jobs = (job for group in suspended.values() for job in group)
-    changed = {job.run_uid for job in jobs if places[job.uid] != before.get(job.uid)}
+    changed = {job.run for job in jobs if places[job.uid] != before.get(job.uid)}
     for key in cache.keys_of(changed):
         queue.add(key)
 

@@ -44,7 +44,7 @@ class Lines:
         return line_of(standing, (self._standing(other) for other in others))
 
     def _standing(self, record: RunRecord, *, starting: bool = True) -> RunInLine:
-        jobs = self.cache.jobs.of(record.uid)
+        jobs = self.cache.jobs.of(record.id)
         at_work = any(not job.over for job in jobs) or (starting and record.uid in self.cache.starting)
         between_attempts = (record.hold is Hold.FIRM or bool(jobs)) and not (
             record.deleting or record.stalled or record.ready_reason in HELD_BACK

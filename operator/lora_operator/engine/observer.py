@@ -17,7 +17,7 @@ from lora_operator.engine.refusals import Refusals
 from lora_operator.kube.errors import NotFound
 from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS, Gateway
 from lora_operator.kube.store import Key
-from lora_operator.naming import config_map_name, run_selector
+from lora_operator.naming import RunId, config_map_name, run_selector
 from lora_operator.planning.gates import Block, class_of
 from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, TakenName, first_error
 from lora_operator.planning.pod_problems import MOUNT_PATIENCE
@@ -44,8 +44,8 @@ class Observer:
     clock: Clock
     paused: bool = False
     """Whether no attempt is to start."""
-    polled: dict[str, PolledProgress] = field(default_factory=dict)
-    """Newest progress by uid of the run."""
+    polled: dict[RunId, PolledProgress] = field(default_factory=dict)
+    """Newest progress by run."""
     places: dict[str, QueuePlace] = field(default_factory=dict)
     """Places in queues by uid of the Job."""
     _refusals: Refusals = field(init=False)
@@ -62,7 +62,7 @@ class Observer:
         if record is None:
             return None
         run = _read(record.body)
-        return await self._observed(run, self.cache.children_of(run.uid))
+        return await self._observed(run, self.cache.children_of(run.id))
 
     async def look_live(self, key: Key) -> Observed | None:
         """The run and its children as the API server has them. Updates the cache with them."""
@@ -81,18 +81,18 @@ class Observer:
             (PODS, self.cache.pods, self.cache.put_pod),
         ):
             # An object that a watch adds during the list request is not in the list, but is not gone either.
-            known = store.versions(group=run.uid)
+            known = store.versions(group=run.id)
             found = [item async for item in self.gateway.list(resource, namespace, selector=selector)]
             for item in found:
                 put(item)
             for gone in known.keys() - {key_of(item) for item in found}:
                 store.drop(gone, version=known[gone])
-        return await self._observed(run, self.cache.children_of(run.uid), live=True)
+        return await self._observed(run, self.cache.children_of(run.id), live=True)
 
     def _is_new(self, run: LoraFineTune) -> bool:
         """Whether no child of the run is known or recorded. A child that exists nevertheless has the name of the one
         that is created next, and is found then. Looking for it here would cost three requests."""
-        return not (run.status.attempts or self.cache.jobs.keys_of(run.uid) or self.cache.pods.keys_of(run.uid))
+        return not (run.status.attempts or self.cache.jobs.keys_of(run.id) or self.cache.pods.keys_of(run.id))
 
     def found_resolved(self, run: LoraFineTune, config_map: Body) -> ResolvedRun:
         """Remember what the run's ConfigMap says. Raises Unreadable."""
@@ -110,11 +110,11 @@ class Observer:
             run=run,
             classes=self.cache.classes.values(),
             jobs=tuple([await self._explained(job, run.namespace) for job in jobs]),
-            orphans=self.cache.orphans_of(run.uid),
+            orphans=self.cache.orphans_of(run.id),
             resolved=resolved,
             namespace_labels=await self._namespace_labels(run) if resolved is None and unfinished else {},
             lacks_config_map=await self._lacks_config_map(run, jobs),
-            polled=self.polled.get(run.uid),
+            polled=self.polled.get(run.id),
             taken=found if isinstance(found, TakenName) else None,
             output_holder=self.cache.output_holder(
                 run.uid, created=run.created, output=output_folder(run.spec.output.uri)

@@ -58,13 +58,13 @@ async def poll(
     """Poll every running train pod once. What one of them answers does not keep the others from being polled."""
     gate = asyncio.Semaphore(CONCURRENCY)
     pods = training_pods(cache)
-    training = {pod.run_uid for pod in pods}
-    observer.polled = {uid: answer for uid, answer in observer.polled.items() if uid in training}
+    training = {pod.run for pod in pods}
+    observer.polled = {run: answer for run, answer in observer.polled.items() if run in training}
     polls = (_poll(ask, gate, pod, observer, clock) for pod in pods)
     answers = await asyncio.gather(*polls, return_exceptions=True)
     for answer in answers:
         metrics.polls.labels("answered" if answer is True else "failed").inc()
-    for key in cache.keys_of({pod.run_uid for pod, answer in zip(pods, answers, strict=True) if answer is True}):
+    for key in cache.keys_of({pod.run for pod, answer in zip(pods, answers, strict=True) if answer is True}):
         queue.add(key)
     if (unexpected := next((answer for answer in answers if isinstance(answer, BaseException)), None)) is not None:
         raise unexpected
@@ -88,8 +88,8 @@ async def _poll(ask: Ask, gate: asyncio.Semaphore, pod: PodView, observer: Obser
         async with gate:
             answer = await ask(pod)
         progress = read_untrusted(answer, Progress)
-        before = observer.polled.get(pod.run_uid)
-        observer.polled[pod.run_uid] = answered(before, progress, pod=pod.name, time=clock())
+        before = observer.polled.get(pod.run)
+        observer.polled[pod.run] = answered(before, progress, pod=pod.name, time=clock())
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as problem:
         # A pod that loads or stops may not answer; the pod's status shows its state.
         log.debug("no progress", extra={"pod": pod.name, "error": type(problem).__name__})

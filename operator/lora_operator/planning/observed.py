@@ -21,6 +21,7 @@ from lora_operator.naming import (
     RUN_KIND,
     RUN_UID_LABEL,
     STAGE_LABEL,
+    RunId,
     Stage,
 )
 from lora_operator.planning.line import Line
@@ -79,7 +80,7 @@ class PodView:
     """A pod of a Job."""
 
     name: str
-    run_uid: str
+    run: RunId
     job_uid: str
     phase: str
     created: datetime
@@ -154,7 +155,7 @@ class JobView:
 
     name: str
     uid: str
-    run_uid: str
+    run: RunId
     stage: Stage
     attempt: int
     created: datetime
@@ -367,7 +368,7 @@ def job_view(body: dict[str, Any]) -> JobView:
     return JobView(
         name=metadata["name"],
         uid=metadata["uid"],
-        run_uid=metadata["labels"][RUN_UID_LABEL],
+        run=RunId(metadata["namespace"], metadata["labels"][RUN_UID_LABEL]),
         stage=Stage(metadata["labels"][STAGE_LABEL]),
         attempt=int(metadata["labels"][ATTEMPT_LABEL]),
         created=_time(metadata["creationTimestamp"]),
@@ -392,7 +393,7 @@ def pod_view(body: dict[str, Any]) -> PodView:
     running = container.get("running") or container.get("terminated") or {}
     return PodView(
         name=metadata["name"],
-        run_uid=metadata["labels"][RUN_UID_LABEL],
+        run=RunId(metadata["namespace"], metadata["labels"][RUN_UID_LABEL]),
         job_uid=_owner(metadata, kind="Job"),
         phase=status.get("phase", "Pending"),
         created=_time(metadata["creationTimestamp"]),

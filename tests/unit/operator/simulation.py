@@ -19,7 +19,7 @@ from lora_operator.workloads.resolved import ResolvedRun, read_config_map
 from lora_trainer.contract.exits import ExitCode
 
 from tests import kstatus
-from tests.builders import NAME, T0, UID, a_class, a_run, failed_text, prepared_text, trained_text
+from tests.builders import NAME, RUN_ID, T0, a_class, a_run, failed_text, prepared_text, trained_text
 
 PREPARE = f"{NAME}-prepare-1"
 TRAIN = f"{NAME}-train-1"
@@ -99,7 +99,7 @@ class Simulation:
         self.jobs[name] = JobView(
             name=name,
             uid=f"uid-{name}-{len(self.created)}",
-            run_uid=UID,
+            run=RUN_ID,
             stage=Stage(labels[STAGE_LABEL]),
             attempt=int(labels[ATTEMPT_LABEL]),
             created=self.now,
@@ -127,7 +127,7 @@ class Simulation:
         view = self.jobs[job]
         pod = PodView(
             name=f"{job}-{self._pods}",
-            run_uid=UID,
+            run=RUN_ID,
             job_uid=view.uid,
             phase="Pending",
             created=self.now,

@@ -13,7 +13,17 @@ from lora_operator.planning.plan_builder import Delete
 from lora_operator.planning.running_time import NODE_PATIENCE
 from lora_trainer.contract.exits import ExitCode
 
-from tests.builders import UID, a_dead_pod, a_running_pod, after, failed_text, prepared_text, stamp, trained_text
+from tests.builders import (
+    NAMESPACE,
+    UID,
+    a_dead_pod,
+    a_running_pod,
+    after,
+    failed_text,
+    prepared_text,
+    stamp,
+    trained_text,
+)
 from tests.unit.operator.simulation import (
     PREPARE,
     TRAIN,
@@ -248,7 +258,13 @@ def test_a_pod_that_its_node_rejects_is_told_and_retried(reason: str, message: s
 def body(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
     owner = {"kind": "Job", "uid": "uid-job", "controller": True}
     labels = {RUN_UID_LABEL: UID}
-    metadata |= {"name": "pod", "labels": labels, "creationTimestamp": stamp(after(0)), "ownerReferences": [owner]}
+    metadata |= {
+        "name": "pod",
+        "namespace": NAMESPACE,
+        "labels": labels,
+        "creationTimestamp": stamp(after(0)),
+        "ownerReferences": [owner],
+    }
     return {"metadata": metadata, "spec": {"nodeName": "node-1", "containers": []}, "status": status}
 
 

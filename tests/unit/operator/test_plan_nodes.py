@@ -17,6 +17,7 @@ from lora_trainer.contract.outcome import Outcome, encode_outcome
 
 from tests.builders import (
     NAME,
+    NAMESPACE,
     UID,
     a_class,
     a_dead_pod,
@@ -125,7 +126,8 @@ def test_success_of_the_first_pod_is_that_of_the_attempt() -> None:
 
 def test_views_are_read_from_what_the_job_controller_writes() -> None:
     labels = {RUN_UID_LABEL: UID, STAGE_LABEL: "train", ATTEMPT_LABEL: "1"}
-    metadata = {"name": TRAIN, "uid": "u", "creationTimestamp": "2026-01-01T12:00:00Z", "labels": labels}
+    metadata = {"name": TRAIN, "namespace": NAMESPACE, "uid": "u", "labels": labels}
+    metadata |= {"creationTimestamp": "2026-01-01T12:00:00Z"}
     of_run = {"ownerReferences": [{"kind": RUN_KIND, "uid": UID, "controller": True}]}
     of_job = {"ownerReferences": [{"kind": "Job", "uid": "u", "controller": True}]}
     failed = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "Pod x has condition y."}

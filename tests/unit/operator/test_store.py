@@ -14,7 +14,7 @@ from lora_operator.engine.cache import Cache
 from lora_operator.kube.store import Key, Store
 from lora_operator.planning.observed import job_view, pod_view
 
-from tests.builders import NAME, NAMESPACE, OUTPUT, UID, a_resolved, a_run, after, class_body, run_body
+from tests.builders import NAME, NAMESPACE, OUTPUT, RUN_ID, UID, a_resolved, a_run, after, class_body, run_body
 
 Body = dict[str, Any]
 BORN = "2026-01-01T12:00:00Z"
@@ -246,11 +246,21 @@ def test_children_wake_their_run_and_hang_together() -> None:
     orphan = child("orphan")
     orphan["metadata"] |= owned_by("Job", "uid-another")
     cache.put_pod(orphan)
-    (job,) = cache.children_of(UID)
+    (job,) = cache.children_of(RUN_ID)
     assert [view.name for view in job.pods] == ["pod"]
     assert cache.drop_pod(pod) == {(NAMESPACE, NAME)}
     assert cache.drop_job(child("job")) == {(NAMESPACE, NAME)}
-    assert cache.children_of(UID) == ()
+    assert cache.children_of(RUN_ID) == ()
+
+
+def test_a_child_in_another_namespace_is_not_the_run_s_whatever_uid_it_names() -> None:
+    cache = Cache()
+    for put, name in ((cache.put_job, "job"), (cache.put_pod, "pod")):
+        forged = child(name)
+        forged["metadata"]["namespace"] = "attacker"
+        put(forged)
+    assert cache.children_of(RUN_ID) == ()
+    assert cache.orphans_of(RUN_ID) == ()
 
 
 def test_unfinished_cleanups_are_counted_by_namespace() -> None:
