@@ -138,7 +138,7 @@ async def test_metrics_tell_what_it_took(bare_world: World, kubeconfig: Path) ->
     assert figures['lora_operator_runs{namespace="team-a",reason="Diverged"}'] == "1.0"
     assert figures['lora_operator_first_step_seconds_count{class="h100"}'] == "1.0"
     assert float(figures['lora_operator_polls_total{result="answered"}']) >= 2
-    assert not any(name.startswith("lora_operator_adapters_published") for name in figures)
+    assert figures['lora_operator_adapters_published_total{namespace="team-a"}'] == "0.0"
 
 
 async def test_one_line_of_log_per_turn(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,9 @@ FORGED_CLASS = class_spec(
     image="registry.example/tenants-own:1", train={"priorityClassName": "system-node-critical"}, limits={"gpus": 16}
 )
 
+SPREAD = {"limits": {"nodes": 2}, "train": {"placement": "PodByPod"}}
+"""Of a class that lets runs have two nodes without a queue."""
+
 
 def own(world: World, name: str = NAME) -> Body:
     """Metadata that names the run as its controller."""
@@ -309,7 +312,7 @@ async def test_a_name_is_tried_again_as_soon_as_a_watch_reports_that_it_is_free(
 
 
 async def test_a_child_that_others_own_survives_the_end_of_the_run(world: World) -> None:
-    world.server.patch(naming.CLASS_PLURAL, "h100", merge={"spec": {"limits": {"nodes": 2}}})
+    world.server.patch(naming.CLASS_PLURAL, "h100", merge={"spec": SPREAD})
     await world.settle()
     world.apply(parallelism={"nodes": 2}, jobRetentionSeconds=60)
     async with world.kind_cluster():
