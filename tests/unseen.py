@@ -18,7 +18,7 @@ DOCUMENTS = (
 """What reads documents."""
 
 STARTS = {
-    "lora_trainer.publishing.elsewhere": ("lora_trainer.__main__",),
+    "lora_trainer.publishing.new_process": ("lora_trainer.__main__",),
     "lora_trainer.training.ranks": ("lora_trainer.__main__",),
     "tests.cluster.conftest": ("tests.cluster.scripted_trainer.*",),
     "tests.commands.starting": (

@@ -102,7 +102,7 @@ def preload(kind: Kind, scratch: Path) -> None:
     else:
         import_libraries(scratch=scratch, method=Method(kind))
         import lora_trainer.train
-        import lora_trainer.training.beside  # noqa: F401 - the forked processes use it
+        import lora_trainer.training.other_ranks  # noqa: F401 - the forked processes use it
         from lora_trainer.publishing import elsewhere
 
         from tests.support import trainer_process

@@ -69,7 +69,7 @@ def a_delivery(bucket: Bucket, scratch: Path, *, run: RunFile = RUN) -> Delivery
 def answers(monkeypatch: pytest.MonkeyPatch, *, fail: bool = False) -> None:
     """Answer as the fresh processes do."""
 
-    def run_elsewhere(stage: str, options: dict[str, Any], *, result: type) -> object:
+    def run_in_new_process(stage: str, options: dict[str, Any], *, result: type) -> object:
         del result
         if stage == "verify":
             return Verification(files=1, max_logit_difference=1.0, generated_tokens=8)
@@ -80,7 +80,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *, fail: bool = False) -> None:
         (merged / "model.safetensors").write_bytes(b"merged weights")
         return Exported(formats=tuple(options["formats"].split(",")), merged_drift=0.1)
 
-    monkeypatch.setattr(delivery_module, "run_elsewhere", run_elsewhere)
+    monkeypatch.setattr(delivery_module, "run_in_new_process", run_in_new_process)
 
 
 def test_the_manifest_and_its_signature_cover_what_was_exported(

@@ -149,7 +149,7 @@ def _bucket_of(arguments: argparse.Namespace, uri: str) -> Bucket:
 def _train(run: RunFile, arguments: argparse.Namespace, bucket: Bucket, server: ProgressServer) -> TrainResult | None:
     """Run the stage train, or a further node's part of it, which has no result."""
     from lora_trainer.train import train
-    from lora_trainer.training.beside import train_node
+    from lora_trainer.training.other_ranks import train_node
     from lora_trainer.training.start import begin
 
     this = begin(
@@ -174,7 +174,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     """Run a further process of train. Only a failure leaves a termination message, which the first process reads."""
     end_with_parent()
     try:
-        from lora_trainer.training.beside import train_rank
+        from lora_trainer.training.other_ranks import train_rank
 
         train_rank(
             read_run(arguments.run),

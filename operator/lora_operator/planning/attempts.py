@@ -13,7 +13,7 @@ from lora_trainer.contract.outcome import Outcome, clip, decode_outcome
 from lora_operator.api.lorafinetune import MAX_ATTEMPT_MESSAGE, Attempt
 from lora_operator.api.reasons import Reason
 from lora_operator.naming import Stage
-from lora_operator.planning.failure import Blame, attempt_class, blame, culprit, exceeded_limit
+from lora_operator.planning.failure import Explanation, attempt_class, exceeded_limit, explanation, pod_that_explains
 from lora_operator.planning.observed import JobView, Observed, PodView, Termination
 from lora_operator.planning.running_time import ended_at, followed, halted, still_running
 
@@ -126,7 +126,7 @@ def _fold(record: Attempt, job: JobView | None, *, suspended: bool, now: datetim
         return still_running(record, job, now=now)
     if job.result_lost:
         return _result_lost(record, job, now=now)
-    pod = job.success or culprit(job.newest_pods)
+    pod = job.success or pod_that_explains(job.newest_pods)
     if job.disrupted and job.success is None and not _explains(pod):
         return _disrupted(record, job, now=now)
     if pod is None or pod.termination is None:
@@ -159,7 +159,9 @@ def _result_lost(record: Attempt, job: JobView, *, now: datetime) -> EndedAttemp
 def _explains(pod: PodView | None) -> bool:
     """Whether the end of this pod explains more than the disruption that the Job reports. The Job controller deletes
     pods that it stops, so the pods that are left ended before."""
-    return pod is not None and pod.termination is not None and blame(pod, pod.termination) < Blame.INTERRUPTED
+    return (
+        pod is not None and pod.termination is not None and explanation(pod, pod.termination) < Explanation.INTERRUPTED
+    )
 
 
 def _disrupted(record: Attempt, job: JobView, *, now: datetime) -> EndedAttempt:
@@ -183,7 +185,7 @@ def _end(job: JobView, now: datetime) -> datetime:
 def _ended(record: Attempt, job: JobView, pod: PodView, termination: Termination, *, now: datetime) -> EndedAttempt:
     outcome = decode_outcome(termination.text)
     reason, sentence = _reason_and_sentence(record.stage, pod, termination, outcome)
-    if job.nodes > 1 and blame(pod, termination) is Blame.DISRUPTED:
+    if job.nodes > 1 and explanation(pod, termination) is Explanation.DISRUPTED:
         reason, sentence = Reason.DISRUPTED.value, f"Pod {pod.name} on node {pod.node} was disrupted. {sentence}"
     elif pod.index > 0 and pod.name not in sentence:
         sentence = f"Pod {pod.name} on node {pod.node}: {sentence}"

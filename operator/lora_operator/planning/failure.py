@@ -67,7 +67,7 @@ def attempt_class(attempt: Attempt) -> ExitClass:
             return exit_class(attempt.exit_code if attempt.exit_code is not None else 1)
 
 
-class Blame(IntEnum):
+class Explanation(IntEnum):
     """How well the end of one of several pods explains why all ended, best explanation first. When one pod ends, the
     others follow: they exit with PeerLost, or the Job controller deletes them."""
 
@@ -82,24 +82,24 @@ class Blame(IntEnum):
     PEER_LOST = auto()
 
 
-def blame(pod: PodView, termination: Termination) -> Blame:
+def explanation(pod: PodView, termination: Termination) -> Explanation:
     """How well the end of this pod explains the end of all."""
     kind = exit_class(termination.exit_code)
     if kind is ExitClass.USER_ERROR:
-        return Blame.USER_ERROR
+        return Explanation.USER_ERROR
     if kind is ExitClass.OUT_OF_MEMORY:
-        return Blame.OUT_OF_MEMORY
+        return Explanation.OUT_OF_MEMORY
     if exceeded_limit(pod, termination) is not None:
-        return Blame.OWN_LIMIT
+        return Explanation.OWN_LIMIT
     if pod.disrupted:
-        return Blame.DISRUPTED
+        return Explanation.DISRUPTED
     if termination.exit_code == ExitCode.PeerLost:
-        return Blame.PEER_LOST
+        return Explanation.PEER_LOST
     if termination.exit_code > SIGNALLED:
-        return Blame.KILLED
+        return Explanation.KILLED
     if kind is ExitClass.INFRASTRUCTURE:
-        return Blame.INFRASTRUCTURE
-    return Blame.INTERRUPTED if kind is ExitClass.INTERRUPTED else Blame.BUG
+        return Explanation.INFRASTRUCTURE
+    return Explanation.INTERRUPTED if kind is ExitClass.INTERRUPTED else Explanation.BUG
 
 
 def exceeded_limit(pod: PodView, termination: Termination) -> Reason | None:
@@ -111,11 +111,11 @@ def exceeded_limit(pod: PodView, termination: Termination) -> Reason | None:
     return None
 
 
-def culprit(pods: tuple[PodView, ...]) -> PodView | None:
+def pod_that_explains(pods: tuple[PodView, ...]) -> PodView | None:
     """The pod whose end best explains that of the others, independent of the order in which they ended."""
     ended = ((pod, pod.termination) for pod in pods if pod.termination is not None and pod.termination.exit_code != 0)
-    blamed = min(ended, key=lambda end: (blame(*end), end[0].index), default=None)
-    return blamed[0] if blamed is not None else None
+    best = min(ended, key=lambda end: (explanation(*end), end[0].index), default=None)
+    return best[0] if best is not None else None
 
 
 def decide(

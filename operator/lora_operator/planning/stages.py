@@ -13,7 +13,7 @@ from lora_operator.planning.cleanup import delete_job
 from lora_operator.planning.completion import fail, found
 from lora_operator.planning.deadline import TimeLimit, deadline, time_limit
 from lora_operator.planning.disruptions import fruitless, last_disruption, needs_person, pause
-from lora_operator.planning.failure import GiveUp, Retry, culprit, decide
+from lora_operator.planning.failure import GiveUp, Retry, decide, pod_that_explains
 from lora_operator.planning.gates import Block, may_create
 from lora_operator.planning.holds import Candidate, held_back
 from lora_operator.planning.larger_class import larger_class
@@ -178,7 +178,7 @@ def _wait(builder: PlanBuilder, job: JobView, resolved: ResolvedRun, *, left: ti
 def _controller_is_next(job: JobView) -> bool:
     """Whether a pod has ended, from which the Job controller has not yet drawn its conclusion."""
     pod = job.newest_pod
-    return (pod is not None and pod.termination is not None) or culprit(job.newest_pods) is not None
+    return (pod is not None and pod.termination is not None) or pod_that_explains(job.newest_pods) is not None
 
 
 def _stage_not_done(builder: PlanBuilder, stage: Stage, ready_state: ReadyState) -> PlanBuilder:

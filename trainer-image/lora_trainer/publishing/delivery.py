@@ -16,8 +16,8 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.gate import failures, gate_failed
 from lora_trainer.libraries import versions
-from lora_trainer.publishing.elsewhere import run_elsewhere
 from lora_trainer.publishing.folder import commit, extend, point_latest
+from lora_trainer.publishing.new_process import run_in_new_process
 from lora_trainer.publishing.signing import Signer
 from lora_trainer.publishing.trained_run import remember
 from lora_trainer.training.loop import Attempt
@@ -85,14 +85,14 @@ def verify_elsewhere(delivery: Delivery, *, uri: str, files: tuple[FileEntry, ..
     path.write_text(draft.model_dump_json(by_alias=True, exclude_none=True))
     options = {"artifact": uri, "manifest": path, "base": delivery.base, "scratch": scratch}
     options |= {"endpoint": storage.endpoint, "region": storage.region}
-    return run_elsewhere("verify", options, result=Verification)
+    return run_in_new_process("verify", options, result=Verification)
 
 
 def export_elsewhere(delivery: Delivery) -> tuple[Path, Exported]:
     """Write and verify the formats of output.exports, and return their folder. Raises TrainerError."""
     folder, formats = delivery.this.scratch / "exports", ",".join(delivery.this.run.output.formats)
     options = {"adapter": delivery.folder, "base": delivery.base, "folder": folder, "formats": formats}
-    return folder, run_elsewhere("export", options, result=Exported)
+    return folder, run_in_new_process("export", options, result=Exported)
 
 
 def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: Verification) -> ArtifactManifest:

@@ -15,7 +15,7 @@ from lora_trainer.errors import TrainerError
 M = TypeVar("M", bound=WireModel)
 
 
-def run_elsewhere(stage: str, options: Mapping[str, object], *, result: type[M]) -> M:
+def run_in_new_process(stage: str, options: Mapping[str, object], *, result: type[M]) -> M:
     """The stage's result, from the last line it prints. Raises that process's TrainerError.
 
     Options that are None are left out.

@@ -58,7 +58,7 @@ def train_node(this: Attempt) -> None:
             if nodes.agree() is None:
                 return
             with stop.deferrable():
-                train_beside(
+                take_the_same_steps(
                     run,
                     chosen,
                     model=model,
@@ -80,10 +80,10 @@ def train_rank(run: RunFile, *, scratch: Path, base: Path, resume: Path | None, 
     silent = ProgressServer(port=0)
     silent.update(phase=Phase.LOADING, total_steps=chosen.max_steps)
     model, tokenizer = load_trainable(run, chosen, base=base, prepared=prepared, scratch=scratch, progress=silent)
-    train_beside(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, resume=resume, progress=silent)
+    take_the_same_steps(run, chosen, model=model, tokenizer=tokenizer, scratch=scratch, resume=resume, progress=silent)
 
 
-def train_beside(
+def take_the_same_steps(
     run: RunFile,
     chosen: Chosen,
     *,
