@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import hashlib
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.manifest import Exported, Verification
 from lora_trainer.contract.outcome import CleanupResult, Outcome, StageResult, TrainResult, encode_outcome
 from lora_trainer.contract.progress import PORT, Progress
-from lora_trainer.contract.run import RENDEZVOUS_PORT, RUN_FILE, SCRATCH, RunFile, Storage
+from lora_trainer.contract.run import RENDEZVOUS_PORT, RUN_FILE, RUN_FILE_SHA256_VARIABLE, SCRATCH, RunFile, Storage
 from lora_trainer.errors import TrainerError, disk_full, is_disk_full
 from lora_trainer.processes import hide_from_others
 from lora_trainer.publishing.signing import Verifier, read_verifier
@@ -234,11 +235,19 @@ def _verifier(path: Path | None) -> Verifier | None:
 
 
 def read_run(path: Path) -> RunFile:
-    """The run file, or ConfigInvalid that names the fields."""
+    """The run file. Raises ConfigInvalid that names the fields, or says that somebody replaced the file."""
     try:
-        return RunFile.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise TrainerError(ExitCode.ConfigInvalid, f"The run file {path} cannot be read: {error.strerror}.") from None
+    if os.environ.get(RUN_FILE_SHA256_VARIABLE, sha256 := hashlib.sha256(content).hexdigest()) != sha256:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"The run file {path} is not what the operator wrote: somebody replaced the ConfigMap of the run.",
+            "Create another LoraFineTune, and find out who may write ConfigMaps in its namespace.",
+        )
+    try:
+        return RunFile.model_validate_json(content)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         if unknown := [_place(problem) for problem in problems if problem["type"] == "extra_forbidden"]:

@@ -11,7 +11,14 @@ from lora_trainer.contract.credentials import (
     REQUIRED_CREDENTIALS,
     SIGNING_KEY_VARIABLE,
 )
-from lora_trainer.contract.run import CONFIG_MAP_MOUNT_ROOT, MODEL_CACHE, PVC_MOUNT_ROOT, RUN_FILE, SCRATCH
+from lora_trainer.contract.run import (
+    CONFIG_MAP_MOUNT_ROOT,
+    MODEL_CACHE,
+    PVC_MOUNT_ROOT,
+    RUN_FILE,
+    RUN_FILE_SHA256_VARIABLE,
+    SCRATCH,
+)
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.names import SUBDOMAIN, ObjectName
 from lora_trainer.contract.wire import WireModel
@@ -27,6 +34,7 @@ OWN_VARIABLES = (
     "LOGNAME",
     "NODE_NAME",
     "HF_ENDPOINT",
+    RUN_FILE_SHA256_VARIABLE,
     HUB_TOKEN_VARIABLE,
     SIGNING_KEY_VARIABLE,
     *(name for names in REQUIRED_CREDENTIALS.values() for name in names),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from math import ceil
 
@@ -18,6 +19,7 @@ from lora_trainer.contract.run import (
     PVC_MOUNT_ROOT,
     RENDEZVOUS_PORT,
     RUN_FILE,
+    RUN_FILE_SHA256_VARIABLE,
     SCRATCH,
 )
 from lora_trainer.contract.spec.places import CLAIM, CONFIG_MAP, ConfigMapKeyRef
@@ -96,9 +98,11 @@ def grace(draft: PodDraft, request: StageRequest) -> PodDraft:
 
 
 def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
-    """Add the resolved run file from the run's ConfigMap."""
+    """Add the resolved run file from the run's ConfigMap, and what the trainer knows it by."""
+    sha256 = hashlib.sha256(request.resolved.data[RUN_KEY].encode()).hexdigest()
     source = {"name": config_map_name(request.run.name), "items": [{"key": RUN_KEY, "path": RUN_KEY}]}
     return draft.plus(
+        env=({"name": RUN_FILE_SHA256_VARIABLE, "value": sha256},),
         volumes=({"name": "run", "configMap": source},),
         mounts=({"name": "run", "mountPath": str(RUN_FILE.parent), "readOnly": True},),
     )

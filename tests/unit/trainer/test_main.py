@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from lora_trainer import __main__ as entry
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import PrepareResult, decode_outcome
 from lora_trainer.contract.progress import Phase, Progress
+from lora_trainer.contract.run import RUN_FILE_SHA256_VARIABLE
 from lora_trainer.errors import TrainerError
 
 from tests.support.runs import run_file
@@ -92,6 +94,17 @@ def test_a_run_file_that_is_not_valid(tmp_path: Path, contents: str, words: str)
         entry.read_run(tmp_path / "run.json")
     assert caught.value.code is ExitCode.ConfigInvalid
     assert words in caught.value.message
+
+
+def test_a_run_file_that_somebody_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(run_file().text())
+    monkeypatch.setenv(RUN_FILE_SHA256_VARIABLE, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert entry.read_run(path) == run_file()
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(TrainerError, match="somebody replaced the ConfigMap") as caught:
+        entry.read_run(path)
+    assert caught.value.code is ExitCode.ConfigInvalid
 
 
 REQUIRED = {

@@ -22,6 +22,8 @@ from lora_trainer.contract.spec.training import TrainingSpec
 from lora_trainer.contract.wire import WireModel
 
 RUN_FILE = Path("/etc/lora/run.json")
+RUN_FILE_SHA256_VARIABLE = "LORA_RUN_FILE_SHA256"
+"""The sha256 of the run file as the operator wrote it. People may write ConfigMaps who may not change a pod."""
 PVC_MOUNT_ROOT = Path("/mnt/pvc")
 """A claim that a run names is mounted read-only at PVC_MOUNT_ROOT/claim."""
 CONFIG_MAP_MOUNT_ROOT = Path("/mnt/configmap")
