@@ -101,7 +101,7 @@ def test_two_nodes_train_one_adapter_when_the_kernel_kills_one_of_them(
     assert killed["exitCode"] == 137
     assert 1 <= last["fromStep"] < STEPS
     assert last["toStep"] == STEPS
-    assert run["status"]["usage"]["acceleratorSeconds"] >= 2 * last["durationSeconds"]
+    assert run["status"]["usage"]["podSeconds"] >= 2 * last["durationSeconds"]
     beside = pod_of(tenant, attempt=2, node=1)["status"]["containerStatuses"][0]["state"]["terminated"]
     assert beside["exitCode"] == 0
     word = decode_outcome(beside["message"])
