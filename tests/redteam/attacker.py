@@ -72,7 +72,7 @@ class Attacker:
     def tries(self, *arguments: object, stdin: str | None = None) -> str:
         """kubectl as the person: what the API server says to it where it refuses, empty where it obeys."""
         kubectl, person = self.tenant.kubectl, self.person
-        return refusal_of(lambda: kubectl("-n", self.namespace, *arguments, "--as", person, stdin=stdin))
+        return refusal_of(lambda: kubectl("-n", self.namespace, "--as", person, *arguments, stdin=stdin))
 
     def tries_to_apply(self, *bodies: Body) -> str:
         """Apply objects as the person. Says what `tries` says."""

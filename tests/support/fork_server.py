@@ -103,11 +103,11 @@ def preload(kind: Kind, scratch: Path) -> None:
         import_libraries(scratch=scratch, method=Method(kind))
         import lora_trainer.train
         import lora_trainer.training.other_ranks  # noqa: F401 - the forked processes use it
-        from lora_trainer.publishing import elsewhere
+        from lora_trainer.publishing import new_process
 
         from tests.support import trainer_process
 
-        elsewhere.subprocess = trainer_process  # its `run` forks the server of the plain kind  # pyright: ignore
+        new_process.subprocess = trainer_process  # its `run` forks the server of the plain kind  # pyright: ignore
 
 
 def serve(listener: socket.socket, preloaded: Preloaded) -> None:
