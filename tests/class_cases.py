@@ -252,8 +252,8 @@ CLASS_CASES: tuple[CrdCase, ...] = (
     _class("a network card", spec__train__resources={"limits": {"rdma/hca": 1}}),
     _class("a resource of no name", "keys of limits", spec__train__resources={"limits": {"hca": 1}}),
     _class("a resource of no name that is wanted", "keys of requests", spec__train__resources={"requests": {"hca": 1}}),
-    _class("a long prefix", "keys of limits", spec__train__resources={"limits": {f"{'a' * 254}/b": 1}}),
-    _class("a prefix that just fits", spec__train__resources={"limits": {f"{'a' * 253}/b": 1}}),
+    _class("a long prefix", "keys of limits", spec__train__resources={"limits": {f"{'a' * 245}/b": 1}}),
+    _class("a prefix that just fits", spec__train__resources={"limits": {f"{'a' * 244}/b": 1}}),
     _class("GPUs by hand", "may not name the GPUs", spec__train__resources={"limits": {"nvidia.com/gpu": 1}}),
     _class(
         "GPUs of another maker by hand",

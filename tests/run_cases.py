@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.builders import rows_at
+from tests.builders import model_at, rows_at
 from tests.crd_case import CrdCase, dotted
 
 
@@ -118,6 +118,19 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("a dataset in a config map", spec__dataset=rows_at("configmap://rows/train.jsonl")),
     _created("a dataset that is a whole config map", "configMapRef", spec__dataset={"configMapRef": {"name": "rows"}}),
     _created("a claim as an address", "spec.dataset.uri", spec__dataset__uri="pvc://claim/train.jsonl"),
+    *(
+        _created(f"{place} that goes back", "Write the path without them", **{field: there(address)})
+        for place, field, there in (
+            ("rows", "spec__dataset", rows_at),
+            ("one of two sources", "spec__dataset", lambda address: {"sources": [*SOURCES, rows_at(address)]}),
+            ("held-out rows", "spec__evaluation__dataset", rows_at),
+            ("a model", "spec__model", model_at),
+            ("an output", "spec__output", rows_at),
+        )
+        for address in ("s3://bucket/a/../../other/x", "s3://bucket/..", "s3://bucket/./x")
+    ),
+    _created("rows on a claim that go back", "Write the path without them", spec__dataset=rows_at("pvc://a/b/../../c")),
+    _created("a name that only begins with dots", spec__dataset=rows_at("s3://bucket/..a/...")),
     _created("a path from the root of a claim", "claimRef.path", spec__dataset=rows_at("pvc://a//x")),
     _created("a model on a claim", spec__model=rows_at("pvc://models/llama")),
     _created("a model of no place", "exactly one of name and claimRef", spec__model={}),

@@ -20,7 +20,7 @@ from lora_operator.api.conditions import Conditions
 from lora_operator.api.lorafinetune import LONGEST_DURATION, KueueName
 from lora_operator.api.namespace_selector import NamespaceSelector
 from lora_operator.api.placement import Placement
-from lora_operator.api.pod_overlay import LONGEST_PREFIX, PodOverlay, Scheduling
+from lora_operator.api.pod_overlay import PodOverlay, Scheduling
 from lora_operator.api.quantity import Quantity, in_gib
 
 IMAGE = r"^[A-Za-z0-9][A-Za-z0-9_./-]*(:[0-9]+/[A-Za-z0-9_./-]+)?(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$"
@@ -38,7 +38,7 @@ DEFAULT_HISTORY_LIMIT = 3
 class GpuSpec(WireModel):
     """The GPUs of a class, all of one kind."""
 
-    resource_name: Annotated[str, Field(min_length=1, max_length=253, pattern=RESOURCE_NAME)] = NVIDIA
+    resource_name: Annotated[str, Field(min_length=1, max_length=244, pattern=RESOURCE_NAME)] = NVIDIA
     """Extended resource that a train pod requests, one per GPU."""
     memory: Quantity
     """Memory of one GPU, for which runs are sized."""
@@ -127,12 +127,16 @@ Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
 """Amounts by name of the resource."""
 
 
+LONGEST_RESOURCE = r"^([^/]{1,244}/)?[^/]+$"
+"""What stands before the slash has at most 253 characters also in a quota, where it begins with `requests.`."""
+
+
 def _resource_names(field: str) -> dict[str, str]:
     return rule(
         f"!has(self.{field}) || "
-        f"self.{field}.all(key, key.matches('{CONTAINER_RESOURCE}') && key.matches('{LONGEST_PREFIX}'))",
+        f"self.{field}.all(key, key.matches('{CONTAINER_RESOURCE}') && key.matches('{LONGEST_RESOURCE}'))",
         f"The keys of {field} are cpu, memory, ephemeral-storage or extended resources (example.com/name), "
-        "with at most 253 characters before the slash.",
+        "with at most 244 characters before the slash.",
         field=field,
     )
 

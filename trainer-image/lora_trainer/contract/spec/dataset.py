@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.places import DataPlace
+from lora_trainer.contract.spec.uris import stays_in_its_folder
 from lora_trainer.contract.wire import WireModel
 
 
@@ -90,6 +91,7 @@ class DatasetSpec(DataPlace):
                 ".filter(given, given).size() == 1",
                 "dataset takes exactly one of uri, configMapRef, claimRef and sources.",
             ),
+            stays_in_its_folder("uri"),
         )
     )
 

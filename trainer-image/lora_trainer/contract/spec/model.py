@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.places import ClaimRef
-from lora_trainer.contract.spec.uris import MODEL_NAME
+from lora_trainer.contract.spec.uris import MODEL_NAME, stays_in_its_folder
 from lora_trainer.contract.wire import WireModel
 
 
@@ -47,6 +47,7 @@ class ModelSpec(ModelSettings):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule("has(self.name) != has(self.claimRef)", "model takes exactly one of name and claimRef."),
+            stays_in_its_folder("name"),
         )
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from lora_trainer.contract.spec.cel import rules
 from lora_trainer.contract.spec.names import KeyName, ObjectName
-from lora_trainer.contract.spec.uris import BUCKET_URI
+from lora_trainer.contract.spec.uris import BUCKET_URI, stays_in_its_folder
 from lora_trainer.contract.wire import WireModel
 
 
@@ -61,6 +62,8 @@ def output_folder(uri: str) -> str:
 
 class OutputSpec(WireModel):
     """Where the adapter is published."""
+
+    model_config = ConfigDict(json_schema_extra=rules(stays_in_its_folder("uri")))
 
     uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=BUCKET_URI)]
     """Folder in the bucket. The adapter is published to <uri>/<run digest>/ and <uri>/latest.json points to the

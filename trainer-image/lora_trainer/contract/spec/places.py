@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.names import KeyName, ObjectName
-from lora_trainer.contract.spec.uris import CLAIM_PATH, DATA_URI
+from lora_trainer.contract.spec.uris import CLAIM_PATH, DATA_URI, stays_in_its_folder
 from lora_trainer.contract.wire import WireModel
 
 CONFIG_MAP, CLAIM = "configmap://", "pvc://"
@@ -36,6 +36,8 @@ class ConfigMapKeyRef(WireModel):
 class ClaimRef(WireModel):
     """Files on a PersistentVolumeClaim in the namespace of the run, which is mounted read-only."""
 
+    model_config = ConfigDict(json_schema_extra=rules(stays_in_its_folder("path")))
+
     name: ObjectName
     """Name of the PersistentVolumeClaim."""
     path: Annotated[str, Field(min_length=1, max_length=1024, pattern=CLAIM_PATH)]
@@ -55,7 +57,8 @@ class DataPlace(WireModel):
             rule(
                 "[has(self.uri), has(self.configMapRef), has(self.claimRef)].filter(given, given).size() == 1",
                 "Set exactly one of uri, configMapRef and claimRef.",
-            )
+            ),
+            stays_in_its_folder("uri"),
         )
     )
 
