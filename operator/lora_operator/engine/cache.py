@@ -17,7 +17,8 @@ from lora_operator.api.conditions import ConditionType
 from lora_operator.api.reasons import Reason
 from lora_operator.kube.store import Key, Store
 from lora_operator.naming import RUN_LABEL, RunId, Stage
-from lora_operator.planning.observed import ClassView, JobView, PodView, class_view, job_view, pod_view
+from lora_operator.planning.observed import ClassView, JobView, PodView
+from lora_operator.planning.reading import class_view, job_view, pod_view
 from lora_operator.workloads.resolved import ResolvedRun
 
 Body = dict[str, Any]
@@ -127,7 +128,7 @@ class Cache:
     resolved: dict[str, ResolvedRun] = field(default_factory=dict)
     """What unfinished runs were resolved to, by their uid, as read from their ConfigMaps."""
     starting: set[str] = field(default_factory=set)
-    """The uids of runs whose first Job is being created."""
+    """The uids of runs whose next Job is being created."""
 
     wake: Callable[[frozenset[Key]], None] = lambda _: None
     """Called with the runs that wait for an output when a run lets go of it. Whoever stores that version first, a watch

@@ -19,8 +19,9 @@ from lora_operator.kube.gateway import CONFIG_MAPS, JOBS, NAMESPACES, PODS, RUNS
 from lora_operator.kube.store import Key
 from lora_operator.naming import RunId, config_map_name, run_selector
 from lora_operator.planning.gates import Block, class_of
-from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, TakenName, first_error
+from lora_operator.planning.observed import JobView, Observed, PolledProgress, QueuePlace, TakenName
 from lora_operator.planning.pod_problems import MOUNT_PATIENCE
+from lora_operator.planning.reading import first_error
 from lora_operator.workloads.resolved import ResolvedRun, digest_of, read_config_map
 
 Body = dict[str, Any]

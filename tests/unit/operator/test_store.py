@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lora_operator import naming
 from lora_operator.engine.cache import Cache
 from lora_operator.kube.store import Key, Store
-from lora_operator.planning.observed import job_view, pod_view
+from lora_operator.planning.reading import job_view, pod_view
 
 from tests.builders import NAME, NAMESPACE, OUTPUT, RUN_ID, UID, a_resolved, a_run, after, class_body, run_body
 
