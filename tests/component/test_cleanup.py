@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from lora_operator import naming
 from lora_operator.naming import Stage, job_name
-from lora_trainer.contract.exits import ExitCode
 
-from tests.builders import CLASS_NAME, NAME, NAMESPACE, failed_text, trained_text
+from tests.builders import CLASS_NAME, NAME, NAMESPACE, trained_text
 from tests.component.world import Body, World, an_operator
 
 PREPARE = job_name(NAME, Stage.PREPARE, 1)
@@ -53,9 +52,7 @@ async def test_jobs_of_attempts_long_failed_go_while_the_run_goes_on(world: Worl
     world.apply()
     await world.prepare()
     for attempt in (1, 2, 3):
-        await world.end(Stage.TRAIN, attempt, code=50, text=failed_text(ExitCode.StorageUnavailable))
-        await world.until("BackingOff")
-        world.pass_time(600)
+        await world.fail_training(attempt)
         await world.pod(Stage.TRAIN, attempt + 1)
     await world.server.wait_for(lambda: world.jobs() == [PREPARE, train(3), train(4)], what="the end of old Jobs")
     await world.train(4)

@@ -75,10 +75,7 @@ async def test_a_drained_pod_is_replaced_by_the_job_controller(world: World) -> 
 async def pod_that_stops(world: World) -> Body:
     """The train pod of a run that was just suspended; it hears SIGTERM and goes on until the test ends it."""
     world.kubelet.on_sigterm = lambda _: None
-    world.apply()
-    await world.prepare()
-    pod = await world.start(Stage.TRAIN)
-    await world.until("Training")
+    pod = await world.begin_training()
     world.edit(suspend=True)
     await world.until("Stopping")
     return pod
@@ -159,10 +156,7 @@ async def test_jobs_deleted_by_hand_after_the_end_restart_nothing(world: World) 
 
 
 async def test_a_train_job_deleted_by_hand_is_replaced_after_a_pause(world: World) -> None:
-    world.apply()
-    await world.prepare()
-    await world.start(Stage.TRAIN)
-    await world.until("Training")
+    await world.begin_training()
     world.server.delete("jobs", train(1), NAMESPACE)
     await world.until("BackingOff")
     assert world.status()["attempts"][-1]["reason"] == "JobDeleted"
@@ -173,10 +167,7 @@ async def test_a_train_job_deleted_by_hand_is_replaced_after_a_pause(world: Worl
 
 async def test_a_train_pod_that_outlives_its_job_is_waited_for(world: World) -> None:
     world.kubelet.on_sigterm = lambda _: None
-    world.apply()
-    await world.prepare()
-    pod = await world.start(Stage.TRAIN)
-    await world.until("Training")
+    pod = await world.begin_training()
     world.server.delete("jobs", train(1), NAMESPACE)
     await world.until("BackingOff")
     world.pass_time(11)
@@ -322,10 +313,7 @@ async def test_a_run_file_that_cannot_be_read_is_said_so(bare_world: World, kube
     """As after a rollback: the operator that recorded it understood it."""
     world, name = bare_world, f"{NAME}-run"
     async with an_operator(world, kubeconfig):
-        world.apply()
-        await world.prepare()
-        await world.start(Stage.TRAIN)
-        await world.until("Training")
+        await world.begin_training()
     kept = world.server.get("configmaps", name, NAMESPACE)
     world.server.delete("configmaps", name, NAMESPACE)
     metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}

@@ -167,10 +167,7 @@ async def test_a_job_of_ours_that_is_there_already_counts_as_created(world: Worl
 
 
 async def test_an_outage_in_mid_run_costs_time_only(world: World) -> None:
-    world.apply()
-    await world.prepare()
-    pod = await world.start(Stage.TRAIN)
-    await world.until("Training")
+    pod = await world.begin_training()
     with world.server.outage():
         world.kubelet.terminate(pod, exit_code=0, message=trained_text())
         await asyncio.sleep(0.3)
@@ -194,10 +191,7 @@ async def test_dropped_watches_lose_nothing(world: World, kind: str) -> None:
 
 
 async def test_events_of_pods_that_come_late_are_waited_for(world: World) -> None:
-    world.apply()
-    await world.prepare()
-    pod = await world.start(Stage.TRAIN)
-    await world.until("Training")
+    pod = await world.begin_training()
     with world.server.hold_events("pods"):
         world.kubelet.terminate(pod, exit_code=0, message=trained_text())
         await world.until("AdapterPublished")
@@ -207,10 +201,7 @@ async def test_events_of_pods_that_come_late_are_waited_for(world: World) -> Non
 async def test_a_job_that_went_unseen_is_missed_at_the_next_resync(bare_world: World, kubeconfig: Path) -> None:
     world = bare_world
     async with an_operator(world, kubeconfig, resync_seconds=1):
-        world.apply()
-        await world.prepare()
-        await world.start(Stage.TRAIN)
-        await world.until("Training")
+        await world.begin_training()
         with world.server.lose_events("jobs"), world.server.lose_events("pods"):
             world.server.delete("jobs", TRAIN, NAMESPACE)
             await world.server.wait_for(lambda: TRAIN not in world.jobs())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_operator import naming
-from lora_operator.naming import Stage
 
 from tests.builders import CLASS_NAME, NAME
 from tests.component.world import World, an_operator
@@ -16,10 +15,7 @@ def pause(world: World, *, yes: bool) -> None:
 
 
 async def test_a_class_is_paused_and_resumed_without_a_restart(world: World) -> None:
-    world.apply()
-    await world.prepare()
-    await world.start(Stage.TRAIN)
-    await world.until("Training")
+    await world.begin_training()
     pause(world, yes=True)
     world.apply("later", output={"uri": "s3://team-a/later"})
     await world.until("ClassPaused", "later")

@@ -14,9 +14,8 @@ import pytest
 from lora_operator import naming
 from lora_operator.naming import Stage
 from lora_operator.planning.pod_problems import POD_PATIENCE
-from lora_trainer.contract.exits import ExitCode
 
-from tests.builders import NAME, NAMESPACE, class_spec, failed_text, run_body
+from tests.builders import NAME, NAMESPACE, class_spec, run_body
 from tests.component.world import Body, World, an_operator
 
 CONFIG_MAP = f"{NAME}-run"
@@ -117,10 +116,7 @@ async def test_forged_jobs_and_config_maps_do_not_make_a_run_one_that_has_begun(
 async def test_a_replaced_config_map_starts_no_pod(bare_world: World, kubeconfig: Path, restarted: bool) -> None:
     world = bare_world
     async with an_operator(world, kubeconfig):
-        world.apply()
-        await world.prepare()
-        await world.start(Stage.TRAIN)
-        await world.until("Training")
+        await world.begin_training()
         if not restarted:
             await fail_after_replacement(world)
     if restarted:
@@ -134,10 +130,7 @@ async def fail_after_replacement(world: World) -> None:
     world.poke()
     await world.settle()
     assert world.reason() == "Training", "what is at work goes on"
-    pod = await world.pod(Stage.TRAIN)
-    world.kubelet.terminate(pod, exit_code=50, message=failed_text(ExitCode.StorageUnavailable))
-    await world.until("BackingOff")
-    world.pass_time(600)
+    await world.fail_training()
     await world.until("NameTaken")
     assert world.jobs() == [PREPARE, TRAIN]
     world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
@@ -151,18 +144,12 @@ async def fail_after_replacement(world: World) -> None:
 async def test_a_lost_config_map_is_not_created_again_from_a_changed_class(bare_world: World, kubeconfig: Path) -> None:
     world = bare_world
     async with an_operator(world, kubeconfig):
-        world.apply()
-        await world.prepare()
-        await world.start(Stage.TRAIN)
-        await world.until("Training")
+        await world.begin_training()
     kept = world.server.get("configmaps", CONFIG_MAP, NAMESPACE)
     world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
     world.server.patch(naming.CLASS_PLURAL, "h100", merge={"spec": {"image": "registry.example/another:2"}})
     async with an_operator(world, kubeconfig):
-        pod = await world.pod(Stage.TRAIN)
-        world.kubelet.terminate(pod, exit_code=50, message=failed_text(ExitCode.StorageUnavailable))
-        await world.until("BackingOff")
-        world.pass_time(600)
+        await world.fail_training()
         await world.until("ConfigMapLost")
         assert world.server.find("configmaps", CONFIG_MAP, NAMESPACE) is None
         metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
@@ -190,19 +177,14 @@ async def test_a_class_that_changes_after_the_record_but_before_the_config_map(
 async def test_a_run_that_an_earlier_version_started_goes_on(bare_world: World, kubeconfig: Path) -> None:
     world = bare_world
     async with an_operator(world, kubeconfig):
-        world.apply()
-        await world.prepare()
-        await world.start(Stage.TRAIN)
-        await world.until("Training")
+        await world.begin_training()
     digest = world.status()["resolvedDigest"]
     without = {"status": {"resolvedDigest": None}}
     world.server.patch(naming.RUN_PLURAL, NAME, NAMESPACE, merge=without, subresource="status")
     world.server.patch(naming.CLASS_PLURAL, "h100", merge={"spec": {"image": "registry.example/another:2"}})
     async with an_operator(world, kubeconfig):
         await world.server.wait_for(lambda: world.status().get("resolvedDigest") == digest, what="the record")
-        await world.end(Stage.TRAIN, code=50, text=failed_text(ExitCode.StorageUnavailable))
-        await world.until("BackingOff")
-        world.pass_time(600)
+        await world.fail_training()
         await world.train(2)
         await world.until("AdapterPublished")
         assert images(world) == {class_spec()["image"]}

@@ -20,11 +20,12 @@ from aiohttp import web
 from lora_operator import handlers, naming
 from lora_operator.naming import Stage, job_name
 from lora_operator.settings import OperatorSettings
+from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.progress import PATH, PORT, Progress
 
 from tests import installs, kstatus
 from tests.access_rules import Access, Account, allowed
-from tests.builders import NAME, NAMESPACE, class_body, prepared_text, run_body, trained_text
+from tests.builders import NAME, NAMESPACE, class_body, failed_text, prepared_text, run_body, trained_text
 from tests.fakes.apiserver import FakeApiServer
 from tests.fakes.faults import Fault, RecordedRequest
 from tests.fakes.kubelet import Kubelet
@@ -115,6 +116,20 @@ class World:
     async def train(self, attempt: int = 1, *, name: str = NAME) -> None:
         """Training goes well."""
         await self.end(Stage.TRAIN, attempt, code=0, text=trained_text(), name=name)
+
+    async def begin_training(self) -> Body:
+        """A run is applied and trains. The pod is returned."""
+        self.apply()
+        await self.prepare()
+        pod = await self.start(Stage.TRAIN)
+        await self.until("Training")
+        return pod
+
+    async def fail_training(self, attempt: int = 1) -> None:
+        """An attempt of training ends for want of its store, and the pause after it passes."""
+        await self.end(Stage.TRAIN, attempt, code=50, text=failed_text(ExitCode.StorageUnavailable))
+        await self.until("BackingOff")
+        self.pass_time(600)
 
     @asynccontextmanager
     async def kind_cluster(self) -> AsyncIterator[None]:

@@ -98,10 +98,7 @@ def lose_node(world: World, rng: Random) -> bool:
     disturb(world, work.pod, "PodLost", "Disrupted")
 
     async def pass_by() -> None:
-        work.lost = True
-        await asyncio.sleep(40)
-        if world.trainers.there(work.pod) is not None:
-            world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
+        await _lose(world, work)
         await asyncio.sleep(rng.uniform(30, 300))
         if world.trainers.there(work.pod) is not None:
             world.trainers.kubelet.lose(work.pod)
@@ -118,14 +115,16 @@ def lose_node_for_good(world: World, rng: Random) -> bool:
         return False
     disturb(world, work.pod, "PodLost", "Disrupted", "Killed")
 
-    async def pass_by() -> None:
-        work.lost = True
-        await asyncio.sleep(40)
-        if world.trainers.there(work.pod) is not None:
-            world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
-
-    world.spawn(pass_by())
+    world.spawn(_lose(world, work))
     return True
+
+
+async def _lose(world: World, work: Work) -> None:
+    """Nothing is heard of the node any more, and the control plane marks the pod for deletion after a while."""
+    work.lost = True
+    await asyncio.sleep(40)
+    if world.trainers.there(work.pod) is not None:
+        world.server.delete("pods", work.pod["metadata"]["name"], NAMESPACE)
 
 
 def evict_in_a_row(world: World, rng: Random) -> bool:

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, data_report_uri, prepared_uri, work_uri
-from lora_trainer.contract.outcome import CleanupResult, Outcome, decode_outcome
+from lora_trainer.contract.outcome import CleanupResult, Outcome
 from lora_trainer.contract.run import RunFile
 from lora_trainer.storage import open_bucket
 
 from tests.support.object_store import ObjectStore
 from tests.support.runs import run_file
+from tests.support.stage_process import run_stage
 
 MORE_THAN_ONE_REQUEST_DELETES = 1001
 
 
 def clean_up(run: RunFile, store: ObjectStore, folder: Path, **environment: str) -> tuple[int, Outcome, str]:
     """Run the stage as its pod does: exit code, termination message and log."""
-    command = [sys.executable, "-m", "lora_trainer", "cleanup", "--work", work_uri(run), "--port", "0"]
-    command += ["--endpoint", store.endpoint, "--termination-log", str(folder / "termination-log")]
-    done = subprocess.run(
-        command,
-        env=os.environ | store.environment | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    outcome = decode_outcome((folder / "termination-log").read_text())
-    assert outcome
-    return done.returncode, outcome, done.stdout
+    arguments = ("cleanup", "--work", work_uri(run), "--endpoint", store.endpoint)
+    return run_stage(*arguments, folder=folder, store=store, environment=environment)
 
 
 def test_rows_and_checkpoints_of_one_run_go(credentials: ObjectStore, tmp_path: Path) -> None:

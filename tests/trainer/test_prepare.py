@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import artifact_uri, prepared_uri
 from lora_trainer.contract.manifest import SetManifest
-from lora_trainer.contract.outcome import Outcome, PrepareResult, decode_outcome
+from lora_trainer.contract.outcome import Outcome, PrepareResult
 from lora_trainer.contract.run import RunFile
 from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
 from lora_trainer.publishing.trained_run import remember
@@ -27,6 +26,7 @@ from tests.support.model_hub import COMMIT, NAME, Hub
 from tests.support.object_store import ObjectStore
 from tests.support.published import publish_adapter
 from tests.support.runs import run_file
+from tests.support.stage_process import run_stage
 from tests.support.stub_server import stub_server
 from tests.support.tiny_model import write_tiny_model
 
@@ -47,20 +47,9 @@ def prepare(
     """Run the stage as its pod does: exit code, termination message and log."""
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps(run.wire()))
-    paths = {"--run": "run.json", "--scratch": "scratch", "--termination-log": "termination-log"}
-    options = [part for name, file in paths.items() for part in (name, str(folder / file))]
-    done = subprocess.run(
-        [python, "-c", WITHOUT_TORCH, "prepare", *options, "--port", "0"],
-        env=os.environ | store.environment | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    outcome = decode_outcome((folder / "termination-log").read_text())
-    assert outcome
-    return done.returncode, outcome, done.stdout
+    arguments = ("prepare", "--run", str(folder / "run.json"), "--scratch", str(folder / "scratch"))
+    entry = ("-c", WITHOUT_TORCH)
+    return run_stage(*arguments, folder=folder, store=store, environment=environment, python=python, entry=entry)
 
 
 @pytest.fixture(scope="module")
