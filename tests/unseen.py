@@ -39,6 +39,7 @@ STARTS = {
     "tests.kubectl.test_kubectl": ("tests.kubectl.__main__",),
     "tests.support.demo_assets": ("tests.support.convert_smollm2",),
     "tests.trainer.test_broken_stages": ("lora_trainer.__main__",),
+    "tests.support.stage_process": ("lora_trainer.__main__",),
     "tests.support.trainer_process": ("lora_trainer.__main__",),
     "tests.trainer.test_parameters": ("tests.support.adapter_facts",),
     # It reads their messages.
