@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,9 +170,15 @@ def load_crds(sources: Iterable[Path | Obj]) -> list[Obj]:
     """CRD documents from YAML files (other kinds in a file are passed over) or given as they are."""
     documents: list[Obj] = []
     for source in sources:
-        loaded = [source] if isinstance(source, dict) else yaml.safe_load_all(source.read_text(encoding="utf-8"))
+        loaded = [source] if isinstance(source, dict) else _documents(source.read_text(encoding="utf-8"))
         documents += [document for document in loaded if document and document["kind"] == "CustomResourceDefinition"]
-    return documents
+    return copy.deepcopy(documents)
+
+
+@functools.cache
+def _documents(text: str) -> list[Obj]:
+    """Parsed once a process: reading the CRDs took most of the time in which a fake API server starts."""
+    return list(yaml.safe_load_all(text))
 
 
 def parse_path(path: str) -> Target | None:
