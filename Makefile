@@ -57,8 +57,8 @@ lock: $(VENV)/bin/uv ## Rewrite the hashed requirement files from pyproject.toml
 # --- the product -------------------------------------------------------------------------------------------------
 .PHONY: generate system-packages demo demo-down
 generate: venv ## Rewrite what is generated from the code: the CRDs and the admission policy
-	$(VENV)/bin/python -m lora_operator.api.crds manifests/crd
-	$(VENV)/bin/python -m lora_operator.api.admission manifests/policy
+	$(VENV)/bin/python -m lora_operator.generate.crds manifests/crd
+	$(VENV)/bin/python -m lora_operator.generate.admission manifests/policy
 
 system-packages: venv ## Install the Debian packages of the test cluster (root)
 	$(VENV)/bin/python -m tests.cluster system-packages
@@ -82,8 +82,8 @@ check: venv venv-trainer ## Lint, format, types, import rules, generated files
 	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python $(filter-out $(TORCH_CODE),$(SOURCES))
 	@$(VENV)/bin/basedpyright --pythonpath $(VENV_TRAINER)/bin/python $(filter $(TORCH_CODE),$(SOURCES))
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/python -m lora_operator.api.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
-	$(VENV)/bin/python -m lora_operator.api.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy
+	$(VENV)/bin/python -m lora_operator.generate.crds build/crd && diff -r -x kustomization.yaml build/crd manifests/crd
+	$(VENV)/bin/python -m lora_operator.generate.admission build/policy && diff -r -x kustomization.yaml build/policy manifests/policy
 
 test-unit: venv ## The inner loop: no root, no Go, no torch
 	@$(SUITES) $@

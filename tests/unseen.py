@@ -23,8 +23,8 @@ STARTS = {
     "tests.cluster.conftest": ("tests.cluster.scripted_trainer.*",),
     "tests.commands.starting": (
         "benchmarks.*",
-        "lora_operator.api.admission",
-        "lora_operator.api.crds",
+        "lora_operator.generate.admission",
+        "lora_operator.generate.crds",
         "lora_trainer.__main__",
         "tests.*.__main__",
         "tests.changed",

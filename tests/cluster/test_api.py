@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lora_operator import naming
-from lora_operator.api.crds import run_crd
+from lora_operator.generate.crds import run_crd
 
 from tests.builders import run_spec
 from tests.cluster.refusals import refusal_of

@@ -19,7 +19,7 @@ SECONDS = 240
 """An import of torch and Unsloth takes 20 s, and several times that on a busy machine."""
 OPERATORS_PYTHON = ("benchmarks.demo", "benchmarks.load", "lora_operator", "tests")
 """Modules, with what is in them, that are started by the environment of the operator and the tools."""
-FILE_WRITERS = ("lora_operator.api.admission", "lora_operator.api.crds", "tests.released_contract")
+FILE_WRITERS = ("lora_operator.generate.admission", "lora_operator.generate.crds", "tests.released_contract")
 """These take a folder, and take no time: they are run."""
 OURS = ("benchmarks", "lora_operator", "lora_trainer", "tests")
 """Packages whose modules are started with their arguments; others are asked for their help."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from lora_operator import naming
-from lora_operator.api.crds import class_crd, run_crd
+from lora_operator.generate.crds import class_crd, run_crd
 
 from tests.crd_case import Body, edited
 from tests.crd_cases import CASES

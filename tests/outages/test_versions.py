@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_operator.api.crds import class_crd, run_crd
+from lora_operator.generate.crds import class_crd, run_crd
 from lora_operator.naming import CLASS_PLURAL, DEPRECATED_VERSIONS, GROUP, RUN_PLURAL, VERSION
 
 from tests.cluster.runs import SCRIPTED_CLASS, Tenant, is_true, ready_reason

@@ -1,1 +1,1 @@
-"""The custom resources: typed frozen values, conditions, reasons, and the CRDs generated from them."""
+"""The custom resources: typed frozen values, conditions and reasons."""

@@ -16,9 +16,9 @@ from lora_operator.engine.leader import Leader, LeaseTiming
 from lora_operator.engine.loops import Loop
 from lora_operator.engine.observer import Clock, Observer
 from lora_operator.engine.poller import Ask, Asking, asking_by_http, pause, poll
-from lora_operator.engine.queue import WorkQueue
 from lora_operator.engine.reconciler import NOTHING, Reconciler
 from lora_operator.engine.resync import resync
+from lora_operator.engine.work_queue import WorkQueue
 from lora_operator.kube.errors import Conflict, KubeError
 from lora_operator.kube.gateway import Gateway
 from lora_operator.kube.store import Key

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Observer
-from lora_operator.engine.queue import WorkQueue
+from lora_operator.engine.work_queue import WorkQueue
 from lora_operator.kube.errors import KubeError, Throttled, Unavailable
 from lora_operator.kube.gateway import VISIBLE_QUEUES, WORKLOADS, Gateway
 from lora_operator.kube.optional import readable

@@ -129,7 +129,7 @@ class Observer:
         """The Job with the reason why it has no pod, where that is known."""
         if job.suspended:
             return replace(job, place=self.places.get(job.uid))
-        return replace(job, refusal=await self._refusals.of(job, namespace, self.clock()))
+        return replace(job, pod_refusal=await self._refusals.of(job, namespace, self.clock()))
 
     async def _resolved_of(self, run: LoraFineTune) -> ResolvedRun | TakenName | None:
         """What the run's ConfigMap says, if it is the one that status records."""

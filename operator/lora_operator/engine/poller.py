@@ -13,7 +13,7 @@ from lora_trainer.contract.untrusted import read_untrusted
 
 from lora_operator.engine.cache import Cache
 from lora_operator.engine.observer import Clock, Observer
-from lora_operator.engine.queue import WorkQueue
+from lora_operator.engine.work_queue import WorkQueue
 from lora_operator.metrics import Metrics
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PodView

@@ -18,10 +18,10 @@ from lora_operator.kube.gateway import CHILD_KINDS, CONFIG_MAPS, EVENTS, JOBS, R
 from lora_operator.kube.store import Key
 from lora_operator.metrics import Metrics
 from lora_operator.naming import API_VERSION, FIELD_MANAGER, RUN_KIND
+from lora_operator.planning.decision import make_plan
 from lora_operator.planning.events import PlannedEvent
 from lora_operator.planning.observed import Observed, Refusal, TakenName
-from lora_operator.planning.plan import make_plan
-from lora_operator.planning.plan_builder import Create, Delete, Plan
+from lora_operator.planning.plan import Create, Delete, Plan
 from lora_operator.planning.pod_problems import WEBHOOK_AWAY
 from lora_operator.planning.status import ready_reason
 from lora_operator.planning.unreadable import unreadable_plan
@@ -174,7 +174,7 @@ class Reconciler:
         except (Refused, Unavailable) as answer:
             if isinstance(answer, Unavailable) and WEBHOOK_AWAY not in answer.said:
                 raise
-            raise Hindered(replace(observed, refused=Refusal(child=child, why=answer.said))) from None
+            raise Hindered(replace(observed, child_refusal=Refusal(child=child, why=answer.said))) from None
 
     async def _write_status(self, run: StoredRun, plan: Plan) -> None:
         # Write to the version that the plan was made for. If the run has changed since, the write must fail.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_operator.engine.cache import Cache, key_of
-from lora_operator.engine.queue import WorkQueue
+from lora_operator.engine.work_queue import WorkQueue
 from lora_operator.kube.gateway import CLASSES, JOBS, PODS, RUNS, Gateway
 from lora_operator.kube.scope import Scope
 from lora_operator.naming import MANAGED_BY_SELECTOR

@@ -11,7 +11,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_operator.api.lorafinetuneclass import DEFAULT_HISTORY_LIMIT, DEFAULT_RETENTION_SECONDS
 from lora_operator.naming import Stage, config_map_name, service_name
 from lora_operator.planning.observed import JobView, Observed
-from lora_operator.planning.plan_builder import Action, Create, Delete, Plan
+from lora_operator.planning.plan import Action, Create, Delete, Plan
 from lora_operator.planning.pod_problems import SIDECAR_PATIENCE
 from lora_operator.planning.status import seen
 from lora_operator.planning.work import remove_work

@@ -9,7 +9,8 @@ from lora_operator.api.lorafinetune import Usage
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.attempts import StageState
 from lora_operator.planning.cleanup import lifetime, stop_live
-from lora_operator.planning.plan_builder import Plan, PlanBuilder
+from lora_operator.planning.plan import Plan
+from lora_operator.planning.plan_builder import PlanBuilder
 from lora_operator.planning.progress import reported
 from lora_operator.planning.status import ReadyState, RunPhase
 

@@ -10,8 +10,8 @@ from lora_operator.api.lorafinetune import CHANGEABLE_WHILE_SUSPENDED
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.observed import Observed
-from lora_operator.planning.queued import shown_position
 from lora_operator.planning.status import ReadyState, RunPhase
+from lora_operator.planning.suspended_job import shown_position
 from lora_operator.workloads.resolved import ResolvedRun
 
 

@@ -160,7 +160,7 @@ class JobView:
     """LocalQueue of Kueue that it waits in."""
     place: QueuePlace | None = None
     """Its place in that queue, while Kueue suspends it and reports one."""
-    refusal: str | None = None
+    pod_refusal: str | None = None
     """Why the API server refuses its pod, in the Job controller's words."""
     pods: tuple[PodView, ...] = ()
 
@@ -262,7 +262,7 @@ class Observed:
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the run's namespace, where its class is not offered to all namespaces."""
     taken: TakenName | None = None
-    refused: Refusal | None = None
+    child_refusal: Refusal | None = None
     """The child that the API server has just refused to create."""
     cleanups: int = 0
     """Cleanup Jobs in the namespace of the run that are not over."""

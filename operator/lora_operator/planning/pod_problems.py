@@ -48,7 +48,7 @@ def next_look_at_end(pods: tuple[PodView, ...], *, ended: datetime | None, now: 
 
 def _next_look_at_start(job: JobView, *, now: datetime) -> timedelta | None:
     if job.lacks_pod:
-        return less_often(job.created, now=now) if job.refusal is None else POD_RECHECK
+        return less_often(job.created, now=now) if job.pod_refusal is None else POD_RECHECK
     if mounting := [pod.created for pod in job.pods if pod.mounting]:
         left = max(mounting) + MOUNT_PATIENCE - now
         return left if left > timedelta() else MOUNT_RECHECK
@@ -67,9 +67,9 @@ class PodProblem:
 
 def problem_of(job: JobView) -> PodProblem | None:
     """Why a pod of the Job does not start, or None when no cause is known."""
-    if job.refusal is not None and job.lacks_pod:
+    if job.pod_refusal is not None and job.lacks_pod:
         # The pod gets another name each time that the Job controller retries.
-        why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", job.refusal)
+        why = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", job.pod_refusal)
         return _refused(f"the pod of Job {job.name}", why, Reason.POD_REFUSED)
     problems = (_waiting_problem(pod) for pod in job.newest_pods)
     return next((problem for problem in problems if problem is not None), None)

@@ -18,7 +18,8 @@ from lora_operator.planning.gates import Block, may_create
 from lora_operator.planning.holds import Candidate, held_back
 from lora_operator.planning.larger_class import larger_class
 from lora_operator.planning.observed import JobView, PodView, Refusal
-from lora_operator.planning.plan_builder import Action, Create, Plan, PlanBuilder
+from lora_operator.planning.plan import Action, Create, Plan
+from lora_operator.planning.plan_builder import PlanBuilder
 from lora_operator.planning.pod_problems import (
     POD_RECHECK,
     PodProblem,
@@ -31,10 +32,10 @@ from lora_operator.planning.pod_problems import (
 )
 from lora_operator.planning.progress import fold_progress
 from lora_operator.planning.queue_time import patience_left, queue_timeout
-from lora_operator.planning.queued import queued
 from lora_operator.planning.running_time import followed
 from lora_operator.planning.status import ReadyState, RunPhase
 from lora_operator.planning.stuck import stuck_sentence
+from lora_operator.planning.suspended_job import queued
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_operator.workloads.resolved import ResolvedRun, config_map
@@ -226,8 +227,8 @@ def _start(builder: PlanBuilder, state: StageState, resolved: ResolvedRun) -> Pl
         return _hold_back(builder, state, resolved, held)
     if builder.observed.orphans:
         return _yield_to(builder, state, builder.observed.orphans[0])
-    if builder.observed.refused is not None:
-        return _refused(builder, state, builder.observed.refused)
+    if builder.observed.child_refusal is not None:
+        return _refused(builder, state, builder.observed.child_refusal)
     if (block := may_create(builder.observed, resolved)) is not None:
         return _cannot_create(builder, state, block)
     if builder.run.status.resolved_digest != resolved.digest:

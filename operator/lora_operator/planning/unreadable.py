@@ -8,7 +8,7 @@ from lora_operator.api.conditions import ConditionType
 from lora_operator.api.lorafinetune import StoredRun
 from lora_operator.api.reasons import Reason
 from lora_operator.planning.events import transition
-from lora_operator.planning.plan_builder import Plan
+from lora_operator.planning.plan import Plan
 from lora_operator.planning.status import ReadyState, RunPhase, StatusDraft, conclude
 
 RECHECK = timedelta(minutes=1)

@@ -19,7 +19,7 @@ from lora_operator.planning.attempts import StageState, how_it_ended, stage_stat
 from lora_operator.planning.events import failed_attempt
 from lora_operator.planning.failure import attempt_class
 from lora_operator.planning.observed import JobView, Observed
-from lora_operator.planning.plan_builder import Create, Plan
+from lora_operator.planning.plan import Create, Plan
 from lora_operator.planning.pod_problems import POD_RECHECK, less_often, next_look, problem_of
 from lora_operator.planning.totals import with_more
 from lora_operator.workloads.draft import StageRequest
@@ -61,8 +61,8 @@ def _wait(observed: Observed, work: Work, job: JobView, now: datetime) -> Plan:
 
 def _waiting(job: JobView) -> str | None:
     """Why the Job's pod does not start, or None when no cause is known."""
-    if job.refusal is not None and job.lacks_pod:
-        return _refused(f"the pod of Job {job.name}", job.refusal)
+    if job.pod_refusal is not None and job.lacks_pod:
+        return _refused(f"the pod of Job {job.name}", job.pod_refusal)
     problem = problem_of(job)
     return problem.message if problem is not None else None
 
@@ -70,8 +70,8 @@ def _waiting(job: JobView) -> str | None:
 def _start(observed: Observed, state: StageState, work: Work, now: datetime) -> Plan:
     """Create the next cleanup Job, once no pod of the run may write any more and few other cleanups run."""
     run, class_spec = observed.run, observed.current_class
-    if observed.refused is not None:
-        refused = _refused(observed.refused.child, observed.refused.why)
+    if observed.child_refusal is not None:
+        refused = _refused(observed.child_refusal.child, observed.child_refusal.why)
         since = run.status.completion_time or now
         return replace(_with_work(observed, _told(work, refused)), requeue_after=less_often(since, now=now))
     if observed.taken is not None:

@@ -7,7 +7,7 @@ import pytest
 from lora_operator import naming
 from lora_operator.api.lorafinetune import LoraFineTune, parse_run
 from lora_operator.engine.cache import run_record
-from lora_operator.planning.plan import make_plan
+from lora_operator.planning.decision import make_plan
 
 from benchmarks.load import ours
 from benchmarks.load.__main__ import figures

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_operator.api.crds import class_crd, run_crd
+from lora_operator.generate.crds import class_crd, run_crd
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(

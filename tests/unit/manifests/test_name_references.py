@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lora_operator.api.crds import run_crd
+from lora_operator.generate.crds import run_crd
 from lora_operator.naming import CLASS_KIND, RUN_KIND
 
 FILE = Path(__file__).parents[3] / "manifests/kustomize/name-references.yaml"

@@ -11,9 +11,9 @@ from typing import Any
 
 from lora_operator.api.lorafinetune import LoraFineTune, LoraFineTuneStatus
 from lora_operator.naming import ATTEMPT_LABEL, STAGE_LABEL, Stage
+from lora_operator.planning.decision import make_plan
 from lora_operator.planning.observed import ClassView, JobView, Observed, PodView, Termination
-from lora_operator.planning.plan import make_plan
-from lora_operator.planning.plan_builder import Action, Create, Plan
+from lora_operator.planning.plan import Action, Create, Plan
 from lora_operator.planning.status import ready_reason
 from lora_operator.workloads.resolved import ResolvedRun, read_config_map
 from lora_trainer.contract.exits import ExitCode

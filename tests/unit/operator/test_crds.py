@@ -15,11 +15,11 @@ import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 from lora_operator import naming
-from lora_operator.api.crds import class_crd, render, run_crd
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.quantity import PATTERN, in_gib
-from lora_operator.api.schema import structural_schema
+from lora_operator.generate.crds import class_crd, render, run_crd
+from lora_operator.generate.schema import structural_schema
 from lora_trainer.contract.spec.cel import STORED
 from pydantic import BaseModel, Field, ValidationError
 

@@ -10,7 +10,7 @@ import pytest
 from lora_operator.naming import Stage
 from lora_operator.planning.disruptions import PATIENCE
 from lora_operator.planning.observed import PolledProgress
-from lora_operator.planning.plan_builder import Delete
+from lora_operator.planning.plan import Delete
 from lora_trainer.contract.progress import Phase, Progress
 
 from tests.builders import a_dead_pod, trained_text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lora_operator.naming import CONTAINER, RUN_UID_LABEL, Stage
 from lora_operator.planning.observed import PodView
-from lora_operator.planning.plan_builder import Delete
+from lora_operator.planning.plan import Delete
 from lora_operator.planning.reading import pod_view
 from lora_operator.planning.running_time import NODE_PATIENCE
 from lora_trainer.contract.exits import ExitCode

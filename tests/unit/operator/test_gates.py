@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import ClassView, TakenName
-from lora_operator.planning.plan_builder import Create
+from lora_operator.planning.plan import Create
 from lora_trainer.contract.exits import ExitCode
 
 from tests.builders import NAME, NAMESPACE, a_class, a_job, a_resolved, a_run

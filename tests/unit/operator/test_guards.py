@@ -14,12 +14,12 @@ import cel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lora_operator.api.admission import policy, render
 from lora_operator.api.guards import GUARDS, breaches
 from lora_operator.api.lorafinetune import LoraFineTuneSpec
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.api.namespace_selector import LabelExpression, NamespaceSelector, Operator
 from lora_operator.api.placement import Placement
+from lora_operator.generate.admission import policy, render
 from lora_operator.naming import DEFAULT_CLASS_ANNOTATION
 from lora_operator.planning.gates import Block, accept
 

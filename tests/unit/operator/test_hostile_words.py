@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_operator.api.crds import run_crd
+from lora_operator.generate.crds import run_crd
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PolledProgress
 from lora_trainer.contract.exits import ExitCode

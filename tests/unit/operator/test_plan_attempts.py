@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import PolledProgress
-from lora_operator.planning.plan_builder import Delete
+from lora_operator.planning.plan import Delete
 from lora_operator.planning.stuck import LONGEST_GAP, answered, stuck_sentence
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.progress import Phase, Progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_operator.planning.plan_builder import Plan
+from lora_operator.planning.plan import Plan
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Outcome, encode_outcome
 

@@ -11,7 +11,7 @@ import pytest
 from lora_operator.naming import ATTEMPT_LABEL, INDEX_ANNOTATION, RUN_KIND, RUN_UID_LABEL, STAGE_LABEL, Stage
 from lora_operator.planning.attempts import stage_state
 from lora_operator.planning.observed import PodView
-from lora_operator.planning.plan_builder import Create
+from lora_operator.planning.plan import Create
 from lora_operator.planning.reading import job_view, pod_view
 from lora_trainer.contract.exits import ExitClass, ExitCode
 from lora_trainer.contract.outcome import Outcome, encode_outcome

@@ -113,7 +113,7 @@ def test_why_a_job_has_no_pod_is_said_and_heals(
     pods = world.jobs[job].pods
     world.jobs[job] = replace(world.jobs[job], pods=())
     assert world.settle().requeue_after == timedelta(seconds=3), "somebody has to ask why"
-    world.jobs[job] = replace(world.jobs[job], refusal=refusal)
+    world.jobs[job] = replace(world.jobs[job], pod_refusal=refusal)
     assert world.settle().requeue_after == timedelta(seconds=10)
     assert world.condition("Ready") == ("False", reason)
     assert world.condition(companion) == ("True", reason)
@@ -146,7 +146,7 @@ def test_a_child_that_the_api_server_refuses_is_told_of_and_tried_again(
         world.end(PREPARE, ExitCode.Succeeded, prepared_text())
     before = list(world.created)
     refused = Refusal(child="Job x", why=why)
-    plan = world.reconcile(refused=refused)
+    plan = world.reconcile(child_refusal=refused)
     assert plan.requeue_after is not None
     assert plan.requeue_after >= timedelta(seconds=3)
     assert world.created == before

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from lora_operator.naming import Stage
-from lora_operator.planning.plan_builder import Create
+from lora_operator.planning.plan import Create
 from lora_trainer.contract.exits import ExitCode
 
 from tests.builders import NAME, a_class, failed_text, prepared_text, trained_text

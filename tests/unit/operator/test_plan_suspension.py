@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lora_operator.naming import Stage
-from lora_operator.planning.plan_builder import Delete
+from lora_operator.planning.plan import Delete
 
 from tests.builders import NAME, trained_text
 from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, preparing, training

@@ -10,7 +10,7 @@ import pytest
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
 from lora_operator.naming import Stage
 from lora_operator.planning.observed import ClassView, TakenName
-from lora_operator.planning.plan_builder import Create, Delete
+from lora_operator.planning.plan import Create, Delete
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_trainer.contract.exits import ExitCode

@@ -235,7 +235,7 @@ def test_an_operator_that_dies_after_creating_the_job_creates_no_other() -> None
 @pytest.mark.parametrize(
     ("hindrance", "words"),
     [
-        ({"refused": Refusal(child="Job x", why="exceeded quota: team")}, "refuses Job x: exceeded quota: team"),
+        ({"child_refusal": Refusal(child="Job x", why="exceeded quota: team")}, "refuses Job x: exceeded quota: team"),
         ({"taken": TakenName(child="Job x")}, "Job x already exists"),
     ],
 )
@@ -260,7 +260,7 @@ def test_a_pod_that_waits_is_told() -> None:
     assert "0/3 nodes are available" in (work(world).message or "")
     world.change_pod(cleanup(1), unschedulable=None)
     waiting = world.jobs[cleanup(1)]
-    world.jobs[cleanup(1)] = replace(waiting, pods=(), refusal="exceeded quota: team")
+    world.jobs[cleanup(1)] = replace(waiting, pods=(), pod_refusal="exceeded quota: team")
     world.settle()
     assert f"refuses the pod of Job {cleanup(1)}: exceeded quota: team" in (work(world).message or "")
     world.jobs[cleanup(1)] = waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lora_operator.planning.observed import JobView, QueuePlace
-from lora_operator.planning.queued import queued
+from lora_operator.planning.suspended_job import queued
 
 from tests.builders import a_dead_pod, a_job, a_pod, a_running_pod
 

@@ -62,5 +62,5 @@ async def test_nobody_asks_about_jobs_that_are_new_or_have_pods() -> None:
     [(0, False, 3), (3, False, 3), (12, False, 12), (300, False, 60), (300, True, 10)],
 )
 def test_a_job_without_a_pod_is_looked_at_ever_more_rarely(age: float, refused: bool, seconds: float) -> None:
-    job = a_job(refusal=QUOTA if refused else None)
+    job = a_job(pod_refusal=QUOTA if refused else None)
     assert next_look(job, ended=None, now=after(age)) == timedelta(seconds=seconds)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from lora_operator.api.lorafinetune import parse_run
 from lora_operator.api.lorafinetuneclass import LoraFineTuneClassSpec
-from lora_operator.planning.plan_builder import Create
+from lora_operator.planning.plan import Create
 from lora_operator.planning.reading import class_view
 from lora_operator.workloads.resolved import RUN_KEY
 from lora_trainer.contract.run import RunFile

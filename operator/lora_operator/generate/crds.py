@@ -1,4 +1,4 @@
-"""The two CustomResourceDefinitions. `python -m lora_operator.api.crds manifests/crd` writes them (`make generate`)."""
+"""The two CustomResourceDefinitions, which `python -m lora_operator.generate.crds manifests/crd` writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from lora_operator.api.lorafinetune import LoraFineTuneSpec, LoraFineTuneStatus
 from lora_operator.api.lorafinetuneclass import ClassStatus, LoraFineTuneClassSpec
-from lora_operator.api.schema import Schema, structural_schema
+from lora_operator.generate.schema import Schema, structural_schema
 from lora_operator.naming import (
     CLASS_KIND,
     CLASS_PLURAL,

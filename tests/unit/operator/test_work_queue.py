@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from lora_operator.engine import queue as module
-from lora_operator.engine.queue import WorkQueue
+from lora_operator.engine import work_queue as module
+from lora_operator.engine.work_queue import WorkQueue
 
 A, B = ("team-a", "a"), ("team-a", "b")
 

@@ -1,7 +1,7 @@
 """The admission policy: the API server refuses what a run's class does not allow, as `guards.py` has it.
 
-`python -m lora_operator.api.admission manifests/policy` writes it (`make generate`). A ValidatingAdmissionPolicy is
-asked once for each of its parameters, the classes; all but the run's own are passed over.
+`python -m lora_operator.generate.admission manifests/policy` writes it (`make generate`). The API server asks a
+ValidatingAdmissionPolicy once for each of its parameters, the classes; all but the run's own are passed over.
 
 The policy answers early, the operator's check of the same table decides: `FAILURE_POLICY` says why.
 """
