@@ -14,7 +14,7 @@ from tests.cluster.settings import Paths
 from tests.demo.environment import MANIFESTS
 from tests.kstatus import kstatus
 
-TESTDATA = sorted((MANIFESTS / "argocd/settings/resource_customizations").rglob("LoraFineTune/testdata/*.yaml"))
+TESTDATA = sorted((MANIFESTS / "argocd/settings/resource_customizations").rglob("testdata/*.yaml"))
 
 
 def original(*bodies: dict) -> list[str]:
