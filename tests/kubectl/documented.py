@@ -79,6 +79,10 @@ DOCUMENTED = (
     Documented(
         command='kubectl drain "$NODE" --ignore-daemonsets --delete-emptydir-data', prints="node/worker drained"
     ),
+    Documented(
+        command='kubectl taint nodes "$NODE" node.kubernetes.io/out-of-service=down:NoExecute',
+        prints="node/worker tainted",
+    ),
     Documented(command="kubectl delete lft --all -A", prints='"text-to-sql" deleted'),
     Documented(command="kubectl delete lftc --all", prints='"gpu-24g" deleted'),
 )
