@@ -24,6 +24,7 @@ FEWEST: dict[str, list[tuple[str, ...]]] = {
     "benchmarks.quality": [()],
     "benchmarks.sweep": [("--tokenizer", ".")],
     "benchmarks.trainer": [()],
+    "benchmarks.verification": [("--model", ".")],
     "benchmarks.vram": [("measure", "--tokenizer", "."), ("context", "--tokenizer", ".")],
     "benchmarks.vram_fit": [()],
 }

@@ -73,6 +73,8 @@ def test_the_outcome_names_what_is_in_the_bucket(trained: Trained) -> None:
     assert manifest.steps == STEPS
     assert manifest.verification.files == len(manifest.files)
     assert manifest.verification.max_logit_difference > 0
+    assert manifest.verification.loss_difference is not None
+    assert manifest.verification.loss_difference < 0.02
 
 
 def test_usage_is_measured(trained: Trained) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.layout import EVALUATION, MANIFEST
+from lora_trainer.contract.layout import EVALUATION, MANIFEST, prepared_uri
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification
 from lora_trainer.contract.outcome import Outcome
+from lora_trainer.prepared import EVAL_ROWS
 from safetensors.torch import load_file, save_file
 
 from tests.support.fork_server import Kind
@@ -65,10 +66,18 @@ def public_key(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def eval_rows(trained: Trained, tmp_path: Path) -> Path:
+    """The rows that were held out of the run `trained`."""
+    small, path = trained.small, tmp_path / EVAL_ROWS
+    path.write_bytes(small.bucket.read(f"{prepared_uri(small.run)}/{EVAL_ROWS}"))
+    return path
+
+
 def test_anybody_with_the_bucket_and_the_public_key_can_verify_an_adapter(
-    trained: Trained, verify: Callable[..., Verified], public_key: Path
+    trained: Trained, verify: Callable[..., Verified], public_key: Path, eval_rows: Path
 ) -> None:
-    ended = verify(trained.small.artifact, "--public-key", public_key, base=None)
+    ended = verify(trained.small.artifact, "--public-key", public_key, "--eval-rows", eval_rows, base=None)
     assert ended.code == ExitCode.Succeeded, ended.last_line
     published = trained.small.bucket.read_manifest(trained.small.artifact, ArtifactManifest)
     assert published
@@ -84,13 +93,24 @@ def test_anybody_with_the_bucket_and_the_public_key_can_verify_an_adapter(
             "does not change the logits",
         ),
         ("not-finite", lambda tensors: {n: torch.full_like(t, torch.nan) for n, t in tensors.items()}, "not finite"),
+        (
+            "measured-otherwise",
+            lambda tensors: {n: -4 * t if "lora_B" in n else t for n, t in tensors.items()},
+            "while evaluation.json says",
+        ),
     ],
 )
 def test_an_adapter_that_does_not_work_is_refused(
-    trained: Trained, verify: Callable[..., Verified], tmp_path: Path, name: str, change: Callable, said: str
+    trained: Trained,
+    verify: Callable[..., Verified],
+    eval_rows: Path,
+    tmp_path: Path,
+    name: str,
+    change: Callable,
+    said: str,
 ) -> None:
     uri, draft = changed_copy(trained, tmp_path / name, change)
-    ended = verify(uri, "--manifest", draft)
+    ended = verify(uri, "--manifest", draft, "--eval-rows", eval_rows)
     assert ended.code == ExitCode.InternalError
     assert said in Outcome.model_validate_json(ended.last_line).message
 

@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--artifact", required=True, help="URI of the adapter's folder")
     verify.add_argument("--base", type=Path, help="folder with the base model; unset: fetched as the manifest names it")
+    verify.add_argument("--eval-rows", type=Path, help="eval.parquet of the run; its losses are measured again")
     verify.add_argument("--public-key", type=Path, help="PEM file; the manifest must be signed by this Ed25519 key")
     verify.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="writable folder")
     verify.add_argument("--manifest", type=Path, help="file with a draft of the manifest; unset: the artifact's own")
@@ -214,6 +215,7 @@ def _verify(arguments: argparse.Namespace) -> Verification:
         artifact=artifact,
         manifest=arguments.manifest,
         base=arguments.base,
+        eval_rows=arguments.eval_rows,
         verifier=_verifier(arguments.public_key),
     )
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lora_trainer.base_model.resolve import fetch_model
@@ -17,9 +19,12 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.layout import EVALUATION, MANIFEST, RUN_SHAPE, SIGNATURE
 from lora_trainer.contract.manifest import ArtifactManifest, SetManifest, Verification, parse_manifest
 from lora_trainer.contract.spec.model import ModelSpec
+from lora_trainer.contract.spec.training import Method
 from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation.answers import stop_tokens
 from lora_trainer.evaluation.comparison import EvaluationFile, inference
+from lora_trainer.evaluation.pairs import read_pairs
+from lora_trainer.evaluation.rows import Row, read_rows, score
 from lora_trainer.publishing.signing import Verifier, require_signature
 from lora_trainer.storage import Bucket
 
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NEW_TOKENS = 16
+LOSS_TOLERANCE = 0.02
+"""Nats per token, and share of the loss, by which two implementations may differ on the same rows. Training measures
+through Unsloth's kernels, verification through those of transformers and PEFT. On an H200 they differ by 0.0002 to
+0.002 of this measure (benchmarks/results/verification.json)."""
 
 
 def verify(
@@ -37,9 +46,12 @@ def verify(
     artifact: str,
     manifest: Path | None = None,
     base: Path | None = None,
+    eval_rows: Path | None = None,
     verifier: Verifier | None = None,
 ) -> Verification:
     """Download the adapter at URI `artifact`, compare every sha256, load it onto its base model, run it.
+
+    With `eval_rows`, the EVAL_ROWS of its prepared set, the losses of the first rows must be those of evaluation.json.
 
     `manifest` names a SetManifest on disk, for an adapter whose own manifest is not written yet. `base` is the folder
     of the base model; without it the model is fetched from where the manifest says. With a `verifier` the manifest
@@ -54,16 +66,42 @@ def verify(
     with tempfile.TemporaryDirectory(dir=scratch, prefix="verify-") as work:
         folder = Path(work) / "adapter"
         bucket.fetch_files(entries, artifact, folder)
-        spec = ModelSpec.model_validate(json.loads((folder / RUN_SHAPE).read_bytes())["model"])
+        shape = json.loads((folder / RUN_SHAPE).read_bytes())
+        spec = ModelSpec.model_validate(shape["model"])
         if base is None:
             assert published is not None, "who verifies a draft has the base model"
             base = fetch_model(spec, revision=published.model.revision, bucket=bucket, folder=Path(work) / "base")
         model, tokenizer, dtype = _load(spec, base=base, adapter=folder)
-        probe = EvaluationFile.model_validate_json((folder / EVALUATION).read_bytes()).probe
+        evaluation = EvaluationFile.model_validate_json((folder / EVALUATION).read_bytes())
+        measured = evaluation.row_losses
+        rows = [] if eval_rows is None else _rows(eval_rows, Method(shape["training"]["method"]), limit=len(measured))
         with inference(model, dtype):
-            difference = _logit_difference(model, tokenizer, probe, limit=spec.max_seq_length)
-            generated = _generate(model, tokenizer, probe, limit=spec.max_seq_length)
-    return Verification(files=len(entries), max_logit_difference=difference, generated_tokens=generated)
+            difference = _logit_difference(model, tokenizer, evaluation.probe, limit=spec.max_seq_length)
+            generated = _generate(model, tokenizer, evaluation.probe, limit=spec.max_seq_length)
+            again = [score(model, row).mean_loss for row in rows]
+    return Verification(
+        files=len(entries),
+        max_logit_difference=difference,
+        generated_tokens=generated,
+        loss_difference=loss_difference(again, measured) if again else None,
+    )
+
+
+def _rows(path: Path, method: Method, *, limit: int) -> list[Row]:
+    """The first rows that were scored: of pairs, the chosen answers. Method GRPO scores none."""
+    if method is Method.DPO:
+        return [chosen for chosen, _ in read_pairs(path, limit=limit)]
+    return read_rows(path, limit=limit) if method is Method.SFT else []
+
+
+def loss_difference(again: Sequence[float], measured: Sequence[float]) -> float:
+    """How far apart the mean losses are, in nats per token. Raises TrainerError where this is too far."""
+    now, before = fmean(again), fmean(measured)
+    if not abs(now - before) <= LOSS_TOLERANCE * (1 + before):
+        raise _broken(
+            f"its loss on the first {len(measured)} held-out rows is {now:.3f}, while evaluation.json says {before:.3f}"
+        )
+    return abs(now - before)
 
 
 def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> ArtifactManifest:

@@ -44,6 +44,9 @@ class Verification(WireModel):
     """Largest absolute difference between base and adapter logits on a held-out prompt."""
     generated_tokens: int
     """Tokens generated with the adapter."""
+    loss_difference: float | None = None
+    """How far the loss on the first held-out rows (nats per scored token) is from that in evaluation.json; None where
+    the rows were not at hand, and for method GRPO, which has no losses."""
 
 
 class Exported(WireModel):

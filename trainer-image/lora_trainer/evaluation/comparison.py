@@ -42,6 +42,8 @@ class EvaluationFile(WireModel):
     figures: Evaluation
     probe: str
     """A held-out prompt as the model reads it, for verification."""
+    row_losses: Annotated[tuple[float, ...], Field(max_length=8)] = ()
+    """Nats per scored token of the first held-out rows (DPO: of their chosen answers), for verification."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=16)] = ()
     prompts: Annotated[tuple[PromptAnswers, ...], Field(max_length=16)] = ()
 

@@ -72,4 +72,4 @@ def pair_loss(model: PeftModel, pair: Pair, *, beta: float) -> tuple[float, int]
 
 def _leads(model: PeftModel, pairs: Sequence[Pair]) -> list[float]:
     """By how many nats the model finds each chosen answer more probable than the rejected one."""
-    return [score(model, [rejected]).loss - score(model, [chosen]).loss for chosen, rejected in pairs]
+    return [score(model, rejected).loss - score(model, chosen).loss for chosen, rejected in pairs]

@@ -24,6 +24,8 @@ MAX_SHOWN_TOKENS = 128
 """An answer that is only shown is cut here."""
 SPARE_ANSWER_TOKENS = 16
 """An answer may be this much longer than its reference before it is cut."""
+REMEASURED_ROWS = 8
+"""Rows whose losses are measured again with the published adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +68,25 @@ class ExactMatches(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Sums over the scored tokens of all rows."""
+    """Sums over the scored tokens of one row, or of several."""
 
     loss: float
+    """Negative log-likelihood in nats."""
     correct: int
     tokens: int
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats per scored token; 0 where no token is scored."""
+        return self.loss / self.tokens if self.tokens else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """What one model, base or adapter, did."""
 
-    score: Score
+    scores: list[Score]
+    """Of each row."""
     shown: list[str]
     """Answers to the first held-out prompts, for people."""
     compared: list[str]
@@ -99,16 +108,18 @@ def evaluate(
     base, tuned = base_and_tuned(
         model, lambda: observe(model, tokenizer, rows, spec=spec, prompts=prompts), dtype=dtype
     )
+    before, after = total(base.scores), total(tuned.scores)
     return EvaluationFile(
         figures=Evaluation(
             rows=len(rows),
-            base_loss=base.score.loss / base.score.tokens,
-            loss=tuned.score.loss / tuned.score.tokens,
-            base_token_accuracy=base.score.correct / base.score.tokens,
-            token_accuracy=tuned.score.correct / tuned.score.tokens,
+            base_loss=before.mean_loss,
+            loss=after.mean_loss,
+            base_token_accuracy=before.correct / before.tokens,
+            token_accuracy=after.correct / after.tokens,
             **exact_matches(rows, base=base.compared, tuned=tuned.compared, spec=spec.exact_match),
         ),
         probe=probe(tokenizer, rows[0]),
+        row_losses=tuple(score.mean_loss for score in tuned.scores[:REMEASURED_ROWS]),
         samples=tuple(
             Sample(prompt=row.prompt, reference=row.completion, base=before, adapter=after)
             for row, before, after in zip(asked(rows, spec.samples), base.shown, tuned.shown, strict=True)
@@ -133,7 +144,7 @@ def observe(
 
     compared = asked(rows, spec.exact_match.rows) if spec.exact_match else []
     return Observed(
-        score=score(model, rows),
+        scores=[score(model, row) for row in rows],
         shown=answered(asked(rows, spec.samples), limit=MAX_SHOWN_TOKENS),
         compared=answered(compared, limit=None),
         prompts=answer(
@@ -166,27 +177,28 @@ def probe(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
     return str(tokenizer.decode(row.prompt_ids or row.input_ids))
 
 
-def score(model: PeftModel, rows: Sequence[Row]) -> Score:
-    """Negative log-likelihood (nats) and hits over the scored tokens. A row's first token has no prediction."""
-    total = Score(loss=0.0, correct=0, tokens=0)
-    for row in rows:
-        loss, correct, tokens = _score_row(model, row)
-        total = Score(loss=total.loss + loss, correct=total.correct + correct, tokens=total.tokens + tokens)
-    return total
+def total(scores: Sequence[Score]) -> Score:
+    """The sum of the scores."""
+    return Score(
+        loss=sum(score.loss for score in scores),
+        correct=sum(score.correct for score in scores),
+        tokens=sum(score.tokens for score in scores),
+    )
 
 
 def row_loss(model: PeftModel, row: Row) -> tuple[float, int]:
     """Summed loss (nats) over the scored tokens of a row, and how many they are."""
-    loss, _, tokens = _score_row(model, row)
-    return loss, tokens
+    scored = score(model, row)
+    return scored.loss, scored.tokens
 
 
-def _score_row(model: PeftModel, row: Row) -> tuple[float, int, int]:
+def score(model: PeftModel, row: Row) -> Score:
+    """The score of one row. Its first token has no prediction."""
     import torch
 
     positions = [index for index, scored in enumerate(row.completion_mask) if scored and index > 0]
     if not positions:
-        return 0.0, 0, 0
+        return Score(loss=0.0, correct=0, tokens=0)
     # The logits from the token before the first scored one on, without the last, which predicts nothing of the row.
     keep = len(row.input_ids) - positions[0] + 1
     ids = torch.tensor([row.input_ids], device=model.device)
@@ -195,4 +207,4 @@ def _score_row(model: PeftModel, row: Row) -> tuple[float, int, int]:
     logits = logits[0, -keep:][scored].float()
     targets = ids[0, positions]
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    return loss.item(), int((logits.argmax(-1) == targets).sum()), len(positions)
+    return Score(loss=loss.item(), correct=int((logits.argmax(-1) == targets).sum()), tokens=len(positions))

@@ -16,6 +16,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.gate import failures, gate_failed
 from lora_trainer.libraries import versions
+from lora_trainer.prepared import EVAL_ROWS
 from lora_trainer.publishing.folder import commit, extend, point_latest
 from lora_trainer.publishing.new_process import run_in_new_process
 from lora_trainer.publishing.signing import Signer
@@ -84,6 +85,7 @@ def verify_elsewhere(delivery: Delivery, *, uri: str, files: tuple[FileEntry, ..
     path = scratch / "manifest.json"
     path.write_text(draft.model_dump_json(by_alias=True, exclude_none=True))
     options = {"artifact": uri, "manifest": path, "base": delivery.base, "scratch": scratch}
+    options |= {"eval-rows": delivery.this.prepared / EVAL_ROWS}
     options |= {"endpoint": storage.endpoint, "region": storage.region}
     return run_in_new_process("verify", options, result=Verification)
 

@@ -71,7 +71,7 @@ def write_folder(
     model.save_pretrained(str(folder), save_embedding_layers=False)
     _write_adapter_config(folder / "adapter_config.json", run=run, prepared=result)
     write_tokenizer(folder, base=base, chat_template=template, end=prepared.eos_token_id)
-    (folder / EVALUATION).write_text(evaluation.model_dump_json(by_alias=True, indent=2) + "\n")
+    (folder / EVALUATION).write_text(redact(evaluation.model_dump_json(by_alias=True, indent=2)) + "\n")
     steps = ({name: entry[name] for name in LOG_FIELDS if name in entry} for entry in loop.history if "loss" in entry)
     (folder / TRAINING_LOG).write_text("".join(json.dumps(step) + "\n" for step in steps))
     write_loss_curve(folder / LOSS_CURVE, history=loop.history, figures=evaluation.figures, method=run.training.method)
