@@ -19,8 +19,6 @@ from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error
 from lora_trainer.storage import Bucket
 
 HUB_URI = re.compile(r"hf://datasets/(?P<name>[^/]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
-HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Files that describe a dataset instead of holding its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +101,8 @@ def _on_hub(uri: str) -> Place:
     folder, pattern = _folder_and_pattern(path)
     prefix = f"{folder}/" if folder else ""
     below = [name.removeprefix(prefix) for name in present if name.startswith(prefix)]
-    names = [name for name in _matching(below, pattern) if _last(name) not in HUB_METADATA]
-    return Place(files=[file(name, prefix + name) for name in names], single=False, revision=commit)
+    files = [file(name, prefix + name) for name in _matching(below, pattern)]
+    return Place(files=files, single=False, revision=commit)
 
 
 def _from_hub(repository: str, name: str, *, commit: str, asked: HubRepository) -> Callable[[Path], None]:

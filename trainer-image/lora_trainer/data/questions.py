@@ -119,7 +119,7 @@ def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow |
         row = canonical_json({"prompt": question.prompt, "columns": question.columns}).decode()
     except TypeError as error:
         raise RowError(f"it has a value that JSON cannot represent ({error})") from None
-    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or question.prompt)
+    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt)
 
 
 def answer_to(row: str, *, text: str, tokens: int) -> Answer:
