@@ -63,6 +63,10 @@ def test_a_list_of_messages_is_a_conversation(row: Any, columns: dict[str, Any])
     [
         ([{"messages": CHAT}, {"messages": CHAT}], "a list of rows instead of one row"),
         ([CHAT, CHAT], "a list of rows"),
+        (
+            {"prompt": {"0": "a"}, "completion": {"0": "b"}},
+            r"column by column .* to_json\(orient='records', lines=True",
+        ),
         ([], "not a JSON object or a list of messages"),
         (["a", "b"], "not a JSON object"),
         ("a", "not a JSON object"),

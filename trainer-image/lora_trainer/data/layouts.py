@@ -28,6 +28,10 @@ def rows_of(value: Any) -> list[Any]:
 def columns_of(row: Any) -> dict[str, Any]:
     """The columns of one row; a list of messages is a conversation. Raises ValueFlaw."""
     if isinstance(row, dict):
+        if _is_table(row):
+            raise ValueFlaw(
+                "a table column by column instead of one row: write it with to_json(orient='records', lines=True)"
+            )
         return row
     if isinstance(row, list) and _is_conversation(row):
         return {"conversations" if "from" in row[0] else "messages": row}
