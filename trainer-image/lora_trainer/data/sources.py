@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.data.file_types import READERS, Found
+from lora_trainer.data.hub_splits import DEFAULT, of_split, split_of
 from lora_trainer.data.layouts import columns_of
 from lora_trainer.data.places import DataFile, Place
 from lora_trainer.data.report import BadRows
@@ -44,8 +45,8 @@ def read_records(place: Place, *, uri: str, scratch: Path, bad: BadRows, label: 
     """The rows of a place's data files, in the order of their names.
 
     A row that cannot be read is noted in `bad`, and reading continues. `label` precedes every file's name in
-    messages. Raises DatasetInvalid where there is no data file, or one that cannot be read at all. Holds one file in
-    `scratch` at a time.
+    messages. Raises DatasetNotFound where no file is of the place's split, DatasetInvalid where there is no data file,
+    or one that cannot be read at all. Holds one file in `scratch` at a time.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     for file in _data_files(place, uri):
@@ -68,11 +69,23 @@ def _data_files(place: Place, uri: str) -> list[DataFile]:
     """The files of a place that hold rows."""
     data = [file for file in place.files if _is_data(file.name) and (place.single or not _beside_data(file.name))]
     if data:
-        return data
+        return data if place.split is None else _in_split(data, place.split, uri)
     if place.single:
         raise _unknown_type(f"{uri} is not a file of a supported type")
     found = ", ".join(file.name for file in place.files[:5])
     raise _unknown_type(f"The folder {uri} has no file of a supported type (found {found})")
+
+
+def _in_split(files: list[DataFile], split: str, uri: str) -> list[DataFile]:
+    names = [file.name for file in files]
+    if chosen := set(of_split(names, split)):
+        return [file for file in files if file.name in chosen]
+    splits = ", ".join(sorted({of for name in names if (of := split_of(name))})) or DEFAULT
+    raise TrainerError(
+        ExitCode.DatasetNotFound,
+        f"The dataset {uri} has no split {split}: by the names of its files it has {splits}.",
+        "Set dataset.split (evaluation.dataset.split) to one of them, or name files in the URI.",
+    )
 
 
 def _beside_data(name: str) -> bool:
