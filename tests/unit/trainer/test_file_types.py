@@ -196,6 +196,12 @@ def test_the_arguments_of_one_call_are_not_filled_up_with_those_of_another() -> 
     assert digests("a.parquet", to_parquet(CALLS)) == digests("a.jsonl", to_jsonl(CALLS))
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_column_that_only_some_prompts_have(name: str) -> None:
+    rows: Rows = [{"prompt": "6 * 7", "answer": "42"}, {"prompt": "Tell a joke.", "style": ["short"]}]
+    assert digests(name, NESTED[name](rows), Method.GRPO) == digests("a.jsonl", to_jsonl(rows), Method.GRPO)
+
+
 def test_a_part_without_text_writes_nothing() -> None:
     question = {**QUESTION, "content": [{"type": "text", "text": QUESTION["content"]}]}
     answer = {**ANSWER, "content": [{"type": "text", "text": "The porter."}, {"type": "text", "text": None}]}

@@ -80,8 +80,11 @@ class QuestionRow:
         return True
 
     def contents(self) -> bytes:
-        """What is trained on, as bytes."""
-        return array("i", self.prompt_ids).tobytes() + self.row.encode()
+        """What is trained on, as bytes. A column of null counts as none: rewards are given None for both, and a file of
+        Arrow has no row without a column."""
+        row = json.loads(self.row)
+        columns = {name: value for name, value in row["columns"].items() if value is not None}
+        return array("i", self.prompt_ids).tobytes() + canonical_json(row | {"columns": columns})
 
     def truncated(self, limit: int) -> Self:
         """Never: a cut prompt asks something else. The API server refuses it."""
