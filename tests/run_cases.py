@@ -16,6 +16,7 @@ def _changed(name: str, change: dict[str, Any], words: str = "", **start: Any) -
     return CrdCase(name=name, start=dotted(start), change=change, words=words)
 
 
+HUB_ROWS = {"uri": "hf://datasets/owner/name"}
 SOURCES = [
     {"uri": "s3://bucket/a.jsonl", "weight": 2},
     {"claimRef": {"name": "claim", "path": "b.csv"}, "format": "Text"},
@@ -141,6 +142,18 @@ RUN_CASES: tuple[CrdCase, ...] = (
     ),
     _created("a dataset on the hub", spec__dataset__uri="hf://datasets/owner/name@v1.0/data/train-*.parquet"),
     _created("a dataset on the hub without a path", spec__dataset__uri="hf://datasets/owner/name"),
+    _created(
+        "splits on the hub",
+        spec__dataset=HUB_ROWS | {"split": "train_sft"},
+        spec__evaluation__dataset=HUB_ROWS | {"split": "test"},
+    ),
+    _created("a split of two words", "spec.dataset.split", spec__dataset=HUB_ROWS | {"split": "train[:10%]"}),
+    _created("a split in a bucket", "on the Hugging Face Hub", spec__dataset__split="train"),
+    _created(
+        "a split of a source in a bucket",
+        "on the Hugging Face Hub",
+        spec__dataset={"sources": [SOURCES[0] | {"split": "train"}]},
+    ),
     _created("a model on the hub as dataset", "spec.dataset.uri", spec__dataset__uri="hf://owner/name"),
     _created("sources", spec__dataset={"sources": SOURCES}),
     _created("no sources", "spec.dataset.sources", spec__dataset={"sources": []}),

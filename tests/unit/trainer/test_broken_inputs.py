@@ -166,7 +166,26 @@ CASES: dict[str, Case] = {
     "a bad line in a zip": file("a.zip", archive(b__jsonl=JSONL + b"{\n"), "a.zip/b.jsonl:101", "not JSON"),
     "a torn parquet file": file("a.parquet", b"PAR1 torn", "a.parquet cannot be read"),
     "a ragged table": file("a.csv", "text,b\na,1\nb,2\nc\n", "a.csv:4", "does not have the 2 columns"),
-    "a table in another encoding": file("a.csv", b"text\n\xff\n", "a.csv cannot be read"),
+    "a table in another encoding": file("a.csv", b"text\nx\n\xfc\n", "a.csv:3: not UTF-8 (byte 0xfc)", "save"),
+    "a header in another encoding": file("a.csv", b"t\xfcxt\nx\n", "a.csv:1: the header is not UTF-8"),
+    "a table in UTF-16": file("a.csv", "text\nx\n".encode("utf-16"), "a.csv is UTF-16"),
+    "a quote inside a quoted value": file(
+        "a.csv", 'prompt,completion\nq0,a0\nq1,"he said "no" to it"\nq2,a2\n', "1 of 3 rows", "a.csv:3: not CSV",
+    ),
+    "half of a surrogate pair": file(
+        "a.jsonl", JSONL + rb'{"messages": [{"role": "user", "content": "so nice \ud83d"}]}', "a.jsonl:101",
+        r"messages[0].content has half of a surrogate pair (\ud83d) at character 9",
+    ),
+    "an integer of 5000 digits": file(
+        "a.jsonl", JSONL + b'{"id": %s}' % (b"9" * 5000), "a.jsonl:101", "the column id is", "more than 4300 digits",
+    ),
+    "lists in lists": file("a.jsonl", JSONL + b"[" * 5000, "a.jsonl:101", "more than 100 levels deep"),
+    "lines that are one array": file("a.jsonl", json.dumps(CHATS), "1 of 1 rows", "a.jsonl:1: a list of rows"),
+    "an array on many lines": file("a.jsonl", "[\n  1\n]", "a.jsonl:1", "where the line ends", "array .json"),
+    "a folder of descriptions": Case(
+        code=INVALID, says=("no file of a supported type (found dataset_info.json)",),
+        change=lambda world: world.write("data/set/dataset_info.json", "{}"), blocks=data("s3://team-a/data/set"),
+    ),
     "a bad second source": Case(
         code=INVALID, says=("sources[1] b.jsonl:2", "not JSON"), change=files(b__jsonl='{"text": "a"}\n{oops\n'),
         blocks={"dataset": {"uri": None, "sources": [{"uri": TRAIN}, {"uri": "s3://team-a/data/b.jsonl"}]}},

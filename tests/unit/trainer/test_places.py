@@ -56,12 +56,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
         yield answers
 
 
-def place(uri: str) -> Place:
-    return find(uri, Bucket(open_store=lambda _: MemoryStore()))
+def place(uri: str, split: str | None = None) -> Place:
+    return find(uri, Bucket(open_store=lambda _: MemoryStore()), split=split)
 
 
-def texts(uri: str, scratch: Path) -> list[str]:
-    records = read_records(place(uri), uri=uri, scratch=scratch, bad=BadRows())
+def texts(uri: str, scratch: Path, split: str | None = None) -> list[str]:
+    records = read_records(place(uri, split), uri=uri, scratch=scratch, bad=BadRows())
     found = [record.columns["text"] for record in records]
     assert list(scratch.iterdir()) == [], "files are removed once they are read"
     return found
@@ -72,13 +72,26 @@ def texts(uri: str, scratch: Path) -> list[str]:
     ("path", "expected"),
     [
         ("/data/train-00001.jsonl", ["train 1"]),
-        ("/data", ["test 0", "train 0", "train 1"]),
+        ("/data", ["train 0", "train 1"]),
         ("/data/train-*.jsonl", ["train 0", "train 1"]),
-        ("", ["test 0", "train 0", "train 1"]),
+        ("/data/*.jsonl", ["test 0", "train 0", "train 1"]),
+        ("/data/test-00000.jsonl", ["test 0"]),
+        ("", ["train 0", "train 1"]),
     ],
 )
 def test_a_file_a_folder_a_pattern_or_all(path: str, expected: list[str], tmp_path: Path) -> None:
     assert texts(f"hf://datasets/{NAME}{path}", tmp_path) == expected
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_split(tmp_path: Path) -> None:
+    assert texts(f"hf://datasets/{NAME}", tmp_path, "test") == ["test 0"]
+    assert texts(f"hf://datasets/{NAME}/data/*.jsonl", tmp_path, "train") == ["train 0", "train 1"]
+    with pytest.raises(
+        TrainerError, match="has no split validation: by the names of its files it has test, train"
+    ) as no:
+        texts(f"hf://datasets/{NAME}", tmp_path, "validation")
+    assert no.value.code is ExitCode.DatasetNotFound
 
 
 def test_the_revision_is_pinned_to_its_commit(hub: DatasetHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

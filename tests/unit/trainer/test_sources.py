@@ -149,9 +149,10 @@ def test_broken_lines_are_noted_and_reading_goes_on(data: Path) -> None:
     assert [record.where for record in read(data, "a.jsonl", bad)] == ["a.jsonl:1", "a.jsonl:6"]
     assert bad.count == 3
     assert [str(row) for row in bad.first] == [
-        "a.jsonl:2: not JSON: Expecting value at column 9",
-        "a.jsonl:3: not a JSON object",
-        "a.jsonl:5: not UTF-8 at byte 11 of the line",
+        "a.jsonl:2: not JSON: Expecting value at column 9, where the line ends: write each row on one line, or name a"
+        " file that is one array .json",
+        "a.jsonl:3: not a JSON object or a list of messages",
+        "a.jsonl:5: not UTF-8 at byte 11 of the line (0xff): save the file as UTF-8",
     ]
 
 
@@ -184,7 +185,11 @@ def test_a_json_file_that_is_not_json_names_its_line(data: Path) -> None:
         ({"a.parquet.gz": b"x"}, "a.parquet.gz", ExitCode.DatasetInvalid, "not a file of a supported type"),
         ({"set/a.jsonl": JSONL}, "set/b*.jsonl", ExitCode.DatasetNotFound, "no dataset at s3://bucket/set/b*.jsonl"),
         ({"a.parquet": b"PAR1 torn"}, "a.parquet", ExitCode.DatasetInvalid, "a.parquet cannot be read"),
-        ({"a.csv": b"text\n\xff\n"}, "a.csv", ExitCode.DatasetInvalid, "a.csv cannot be read"),
+        ({"a.csv": b"t\xffxt\nx\n"}, "a.csv", ExitCode.DatasetInvalid, "a.csv:1: the header is not UTF-8"),
+        ({"a.csv": b'"text\nx\n'}, "a.csv", ExitCode.DatasetInvalid, "a.csv:1: the header is not CSV"),
+        ({"a.jsonl": JSONL.decode().encode("utf-16")}, "a.jsonl", ExitCode.DatasetInvalid, "a.jsonl is UTF-16"),
+        ({"a.json": b"\0\0\xfe\xff"}, "a.json", ExitCode.DatasetInvalid, "a.json is UTF-16 or UTF-32"),
+        ({"a.arrow": b"\xff\xff\xff\xff torn"}, "a.arrow", ExitCode.DatasetInvalid, "a.arrow cannot be read"),
     ],
     ids=id_of,
 )
@@ -202,3 +207,89 @@ def test_what_cannot_be_read_at_all(data: Path, files: dict[str, bytes], uri: st
 def test_an_empty_file_has_no_rows(data: Path) -> None:
     (data / "a.jsonl").write_bytes(b"")
     assert read(data, "a.jsonl") == []
+
+
+def test_joined_files_may_have_a_mark_in_the_middle(data: Path) -> None:
+    (data / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
+    assert rows(data, "a.jsonl") == [{"text": "a"}, {"text": "b"}]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_of_a_table(data: Path, separator: str) -> None:
+    lines = [("prompt", "completion"), ('"Wo, bitte?"', '"Im Süden, Nr. 0."')]
+    (data / "a.csv").write_text("\n".join(map(separator.join, lines)))
+    assert rows(data, "a.csv") == [{"prompt": "Wo, bitte?", "completion": "Im Süden, Nr. 0."}]
+
+
+@pytest.mark.parametrize(
+    ("lines", "whole", "bad_lines"),
+    [
+        (["q0,a0", 'q1,"he said "no" to it"', "q2,a2"], ["q0", "q2"], [3]),
+        (["q0,a0", 'q1,"never closed', "q2,a2", 'q3,"a3"', "q4,a4"], ["q0", "q2", "q3", "q4"], [3]),
+        (['q0,"never closed', "q1,a1", "q2,a2"], ["q1", "q2"], [2]),
+        (['q0,"two', 'lines"', "q1", "q2,a2"], ["q0", "q2"], [4]),
+    ],
+)
+def test_a_line_of_a_table_spoils_its_own_row_only(
+    data: Path, lines: list[str], whole: list[str], bad_lines: list[int]
+) -> None:
+    (data / "a.csv").write_text("\n".join(["prompt,completion", *lines]))
+    bad = BadRows()
+    assert [record.columns["prompt"] for record in read(data, "a.csv", bad)] == whole
+    assert [row.where for row in bad.first] == [f"a.csv:{line}" for line in bad_lines]
+
+
+def test_a_table_in_another_encoding_is_told_by_line(data: Path) -> None:
+    (data / "a.csv").write_bytes("prompt,completion\nWo?,Hier.\nWo?,Im Süden.\n".encode("cp1252"))
+    bad = BadRows()
+    assert len(read(data, "a.csv", bad)) == 1
+    assert bad.shown() == "a.csv:3: not UTF-8 (byte 0xfc): save the file as UTF-8"
+
+
+def saved_to_disk(folder: Path, rows: list[dict]) -> None:
+    """The rows as datasets' save_to_disk writes them."""
+    folder.mkdir()
+    table = pa.Table.from_pylist(rows)
+    for name in ("data-00000-of-00001.arrow", "cache-0123456789abcdef.arrow"):
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table)
+    for name in ("dataset_info.json", "state.json"):
+        (folder / name).write_text('{"features": {}}')
+
+
+def test_a_folder_of_save_to_disk(data: Path) -> None:
+    saved_to_disk(data / "set", ROWS)
+    assert rows(data, "set") == ROWS
+
+
+def test_a_description_beside_the_rows_is_no_row(data: Path) -> None:
+    (data / "set").mkdir()
+    (data / "set/train.jsonl").write_bytes(JSONL)
+    (data / "set/dataset_info.json").write_text('{"train": {"file_name": "train.jsonl"}}')
+    assert rows(data, "set") == ROWS
+
+
+def test_keys_that_arrow_adds_to_objects_are_left_out(data: Path) -> None:
+    chats = [
+        {"tools": [{"name": "weather", "arguments": {"city": "Rome"}}], "score": 1.5},
+        {"tools": [{"name": "price", "arguments": {"symbol": "A", "days": [1, None]}}], "score": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(chats), data / "a.parquet")
+    assert rows(data, "a.parquet") == chats
+    table = pa.table({"score": [float("nan")], "text": ["a"]})
+    pq.write_table(table, data / "b.parquet")
+    assert rows(data, "b.parquet") == [{"score": None, "text": "a"}]
+
+
+def test_a_null_of_json_is_kept(data: Path) -> None:
+    (data / "a.jsonl").write_text('{"tools": [{"arguments": {"city": null}}]}')
+    assert rows(data, "a.jsonl") == [{"tools": [{"arguments": {"city": None}}]}]
+
+
+def test_a_value_of_arrow_that_python_cannot_hold_spoils_its_own_row_only(data: Path) -> None:
+    texts = pa.array([b"a", b"\xfc", b"c"]).cast(pa.binary())
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), 3, texts.buffers()), "n": [1, 2, 3]})
+    pq.write_table(table, data / "a.parquet")
+    bad = BadRows()
+    assert [record.columns["n"] for record in read(data, "a.parquet", bad)] == [1, 3]
+    assert bad.shown().startswith("a.parquet: row 2: the column text cannot be read ('utf-8' codec")

@@ -239,7 +239,7 @@ def _content(content: Any, where: str, *, optional: bool) -> str:
     if content is None and optional:
         return ""
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        return "".join(str(part.get("text", "")) for part in content)
+        return "".join(str(text) for part in content if (text := part.get("text")) is not None)
     raise RowError(f"{where} has {kind_of(content)} as content instead of a string")
 
 

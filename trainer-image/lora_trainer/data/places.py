@@ -14,13 +14,12 @@ from urllib.parse import unquote
 from huggingface_hub import HfApi, hf_hub_download
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.data.hub_splits import DEFAULT
 from lora_trainer.errors import TrainerError
 from lora_trainer.hub_errors import HUB_ERRORS, HubRepository, hub_error
 from lora_trainer.storage import Bucket
 
 HUB_URI = re.compile(r"hf://datasets/(?P<name>[^/]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?")
-HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Files that describe a dataset instead of holding its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +41,16 @@ class Place:
     """Whether the URI names a single file; else the files are those of a folder or pattern."""
     revision: str | None = None
     """Commit of the hub that the files are of."""
+    split: str | None = None
+    """Split of which the files are to be read; None for all of them."""
 
 
-def find(uri: str, bucket: Bucket) -> Place:
+def find(uri: str, bucket: Bucket, *, split: str | None = None) -> Place:
     """The files that `uri` means, sorted by name: a file, all files below a folder, or those that fit a pattern.
 
     Raises DatasetNotFound where there is none, DatasetAccessDenied or HubUnavailable, or of the storage.
     """
-    place = _on_hub(uri) if uri.startswith("hf://") else _in_bucket(uri, bucket)
+    place = _on_hub(uri, split) if uri.startswith("hf://") else _in_bucket(uri, bucket)
     if not place.files:
         raise TrainerError(
             ExitCode.DatasetNotFound,
@@ -72,7 +73,7 @@ def _from_bucket(bucket: Bucket, uri: str) -> Callable[[Path], None]:
     return lambda path: bucket.download(uri, path)
 
 
-def _on_hub(uri: str) -> Place:
+def _on_hub(uri: str, split: str | None) -> Place:
     """Endpoint and token come from HF_ENDPOINT and HF_TOKEN."""
     named = HUB_URI.fullmatch(uri)
     assert named, "the schema lets no other hf:// URI through"
@@ -103,8 +104,14 @@ def _on_hub(uri: str) -> Place:
     folder, pattern = _folder_and_pattern(path)
     prefix = f"{folder}/" if folder else ""
     below = [name.removeprefix(prefix) for name in present if name.startswith(prefix)]
-    names = [name for name in _matching(below, pattern) if _last(name) not in HUB_METADATA]
-    return Place(files=[file(name, prefix + name) for name in names], single=False, revision=commit)
+    names = _matching(below, pattern)
+    return Place(
+        files=[file(name, prefix + name) for name in names],
+        single=False,
+        revision=commit,
+        # A pattern names the files by itself.
+        split=split or (None if pattern else DEFAULT),
+    )
 
 
 def _from_hub(repository: str, name: str, *, commit: str, asked: HubRepository) -> Callable[[Path], None]:

@@ -80,8 +80,11 @@ class QuestionRow:
         return True
 
     def contents(self) -> bytes:
-        """What is trained on, as bytes."""
-        return array("i", self.prompt_ids).tobytes() + self.row.encode()
+        """What is trained on, as bytes. A column of null counts as none: rewards are given None for both, and a file of
+        Arrow has no row without a column."""
+        row = json.loads(self.row)
+        columns = {name: value for name, value in row["columns"].items() if value is not None}
+        return array("i", self.prompt_ids).tobytes() + canonical_json(row | {"columns": columns})
 
     def truncated(self, limit: int) -> Self:
         """Never: a cut prompt asks something else. The API server refuses it."""
@@ -119,7 +122,7 @@ def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow |
         row = canonical_json({"prompt": question.prompt, "columns": question.columns}).decode()
     except TypeError as error:
         raise RowError(f"it has a value that JSON cannot represent ({error})") from None
-    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or question.prompt)
+    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt)
 
 
 def answer_to(row: str, *, text: str, tokens: int) -> Answer:

@@ -94,7 +94,7 @@ def open_source(
     Raises DatasetNotFound or DatasetInvalid, DatasetInvalid also where the columns of none of the first rows fit a
     format, and the errors of hub and storage.
     """
-    place = find(spec.address, bucket)
+    place = find(spec.address, bucket, split=spec.split)
     records = read_records(place, uri=spec.address, scratch=scratch, bad=bad, label=label)
     row_format, records = peek_format(records, spec, method)
     return OpenSource(spec=spec, row_format=row_format, records=records, revision=place.revision)

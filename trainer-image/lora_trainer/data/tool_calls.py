@@ -5,9 +5,11 @@ Many datasets write them as JSON strings. Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from json import JSONDecodeError
 from typing import Any
+
+from lora_trainer.data.values import ValueFlaw, check_value, parse_json
 
 
 class ToolError(ValueError):
@@ -51,6 +53,10 @@ def _named(function: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        value = parse_json(text)
+        check_value(value, "")
+    except JSONDecodeError as error:
         raise ToolError(f"is not JSON ({error.msg} at column {error.colno})") from None
+    except ValueFlaw as flaw:
+        raise ToolError(f"is JSON of which {flaw}") from None
+    return value

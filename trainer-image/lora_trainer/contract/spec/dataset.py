@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
-from lora_trainer.contract.spec.places import DataPlace
+from lora_trainer.contract.spec.places import SPLIT_OF_THE_HUB, DataPlace
 from lora_trainer.contract.spec.uris import stays_in_its_folder
 from lora_trainer.contract.wire import WireModel
 
@@ -91,6 +91,7 @@ class DatasetSpec(DataPlace):
                 ".filter(given, given).size() == 1",
                 "dataset takes exactly one of uri, configMapRef, claimRef and sources.",
             ),
+            SPLIT_OF_THE_HUB,
             stays_in_its_folder("uri"),
         )
     )
@@ -128,4 +129,4 @@ class DatasetSpec(DataPlace):
 
 def source_at(place: DataPlace) -> SourceSpec:
     """A source of the rows at a place."""
-    return SourceSpec(uri=place.uri, config_map_ref=place.config_map_ref, claim_ref=place.claim_ref)
+    return SourceSpec(uri=place.uri, split=place.split, config_map_ref=place.config_map_ref, claim_ref=place.claim_ref)

@@ -49,6 +49,13 @@ class ClaimRef(WireModel):
         return f"{CLAIM}{self.name}/{self.path}"
 
 
+SPLIT_OF_THE_HUB = rule(
+    "!has(self.split) || (has(self.uri) && self.uri.startsWith('hf://'))",
+    "split is one of a dataset on the Hugging Face Hub: set uri to hf://datasets/owner/name.",
+    field="split",
+)
+
+
 class DataPlace(WireModel):
     """Where rows are. Exactly one of uri, configMapRef and claimRef."""
 
@@ -58,15 +65,20 @@ class DataPlace(WireModel):
                 "[has(self.uri), has(self.configMapRef), has(self.claimRef)].filter(given, given).size() == 1",
                 "Set exactly one of uri, configMapRef and claimRef.",
             ),
+            SPLIT_OF_THE_HUB,
             stays_in_its_folder("uri"),
         )
     )
 
     uri: Annotated[str, Field(min_length=1, max_length=1024, pattern=DATA_URI)] | None = None
     """A file, a folder, or files by a pattern (train-*.parquet) of .jsonl, .json, .csv (.gz, .bz2, .xz, .zst, .lz4 and
-    .zip too) or .parquet: s3://bucket/path, gs://bucket/path or az://container/path; or
+    .zip too), .parquet or .arrow: s3://bucket/path, gs://bucket/path or az://container/path; or
     hf://datasets/owner/name@revision/path for a dataset on the Hugging Face Hub, read with the token of
     huggingFace.tokenSecretRef, whose revision (unset: main) is pinned for the run and reported."""
+    split: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$")] | None = None
+    """Split of a dataset on the Hugging Face Hub, by the names of its files: of a folder those with train, validation,
+    test or a name of the dataset's own (train_sft) in their path. Unset: train; with a pattern in the uri, all files
+    that it fits."""
     config_map_ref: ConfigMapKeyRef | None = None
     """A file in a ConfigMap. The ending of the key tells its type, as that of a file does."""
     claim_ref: ClaimRef | None = None
