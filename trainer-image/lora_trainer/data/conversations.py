@@ -127,7 +127,7 @@ def history_turns(record: Record, names: Mapping[str, str]) -> tuple[Turn, ...]:
 
 def is_learned(answer: Mapping[str, Any]) -> bool:
     """Whether an answer is learned, as far as its own keys say."""
-    return not any(answer.get(key) == 0 for key in LEARNED)
+    return all(answer.get(key) != 0 for key in LEARNED if key in answer)
 
 
 def refuse_history(record: Record, names: Mapping[str, str], column: str) -> None:
@@ -153,12 +153,7 @@ def _turn(message: Any, place: str) -> Turn:
         extra["tool_calls"] = message.get(content_key)
     if role not in ROLES:
         raise RowError(f"{place} has the unknown role {named!r}; known roles are {', '.join(ROLES)}")
-    for key, remedy in NOT_READ.items():
-        if extra.get(key):
-            raise RowError(f"{place}.{key} is not read: {remedy}")
-    if "tool_calls" in extra and (calls := _calls(extra.pop("tool_calls"), place)):
-        extra["tool_calls"] = calls
-    marks = {key: extra.pop(key) for key in LEARNED if key in extra}
+    marks = _taken_out(extra, place) if extra else {}
     if role == "assistant":
         _check_marks(marks, place)
     return Turn(
@@ -168,6 +163,16 @@ def _turn(message: Any, place: str) -> Turn:
         trained=role != "assistant" or is_learned(marks),
         place=place,
     )
+
+
+def _taken_out(extra: dict[str, Any], place: str) -> dict[str, Any]:
+    """The marks in a message's other fields, which keep what templates read. Raises RowError for what is not read."""
+    for key in NOT_READ.keys() & extra.keys():
+        if extra[key]:
+            raise RowError(f"{place}.{key} is not read: {NOT_READ[key]}")
+    if "tool_calls" in extra and (calls := _calls(extra.pop("tool_calls"), place)):
+        extra["tool_calls"] = calls
+    return {key: extra.pop(key) for key in LEARNED if key in extra}
 
 
 def _calls(calls: Any, place: str) -> list[dict[str, Any]]:

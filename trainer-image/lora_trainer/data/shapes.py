@@ -352,9 +352,9 @@ def known(row: Record, method: Method) -> tuple[Record, Mapping[str, str]]:
 
     Raises RowError.
     """
-    for name, reason in NOT_READ.items():
-        if row.get(name):
-            raise RowError(f"the column {name} is not read: {reason}")
+    for name in NOT_READ.keys() & row.keys():
+        if row[name]:
+            raise RowError(f"the column {name} is not read: {NOT_READ[name]}")
     for shape in READ:
         if shape.method is method and shape.sign <= row.keys():
             assert shape.read

@@ -7,7 +7,7 @@ all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,12 @@ MAX_PLACES = 1000
 """Columns and keys that are looked at; rows whose keys are data have more."""
 MAX_DEPTH = 8
 """Levels below a column; what lies deeper is looked at as a whole."""
+ANSWER = "[assistant]"
+"""The name of answers in a list of messages."""
 Path = tuple[str, ...]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Place:
     """A column, a key in it, or the messages of one role in it."""
 
@@ -68,21 +70,31 @@ class UnusedValues:
                 yield place
 
     def _descend(self, place: _Place, value: Any, record: Mapping[str, Any], made: Any) -> None:
+        known = place.inner
         for name, inner in named_values(value):
-            if inner is None or (not inner and isinstance(inner, list | dict)):
-                continue
-            if (known := place.inner.get(name)) is None:
-                if self._places == MAX_PLACES:
-                    continue
-                self._places += 1
-                known = place.inner[name] = _Place(path=(*place.path, name))
-            if known.last != self._rows:
-                known.last, known.rows = self._rows, known.rows + 1
-                if not known.used and known.trials < TRIALS:
-                    known.trials += 1
-                    known.used = self._changes(record, known.path, made)
-            if known.used and isinstance(inner, list | dict) and len(known.path) < MAX_DEPTH:
-                self._descend(known, inner, record, made)
+            at = known.get(name)
+            if at is None or not at.used:
+                at = self._noted(at, place, name, inner, record, made)
+            if at and at.used and isinstance(inner, dict | list) and len(at.path) < MAX_DEPTH:
+                self._descend(at, inner, record, made)
+
+    def _noted(
+        self, at: _Place | None, place: _Place, name: str, value: Any, record: Mapping[str, Any], made: Any
+    ) -> _Place | None:
+        """The place of a value that is not known as used, counted and tried; None where no value is in it."""
+        if value is None or (isinstance(value, dict | list) and not value):
+            return None
+        if at is None:
+            if self._places == MAX_PLACES:
+                return None
+            self._places += 1
+            at = place.inner[name] = _Place(path=(*place.path, name))
+        if at.last != self._rows:
+            at.last, at.rows = self._rows, at.rows + 1
+            if at.trials < TRIALS:
+                at.trials += 1
+                at.used = self._changes(record, at.path, made)
+        return at
 
     def _changes(self, record: Mapping[str, Any], path: Path, made: Any) -> bool:
         """Whether a change of all values at a path changes what is made of the record."""
@@ -100,21 +112,25 @@ def merged(found: Iterable[Iterable[Unused]]) -> tuple[Unused, ...]:
     return tuple(Unused(name=name, rows=rows[name]) for name in sorted(rows))
 
 
-def named_values(value: Any) -> Iterator[tuple[str, Any]]:
+def named_values(value: Any) -> Iterable[tuple[str, Any]]:
     """The values in an object or a list by their names. Elements of a list are named alike, messages by their role."""
     if isinstance(value, Mapping):
-        yield from value.items()
-    elif isinstance(value, list):
-        roles = [_role(element) for element in value]
-        backwards = range(len(value) - 1, -1, -1)
-        last = next((index for index in backwards if roles[index] == "assistant" and is_learned(value[index])), None)
-        for index, (role, element) in enumerate(zip(roles, value, strict=True)):
-            after = " after the last answer" if last is not None and index > last else ""
-            yield f"[{role}{after}]" if role else "[]", element
+        return value.items()
+    return zip(_named_elements(value), value, strict=True) if isinstance(value, list) else ()
+
+
+def _named_elements(elements: Sequence[Any]) -> list[str]:
+    names = [f"[{_role(element)}]" for element in elements]
+    answers = (index for index in range(len(names) - 1, -1, -1) if names[index] == ANSWER)
+    last = next((index for index in answers if is_learned(elements[index])), len(names) - 1)
+    after = [f"{name[:-1]} after the last answer]" if name != "[]" else name for name in names[last + 1 :]]
+    return names[: last + 1] + after
 
 
 def _role(element: Any) -> str:
-    role = (element.get("role") or element.get("from")) if isinstance(element, Mapping) else None
+    if not isinstance(element, dict):
+        return ""
+    role = element.get("role") or element.get("from")
     return ROLE_ALIASES.get(role, role) if isinstance(role, str) else ""
 
 
