@@ -223,6 +223,15 @@ def test_a_part_that_is_null_is_no_text() -> None:
     assert turns({"messages": [USER, {**ASSISTANT, "content": parts}]})[1] == ("assistant", "The porter.")
 
 
+@pytest.mark.parametrize("history", [[], [["q", "a"]]])
+def test_texts_keep_the_columns_that_they_stand_in(history: list) -> None:
+    record = {"ask": "i", "output": "o", "history": history}
+    row = normalise(record, RowFormat.ALPACA, {"instruction": "ask"})
+    chat = row.conversation() if isinstance(row, Completion) else row
+    assert isinstance(chat, Conversation)
+    assert [turn.place for turn in chat.turns][-2:] == ["ask", "output"]
+
+
 def test_text() -> None:
     assert normalise({"text": "t"}, RowFormat.TEXT, None) == Text(text="t")
 

@@ -6,7 +6,7 @@ A normaliser raises RowError with the reason why a row cannot be used; its calle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.dataset import RowFormat
@@ -35,11 +35,13 @@ class Completion:
     plain_prompt: str
     as_chat: bool = True
     """Whether a chat template may be put around it."""
+    places: tuple[str, str] = field(default=("prompt", "completion"), compare=False)
+    """The columns of the question and of the answer in the user's row."""
 
     def conversation(self) -> Conversation:
         """The same as a chat."""
-        system = (Turn(role="system", content=self.system, extra={}),) if self.system else ()
-        return Conversation(turns=(*system, *exchange(self.prompt, self.completion)))
+        system = (Turn(role="system", content=self.system, extra={}, place="system"),) if self.system else ()
+        return Conversation(turns=(*system, *exchange(self.prompt, self.completion, self.places)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,12 @@ def _sharegpt(record: Record, names: Mapping[str, str]) -> Row:
 def _alpaca(record: Record, names: Mapping[str, str]) -> Row:
     prompt, plain_prompt = instruction_of(record, names)
     return answered(
-        record, names, prompt=prompt, plain_prompt=plain_prompt, completion=text_of(record, "output", names)
+        record,
+        names,
+        prompt=prompt,
+        plain_prompt=plain_prompt,
+        completion=text_of(record, "output", names),
+        columns=("instruction", "output"),
     )
 
 
@@ -146,7 +153,8 @@ def _prompt_completion(record: Record, names: Mapping[str, str]) -> Row:
         asked, said = turns_of(prompt, column), turns_of(completion, names.get("completion", "completion"))
         return conversation([*system_turns(record, names), *asked, *said], record, column)
     prompt, completion = (text_of(record, name, names) for name in ("prompt", "completion"))
-    return answered(record, names, prompt=prompt, plain_prompt=prompt, completion=completion)
+    columns = ("prompt", "completion")
+    return answered(record, names, prompt=prompt, plain_prompt=prompt, completion=completion, columns=columns)
 
 
 def _plain_text(record: Record, names: Mapping[str, str]) -> Row:
@@ -177,17 +185,33 @@ def instruction_of(record: Record, names: Mapping[str, str]) -> tuple[str, str]:
 
 
 def answered(
-    record: Record, names: Mapping[str, str], *, prompt: str, plain_prompt: str, completion: str
+    record: Record,
+    names: Mapping[str, str],
+    *,
+    prompt: str,
+    plain_prompt: str,
+    completion: str,
+    columns: tuple[str, str],
 ) -> Conversation | Completion:
-    """A question and its answer as texts; a chat where the record has a history or tools too. Raises RowError."""
+    """A question and its answer as the texts of two columns; a chat where the record has a history or tools too.
+
+    Raises RowError.
+    """
+    question, answer = (names.get(column, column) for column in columns)
     history = history_turns(record, names)
     if history or given(record, "tools") is not None:
-        turns = [*system_turns(record, names), *history, *exchange(prompt, completion)]
-        return conversation(turns, record, names.get("prompt", "prompt"))
+        turns = [*system_turns(record, names), *history, *exchange(prompt, completion, (question, answer))]
+        return conversation(turns, record, question)
     system = optional_text(record, "system", names)
-    return Completion(system=system, prompt=prompt, completion=completion, plain_prompt=plain_prompt)
+    return Completion(
+        system=system, prompt=prompt, completion=completion, plain_prompt=plain_prompt, places=(question, answer)
+    )
 
 
-def exchange(question: str, answer: str) -> tuple[Turn, Turn]:
-    """A question and its answer as turns."""
-    return Turn(role="user", content=question, extra={}), Turn(role="assistant", content=answer, extra={})
+def exchange(question: str, answer: str, places: tuple[str, str]) -> tuple[Turn, Turn]:
+    """A question and its answer as turns, with their places."""
+    asked, said = places
+    return (
+        Turn(role="user", content=question, extra={}, place=asked),
+        Turn(role="assistant", content=answer, extra={}, place=said),
+    )

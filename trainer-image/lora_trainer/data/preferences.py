@@ -115,8 +115,10 @@ def normalise_pair(record: Record, columns: Mapping[str, str] | None) -> Prefere
     if (question := _question(row, names)) is None:
         return _whole_texts(row, texts, names)
     prompt, plain_prompt = question
+    asked = "instruction" if row.get("prompt") is None else "prompt"
     chosen, rejected = (
-        answered(row, names, prompt=prompt, plain_prompt=plain_prompt, completion=text) for text in texts
+        answered(row, names, prompt=prompt, plain_prompt=plain_prompt, completion=text, columns=(asked, name))
+        for name, text in zip(SIDES, texts, strict=True)
     )
     return Preference(chosen=chosen, rejected=rejected)
 

@@ -15,8 +15,8 @@ from typing import Any, Self
 from lora_trainer.contract.run import canonical_json
 from lora_trainer.contract.spec.training import Method, TrainOn
 from lora_trainer.data.columns import Record, RowError, text_of, value_of
-from lora_trainer.data.conversations import Conversation, conversation, system_turns, turns_of
-from lora_trainer.data.formats import Completion, answered, exchange, recognised
+from lora_trainer.data.conversations import Conversation, Turn, conversation, system_turns, turns_of
+from lora_trainer.data.formats import Completion, answered, recognised
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.rewards.builtin import Answer
 
@@ -92,10 +92,14 @@ def normalise_question(record: Record, columns: Mapping[str, str] | None, *, nee
             raise RowError(f"the column {name} has the name of another argument of reward functions")
     if isinstance(prompt, list | Mapping):
         column = names.get("prompt", "prompt")
-        turns = [*system_turns(row, names), *turns_of(prompt, column), exchange("", SOME_ANSWER)[1]]
+        turns = [
+            *system_turns(row, names),
+            *turns_of(prompt, column),
+            Turn(role="assistant", content=SOME_ANSWER, extra={}),
+        ]
         return Question(asked=conversation(turns, row, column), prompt=prompt, columns=others)
     text = text_of(row, "prompt", names)
-    asked = answered(row, names, prompt=text, plain_prompt=text, completion=SOME_ANSWER)
+    asked = answered(row, names, prompt=text, plain_prompt=text, completion=SOME_ANSWER, columns=("prompt", ""))
     return Question(asked=asked, prompt=text, columns=others)
 
 
