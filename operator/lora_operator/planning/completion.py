@@ -30,6 +30,9 @@ def prepared(builder: PlanBuilder, result: PrepareResult) -> PlanBuilder:
     if bad := sum(each.rows for each in rows.dropped if each.reason == BAD_ROW):
         listed = rows.report or "data-report.json"
         message += f" {bad} unusable rows are left out; {listed} lists them."
+    if rows.unused:
+        named = ", ".join(f"{each.name} ({each.rows} rows)" for each in rows.unused)
+        message += f" These columns and keys of the rows change nothing of what is trained: {named}."
     builder = builder.set(ConditionType.PREPARED, True, reason=Reason.PREPARED, message=message)
     return builder.update(
         run_digest=result.run_digest,

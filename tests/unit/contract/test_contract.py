@@ -20,6 +20,7 @@ from lora_trainer.contract.outcome import (
     LengthBucket,
     Outcome,
     PrepareResult,
+    Unused,
     clip,
     clip_samples,
     decode_outcome,
@@ -131,7 +132,8 @@ def test_an_outcome_always_fits_the_termination_message(message: str, remedy: st
 def with_data(samples: list[str], report: str) -> PrepareResult:
     result = prepare_result()
     buckets = tuple(LengthBucket(up_to=32 * 2**index, rows=10**9) for index in range(16))
-    shown = {"samples": tuple(samples), "report": report, "histogram": buckets}
+    unused = tuple(Unused(name=f"{index}" + "\x01" * 59, rows=10**9) for index in range(8))
+    shown = {"samples": tuple(samples), "report": report, "histogram": buckets, "unused": unused}
     return result.model_copy(update={"dataset": result.dataset.model_copy(update=shown)})
 
 

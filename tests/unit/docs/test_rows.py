@@ -13,8 +13,10 @@ from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.formats import detect_format, normalise
 from lora_trainer.data.preferences import normalise_pair
 from lora_trainer.data.questions import normalise_question
+from lora_trainer.data.shapes import SHAPES, FileShape
 
-TEXT = (Path(__file__).parents[3] / "docs/tasks/prepare-data.md").read_text()
+DOCUMENT = Path(__file__).parents[3] / "docs/tasks/prepare-data.md"
+TEXT = DOCUMENT.read_text()
 FORMATS = re.findall(r"^\| `(\w+)` \| (SFT|DPO|GRPO) \|", TEXT, re.MULTILINE)
 ROWS = [json.loads(line) for line in re.findall(r"^\{.*\}$", TEXT, re.MULTILINE)]
 
@@ -35,3 +37,28 @@ def test_an_example_is_a_row_of_its_format(named: tuple[str, str], row: dict[str
             assert normalise_pair(row, None)
         case Method.GRPO:
             assert normalise_question(row, None, needed=("answer",))
+
+
+HEADER = "| written by or for | rows | method | columns | prepare |\n|---|---|---|---|---|\n"
+
+
+def line(shape: FileShape) -> str:
+    """A shape as a line of the table."""
+    if shape.columns:
+        names = ", ".join(f"{name}: {theirs}" for name, theirs in shape.columns.items())
+        prepare = f"reads it with `columns: {{{names}}}`"
+    else:
+        remedy = (shape.remedy or "").rstrip(".")
+        prepare = f"refuses it: {remedy[:1].lower()}{remedy[1:]}" if shape.refusal else "reads it"
+    columns = ", ".join(f"`{name}`" for name in shape.example)
+    return f"| {shape.tool} | {shape.content} | {shape.method} | {columns} | {prepare} |\n"
+
+
+def test_the_table_of_other_tools_is_up_to_date(request: pytest.FixtureRequest) -> None:
+    rendered = HEADER + "".join(map(line, SHAPES))
+    before, header, after = TEXT.partition(HEADER)
+    text = before + rendered + re.sub(r"\A(\|.*\n)*", "", after)
+    assert header
+    if request.config.getoption("--update-golden"):
+        DOCUMENT.write_text(text)
+    assert DOCUMENT.read_text() == text, "run pytest --update-golden"

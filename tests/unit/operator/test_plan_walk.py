@@ -14,7 +14,7 @@ from lora_operator.planning.plan import Create, Delete
 from lora_operator.workloads.draft import StageRequest
 from lora_operator.workloads.job import stage_job
 from lora_trainer.contract.exits import ExitCode
-from lora_trainer.contract.outcome import DroppedRows, Outcome, encode_outcome
+from lora_trainer.contract.outcome import DroppedRows, Outcome, Unused, encode_outcome
 
 from tests.builders import a_class, an_artifact, class_spec, failed_text, prepare_result, prepared_text, trained_text
 from tests.unit.operator.simulation import (
@@ -82,18 +82,30 @@ def test_what_prepare_found_is_shown() -> None:
     assert status.run_digest == "d" * 64
 
 
-def test_rows_that_were_left_out_as_unusable_are_told() -> None:
+def told_of(**data: Any) -> str:
+    """What the condition Prepared says of a dataset with these figures."""
     result = prepare_result()
-    data = {"dropped": (DroppedRows(reason="BadRow", rows=7),), "report": "s3://platform/runs/data-report.json"}
     result = result.model_copy(update={"dataset": result.dataset.model_copy(update=data)})
     world = preparing()
     world.start(PREPARE)
     world.end(PREPARE, 0, encode_outcome(Outcome(reason="Succeeded", message="Done.", result=result)))
     world.settle()
-    told = next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
+    return next(entry.message for entry in world.run.status.conditions if entry.type == "Prepared")
+
+
+def test_rows_that_were_left_out_as_unusable_are_told() -> None:
+    told = told_of(dropped=(DroppedRows(reason="BadRow", rows=7),), report="s3://platform/runs/data-report.json")
     assert told.endswith(" 7 unusable rows are left out; s3://platform/runs/data-report.json lists them.")
-    told = next(entry.message for entry in starting().run.status.conditions if entry.type == "Prepared")
-    assert "left out" not in told, "rows dropped for other reasons are no news"
+    assert "left out" not in told_of(), "rows dropped for other reasons are no news"
+
+
+def test_columns_that_change_nothing_are_told() -> None:
+    told = told_of(unused=(Unused(name="messages[user].name", rows=12), Unused(name="source", rows=1000)))
+    assert told.endswith(
+        " These columns and keys of the rows change nothing of what is trained: messages[user].name (12 rows),"
+        " source (1000 rows)."
+    )
+    assert "change nothing" not in told_of()
 
 
 def test_only_a_plan_that_creates_or_closes_or_ends_needs_live_reads() -> None:

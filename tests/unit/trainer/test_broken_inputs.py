@@ -200,8 +200,8 @@ CASES: dict[str, Case] = {
     "no answer": row({"messages": [USER]}, "no assistant message"),
     "an unknown role": row({"messages": [{"role": "wizard", "content": "x"}]}, "unknown role 'wizard'"),
     "no role": row({"messages": [{"content": "x"}]}, "messages[0] has no role"),
-    "no content": row({"messages": [USER, {"role": "assistant"}]}, "messages[1] has null as content"),
-    "a picture": row({"messages": [{**USER, "content": [{"type": "image_url"}]}, ASSISTANT]}, "a list as content"),
+    "no content": row({"messages": [USER, {"role": "assistant"}]}, "messages[1] has no content (found role)"),
+    "a picture": row({"messages": [{**USER, "content": [{"type": "image_url"}]}, ASSISTANT]}, "of type image_url"),
     "tools that are not JSON": row({"messages": [USER, ASSISTANT], "tools": "f("}, "the column tools is not JSON"),
     "a call that is not JSON": row({"messages": [USER, CALL]}, "messages[1].tool_calls is not JSON"),
     "a column that is not there": rows(CHATS, "the column chat is missing", dataset={

@@ -146,6 +146,92 @@ def test_prompt_and_completion_as_messages() -> None:
     assert turns(record, RowFormat.PROMPT_COMPLETION) == [("user", "q"), ("assistant", "a")]
 
 
+def test_prompt_and_completion_may_be_one_message_each() -> None:
+    assert turns({"prompt": USER, "completion": ASSISTANT}, RowFormat.PROMPT_COMPLETION) == [
+        ("user", "q"),
+        ("assistant", "a"),
+    ]
+
+
+HISTORY = [["Name village 0.", "Village 0 is called V0."]]
+
+
+@pytest.mark.parametrize(
+    ("record", "row_format"),
+    [
+        ({"instruction": "And who?", "input": "", "output": "0 people."}, RowFormat.ALPACA),
+        ({"prompt": "And who?", "completion": "0 people."}, RowFormat.PROMPT_COMPLETION),
+    ],
+)
+def test_a_history_comes_before_the_question(record: dict[str, Any], row_format: RowFormat) -> None:
+    assert turns({**record, "system": "s", "history": HISTORY}, row_format) == [
+        ("system", "s"),
+        ("user", "Name village 0."),
+        ("assistant", "Village 0 is called V0."),
+        ("user", "And who?"),
+        ("assistant", "0 people."),
+    ]
+
+
+@pytest.mark.parametrize("row_format", [RowFormat.ALPACA, RowFormat.PROMPT_COMPLETION])
+def test_an_empty_history_is_none(row_format: RowFormat) -> None:
+    names = {"instruction": "i", "output": "o", "prompt": "i", "completion": "o"}
+    assert isinstance(normalise({**names, "history": []}, row_format, None), Completion)
+
+
+def test_tools_beside_texts_make_a_chat() -> None:
+    row = normalise({"prompt": "q", "completion": "a", "tools": [{"name": "f"}]}, RowFormat.PROMPT_COMPLETION, None)
+    assert isinstance(row, Conversation)
+    assert row.tools == ({"name": "f"},)
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"train": 0}, {"loss": False}]
+)
+def test_a_mark_says_which_answers_are_learned(mark: dict[str, Any]) -> None:
+    marked = {"role": "assistant", "content": "3", **mark}
+    learned = {"role": "assistant", "content": "2", **dict.fromkeys(mark, 1)}
+    row = normalise({"messages": [{**USER, **mark}, marked, USER, learned]}, RowFormat.MESSAGES, None)
+    assert isinstance(row, Conversation)
+    assert [turn.learned for turn in row.turns] == [False, False, False, True]
+    assert row.turns[1].message() == {"role": "assistant", "content": "3"}, "no template reads the mark"
+
+
+def test_what_follows_the_last_learned_answer_is_not_needed() -> None:
+    unlearned = {**ASSISTANT, "weight": 0}
+    row = normalise({"messages": [USER, ASSISTANT, USER, unlearned, USER]}, RowFormat.MESSAGES, None)
+    assert isinstance(row, Conversation)
+    assert [turn.place for turn in row.until_last_answer().turns] == ["messages[0]", "messages[1]"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_blank_texts_are_none(blank: str) -> None:
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    plain = normalise(row, RowFormat.SHAREGPT, None)
+    assert normalise({**row, "tools": blank, "system": blank}, RowFormat.SHAREGPT, None) == plain
+    called = normalise({"messages": [USER, {**ASSISTANT, "tool_calls": blank}]}, RowFormat.MESSAGES, None)
+    assert called == normalise({"messages": [USER, ASSISTANT]}, RowFormat.MESSAGES, None)
+
+
+def test_parts_without_a_type_are_texts() -> None:
+    record = {"system": [{"text": "s"}], "messages": [USER, {**ASSISTANT, "content": [{"text": "a"}, {"text": "b"}]}]}
+    assert turns(record) == [("system", "s"), ("user", "q"), ("assistant", "ab")]
+
+
+def test_a_part_that_is_null_is_no_text() -> None:
+    parts = [{"type": "text", "text": "The porter."}, {"type": "text", "text": None}]
+    assert turns({"messages": [USER, {**ASSISTANT, "content": parts}]})[1] == ("assistant", "The porter.")
+
+
+@pytest.mark.parametrize("history", [[], [["q", "a"]]])
+def test_texts_keep_the_columns_that_they_stand_in(history: list) -> None:
+    record = {"ask": "i", "output": "o", "history": history}
+    row = normalise(record, RowFormat.ALPACA, {"instruction": "ask"})
+    chat = row.conversation() if isinstance(row, Completion) else row
+    assert isinstance(chat, Conversation)
+    assert [turn.place for turn in chat.turns][-2:] == ["ask", "output"]
+
+
 def test_text() -> None:
     assert normalise({"text": "t"}, RowFormat.TEXT, None) == Text(text="t")
 
@@ -168,12 +254,98 @@ def test_a_mapped_column_wins_over_one_of_the_expected_name() -> None:
         ({"messages": [{"content": "q"}]}, RowFormat.MESSAGES, "messages[0] has no role"),
         ({"messages": [{**USER, "role": "wizard"}]}, RowFormat.MESSAGES, "unknown role 'wizard'"),
         ({"messages": [{**USER, "role": ["user"]}]}, RowFormat.MESSAGES, "unknown role"),
-        ({"messages": [USER, {"role": "assistant"}]}, RowFormat.MESSAGES, "messages[1] has null as content"),
+        ({"messages": [USER, {"role": "assistant"}]}, RowFormat.MESSAGES, "messages[1] has no content (found role)"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": None}]},
+            RowFormat.MESSAGES,
+            "messages[1] has null as content instead of a string",
+        ),
         (
             {"messages": [{**USER, "content": [{"type": "image_url"}]}]},
             RowFormat.MESSAGES,
-            "messages[0] has a list as content",
+            "messages[0] has a part of type image_url; only text can be trained on",
         ),
+        (
+            {"messages": [{"role": "user", "parts": [{"text": "q"}]}]},
+            RowFormat.MESSAGES,
+            "messages[0] has no content (found parts, role)",
+        ),
+        (
+            {"conversations": [{"role": "user", "value": "q"}]},
+            RowFormat.SHAREGPT,
+            "conversations[0] has no content (found role, value)",
+        ),
+        (
+            {"conversations": [{"from": "human", "content": "q"}]},
+            RowFormat.SHAREGPT,
+            "conversations[0] has no value (found content, from)",
+        ),
+        (
+            {"system": "s", "messages": [USER, {**ASSISTANT, "content": [{"type": "tool_use", "name": "f"}]}]},
+            RowFormat.MESSAGES,
+            "messages[1] has a part of type tool_use; only text can be trained on",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "content": [{"image": {}}]}]},
+            RowFormat.MESSAGES,
+            "messages[1] has a part of image; only text can be trained on",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "content": ["a"]}]},
+            RowFormat.MESSAGES,
+            "messages[1] has a part that is a string",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "content": [{"text": 1}]}]},
+            RowFormat.MESSAGES,
+            "messages[1] has a number as text of a part instead of a string",
+        ),
+        (
+            {"system": "s", "messages": [USER, {"role": "wizard", "content": "a"}]},
+            RowFormat.MESSAGES,
+            "messages[1] has the unknown role 'wizard'",
+        ),
+        (
+            {"prompt": [USER], "completion": [{"role": "wizard", "content": "a"}]},
+            RowFormat.PROMPT_COMPLETION,
+            "completion[0] has the unknown role 'wizard'",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "weight": 0.5}]},
+            RowFormat.MESSAGES,
+            "messages[1].weight is neither 0 nor 1",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "train_detail": [{"begin_offset": 0}]}]},
+            RowFormat.MESSAGES,
+            "messages[1].train_detail is not read: mark the whole message with train",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": None, "function_call": {"name": "f"}}]},
+            RowFormat.MESSAGES,
+            "messages[1].function_call is not read: write it as tool_calls",
+        ),
+        (
+            {"messages": [USER, ASSISTANT], "functions": [{"name": "f"}]},
+            RowFormat.MESSAGES,
+            "the column functions is not read: write it as tools",
+        ),
+        (
+            {"messages": [USER, ASSISTANT], "history": HISTORY},
+            RowFormat.MESSAGES,
+            "the column history stands beside messages: put its turns into messages",
+        ),
+        (
+            {"instruction": "i", "output": "o", "history": "x"},
+            RowFormat.ALPACA,
+            "the column history is a string instead of a list of [question, answer]",
+        ),
+        (
+            {"instruction": "i", "output": "o", "history": [["q"]]},
+            RowFormat.ALPACA,
+            "history[0] is not [question, answer], two strings",
+        ),
+        ({"text": "t", "images": ["a.png"]}, RowFormat.TEXT, "the column images is not read: only text can be"),
         ({"messages": [USER, ASSISTANT], "tools": "f"}, RowFormat.MESSAGES, "the column tools is not JSON (Expecting"),
         ({"messages": [USER, ASSISTANT], "tools": 5}, RowFormat.MESSAGES, "the column tools is not a list of tools"),
         ({"messages": [USER, calling("{")]}, RowFormat.MESSAGES, "messages[1].tool_calls is not JSON"),

@@ -27,6 +27,14 @@ def said(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
+def human(content: str) -> dict[str, str]:
+    return {"from": "human", "value": content}
+
+
+def gpt(content: str) -> dict[str, str]:
+    return {"from": "gpt", "value": content}
+
+
 def pair(record: dict[str, Any], *, template: str | None = CHATML, columns: dict[str, str] | None = None) -> PairRow:
     tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=template)
     draft = draft_pair(normalise_pair(record, columns), tokenizer)
@@ -51,8 +59,29 @@ def texts(row: PairRow) -> tuple[str, str, str]:
         {"prompt": "q", "chosen": [user("q"), said("good")], "rejected": [user("q"), said("bad")]},
         {"prompt": "q", "chosen": [said("good")], "rejected": [said("bad")]},
         {"prompt": [user("q")], "chosen": "good", "rejected": "bad"},
+        {"prompt": [user("q")], "chosen": [user("q"), said("good")], "rejected": [user("q"), said("bad")]},
+        {"prompt": user("q"), "chosen": said("good"), "rejected": said("bad")},
+        {"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"},
+        {"instruction": "q", "chosen": [said("good")], "rejected": [said("bad")]},
+        {"conversations": [human("q")], "chosen": [gpt("good")], "rejected": [gpt("bad")]},
+        {"conversations": [human("q")], "chosen": gpt("good"), "rejected": gpt("bad")},
+        {"messages": [user("q")], "chosen": "good", "rejected": "bad"},
     ],
-    ids=["explicit", "implicit", "texts", "prompt repeated", "prompt as text", "answers as texts"],
+    ids=[
+        "explicit",
+        "implicit",
+        "texts",
+        "prompt repeated",
+        "prompt as text",
+        "answers as texts",
+        "messages repeated",
+        "one message each",
+        "alpaca",
+        "alpaca with messages",
+        "sharegpt",
+        "sharegpt with one message each",
+        "messages with texts",
+    ],
 )
 def test_every_shape_gives_the_same_pair(record: dict[str, Any]) -> None:
     row = pair(record)
@@ -81,6 +110,30 @@ def test_the_prompt_is_all_that_both_conversations_share() -> None:
 def test_whole_texts_are_not_put_into_a_template() -> None:
     row = pair({"chosen": "Human: q\n\nAssistant: good", "rejected": "Human: q\n\nAssistant: bad"})
     assert texts(row) == ("Human: q\n\nAssistant:", " good<|im_end|>", " bad<|im_end|>")
+
+
+def test_an_instruction_and_its_input_are_the_prompt() -> None:
+    row = pair({"instruction": "Sum up.", "input": "A text.", "chosen": "good", "rejected": "bad"})
+    assert texts(row)[0] == "<|im_start|>user\nSum up.\n\nA text.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("answers", [("good", "bad"), ([said("good")], [said("bad")])], ids=["texts", "messages"])
+def test_a_history_comes_before_the_question(answers: tuple[Any, Any]) -> None:
+    row = pair({"instruction": "q", "history": [["1", "2"]], "chosen": answers[0], "rejected": answers[1]})
+    before = "<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+    assert texts(row) == (before + ASK, "good<|im_end|>", "bad<|im_end|>")
+
+
+def test_messages_beside_whole_conversations_are_not_their_prompt() -> None:
+    whole = [user("q"), said("good")]
+    row = pair({"messages": whole, "chosen": whole, "rejected": [user("q"), said("bad")]})
+    assert texts(row) == (ASK, "good<|im_end|>", "bad<|im_end|>")
+
+
+def test_a_chosen_answer_that_is_not_to_be_learned_teaches_nothing() -> None:
+    tokenizer = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
+    record = {"prompt": [user("q")], "chosen": [{**said("good"), "weight": 0}], "rejected": [said("bad")]}
+    assert draft_pair(normalise_pair(record, None), tokenizer) is None
 
 
 def test_texts_without_a_template_are_plain() -> None:
@@ -144,6 +197,22 @@ def test_pairs_that_differ_only_in_their_split_have_other_contents() -> None:
             "the column chosen does not end with an assistant message",
         ),
         ({"prompt": [user("q")], "chosen": [{"role": "x"}], "rejected": [said("bad")]}, "unknown role 'x'"),
+        (
+            {"prompt": [{"role": "wizard", "content": "q"}], "chosen": [said("good")], "rejected": [said("bad")]},
+            r"^prompt\[0\] has the unknown role 'wizard'",
+        ),
+        (
+            {"system": "s", "chosen": [user("q"), said("good")], "rejected": [user("q"), {"role": "x"}]},
+            r"^rejected\[1\] has the unknown role 'x'",
+        ),
+        (
+            {"question": "q", "chosen": "good", "rejected": "bad"},
+            r"no prompt beside them: if it is the column question, set dataset.columns \{prompt: question\}",
+        ),
+        (
+            {"history": [["1", "2"]], "chosen": "good", "rejected": "bad"},
+            "the column history stands beside chosen: put its turns into chosen",
+        ),
         ({"prompt": 3, "chosen": "good", "rejected": "bad"}, "the column prompt is a number instead of a string"),
         ({"prompt": 3, "chosen": [said("good")], "rejected": [said("bad")]}, "the column prompt is a number"),
     ],

@@ -211,6 +211,21 @@ def test_the_report_shows_the_rows_as_the_model_sees_them(world: World) -> None:
     assert result.dataset.report == data_report_uri(run_file())
 
 
+def test_what_changes_nothing_is_listed_source_by_source(world: World) -> None:
+    named = [{**row, "source": "web"} for row in CHATS[:50]]
+    for row in named:
+        row["messages"] = [{**message, "id": 1} for message in row["messages"]]
+    world.write("data/train.jsonl", named)
+    world.write("data/more.jsonl", [{**row, "source": "book"} for row in CHATS[50:]])
+    uris = [f"s3://team-a/data/{name}.jsonl" for name in ("train", "more")]
+    result = world.prepare(dataset={"uri": None, "sources": [{"uri": uri} for uri in uris]})
+    first, second = report(world).train.sources
+    keys = ["messages[assistant].id", "messages[user].id"]
+    assert [(each.name, each.rows) for each in first.unused] == [*((key, 50) for key in keys), ("source", 50)]
+    assert [(each.name, each.rows) for each in second.unused] == [("source", 50)]
+    assert [(each.name, each.rows) for each in result.dataset.unused] == [*((key, 50) for key in keys), ("source", 100)]
+
+
 def test_prompts_on_both_sides_are_counted_and_copies_left_out(world: World) -> None:
     other_answer = {"messages": [conversation(7)["messages"][0], {"role": "assistant", "content": "else"}]}
     world.write("data/eval.jsonl", [conversation(5), other_answer])

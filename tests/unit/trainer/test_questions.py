@@ -44,6 +44,11 @@ def test_a_system_column_leads() -> None:
     assert question({"prompt": "q", "system": "short"}).prompt.startswith("<|im_start|>system\nshort")
 
 
+def test_tools_reach_the_template() -> None:
+    shown = "{% for tool in tools or [] %}{{ tool.name }};{% endfor %}" + CHATML
+    assert question({"prompt": "q", "tools": [{"name": "find"}]}, template=shown).prompt == "find;" + ASK
+
+
 def test_plain_text_without_a_template() -> None:
     assert question({"prompt": "1 + 1 ="}, template=None).prompt == "1 + 1 ="
 
@@ -79,7 +84,7 @@ def test_nothing_asked_is_nothing_to_learn() -> None:
         ({"prompt": "q"}, "the column answer is missing"),
         ({"prompt": "q", "answer": None}, "the column answer is null"),
         ({"prompt": "q", "answer": "4", "completions": []}, "the column completions has the name"),
-        ({"prompt": [{"role": "robot", "content": "q"}], "answer": "4"}, "unknown role 'robot'"),
+        ({"prompt": [{"role": "robot", "content": "q"}], "answer": "4"}, "^prompt.0. has the unknown role 'robot'"),
         ({"prompt": "q", "answer": "4", "day": date(2026, 1, 1)}, "a value that JSON cannot represent"),
     ],
 )

@@ -21,6 +21,8 @@ MAX_SAMPLE = 240
 MAX_SHORT_SAMPLE = 80
 MAX_BUCKETS = 16
 MAX_REASONS = 8
+MAX_UNUSED = 8
+MAX_UNUSED_NAME = 60
 
 
 BAD_ROW = "BadRow"
@@ -34,6 +36,15 @@ class DroppedRows(WireModel):
     """Why, as a CamelCase word."""
     rows: int
     """How many."""
+
+
+class Unused(WireModel):
+    """A column or key of the rows that changes nothing of what is trained."""
+
+    name: Annotated[str, Field(max_length=MAX_UNUSED_NAME)]
+    """Its name: source, or messages[user].name for a key of the messages of a role."""
+    rows: int
+    """Rows that have it."""
 
 
 class Lengths(WireModel):
@@ -77,6 +88,8 @@ class DatasetFigures(WireModel):
     """Rows that repeat an earlier one. Both are trained on and neither is held out."""
     leaked_prompts: int = 0
     """Rows trained on whose prompt is also evaluated on. Exact copies of evaluated rows are never trained on."""
+    unused: Annotated[tuple[Unused, ...], Field(max_length=MAX_UNUSED)] = ()
+    """The first columns and keys of the rows that change nothing of what is trained."""
     tokens: int
     """Tokens of the rows trained on."""
     trained_token_share: float
@@ -305,6 +318,7 @@ def _smaller(outcome: Outcome) -> Iterator[Outcome]:
     yield (outcome := _with_dataset(outcome, lambda _: {"samples": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE))
     yield (outcome := _without_reasons(outcome))
+    yield (outcome := _with_dataset(outcome, lambda _: {"unused": ()}))
     yield (outcome := _with_dataset(outcome, lambda _: {"histogram": (), "report": None, "revisions": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE // 4))
     yield outcome.model_copy(update={"result": None, "checkpoint": None})

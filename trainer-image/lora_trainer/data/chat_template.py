@@ -79,7 +79,7 @@ class ChatTemplate:
         """The conversation as text, with the place of its answers. Raises RowError."""
         messages = [turn.message() for turn in conversation.turns]
         text = self._text(messages, conversation.tools)
-        answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
+        answers = [index for index, turn in enumerate(conversation.turns) if turn.learned]
         if train_on != TrainOn.ANSWERS:
             answers = answers[-1:]
         spans = tuple(self._answer(text, conversation, messages, index) for index in answers)

@@ -13,7 +13,9 @@ from typing import Any, Protocol, Self, assert_never
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.dataset import RowFormat
 from lora_trainer.contract.spec.training import Method, TrainOn
-from lora_trainer.data.formats import Completion, Conversation, Row, Text, normalise
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.conversations import Conversation
+from lora_trainer.data.formats import Completion, Row, Text, normalise
 from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair
 from lora_trainer.data.questions import draft_question, normalise_question
 from lora_trainer.data.tokens import Draft, RowTokenizer, TokenRow
@@ -106,6 +108,8 @@ def answers_encoder(
 
     def draft(record: Mapping[str, Any]) -> Draft | None:
         row = normalise(record, row_format, columns)
+        if isinstance(row, Conversation):
+            row = _learned(row, train_on)
         return None if _is_empty(row, train_on) else tokenizer.draft(row, train_on)
 
     def encode(drafts: Sequence[Draft]) -> list[TokenRow]:
@@ -117,6 +121,16 @@ def answers_encoder(
     return RowEncoder(schemas=SCHEMAS[Method.SFT], draft=draft, encode=encode, show=show)
 
 
+def _learned(row: Conversation, train_on: TrainOn) -> Conversation:
+    """The chat without what follows its last answer that is learned. Raises RowError where a message is marked as not
+    to be learned although everything is."""
+    if train_on != TrainOn.EVERYTHING:
+        return row.until_last_answer()
+    if unlearned := next((turn for turn in row.turns if not turn.trained), None):
+        raise RowError(f"{unlearned.place} is marked as not to be learned, but training.sft.trainOn is {train_on}")
+    return row
+
+
 def _is_empty(row: Row, train_on: TrainOn) -> bool:
     """Whether there is nothing to learn in the row but to end."""
     match row:
@@ -125,6 +139,6 @@ def _is_empty(row: Row, train_on: TrainOn) -> bool:
         case Completion(completion=completion):
             return not completion.strip()
         case Conversation(turns=turns):
-            answers = [turn for turn in turns if turn.role == "assistant"]
+            answers = [turn for turn in turns if turn.learned]
             wanted = answers[-1:] if train_on == TrainOn.LAST_ANSWER else answers
             return not any(turn.content.strip() or "tool_calls" in turn.extra for turn in wanted)

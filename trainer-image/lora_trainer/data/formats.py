@@ -6,56 +6,23 @@ A normaliser raises RowError with the reason why a row cannot be used; its calle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.dataset import RowFormat
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.data.tool_calls import ToolError, tool_calls_of, tools_of
+from lora_trainer.data.columns import Record, RowError, given, optional_text, rename, shown_names, text_of, value_of
+from lora_trainer.data.conversations import (
+    Conversation,
+    Turn,
+    conversation,
+    history_turns,
+    refuse_history,
+    system_turns,
+    turns_of,
+)
+from lora_trainer.data.shapes import REFUSED, known, suggested_columns
 from lora_trainer.errors import TrainerError
-
-ROLES = ("system", "user", "assistant", "tool")
-ROLE_ALIASES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "developer": "system",
-    "function": "tool",
-    "observation": "tool",
-}
-CALL_ROLE = "function_call"
-"""ShareGPT's turn of the assistant whose value is a call of a tool."""
-SHOWN_COLUMNS = 12
-
-
-class RowError(Exception):
-    """Why a row cannot be used: the end of a sentence that begins with its file and line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One message of a conversation."""
-
-    role: str
-    content: str
-    extra: Mapping[str, Any]
-    """Other fields that the chat template may use: tool_calls, name, reasoning_content, ..."""
-
-    def message(self) -> dict[str, Any]:
-        """The form that chat templates read."""
-        return {**self.extra, "role": self.role, "content": self.content}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """A chat: needs a chat template."""
-
-    turns: tuple[Turn, ...]
-    tools: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +35,13 @@ class Completion:
     plain_prompt: str
     as_chat: bool = True
     """Whether a chat template may be put around it."""
+    places: tuple[str, str] = field(default=("prompt", "completion"), compare=False)
+    """The columns of the question and of the answer in the user's row."""
 
     def conversation(self) -> Conversation:
         """The same as a chat."""
-        system = (_turn("system", self.system),) if self.system else ()
-        return Conversation(turns=(*system, _turn("user", self.prompt), _turn("assistant", self.completion)))
+        system = (Turn(role="system", content=self.system, extra={}, place="system"),) if self.system else ()
+        return Conversation(turns=(*system, *exchange(self.prompt, self.completion, self.places)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +52,6 @@ class Text:
 
 
 Row = Conversation | Completion | Text
-Record = Mapping[str, Any]
-
 
 WANTED = {
     Method.SFT: "messages, or conversations, or instruction and output, or prompt and completion, or text",
@@ -105,19 +72,33 @@ def detect_format(
 ) -> RowFormat:
     """The format whose columns the first fitting record has. Raises DatasetInvalid that names what was found."""
     for record in records:
-        if found := _format_of(set(rename(record, columns)), method):
+        if found := _format_of(record, columns, method):
             return found
-    names = sorted(records[0])[:SHOWN_COLUMNS]
+    names = set(records[0])
+    if shape := next((shape for shape in REFUSED if shape.sign <= names), None):
+        raise TrainerError(ExitCode.DatasetInvalid, f"{shape.refusal}.", shape.remedy)
+    suggested = suggested_columns(names, method)
+    mapping = ", ".join(f"{name}: {theirs}" for name, theirs in suggested.items())
+    example = f"here {{{mapping}}}" if mapping else f"for example {MAPPED[method]}"
     raise TrainerError(
         ExitCode.DatasetInvalid,
-        f"The rows' columns fit no format of method {method}: found {', '.join(names) or 'none'}; expected"
+        f"The rows' columns fit no format of method {method}: found {shown_names(records[0])}; expected"
         f" {WANTED[method]}.",
-        f"Rename the columns, map them in dataset.columns, for example {MAPPED[method]}, or set training.method to the"
+        f"Rename the columns, map them in dataset.columns, {example}, or set training.method to the"
         " method that the rows are for.",
     )
 
 
-def _format_of(names: Set[str], method: Method) -> RowFormat | None:
+def _format_of(record: Record, columns: Mapping[str, str] | None, method: Method) -> RowFormat | None:
+    try:
+        row, _ = recognised(record, columns, method)
+    except RowError:
+        # The reason is told where the row is read.
+        row = rename(record, columns)
+    return _format_of_columns(row.keys(), method)
+
+
+def _format_of_columns(names: Set[str], method: Method) -> RowFormat | None:
     if method is Method.DPO:
         return RowFormat.PREFERENCE if {"chosen", "rejected"} <= names else None
     if method is Method.GRPO:
@@ -133,52 +114,51 @@ def _format_of(names: Set[str], method: Method) -> RowFormat | None:
     return RowFormat.TEXT if "text" in names else None
 
 
-def rename(record: Record, columns: Mapping[str, str] | None) -> dict[str, Any]:
-    """The record with the user's columns under the names that the format expects."""
-    if not columns:
-        return dict(record)
-    theirs = {name: expected for expected, name in columns.items()}
-    # A mapped column wins over one that happens to have the expected name already.
-    kept = {name: value for name, value in record.items() if name not in theirs and name not in columns}
-    return kept | {expected: record[name] for name, expected in theirs.items() if name in record}
+def recognised(record: Record, columns: Mapping[str, str] | None, method: Method) -> tuple[Record, Mapping[str, str]]:
+    """The record with the columns that a format expects, and the user's names for them. Raises RowError."""
+    row, names = known(rename(record, columns), method)
+    return row, {**names, **(columns or {})}
 
 
 def normalise(record: Record, row_format: RowFormat, columns: Mapping[str, str] | None) -> Row:
     """The record as a frozen row. Raises RowError."""
-    return NORMALISERS[row_format](rename(record, columns), columns or {})
+    return NORMALISERS[row_format](*recognised(record, columns, Method.SFT))
 
 
-def _messages(record: Record, columns: Mapping[str, str]) -> Row:
-    return _messages_of(record, "messages", columns)
+def _messages(record: Record, names: Mapping[str, str]) -> Row:
+    return _chat(record, "messages", names)
 
 
-def _sharegpt(record: Record, columns: Mapping[str, str]) -> Row:
-    return _messages_of(record, "conversations", columns)
+def _sharegpt(record: Record, names: Mapping[str, str]) -> Row:
+    return _chat(record, "conversations", names)
 
 
-def _alpaca(record: Record, columns: Mapping[str, str]) -> Row:
-    instruction, output = (text_of(record, name, columns) for name in ("instruction", "output"))
-    question = optional_text(record, "input", columns)
-    heading = "### Instruction:\n" + instruction + (f"\n\n### Input:\n{question}" if question else "")
-    return Completion(
-        system=optional_text(record, "system", columns),
-        prompt=f"{instruction}\n\n{question}" if question else instruction,
-        completion=output,
-        plain_prompt=f"{heading}\n\n### Response:\n",
+def _alpaca(record: Record, names: Mapping[str, str]) -> Row:
+    prompt, plain_prompt = instruction_of(record, names)
+    return answered(
+        record,
+        names,
+        prompt=prompt,
+        plain_prompt=plain_prompt,
+        completion=text_of(record, "output", names),
+        columns=("instruction", "output"),
     )
 
 
-def _prompt_completion(record: Record, columns: Mapping[str, str]) -> Row:
-    prompt, completion = (value_of(record, name, columns) for name in ("prompt", "completion"))
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return conversation([*prompt, *completion], record, "prompt")
-    prompt, completion = (text_of(record, name, columns) for name in ("prompt", "completion"))
-    system = optional_text(record, "system", columns)
-    return Completion(system=system, prompt=prompt, completion=completion, plain_prompt=prompt)
+def _prompt_completion(record: Record, names: Mapping[str, str]) -> Row:
+    prompt, completion = (value_of(record, name, names) for name in ("prompt", "completion"))
+    if all(isinstance(value, list | Mapping) for value in (prompt, completion)):
+        column = names.get("prompt", "prompt")
+        refuse_history(record, names, column)
+        asked, said = turns_of(prompt, column), turns_of(completion, names.get("completion", "completion"))
+        return conversation([*system_turns(record, names), *asked, *said], record, column)
+    prompt, completion = (text_of(record, name, names) for name in ("prompt", "completion"))
+    columns = ("prompt", "completion")
+    return answered(record, names, prompt=prompt, plain_prompt=prompt, completion=completion, columns=columns)
 
 
-def _plain_text(record: Record, columns: Mapping[str, str]) -> Row:
-    return Text(text=text_of(record, "text", columns))
+def _plain_text(record: Record, names: Mapping[str, str]) -> Row:
+    return Text(text=text_of(record, "text", names))
 
 
 NORMALISERS: Mapping[RowFormat, Callable[[Record, Mapping[str, str]], Row]] = {
@@ -190,96 +170,48 @@ NORMALISERS: Mapping[RowFormat, Callable[[Record, Mapping[str, str]], Row]] = {
 }
 
 
-def _messages_of(record: Record, name: str, columns: Mapping[str, str]) -> Conversation:
-    messages = value_of(record, name, columns)
-    if not isinstance(messages, list):
-        raise RowError(f"{_column(name, columns)} is {kind_of(messages)} instead of a list of messages")
-    system = optional_text(record, "system", columns)
-    first = [{"role": "system", "content": system}] if system else []
-    return conversation([*first, *messages], record, _column(name, columns))
+def _chat(record: Record, name: str, names: Mapping[str, str]) -> Conversation:
+    column = names.get(name, name)
+    turns = turns_of(value_of(record, name, names), column)
+    refuse_history(record, names, column)
+    return conversation([*system_turns(record, names), *turns], record, column)
 
 
-def conversation(messages: list[Any], record: Record, name: str) -> Conversation:
-    """The messages as a chat, with the record's tools. Raises RowError that names the message."""
-    turns = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
-    if not any(turn.role == "assistant" for turn in turns):
-        raise RowError(f"{name} has no assistant message to learn from")
-    try:
-        tools = tools_of(record.get("tools") or ())
-    except ToolError as error:
-        raise RowError(f"the column tools {error}") from None
-    return Conversation(turns=turns, tools=tools)
+def instruction_of(record: Record, names: Mapping[str, str]) -> tuple[str, str]:
+    """Alpaca's instruction and input as a question: for a chat, and for plain text. Raises RowError."""
+    instruction, more = text_of(record, "instruction", names), optional_text(record, "input", names)
+    heading = "### Instruction:\n" + instruction + (f"\n\n### Input:\n{more}" if more else "")
+    return f"{instruction}\n\n{more}" if more else instruction, f"{heading}\n\n### Response:\n"
 
 
-def _message(message: Any, where: str) -> Turn:
-    if not isinstance(message, Mapping):
-        raise RowError(f"{where} is {kind_of(message)} instead of an object with role and content")
-    role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
-    if role_key not in message:
-        raise RowError(f"{where} has no role")
-    role, content = message[role_key], message.get(content_key)
-    if role == CALL_ROLE:
-        role, content, message = "assistant", None, {**message, "tool_calls": content}
-    role = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
-    if role not in ROLES:
-        raise RowError(f"{where} has the unknown role {role!r}; known roles are {', '.join(ROLES)}")
-    # A column of messages in a parquet file holds every key in every message, most of them null.
-    extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
-    if "tool_calls" in extra:
-        try:
-            extra["tool_calls"] = tool_calls_of(extra["tool_calls"])
-        except ToolError as error:
-            raise RowError(f"{where}.tool_calls {error}") from None
-    return Turn(role=role, content=_content(content, where, optional=bool(extra.get("tool_calls"))), extra=extra)
+def answered(
+    record: Record,
+    names: Mapping[str, str],
+    *,
+    prompt: str,
+    plain_prompt: str,
+    completion: str,
+    columns: tuple[str, str],
+) -> Conversation | Completion:
+    """A question and its answer as the texts of two columns; a chat where the record has a history or tools too.
+
+    Raises RowError.
+    """
+    question, answer = (names.get(column, column) for column in columns)
+    history = history_turns(record, names)
+    if history or given(record, "tools") is not None:
+        turns = [*system_turns(record, names), *history, *exchange(prompt, completion, (question, answer))]
+        return conversation(turns, record, question)
+    system = optional_text(record, "system", names)
+    return Completion(
+        system=system, prompt=prompt, completion=completion, plain_prompt=plain_prompt, places=(question, answer)
+    )
 
 
-def _content(content: Any, where: str, *, optional: bool) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None and optional:
-        return ""
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        return "".join(str(text) for part in content if (text := part.get("text")) is not None)
-    raise RowError(f"{where} has {kind_of(content)} as content instead of a string")
-
-
-def _turn(role: str, content: str) -> Turn:
-    return Turn(role=role, content=content, extra={})
-
-
-def value_of(record: Record, name: str, columns: Mapping[str, str]) -> Any:
-    """The value of a column. Raises RowError where it is missing or null."""
-    if record.get(name) is None:
-        state = "is null" if name in record else f"is missing (found {', '.join(sorted(record)[:SHOWN_COLUMNS])})"
-        raise RowError(f"the column {_column(name, columns)} {state}")
-    return record[name]
-
-
-def text_of(record: Record, name: str, columns: Mapping[str, str]) -> str:
-    """The text in a column. Raises RowError where it is none."""
-    value = value_of(record, name, columns)
-    if not isinstance(value, str):
-        raise RowError(f"the column {_column(name, columns)} is {kind_of(value)} instead of a string")
-    return value
-
-
-def optional_text(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
-    """The text in a column, None where there is none. Raises RowError for anything but a text."""
-    return None if record.get(name) is None else text_of(record, name, columns) or None
-
-
-def _column(name: str, columns: Mapping[str, str]) -> str:
-    return columns.get(name, name)
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in the words of JSON."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "a string"
-    return "a list" if isinstance(value, list) else "an object"
+def exchange(question: str, answer: str, places: tuple[str, str]) -> tuple[Turn, Turn]:
+    """A question and its answer as turns, with their places."""
+    asked, said = places
+    return (
+        Turn(role="user", content=question, extra={}, place=asked),
+        Turn(role="assistant", content=answer, extra={}, place=said),
+    )

@@ -13,21 +13,22 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Self
 
-from lora_trainer.contract.spec.training import TrainOn
-from lora_trainer.data.formats import (
-    Completion,
+from lora_trainer.contract.spec.training import Method, TrainOn
+from lora_trainer.data.columns import Record, RowError, given, optional_text, text_of, value_of
+from lora_trainer.data.conversations import (
     Conversation,
-    Record,
-    RowError,
+    Turn,
     conversation,
-    kind_of,
-    optional_text,
-    rename,
-    text_of,
-    value_of,
+    history_turns,
+    refuse_history,
+    system_turns,
+    turns_of,
 )
+from lora_trainer.data.formats import Completion, answered, instruction_of, recognised
+from lora_trainer.data.shapes import question_columns
 from lora_trainer.data.tokens import Draft, RowTokenizer, TokenRow
 
+SIDES = ("chosen", "rejected")
 SEPARATOR = b"\xff" * 4
 """Between sequences of token ids; no id has these bytes."""
 
@@ -102,60 +103,104 @@ class PairRow:
 
 def normalise_pair(record: Record, columns: Mapping[str, str] | None) -> Preference:
     """The record as a frozen pair. Raises RowError."""
-    names = columns or {}
-    row = rename(record, columns)
-    chosen, rejected = value_of(row, "chosen", names), value_of(row, "rejected", names)
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        return _chats(row, chosen, rejected, names)
-    if isinstance(row.get("prompt"), list):
-        # A prompt of messages with answers as texts.
-        chosen, rejected = text_of(row, "chosen", names), text_of(row, "rejected", names)
-        return _chats(row, [_answer(chosen)], [_answer(rejected)], names)
-    return _texts(row, text_of(row, "chosen", names), text_of(row, "rejected", names), names)
+    row, names = recognised(record, columns, Method.DPO)
+    answers = [value_of(row, name, names) for name in SIDES]
+    if all(isinstance(answer, list | Mapping) for answer in answers):
+        sides = [turns_of(answer, names.get(name, name)) for name, answer in zip(SIDES, answers, strict=True)]
+        return _chats(row, sides, names)
+    texts = [text_of(row, name, names) for name in SIDES]
+    if column := _column_of_messages(row):
+        sides = [(_said(text, names.get(name, name)),) for name, text in zip(SIDES, texts, strict=True)]
+        return _continued(row, _messages_before(row, column, names), sides, names)
+    if (question := _question(row, names)) is None:
+        return _whole_texts(row, texts, names)
+    prompt, plain_prompt = question
+    asked = "instruction" if row.get("prompt") is None else "prompt"
+    chosen, rejected = (
+        answered(row, names, prompt=prompt, plain_prompt=plain_prompt, completion=text, columns=(asked, name))
+        for name, text in zip(SIDES, texts, strict=True)
+    )
+    return Preference(chosen=chosen, rejected=rejected)
 
 
-def _chats(row: Record, chosen: list[Any], rejected: list[Any], names: Mapping[str, str]) -> Preference:
-    prompt = row.get("prompt")
-    if prompt is None:
+def _column_of_messages(row: Record) -> str | None:
+    """The column that holds the prompt as messages."""
+    if row.get("prompt") is not None:
+        return "prompt" if isinstance(row["prompt"], list | Mapping) else None
+    return next((name for name in ("messages", "conversations") if row.get(name)), None)
+
+
+def _messages_before(row: Record, column: str, names: Mapping[str, str]) -> tuple[Turn, ...]:
+    """The prompt as the turns of a column. Raises RowError."""
+    shown = names.get(column, column)
+    refuse_history(row, names, shown)
+    return turns_of(row[column], shown)
+
+
+def _question(row: Record, names: Mapping[str, str]) -> tuple[str, str] | None:
+    """The prompt as a text for a chat and for plain text, None where the row has none. Raises RowError."""
+    if row.get("prompt") is not None:
+        prompt = text_of(row, "prompt", names)
+        return (prompt, prompt) if prompt.strip() else None
+    return instruction_of(row, names) if row.get("instruction") is not None else None
+
+
+def _chats(row: Record, sides: Sequence[tuple[Turn, ...]], names: Mapping[str, str]) -> Preference:
+    """A pair whose answers are messages, which may begin with the prompt."""
+    column, question = _column_of_messages(row), _question_of_chats(row, names)
+    if question is not None:
+        prompt = (*history_turns(row, names), Turn(role="user", content=question, extra={}))
+    elif column == "prompt" or (column and all(len(side) == 1 for side in sides)):
+        prompt = _messages_before(row, column, names)
+    else:
+        refuse_history(row, names, names.get("chosen", "chosen"))
         # Two equal conversations have no preference in them; their last message is still the answer.
-        shared = max(0, min(_agreeing(chosen, rejected), len(chosen) - 1, len(rejected) - 1))
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    elif isinstance(prompt, str):
-        # Datasets repeat the prompt as the first message of both answers.
-        prompt = [{"role": "user", "content": prompt}]
-        chosen, rejected = (answer[1:] if answer[:1] == prompt else answer for answer in (chosen, rejected))
-    elif not isinstance(prompt, list):
-        column = names.get("prompt", "prompt")
-        raise RowError(f"the column {column} is {kind_of(prompt)} instead of messages or a string")
-    if system := optional_text(row, "system", names):
-        prompt = [{"role": "system", "content": system}, *prompt]
-    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        shared = max(0, min(_agreeing(*sides), *(len(side) - 1 for side in sides)))
+        return _continued(row, sides[0][:shared], [side[shared:] for side in sides], names)
+    # Datasets repeat the prompt at the beginning of both answers.
+    answers = [side[len(prompt) :] if side[: len(prompt)] == prompt else side for side in sides]
+    return _continued(row, prompt, answers, names)
+
+
+def _question_of_chats(row: Record, names: Mapping[str, str]) -> str | None:
+    if _column_of_messages(row):
+        return None
+    question = _question(row, names)
+    return question[0] if question else None
+
+
+def _continued(
+    row: Record, prompt: Sequence[Turn], answers: Sequence[tuple[Turn, ...]], names: Mapping[str, str]
+) -> Preference:
+    """The pair of two answers, of one turn each, to a prompt of turns. Raises RowError."""
+    chats = []
+    for name, answer in zip(SIDES, answers, strict=True):
+        column = names.get(name, name)
         if len(answer) != 1:
-            raise RowError(
-                f"the column {names.get(name, name)} has {len(answer)} messages after the prompt instead of one answer"
-            )
-    chats = [
-        conversation([*prompt, *answer], row, names.get(name, name))
-        for name, answer in (("chosen", chosen), ("rejected", rejected))
-    ]
-    for name, chat in zip(("chosen", "rejected"), chats, strict=True):
-        if chat.turns[-1].role != "assistant":
-            raise RowError(f"the column {names.get(name, name)} does not end with an assistant message")
+            raise RowError(f"the column {column} has {len(answer)} messages after the prompt instead of one answer")
+        chats.append(conversation([*system_turns(row, names), *prompt, *answer], row, column))
+        if answer[0].role != "assistant":
+            raise RowError(f"the column {column} does not end with an assistant message")
     return Preference(chosen=chats[0], rejected=chats[1])
 
 
-def _texts(row: Record, chosen: str, rejected: str, names: Mapping[str, str]) -> Preference:
-    prompt = optional_text(row, "prompt", names)
-    as_text = prompt is None
-    if prompt is None:
-        # A last space belongs to the first word of the answers.
-        prompt = chosen[: _agreeing(chosen, rejected)].removesuffix(" ")
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+def _whole_texts(row: Record, texts: Sequence[str], names: Mapping[str, str]) -> Preference:
+    """A pair of texts that both begin with the prompt. Raises RowError where another column seems to be the prompt."""
+    chosen, rejected = (names.get(name, name) for name in SIDES)
+    refuse_history(row, names, chosen)
+    asking = {name for name in row if given(row, name) is not None}
+    if column := question_columns(asking).get("prompt"):
+        raise RowError(
+            f"the columns {chosen} and {rejected} have no prompt beside them: if it is the column {column}, set"
+            f" dataset.columns {{prompt: {column}}}, else take that column out"
+        )
+    # A last space belongs to the first word of the answers.
+    prompt = texts[0][: _agreeing(*texts)].removesuffix(" ")
     system = optional_text(row, "system", names)
     better, worse = (
         # Whole texts are what the model reads: no chat template is put around them.
-        Completion(system=system, prompt=prompt, completion=answer, plain_prompt=prompt, as_chat=not as_text)
-        for answer in (chosen, rejected)
+        Completion(system=system, prompt=prompt, completion=text[len(prompt) :], plain_prompt=prompt, as_chat=False)
+        for text in texts
     )
     return Preference(chosen=better, rejected=worse)
 
@@ -165,8 +210,8 @@ def _agreeing(one: Sequence[Any], other: Sequence[Any]) -> int:
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
 
 
-def _answer(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}
+def _said(content: str, place: str) -> Turn:
+    return Turn(role="assistant", content=content, extra={}, place=place)
 
 
 def draft_pair(pair: Preference, tokenizer: RowTokenizer) -> PairDraft | None:
@@ -181,6 +226,8 @@ def _last_words(row: Conversation | Completion) -> str:
     if isinstance(row, Completion):
         return row.completion
     last = row.turns[-1]
+    if not last.trained:
+        return ""
     return last.content or ("tool calls" if "tool_calls" in last.extra else "")
 
 

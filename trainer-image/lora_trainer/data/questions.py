@@ -13,18 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lora_trainer.contract.run import canonical_json
-from lora_trainer.contract.spec.training import TrainOn
-from lora_trainer.data.formats import (
-    Completion,
-    Conversation,
-    Record,
-    RowError,
-    conversation,
-    optional_text,
-    rename,
-    text_of,
-    value_of,
-)
+from lora_trainer.contract.spec.training import Method, TrainOn
+from lora_trainer.data.columns import Record, RowError, text_of, value_of
+from lora_trainer.data.conversations import Conversation, Turn, conversation, system_turns, turns_of
+from lora_trainer.data.formats import Completion, answered, recognised
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.rewards.builtin import Answer
 
@@ -93,8 +85,7 @@ class QuestionRow:
 
 def normalise_question(record: Record, columns: Mapping[str, str] | None, *, needed: Sequence[str]) -> Question:
     """The record as a frozen question; `needed` are columns that the rewards read. Raises RowError."""
-    names = columns or {}
-    row = rename(record, columns)
+    row, names = recognised(record, columns, Method.GRPO)
     prompt = value_of(row, "prompt", names)
     others = {name: value for name, value in row.items() if name not in ASKED}
     for name in needed:
@@ -102,13 +93,16 @@ def normalise_question(record: Record, columns: Mapping[str, str] | None, *, nee
     for name in RESERVED:
         if name in others:
             raise RowError(f"the column {name} has the name of another argument of reward functions")
-    system = optional_text(row, "system", names)
-    if isinstance(prompt, list):
-        first = [{"role": "system", "content": system}] if system else []
-        answered = [*first, *prompt, {"role": "assistant", "content": SOME_ANSWER}]
-        return Question(asked=conversation(answered, row, names.get("prompt", "prompt")), prompt=prompt, columns=others)
+    if isinstance(prompt, list | Mapping):
+        column = names.get("prompt", "prompt")
+        turns = [
+            *system_turns(row, names),
+            *turns_of(prompt, column),
+            Turn(role="assistant", content=SOME_ANSWER, extra={}),
+        ]
+        return Question(asked=conversation(turns, row, column), prompt=prompt, columns=others)
     text = text_of(row, "prompt", names)
-    asked = Completion(system=system, prompt=text, completion=SOME_ANSWER, plain_prompt=text)
+    asked = answered(row, names, prompt=text, plain_prompt=text, completion=SOME_ANSWER, columns=("prompt", ""))
     return Question(asked=asked, prompt=text, columns=others)
 
 

@@ -19,6 +19,7 @@ from lora_trainer.data.formats import RowError, detect_format
 from lora_trainer.data.places import find
 from lora_trainer.data.report import BadRows, DropReason, RowReport
 from lora_trainer.data.sources import Record, read_records
+from lora_trainer.data.unused import UnusedValues
 from lora_trainer.prepared import ROWS_PER_BATCH, write_rows
 from lora_trainer.storage import Bucket
 
@@ -75,6 +76,8 @@ class RowSet:
     """Tokens that count in the loss, row by row."""
     source: array[int] = field(default_factory=lambda: array("B"))
     """Number of its source, row by row."""
+    unused: Sequence[UnusedValues] = ()
+    """Columns and keys that change nothing, source by source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,8 @@ def tokenise(
     `encoder` gives that of a source; those of one run differ in how they read a record, not in what they make of it.
     """
     encoders = [encoder(source) for source in sources]
-    rows = RowSet(path=path, encoder=encoders[0], limits=limits, bad=bad)
+    unused = [UnusedValues(each.draft) for each in encoders]
+    rows = RowSet(path=path, encoder=encoders[0], limits=limits, bad=bad, unused=unused)
 
     def drafts() -> Iterator[Drafted]:
         for index, source in enumerate(sources):
@@ -134,6 +138,7 @@ def tokenise(
                     continue
                 rows.read += 1
                 if draft:
+                    unused[index].look_at(record.columns, draft)
                     yield Drafted(where=record.where, source=index, draft=draft)
                 else:
                     rows.report.dropped[DropReason.EMPTY_ANSWER] += 1

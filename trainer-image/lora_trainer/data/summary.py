@@ -14,10 +14,12 @@ from pydantic import Field
 from lora_trainer.contract.outcome import (
     MAX_SAMPLE,
     MAX_SAMPLES,
+    MAX_UNUSED,
     DatasetFigures,
     DroppedRows,
     LengthBucket,
     Lengths,
+    Unused,
     clip_samples,
 )
 from lora_trainer.contract.wire import WireModel
@@ -25,10 +27,12 @@ from lora_trainer.data.report import BadRow, histogram, length_figures
 from lora_trainer.data.rows import OpenSource, RowSet
 from lora_trainer.data.split import Split, data_digest, duplicates
 from lora_trainer.data.tokens import RowTokenizer
+from lora_trainer.data.unused import merged
 from lora_trainer.prepared import read_batches
 
 REPORTED_SAMPLE = 4000
 """Characters of a sample in data-report.json."""
+REPORTED_UNUSED = 100
 
 
 class SourceReport(WireModel):
@@ -44,6 +48,8 @@ class SourceReport(WireModel):
     """Usable rows."""
     used: int
     """Rows used in one epoch, by its weight."""
+    unused: Annotated[tuple[Unused, ...], Field(max_length=REPORTED_UNUSED)] = ()
+    """Columns and keys of its rows that change nothing of what is trained."""
 
 
 class SetReport(WireModel):
@@ -147,6 +153,7 @@ def dataset_figures(report: DataReport, split: Split, *, uri: str, samples: int)
         truncated=train.truncated,
         duplicates=train.duplicates,
         leaked_prompts=report.leaked_prompts,
+        unused=merged(source.unused for source in train.sources)[:MAX_UNUSED],
         tokens=train.tokens,
         trained_token_share=train.trained_token_share,
         lengths=train.lengths,
@@ -171,8 +178,9 @@ def _source_reports(rows: RowSet, times: Sequence[int], sources: Sequence[OpenSo
             format=source.row_format,
             rows=usable[number],
             used=used[number],
+            unused=found.found()[:REPORTED_UNUSED],
         )
-        for number, source in enumerate(sources)
+        for number, (source, found) in enumerate(zip(sources, rows.unused, strict=True))
     )
 
 
