@@ -278,6 +278,7 @@ def test_every_rule_is_broken_by_some_case() -> None:
 SHIPPED = [
     (path.relative_to(FOLDER.parent), body)
     for path in sorted(FOLDER.parent.rglob("*.yaml"))
+    if path.name != "of_another_version.yaml"  # what no API server of this version would store
     for body in yaml.safe_load_all(path.read_text())
     if isinstance(body, dict) and body.get("apiVersion") == naming.API_VERSION
 ]
