@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from array import array
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,6 +19,7 @@ from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span
 from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text
+from lora_trainer.data.token_places import TokenPlaces
 from lora_trainer.errors import TrainerError, first_sentence
 
 TOKENIZER_FILES = (
@@ -92,7 +92,8 @@ class Draft:
 
     text: str
     spans: tuple[Span, ...]
-    prompt_end: int
+    prompt_end: int | None
+    """Where the last answer begins; None for a plain text, which asks for nothing."""
     plain: bool
     """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
@@ -136,7 +137,7 @@ class RowTokenizer:
             row = row.conversation()
         match row:
             case Text(text=text):
-                return Draft(text=text, spans=((0, len(text)),), prompt_end=0, plain=True, prompt="", completion="")
+                return Draft(text=text, spans=((0, len(text)),), prompt_end=None, plain=True, prompt="", completion="")
             case Completion(plain_prompt=prompt, completion=completion):
                 start = 0 if train_on == TrainOn.EVERYTHING else len(prompt)
                 text = prompt + completion
@@ -172,6 +173,18 @@ class RowTokenizer:
             ids = ids[1:]
         return text, ids
 
+    def asked(self, draft: Draft) -> list[int]:
+        """The ids that ask for the draft's last answer as rows of the dataset ask, whatever the answer is.
+
+        A last space belongs to the first word of the answer, where the tokenizer joins them.
+        """
+        text = draft.text[: draft.prompt_end]
+        if text.endswith(" "):
+            (row,) = self.encode([draft])
+            return row.prompt_ids
+        (row,) = self.encode([replace(draft, text=text, spans=())])
+        return row.input_ids[:-1] if draft.plain else row.input_ids
+
     def marked(self, ids: Sequence[int], mask: Sequence[int]) -> str:
         """A tokenised row as text for people, with what counts in the loss in ⟦ ⟧."""
         parts, start, shown = [], 0, ""
@@ -188,20 +201,22 @@ class RowTokenizer:
         return iter(self._backend.encode_batch(texts, add_special_tokens=plain))
 
     def _row(self, draft: Draft, encoding: Encoding) -> TokenRow:
-        ids, starts = list(encoding.ids), [start for start, _ in encoding.offsets]
+        ids, offsets = list(encoding.ids), list(encoding.offsets)
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             # The row's own text begins with the token that the tokenizer or template adds anyway.
-            ids, starts = ids[1:], starts[1:]
+            ids, offsets = ids[1:], offsets[1:]
+        places = TokenPlaces(text=draft.text, offsets=offsets)
         mask = [0] * len(ids)
         for start, end in draft.spans:
-            first, last = bisect_left(starts, start), bisect_left(starts, end)
+            first, last = places.before(start) if start else 0, places.until(end)
             mask[first:last] = [1] * (last - first)
         if draft.plain and (not ids or ids[-1] != self._text_end):
             ids.append(self._text_end)
             mask.append(1)
-        prompt_length = bisect_left(starts, draft.prompt_end)
         prompt, completion = draft.prompt, draft.completion
-        if not prompt and draft.plain:
+        if draft.prompt_end is not None:
+            prompt_length = places.before(draft.prompt_end) if draft.prompt_end else 0
+        else:
             prompt_length = max(1, len(ids) // 2)
             prompt, completion = (self._backend.decode(part) for part in (ids[:prompt_length], ids[prompt_length:]))
         return TokenRow(
