@@ -80,7 +80,7 @@ def test_a_character_that_is_composed_with_the_prompts_last_one_is_learned() -> 
 @pytest.mark.parametrize("name", list(merging_tokenizers()))
 @example("Sentiment: ", "positive")
 @example("cafe", "\u0301")
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(TEXTS, TEXTS.filter(str.strip))
 def test_the_answer_is_trained_whole_and_the_prompt_holds_none_of_it(
     name: str, template: str | None, prompt: str, answer: str

@@ -6,7 +6,7 @@ A normaliser raises RowError with the reason why a row cannot be used; its calle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_trainer.contract.exits import ExitCode
@@ -44,6 +44,8 @@ class Turn:
     content: str
     extra: Mapping[str, Any]
     """Other fields that the chat template may use: tool_calls, name, reasoning_content, ..."""
+    place: str = field(default="", compare=False)
+    """Where it stands in the user's row, for messages: messages[1]."""
 
     def message(self) -> dict[str, Any]:
         """The form that chat templates read."""
@@ -71,8 +73,10 @@ class Completion:
 
     def conversation(self) -> Conversation:
         """The same as a chat."""
-        system = (_turn("system", self.system),) if self.system else ()
-        return Conversation(turns=(*system, _turn("user", self.prompt), _turn("assistant", self.completion)))
+        system = (_turn("system", self.system, "system"),) if self.system else ()
+        return Conversation(
+            turns=(*system, _turn("user", self.prompt, "prompt"), _turn("assistant", self.completion, "completion"))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +234,8 @@ def _message(message: Any, where: str) -> Turn:
             extra["tool_calls"] = tool_calls_of(extra["tool_calls"])
         except ToolError as error:
             raise RowError(f"{where}.tool_calls {error}") from None
-    return Turn(role=role, content=_content(content, where, optional=bool(extra.get("tool_calls"))), extra=extra)
+    said = _content(content, where, optional=bool(extra.get("tool_calls")))
+    return Turn(role=role, content=said, extra=extra, place=where)
 
 
 def _content(content: Any, where: str, *, optional: bool) -> str:
@@ -243,8 +248,8 @@ def _content(content: Any, where: str, *, optional: bool) -> str:
     raise RowError(f"{where} has {kind_of(content)} as content instead of a string")
 
 
-def _turn(role: str, content: str) -> Turn:
-    return Turn(role=role, content=content, extra={})
+def _turn(role: str, content: str, place: str) -> Turn:
+    return Turn(role=role, content=content, extra={}, place=place)
 
 
 def value_of(record: Record, name: str, columns: Mapping[str, str]) -> Any:

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+start_of, end_of = itemgetter(0), itemgetter(1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class TokenPlaces:
     """The tokens of one text."""
 
-    def __init__(self, *, text: str, offsets: Sequence[tuple[int, int]]) -> None:
-        self._text = text
-        self._starts = [start for start, _ in offsets]
-        self._ends = [end for _, end in offsets]
+    text: str
+    offsets: Sequence[tuple[int, int]]
+    """[start, end) of each token."""
 
     def before(self, border: int) -> int:
         """How many leading tokens hold nothing of what stands at `border` and behind it."""
-        count = bisect_right(self._ends, border)
-        following = self._starts[count] if count < len(self._starts) else len(self._text)
-        if count and following > border and not self._text[border].isspace():
+        count = bisect_right(self.offsets, border, key=end_of)
+        following = self.offsets[count][0] if count < len(self.offsets) else len(self.text)
+        if count and following > border and not self.text[border].isspace():
             # A character without a token of its own is in the token before it, which may be one of several of a byte.
-            return bisect_left(self._starts, self._starts[count - 1])
+            return bisect_left(self.offsets, self.offsets[count - 1][0], key=start_of)
         return count
 
     def until(self, border: int) -> int:
         """How many leading tokens hold something of what stands before `border`."""
-        return max(bisect_left(self._starts, border), bisect_right(self._ends, border))
+        started = bisect_left(self.offsets, border, key=start_of)
+        return max(started, bisect_right(self.offsets, border, key=end_of))
