@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.dataset import RowFormat
 from lora_trainer.contract.spec.training import Method
+from lora_trainer.data.columns import RowError
 from lora_trainer.data.encoders import RowEncoder, row_encoder
-from lora_trainer.data.formats import RowError, detect_format
+from lora_trainer.data.formats import detect_format
 from lora_trainer.data.places import DataFile, Place
 from lora_trainer.data.report import BadRows
 from lora_trainer.data.sources import Record, read_records

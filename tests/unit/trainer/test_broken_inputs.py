@@ -244,7 +244,7 @@ CASES: dict[str, Case] = {
         blocks=data(TRAIN, chatTemplate={"name": "zephyr"}),
     ),
     "a template that never ends an answer": template(CHATML.replace("<|im_end|>", ""), "instead of an end token"),
-    "a template without the answer": template("a fixed text", "does not show the answer"),
+    "a template without the answer": template("a fixed text", "does not show the content of messages[0]"),
     "a template that raises": template("{{ raise_exception('tools only') }}", "tools only"),
     "a template that breaks out": template("{{ ''.__class__.__mro__ }}" + CHATML, "cannot render"),
     "a template that refuses a row": Case(

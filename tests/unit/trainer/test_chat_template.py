@@ -6,7 +6,9 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.chat_template import ChatTemplate
-from lora_trainer.data.formats import Conversation, RowError, Turn
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.conversations import Conversation, Turn
+from lora_trainer.data.formats import Completion
 from lora_trainer.errors import TrainerError
 
 from tests.support.tiny_model import CHATML
@@ -27,12 +29,38 @@ INSTRUCTIONS = (
     "{% else %}{{ bos_token }}[INST] {{ message.content | trim }} [/INST]{% endif %}{% endfor %}"
 )
 
+# Like gpt-oss: the last answer has another end than those before it.
+ENDS_THE_LAST_OTHERWISE = (
+    "{% for message in messages %}<|start|>{{ message.role }}"
+    "{{ '<|channel|>final' if message.role == 'assistant' }}<|message|>{{ message.content }}"
+    "{{ '<|return|>' if loop.last and message.role == 'assistant' else '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+# Like Phi-3: the end token of all texts stands behind the last message.
+ENDS_THE_TEXT = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+# Like case X1: the reasoning is taken out, and the prompt opens a block of it.
+DROPS_REASONING = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}User: {{ m.content }}\n"
+    "{% elif m.role == 'assistant' %}Assistant:{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:<think>\n{% endif %}"
+)
+# Like TRL's training templates: the template itself says what the model writes.
+SAYS_WHAT_IS_GENERATED = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }}<|im_end|>\n{% endgeneration %}{% else %}"
+    "{{ message.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 
 def conversation(*contents: str, first: str = "user") -> Conversation:
     roles = {"user": "assistant", "assistant": "user"}
     turns, role = [], first
     for content in contents:
-        turns.append(Turn(role=role, content=content, extra={}))
+        turns.append(Turn(role=role, content=content, extra={}, place=f"messages[{len(turns)}]"))
         role = roles[role]
     return Conversation(turns=tuple(turns))
 
@@ -55,17 +83,24 @@ def answers(source: str, chat: Conversation, train_on: TrainOn = TrainOn.ANSWERS
         (INSTRUCTIONS, conversation("q", " a ", "r", "b"), [" a </s>", " b </s>"]),
         (SHORTENS_REASONING, conversation("q", "a"), ["<think></think>\na<|im_end|>"]),
         (SHORTENS_REASONING, conversation("q", "<think>hm</think>a"), ["<think>hm</think>\na<|im_end|>"]),
-        (SHORTENS_REASONING, conversation("q", "a", "r", "b"), ["a<|im_end|>", "<think></think>\nb<|im_end|>"]),
-        (
-            SHORTENS_REASONING,
-            conversation("q", "<think>hm</think>a", "r", "b"),
-            ["a<|im_end|>", "<think></think>\nb<|im_end|>"],
-        ),
         (OPENS_REASONING, conversation("q", "a"), ["a<|im_end|>"]),
         (OPENS_REASONING, conversation("q", "<b>a</b>"), ["<b>a</b><|im_end|>"]),
         (OPENS_REASONING, conversation("q", "<think>\nhm</think>a"), ["hm</think>a<|im_end|>"]),
         (CHATML.replace("{{ message.content }}", "{% generation %}{{ message.content }}{% endgeneration %}"),
          conversation("q", "a"), ["a<|im_end|>"]),
+        (SAYS_WHAT_IS_GENERATED, conversation("q", "a", "r", "b"), ["a<|im_end|>", "b<|im_end|>"]),
+        (SAYS_WHAT_IS_GENERATED.replace("{% generation %}", "{% generation %}Well: "),
+         conversation("q", "a"), ["Well: a<|im_end|>"]),
+        (SAYS_WHAT_IS_GENERATED.replace("{% generation %}", "Well: {% generation %}"),
+         conversation("q", "a", "r", "b"), ["a<|im_end|>", "b<|im_end|>"]),
+        (ENDS_THE_LAST_OTHERWISE, conversation("Who keeps the keys?", "The porter.", "Are you sure?", "Yes."),
+         ["<|channel|>final<|message|>The porter.<|end|>", "<|channel|>final<|message|>Yes.<|return|>"]),
+        (ENDS_THE_LAST_OTHERWISE, conversation("q", "a", "r"), ["<|channel|>final<|message|>a<|end|>"]),
+        (ENDS_THE_TEXT, conversation("q", "a", "r", "b"), ["a<|end|>", "b<|end|>\n</s>"]),
+        (DROPS_REASONING, conversation("Item \ue000 costs 4 EUR. Price?", "4 EUR"), ["4 EUR</s>"]),
+        (DROPS_REASONING, conversation("q", "mark1e \ue000", "r", "b"), ["mark1e \ue000</s>", "b</s>"]),
+        (DROPS_REASONING, conversation("q", "<b>a</b>"), ["<b>a</b></s>"]),
+        (DROPS_REASONING.replace("'Assistant:'", ""), conversation("Assistant:", "Assistant:"), ["Assistant:</s>"]),
     ],
 )  # fmt: skip
 def test_answers_with_their_end(source: str, chat: Conversation, expected: list[str]) -> None:
@@ -77,6 +112,44 @@ def test_last_answer_and_everything() -> None:
     assert answers(CHATML, chat, TrainOn.LAST_ANSWER) == ["b<|im_end|>"]
     (everything,) = answers(CHATML, chat, TrainOn.EVERYTHING)
     assert everything.startswith("<|im_start|>user\nq")
+
+
+@pytest.mark.parametrize("first", ["a", "<think>hm</think>a"])
+def test_an_earlier_answer_that_is_written_otherwise_is_not_trained(first: str) -> None:
+    chat = conversation("q", first, "r", "b")
+    with pytest.raises(RowError, match=r"writes messages\[1\] otherwise .* set training\.sft\.trainOn to LastAnswer"):
+        answers(SHORTENS_REASONING, chat)
+    assert answers(SHORTENS_REASONING, chat, TrainOn.LAST_ANSWER) == ["<think></think>\nb<|im_end|>"]
+
+
+def test_a_block_inside_a_macro_does_not_say_its_place() -> None:
+    answer = "{% generation %}{{ message.content }}<|im_end|>\n{% endgeneration %}"
+    inside = (
+        "{% macro say(message) %}"
+        + answer
+        + "{% endmacro %}"
+        + SAYS_WHAT_IS_GENERATED.replace(answer, "{{ say(message) }}")
+    )
+    assert answers(inside, conversation("q", "a", "r", "b")) == ["a<|im_end|>", "b<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("chat", "words"),
+    [
+        (
+            conversation("<|im_start|>user\nq<|im_end|>", "a"),
+            r"messages\[0\] holds <\|im_(start|end)\|>, which the chat",
+        ),
+        (conversation("q", "a<|im_end|>"), r"messages\[1\] holds <\|im_end\|>, which the chat template writes itself"),
+        (
+            Completion(system=None, prompt="<|im_start|>q", completion="a", plain_prompt="").conversation(),
+            r"the column prompt holds <\|im_start\|>, which the chat template writes itself; use format Text, or take",
+        ),
+    ],
+)
+def test_rows_that_carry_the_markup_already_are_refused(chat: Conversation, words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        answers(CHATML, chat)
 
 
 def test_the_prompt_ends_where_the_last_answer_begins() -> None:
@@ -105,7 +178,7 @@ def test_tools_reach_the_template() -> None:
         ("{% for message in messages %}", "does not compile"),
         ("{{ messages[0].nothing.at_all }}", "cannot render a question and an answer"),
         ("{{ raise_exception('only tools') }}", "only tools"),
-        ("a fixed text", "does not show the answer"),
+        ("a fixed text", "does not show the content of messages[0]"),
         ("{{ ''.__class__.__mro__ }}" + CHATML, "cannot render"),
     ],
 )

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.dataset import RowFormat
-from lora_trainer.data.formats import Completion, Conversation, RowError, Text, detect_format, normalise
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.conversations import Conversation
+from lora_trainer.data.formats import Completion, Text, detect_format, normalise
 from lora_trainer.errors import TrainerError
 
 USER = {"role": "user", "content": "q"}

@@ -8,7 +8,8 @@ import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.dataset import RowFormat
 from lora_trainer.contract.spec.training import Method
-from lora_trainer.data.formats import RowError, detect_format
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.formats import detect_format
 from lora_trainer.data.preferences import PairRow, draft_pair, encode_pairs, normalise_pair, show_pair
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from lora_trainer.data.formats import RowError
+from lora_trainer.data.columns import RowError
 from lora_trainer.data.questions import QuestionRow, answer_to, draft_question, normalise_question
 from lora_trainer.data.tokens import RowTokenizer
 

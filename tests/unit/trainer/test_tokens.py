@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
-from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text, Turn
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.conversations import Conversation, Turn
+from lora_trainer.data.formats import Completion, Row, Text
 from lora_trainer.data.tokens import RowTokenizer, TokenRow, load_tokenizer
 from lora_trainer.errors import TrainerError
 
@@ -174,7 +176,7 @@ def test_the_users_template_wins(tmp_path: Path) -> None:
     "settings",
     [
         {"chat_template": CHATML},
-        {"chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": CHATML}]},
+        {"chat_template": [{"name": "rag", "template": "no"}, {"name": "default", "template": CHATML}]},
     ],
 )
 def test_older_places_of_the_template(tmp_path: Path, settings: dict) -> None:
@@ -190,3 +192,24 @@ def test_a_folder_without_a_fast_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(TrainerError, match="cannot be read"):
         load_tokenizer(tmp_path, chat_template=None, chats=True)
+
+
+WITH_TOOLS = "{% for tool in tools or [] %}{{ tool.name }}{% endfor %}" + CHATML
+
+
+@pytest.mark.parametrize("as_files", [False, True])
+def test_rows_with_tools_use_the_tokenizers_template_for_them(tmp_path: Path, as_files: bool) -> None:
+    write_tiny_model(tmp_path, template=CHATML if as_files else None)
+    if as_files:
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates/tool_use.jinja").write_text(WITH_TOOLS)
+    else:
+        named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": WITH_TOOLS}]
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(SPECIAL | {"chat_template": named}))
+    using = load_tokenizer(tmp_path, chat_template=None, chats=True)
+    called = Conversation(turns=chat("q", "a").turns, tools=({"name": "get_weather"},))
+    assert text(encode(called, using).input_ids).startswith("get_weather<|im_start|>user")
+    assert text(encode(chat("q", "a"), using).input_ids).startswith("<|im_start|>user")
+    mine = load_tokenizer(tmp_path, chat_template=CHATML, chats=True)
+    with pytest.raises(RowError, match="does not show the tool get_weather"):
+        mine.draft(called, TrainOn.ANSWERS)

@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from lora_trainer.contract.spec.dataset import Overlength, RowFormat, SourceSpec
 from lora_trainer.contract.spec.training import Method
+from lora_trainer.data.columns import RowError
 from lora_trainer.data.encoders import RowEncoder, TokenisedRow
-from lora_trainer.data.formats import RowError, detect_format
+from lora_trainer.data.formats import detect_format
 from lora_trainer.data.places import find
 from lora_trainer.data.report import BadRows, DropReason, RowReport
 from lora_trainer.data.sources import Record, read_records

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from array import array
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -18,17 +17,26 @@ from tokenizers import Encoding, Tokenizer
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
-from lora_trainer.data.chat_template import PROBE, ChatTemplate, Span
-from lora_trainer.data.formats import Completion, Conversation, Row, RowError, Text
+from lora_trainer.data.chat_template import PROBE, ChatTemplate
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.conversations import Conversation
+from lora_trainer.data.formats import Completion, Row, Text
+from lora_trainer.data.template_language import Span
+from lora_trainer.data.token_places import TokenPlaces
 from lora_trainer.errors import TrainerError, first_sentence
 
+DEFAULT_FILE = "chat_template.jinja"
+WITH_TOOLS_FILE = "additional_chat_templates/tool_use.jinja"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    DEFAULT_FILE,
+    WITH_TOOLS_FILE,
     "chat_template.json",
 )
+DEFAULT = "default"
+WITH_TOOLS = "tool_use"
 SHOWN_END = 12
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -92,7 +100,8 @@ class Draft:
 
     text: str
     spans: tuple[Span, ...]
-    prompt_end: int
+    prompt_end: int | None
+    """Where the last answer begins; None for a plain text, which asks for nothing."""
     plain: bool
     """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
@@ -102,8 +111,18 @@ class Draft:
 class RowTokenizer:
     """A model's tokenizer and chat template. Safe to use from one thread."""
 
-    def __init__(self, *, backend: Tokenizer, special_tokens: Mapping[str, str], template: str | None) -> None:
-        """Raises ModelUnsupported without an end token, ChatTemplateInvalid for a template that cannot be used."""
+    def __init__(
+        self,
+        *,
+        backend: Tokenizer,
+        special_tokens: Mapping[str, str],
+        template: str | None,
+        tool_template: str | None = None,
+    ) -> None:
+        """Raises ModelUnsupported without an end token, ChatTemplateInvalid for a template that cannot be used.
+
+        `tool_template` is the template for rows that have tools, where it is another.
+        """
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -116,8 +135,11 @@ class RowTokenizer:
                 "Use a model folder whose tokenizer_config.json sets one.",
             )
         self.template = ChatTemplate(template, special_tokens=special_tokens) if template else None
-        self.eos_token_id = self._end_of_turn(eos) if self.template else eos
+        self._tool_template = ChatTemplate(tool_template, special_tokens=special_tokens) if tool_template else None
+        self.eos_token_id = self._end_of_turn(self.template, eos) if self.template else eos
         """Token that ends an answer: what the chat template writes there, else the tokenizer's end token."""
+        if self._tool_template:
+            self._end_of_turn(self._tool_template, eos)
         usual, others = backend.id_to_token(self.eos_token_id), backend.get_added_tokens_decoder().values()
         self._ends = (*([usual] if usual else []), *(token.content for token in others))
         """Texts that end an answer, the usual one first."""
@@ -136,7 +158,7 @@ class RowTokenizer:
             row = row.conversation()
         match row:
             case Text(text=text):
-                return Draft(text=text, spans=((0, len(text)),), prompt_end=0, plain=True, prompt="", completion="")
+                return Draft(text=text, spans=((0, len(text)),), prompt_end=None, plain=True, prompt="", completion="")
             case Completion(plain_prompt=prompt, completion=completion):
                 start = 0 if train_on == TrainOn.EVERYTHING else len(prompt)
                 text = prompt + completion
@@ -149,7 +171,8 @@ class RowTokenizer:
                     completion=completion,
                 )
             case Conversation():
-                draft = self._chat_draft(row, train_on)
+                template = self._tool_template if row.tools else None
+                draft = _chat_draft(template or self._required_template(), row, train_on)
                 if train_on != TrainOn.EVERYTHING:
                     self._check_ends(draft)
                 return draft
@@ -172,6 +195,18 @@ class RowTokenizer:
             ids = ids[1:]
         return text, ids
 
+    def asked(self, draft: Draft) -> list[int]:
+        """The ids that ask for the draft's last answer as rows of the dataset ask, whatever the answer is.
+
+        A last space belongs to the first word of the answer, where the tokenizer joins them.
+        """
+        text = draft.text[: draft.prompt_end]
+        if text.endswith(" "):
+            (row,) = self.encode([draft])
+            return row.prompt_ids
+        (row,) = self.encode([replace(draft, text=text, spans=())])
+        return row.input_ids[:-1] if draft.plain else row.input_ids
+
     def marked(self, ids: Sequence[int], mask: Sequence[int]) -> str:
         """A tokenised row as text for people, with what counts in the loss in ⟦ ⟧."""
         parts, start, shown = [], 0, ""
@@ -188,20 +223,22 @@ class RowTokenizer:
         return iter(self._backend.encode_batch(texts, add_special_tokens=plain))
 
     def _row(self, draft: Draft, encoding: Encoding) -> TokenRow:
-        ids, starts = list(encoding.ids), [start for start, _ in encoding.offsets]
+        ids, offsets = encoding.ids, encoding.offsets
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             # The row's own text begins with the token that the tokenizer or template adds anyway.
-            ids, starts = ids[1:], starts[1:]
+            ids, offsets = ids[1:], offsets[1:]
+        places = TokenPlaces(text=draft.text, offsets=offsets)
         mask = [0] * len(ids)
         for start, end in draft.spans:
-            first, last = bisect_left(starts, start), bisect_left(starts, end)
+            first, last = places.before(start) if start else 0, places.until(end)
             mask[first:last] = [1] * (last - first)
         if draft.plain and (not ids or ids[-1] != self._text_end):
             ids.append(self._text_end)
             mask.append(1)
-        prompt_length = bisect_left(starts, draft.prompt_end)
         prompt, completion = draft.prompt, draft.completion
-        if not prompt and draft.plain:
+        if draft.prompt_end is not None:
+            prompt_length = places.before(draft.prompt_end) if draft.prompt_end else 0
+        else:
             prompt_length = max(1, len(ids) // 2)
             prompt, completion = (self._backend.decode(part) for part in (ids[:prompt_length], ids[prompt_length:]))
         return TokenRow(
@@ -212,24 +249,14 @@ class RowTokenizer:
             completion=completion,
         )
 
-    def _chat_draft(self, row: Conversation, train_on: TrainOn) -> Draft:
+    def _required_template(self) -> ChatTemplate:
         if not self.template:
             raise TrainerError(
                 ExitCode.ChatTemplateInvalid,
                 "The rows are conversations, but the model's tokenizer has no chat template.",
                 "Set dataset.chatTemplate, or use the model's instruct version.",
             )
-        rendered = self.template.render(row, train_on=train_on)
-        last = max(index for index, turn in enumerate(row.turns) if turn.role == "assistant")
-        questions = [turn.content for turn in row.turns[:last] if turn.role == "user"]
-        return Draft(
-            text=rendered.text,
-            spans=rendered.answers,
-            prompt_end=rendered.prompt_end,
-            plain=False,
-            prompt=questions[-1] if questions else "",
-            completion=row.turns[last].content,
-        )
+        return self.template
 
     def _check_ends(self, draft: Draft) -> None:
         """Raise RowError where an answer that is trained on does not end with an end token.
@@ -244,16 +271,15 @@ class RowTokenizer:
                     " so the model would not learn to stop"
                 )
 
-    def _end_of_turn(self, eos: int) -> int:
+    def _end_of_turn(self, template: ChatTemplate, eos: int) -> int:
         """The token that ends an answer in the template. Raises ChatTemplateInvalid where none does."""
-        assert self.template
-        if unknown := sorted(token for token in self.template.markup if self._backend.token_to_id(token) is None):
+        if unknown := sorted(token for token in template.markup if self._backend.token_to_id(token) is None):
             raise TrainerError(
                 ExitCode.ChatTemplateInvalid,
                 f"The chat template writes {', '.join(unknown)}, which the model's tokenizer does not know.",
                 "Use the template that belongs to this model, or a model that knows these tokens.",
             )
-        (probe,) = self.encode([self._chat_draft(PROBE, TrainOn.ANSWERS)])
+        (probe,) = self.encode([_chat_draft(template, PROBE, TrainOn.ANSWERS)])
         last = max(index for index, trained in enumerate(probe.completion_mask) if trained)
         end = probe.input_ids[last]
         if end != eos and end not in self._backend.get_added_tokens_decoder():
@@ -264,6 +290,20 @@ class RowTokenizer:
                 "Write {{ eos_token }} after the assistant's content in dataset.chatTemplate.",
             )
         return end
+
+
+def _chat_draft(template: ChatTemplate, row: Conversation, train_on: TrainOn) -> Draft:
+    rendered = template.render(row, train_on=train_on)
+    last = max(index for index, turn in enumerate(row.turns) if turn.role == "assistant")
+    questions = [turn.content for turn in row.turns[:last] if turn.role == "user"]
+    return Draft(
+        text=rendered.text,
+        spans=rendered.answers,
+        prompt_end=rendered.prompt_end,
+        plain=False,
+        prompt=questions[-1] if questions else "",
+        completion=row.turns[last].content,
+    )
 
 
 def load_tokenizer(folder: Path, *, chat_template: str | None, chats: bool) -> RowTokenizer:
@@ -287,18 +327,24 @@ def load_tokenizer(folder: Path, *, chat_template: str | None, chats: bool) -> R
         ) from None
     settings = _json_file(folder / "special_tokens_map.json") | _json_file(folder / "tokenizer_config.json")
     special = {name: token for name in SPECIAL_TOKENS if (token := _token_text(settings.get(name)))}
-    template = (chat_template or _own_template(folder, settings)) if chats else None
-    return RowTokenizer(backend=backend, special_tokens=special, template=template)
+    templates = ({DEFAULT: chat_template} if chat_template else _own_templates(folder, settings)) if chats else {}
+    return RowTokenizer(
+        backend=backend,
+        special_tokens=special,
+        template=templates.get(DEFAULT),
+        tool_template=templates.get(WITH_TOOLS),
+    )
 
 
-def _own_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    if (path := folder / "chat_template.jinja").exists():
-        return path.read_text()
-    template = _json_file(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        return named.get("default")
-    return template
+def _own_templates(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """The tokenizer's own templates by their names, as transformers reads and chooses them."""
+    own = _json_file(folder / "chat_template.json").get("chat_template") or settings.get("chat_template") or {}
+    if isinstance(own, str):
+        own = {DEFAULT: own}
+    elif isinstance(own, list):
+        own = {entry["name"]: entry["template"] for entry in own}
+    files = {DEFAULT: folder / DEFAULT_FILE, WITH_TOOLS: folder / WITH_TOOLS_FILE}
+    return own | {name: path.read_text() for name, path in files.items() if path.exists()}
 
 
 def _token_text(token: Any) -> str | None:

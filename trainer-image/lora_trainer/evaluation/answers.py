@@ -6,7 +6,7 @@ Imports torch inside its functions: Unsloth must have been imported before it (s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -53,7 +53,12 @@ def _answer_batch(
         eos_token_id=stop_tokens(model, tokenizer),
         use_cache=True,
     )
-    return [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in generated[:, longest:]]
+    return [as_text(tokenizer, tokens) for tokens in generated[:, longest:]]
+
+
+def as_text(tokenizer: PreTrainedTokenizerBase, answer_ids: Any) -> str:
+    """An answer's tokens as they are shown and compared: a list or tensor of ids, without special tokens."""
+    return str(tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
 
 
 def stop_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from lora_trainer.contract.outcome import Evaluation
 from lora_trainer.contract.spec.evaluation import EvaluationSpec, ExactMatchSpec
-from lora_trainer.evaluation.answers import answer, exact_match
+from lora_trainer.evaluation.answers import answer, as_text, exact_match
 from lora_trainer.evaluation.comparison import EvaluationFile, Sample, base_and_tuned, side_by_side
 from lora_trainer.prepared import Prompt, first_rows
 
@@ -46,6 +46,12 @@ class Row:
     def prompt_ids(self) -> list[int]:
         """The tokens that ask for the last answer."""
         return self.input_ids[: self.prompt_length]
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The tokens of the last answer, up to its end token."""
+        end = max((index for index, scored in enumerate(self.completion_mask, start=1) if scored), default=0)
+        return self.input_ids[self.prompt_length : end]
 
     @property
     def longest_answer(self) -> int:
@@ -116,7 +122,7 @@ def evaluate(
             loss=after.mean_loss,
             base_token_accuracy=before.correct / before.tokens,
             token_accuracy=after.correct / after.tokens,
-            **exact_matches(rows, base=base.compared, tuned=tuned.compared, spec=spec.exact_match),
+            **exact_matches(tokenizer, rows, base=base.compared, tuned=tuned.compared, spec=spec.exact_match),
         ),
         probe=probe(tokenizer, rows[0]),
         row_losses=tuple(score.mean_loss for score in tuned.scores[:REMEASURED_ROWS]),
@@ -159,12 +165,21 @@ def asked(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def exact_matches(
-    rows: Sequence[Row], *, base: Sequence[str], tuned: Sequence[str], spec: ExactMatchSpec | None
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    base: Sequence[str],
+    tuned: Sequence[str],
+    spec: ExactMatchSpec | None,
 ) -> ExactMatches:
-    """The figures of exact match; none where nothing was to be compared."""
+    """The figures of exact match; none where nothing was to be compared.
+
+    The references are the tokens that were learned: a template may write more of an answer than its content, such as
+    an empty block of reasoning.
+    """
     if spec is None or not tuned:
         return {}
-    references = [row.completion for row in asked(rows, spec.rows)]
+    references = [as_text(tokenizer, row.answer_ids) for row in asked(rows, spec.rows)]
     return {
         "answers": len(references),
         "base_exact_match": exact_match(base, references, ignore_case=spec.ignore_case),

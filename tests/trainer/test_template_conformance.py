@@ -1,0 +1,164 @@
+"""Chat templates of TRL and Unsloth with every kind of conversation: trained right, or refused with the reason.
+
+The templates are read from the installed packages. A byte-level tokenizer with the special tokens of each template
+stands for its model's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lora_trainer.contract.spec.training import TrainOn
+from lora_trainer.data.chat_template import MARKUP
+from lora_trainer.data.columns import RowError
+from lora_trainer.data.conversations import conversation, turns_of
+from lora_trainer.data.tokens import RowTokenizer
+from lora_trainer.errors import TrainerError
+
+from tests.support.tiny_model import tiny_tokenizer
+
+SCRIPT = Path(__file__).parents[2] / "trainer-image/export_chat_templates.py"
+SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather_of",
+        "description": "Tells the weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "A city."}}},
+    },
+}
+CALL = {"id": "call00001", "type": "function", "function": {"name": "weather_of", "arguments": {"city": "Oslo"}}}
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **fields}
+
+
+TURNS = [user("Question one?"), assistant("Answer one."), user("Question two?"), assistant("Answer two.")]
+CALLS = [
+    user("Weather in the north?"),
+    assistant("", tool_calls=[CALL]),
+    {"role": "tool", "name": "weather_of", "tool_call_id": "call00001", "content": "21 degrees"},
+    assistant("It is warm."),
+]
+KINDS: Mapping[str, tuple[list[dict[str, Any]], list[list[str]], TrainOn]] = {
+    "plain chat": (TURNS[:2], [["Answer one."]], TrainOn.ANSWERS),
+    "system": ([{"role": "system", "content": "Be brief."}, *TURNS[:2]], [["Answer one."]], TrainOn.ANSWERS),
+    "several turns": (TURNS, [["Answer one."], ["Answer two."]], TrainOn.ANSWERS),
+    "last answer only": (TURNS, [["Answer two."]], TrainOn.LAST_ANSWER),
+    "tools and calls": (CALLS, [["weather_of", "Oslo"], ["It is warm."]], TrainOn.ANSWERS),
+    "tools, last answer only": (CALLS, [["It is warm."]], TrainOn.LAST_ANSWER),
+    "reasoning": (
+        [TURNS[0], assistant("Answer one.", reasoning_content="I think so.")],
+        [["I think so.", "Answer one."]],
+        TrainOn.ANSWERS,
+    ),
+    "reasoning in the content": (
+        [TURNS[0], assistant("<think>\nI think so.\n</think>\n\nAnswer one.")],
+        [["I think so.", "Answer one."]],
+        TrainOn.ANSWERS,
+    ),
+}
+"""Messages, what each trained answer must hold, and what is trained on."""
+
+
+REFUSED = re.compile(
+    r"the chat template refuses it \(.+\)"
+    r"|the chat template does not show .+; set dataset\.chatTemplate to one that does"
+    r"|the chat template writes messages\[1\] otherwise once more messages follow.+ set training\.sft\.trainOn"
+    r"|ends an answer with .+ instead of an end token"
+)
+"""Sentences of a refusal."""
+RIGHT = {
+    "plain chat": {"trl/phi3", "trl/gptoss", "trl/qwen3", "trl/gemma3", "unsloth/alpaca", "unsloth/unsloth"},
+    "system": {"trl/phi3", "trl/gptoss", "trl/qwen3", "trl/gemma3", "unsloth/llama-3.1"},
+    "several turns": {"trl/phi3", "trl/phi3_training", "trl/gptoss", "trl/gemma4", "unsloth/gpt-oss", "unsloth/zephyr"},
+    "last answer only": {"trl/qwen3", "trl/qwen3_5_think", "unsloth/qwen3-thinking", "trl/gptoss"},
+    "tools and calls": {"trl/qwen2_5", "trl/qwen3_training", "trl/gptoss", "trl/llama3_1", "unsloth/gemma-4-thinking"},
+    "tools, last answer only": {"trl/qwen2_5", "trl/qwen3", "trl/gptoss", "trl/llama3_1"},
+    "reasoning": {"trl/qwen3", "trl/qwen3_training", "unsloth/qwen3-thinking"},
+    "reasoning in the content": {"trl/qwen3", "trl/qwen3_training", "trl/deepseek_r1_distill_training"},
+}
+"""Some that must not be refused."""
+UNUSABLE = {
+    "trl/glm4moe",
+    *(f"trl/{name}{of}" for name in ("idefics3", "llava_next", "smolvlm") for of in ("", "_training")),
+}
+"""Those that refuse a plain chat: one writes no end token, the others read contents in parts only."""
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> dict[str, RowTokenizer | str]:
+    """A tokenizer with each template, or why the template is refused."""
+    sources = shipped_templates()
+    made = {source: tokenizer(source) for source in set(sources.values())}
+    return {name: made[source] for name, source in sources.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_trained_right_or_refused(kind: str, tokenizers: dict[str, RowTokenizer | str]) -> None:
+    outcomes = {name: using if isinstance(using, str) else outcome(using, kind) for name, using in tokenizers.items()}
+    right = {name for name, told in outcomes.items() if told == "right"}
+    assert len(outcomes) > 100
+    assert not {name: told for name, told in outcomes.items() if name not in right and not REFUSED.search(told)}
+    assert RIGHT[kind] <= right
+    if kind in ("plain chat", "last answer only"):
+        assert set(outcomes) - right == UNUSABLE
+
+
+def shipped_templates() -> dict[str, str]:
+    """The templates by package and name."""
+    trl, unsloth = (package_folder(name) for name in ("trl", "unsloth"))
+    command = [sys.executable, "-S", SCRIPT, unsloth]
+    named = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shipped = {f"trl/{path.stem}": path.read_text() for path in sorted((trl / "chat_templates").glob("*.jinja"))}
+    return shipped | {f"unsloth/{name}": source for name, source in json.loads(named).items()}
+
+
+def package_folder(name: str) -> Path:
+    found = find_spec(name)
+    assert found
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
+
+
+def tokenizer(source: str) -> RowTokenizer | str:
+    tokens = dict.fromkeys([*SPECIAL.values(), *MARKUP.findall(source), "<think>", "</think>"])
+    try:
+        return RowTokenizer(backend=tiny_tokenizer(special=tuple(tokens)), special_tokens=SPECIAL, template=source)
+    except TrainerError as error:
+        return error.message
+
+
+def outcome(using: RowTokenizer, kind: str) -> str:
+    """Why the conversation is refused, or that what is trained of it is right. Fails where it is not."""
+    messages, answers, train_on = KINDS[kind]
+    record = {"messages": messages, "tools": [TOOL] if messages is CALLS else []}
+    try:
+        draft = using.draft(conversation(turns_of(messages, "messages"), record, "messages"), train_on)
+    except RowError as error:
+        return str(error)
+    (row,) = using.encode([draft])
+    shown = using.marked(row.input_ids, row.completion_mask)
+    found = re.findall("⟦(.*?)⟧", shown, re.DOTALL)
+    assert len(found) == len(answers), shown
+    others = [message["content"] for message in messages if message["role"] != "assistant"]
+    for trained, parts in zip(found, answers, strict=True):
+        assert all(part in trained for part in parts), shown
+        assert not any(other in trained for other in others), shown
+    asked = using.marked(row.prompt_ids, [0] * row.prompt_length)
+    assert answers[-1][0] not in asked, shown
+    assert messages[-2]["content"] in asked, shown
+    return "right"
