@@ -58,6 +58,7 @@ def chat(*answers: dict[str, Any], **keys: Any) -> dict[str, Any]:
         (chat({"train": True}), []),
         ({"instruction": "i", "input": "", "output": "o", "system": "", "history": [["q", "a"]]}, []),
         ({"text": "t", "title": "x", "score": None, "tags": [], "more": {}}, ["title"]),
+        ({"text": "t", "": "0"}, ['""']),
         (
             {"messages": [*chat({})["messages"], {"role": "user", "content": "The north hill."}]},
             ["messages[user after the last answer].content"],

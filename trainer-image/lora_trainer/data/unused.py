@@ -135,8 +135,9 @@ def _role(element: Any) -> str:
 
 
 def _name(path: Path) -> str:
+    """The path in the words of a status. A column may have no name, as the index that pandas writes into CSV."""
     first, *others = path
-    return first + "".join(part if part.startswith("[") else f".{part}" for part in others)
+    return (first or '""') + "".join(part if part.startswith("[") else f".{part}" for part in others)
 
 
 def _changed_at(value: Any, path: Path) -> Any:
