@@ -68,9 +68,11 @@ def job_name(run: str, stage: Stage, attempt: int) -> str:
     return f"{run}-{stage}-{attempt}"
 
 
-def config_map_name(run: str) -> str:
-    """Name of the ConfigMap with the resolved run file."""
-    return f"{run}-run"
+def config_map_name(run: str, uid: str) -> str:
+    """Name of the ConfigMap with the resolved run file. It is another one for each run of a name, because a kubelet
+    keeps the content of an immutable ConfigMap by its name: for as long as any pod mounts it, a new ConfigMap of that
+    name has the old content there."""
+    return f"{run}-run-{uid.partition('-')[0]}"
 
 
 def service_name(run: str) -> str:

@@ -172,7 +172,11 @@ class Tenant:
 
     def config_map(self, name: str) -> Body | None:
         """The run's ConfigMap, where there is one."""
-        return self.kubectl.rest.get(f"{self._namespace}/configmaps/{naming.config_map_name(name)}")
+        return self.kubectl.rest.get(f"{self._namespace}/configmaps/{self.config_map_name(name)}")
+
+    def config_map_name(self, name: str) -> str:
+        """What it is called."""
+        return naming.config_map_name(name, self.run(name)["metadata"]["uid"])
 
     def told(self, name: str, *, until: str, seconds: float = PATIENCE) -> list[str]:
         """Reasons of the run's Events, oldest first, once `until` is among them: an Event follows its status write."""

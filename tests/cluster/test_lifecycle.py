@@ -69,7 +69,7 @@ def test_the_config_map_deleted_by_hand_is_made_again_for_the_next_pod(tenant: T
     # While a pod is there its kubelet holds the ConfigMap, and may give it to one that follows at once.
     tenant.wait_for_reason("run", "BackingOff")
     before = tenant.config_map("run")
-    tenant.kubectl("-n", tenant.namespace, "delete", "configmap", "run-run")
+    tenant.kubectl("-n", tenant.namespace, "delete", "configmap", tenant.config_map_name("run"))
     tenant.wait_for("run", "Ready")
     after = tenant.config_map("run")
     assert before

@@ -12,7 +12,6 @@ from tests.builders import CLASS_NAME, NAME, NAMESPACE, trained_text
 from tests.component.world import Body, World, an_operator
 
 PREPARE = job_name(NAME, Stage.PREPARE, 1)
-CONFIG_MAP = f"{NAME}-run"
 
 
 def train(number: int) -> str:
@@ -26,8 +25,10 @@ def edit_class(world: World, **spec: object) -> None:
 
 async def remade(world: World) -> Body:
     """The ConfigMap, as soon as it is there again."""
-    await world.server.wait_for(lambda: world.server.find("configmaps", CONFIG_MAP, NAMESPACE), what="the ConfigMap")
-    return world.server.get("configmaps", CONFIG_MAP, NAMESPACE)
+    await world.server.wait_for(
+        lambda: world.server.find("configmaps", world.config_map(), NAMESPACE), what="the ConfigMap"
+    )
+    return world.server.get("configmaps", world.config_map(), NAMESPACE)
 
 
 async def test_the_class_says_how_long_children_stay_also_after_the_end(world: World) -> None:
@@ -42,7 +43,7 @@ async def test_the_class_says_how_long_children_stay_also_after_the_end(world: W
     assert world.jobs() == [PREPARE, train(1)]
     edit_class(world, jobRetentionSeconds=60)
     await world.server.wait_for(lambda: world.jobs() == [], what="the end of the Jobs")
-    assert world.server.find("configmaps", CONFIG_MAP, NAMESPACE) is None
+    assert world.server.find("configmaps", world.config_map(), NAMESPACE) is None
     await world.settle()
     assert world.status() == before
 
@@ -65,11 +66,11 @@ async def test_a_config_map_that_a_pod_waits_for_is_made_again_as_it_was(world: 
     world.apply()
     await world.prepare()
     pod = await world.pod(Stage.TRAIN)
-    before = world.server.get("configmaps", CONFIG_MAP, NAMESPACE)
+    before = world.server.get("configmaps", world.config_map(), NAMESPACE)
     world.kubelet.waiting(pod, reason="ContainerCreating")
     await world.until("Starting")
     edit_class(world, image="registry.example/another:2", storage={"workUri": "s3://elsewhere/work"})
-    world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     world.pass_time(11)
     assert (await remade(world))["data"] == before["data"]
     await world.train()
@@ -86,11 +87,11 @@ async def test_an_operator_that_never_saw_the_config_map_makes_it_from_class_and
         world.apply()
         await world.prepare()
         pod = await world.pod(Stage.TRAIN)
-        before = world.server.get("configmaps", CONFIG_MAP, NAMESPACE)
+        before = world.server.get("configmaps", world.config_map(), NAMESPACE)
         if works:
             world.kubelet.start(pod)
             await world.until("Training")
-    world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     async with an_operator(world, kubeconfig):
         assert (await remade(world))["data"] == before["data"]
         world.kubelet.start(pod)

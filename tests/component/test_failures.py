@@ -133,7 +133,7 @@ async def test_children_go_after_the_ttl_and_nothing_comes_back(world: World) ->
     world.pass_time(61)
     await world.server.wait_for(lambda: world.jobs() == [], what="the end of the Jobs")
     await world.settle()
-    assert world.server.find("configmaps", f"{NAME}-run", NAMESPACE) is None
+    assert world.server.find("configmaps", world.config_map(), NAMESPACE) is None
     world.poke()
     await world.settle()
     assert (world.jobs(), world.status()) == ([], before)
@@ -147,7 +147,7 @@ async def test_jobs_deleted_by_hand_after_the_end_restart_nothing(world: World) 
     await world.until("AdapterPublished")
     for name in world.jobs():
         world.server.delete("jobs", name, NAMESPACE)
-    world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     await world.settle()
     world.poke()
     await world.settle()
@@ -266,13 +266,15 @@ async def test_a_younger_run_goes_on_when_the_older_is_deleted(world: World) -> 
 
 
 async def test_a_name_that_something_else_holds_is_said_and_heals(world: World) -> None:
-    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{NAME}-run", "namespace": NAMESPACE}}
-    world.server.create(foreign)
-    world.apply()
+    world.apply(suspend=True)
+    await world.until("SuspendedByUser")
+    foreign = {"name": world.config_map(), "namespace": NAMESPACE}
+    world.server.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": foreign})
+    world.edit(suspend=False)
     await world.until("NameTaken")
-    assert f"ConfigMap {NAME}-run" in world.condition("Stalled")["message"]
+    assert f"ConfigMap {world.config_map()} already exists" in world.condition("Stalled")["message"]
     assert world.created_jobs() == []
-    world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     await world.until("Preparing")
 
 
@@ -311,9 +313,10 @@ def crds_of_another_version(folder: Path) -> list[Path]:
 
 async def test_a_run_file_that_cannot_be_read_is_said_so(bare_world: World, kubeconfig: Path) -> None:
     """As after a rollback: the operator that recorded it understood it."""
-    world, name = bare_world, f"{NAME}-run"
+    world = bare_world
     async with an_operator(world, kubeconfig):
         await world.begin_training()
+    name = world.config_map()
     kept = world.server.get("configmaps", name, NAMESPACE)
     world.server.delete("configmaps", name, NAMESPACE)
     metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}

@@ -336,5 +336,5 @@ async def test_a_run_of_the_same_name_waits_for_what_its_predecessor_left(world:
     world.apply()
     await world.until("NameTaken")
     world.server.gc_paused = False
-    world.server.delete("configmaps", f"{NAME}-run", NAMESPACE)
+    world.server.delete("jobs", PREPARE, NAMESPACE)
     await world.until("Preparing")

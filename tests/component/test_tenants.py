@@ -18,7 +18,6 @@ from lora_operator.planning.pod_problems import POD_PATIENCE
 from tests.builders import NAME, NAMESPACE, class_spec, run_body
 from tests.component.world import Body, World, an_operator
 
-CONFIG_MAP = f"{NAME}-run"
 PREPARE, TRAIN, TRAIN_2 = f"{NAME}-prepare-1", f"{NAME}-train-1", f"{NAME}-train-2"
 OTHER_NAMESPACE = "team-b"
 FORGED_CLASS = class_spec(
@@ -40,15 +39,15 @@ def forge_config_map(world: World, **data: str) -> Body:
     """A tenant creates the ConfigMap of a run, with a class of their own in it."""
     run_file = json.dumps({"model": {"name": "any/model"}})
     data = {"class.json": json.dumps(FORGED_CLASS), "className": "h100", "run.json": run_file} | data
-    metadata = own(world) | {"name": CONFIG_MAP}
+    metadata = own(world) | {"name": world.config_map()}
     return world.server.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
 def replace_config_map(world: World, **data: str) -> Body:
     """A tenant deletes the ConfigMap, which is immutable, and creates another one."""
-    kept = world.server.get("configmaps", CONFIG_MAP, NAMESPACE)
+    kept = world.server.get("configmaps", world.config_map(), NAMESPACE)
     assert kept["immutable"] is True
-    world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     forge_config_map(world, **(kept["data"] | {"class.json": json.dumps(FORGED_CLASS)} | data))
     return kept
 
@@ -68,10 +67,10 @@ async def test_a_forged_config_map_is_no_class_of_ones_own(world: World) -> None
     forge_config_map(world)
     world.edit(suspend=False)
     await world.until("NameTaken")
-    assert f"ConfigMap {CONFIG_MAP} names this LoraFineTune as its owner" in world.condition("Ready")["message"]
+    assert f"ConfigMap {world.config_map()} names this LoraFineTune as its owner" in world.condition("Ready")["message"]
     await world.settle()
     assert world.created_jobs() == []
-    world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     await world.prepare()
     await world.train()
     await world.until("AdapterPublished")
@@ -133,9 +132,9 @@ async def fail_after_replacement(world: World) -> None:
     await world.fail_training()
     await world.until("NameTaken")
     assert world.jobs() == [PREPARE, TRAIN]
-    world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     await world.pod(Stage.TRAIN, 2)
-    assert world.server.get("configmaps", CONFIG_MAP, NAMESPACE)["data"] == kept["data"]
+    assert world.server.get("configmaps", world.config_map(), NAMESPACE)["data"] == kept["data"]
     await world.train(2)
     await world.until("AdapterPublished")
     assert images(world) == {class_spec()["image"]}
@@ -145,13 +144,13 @@ async def test_a_lost_config_map_is_not_created_again_from_a_changed_class(bare_
     world = bare_world
     async with an_operator(world, kubeconfig):
         await world.begin_training()
-    kept = world.server.get("configmaps", CONFIG_MAP, NAMESPACE)
-    world.server.delete("configmaps", CONFIG_MAP, NAMESPACE)
+    kept = world.server.get("configmaps", world.config_map(), NAMESPACE)
+    world.server.delete("configmaps", world.config_map(), NAMESPACE)
     world.server.patch(naming.CLASS_PLURAL, "h100", merge={"spec": {"image": "registry.example/another:2"}})
     async with an_operator(world, kubeconfig):
         await world.fail_training()
         await world.until("ConfigMapLost")
-        assert world.server.find("configmaps", CONFIG_MAP, NAMESPACE) is None
+        assert world.server.find("configmaps", world.config_map(), NAMESPACE) is None
         metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
         world.server.create(kept | {"metadata": metadata})
         await world.train(2)
@@ -301,7 +300,7 @@ async def test_a_child_that_others_own_survives_the_end_of_the_run(world: World)
         await world.until("AdapterPublished")
     foreign = []
     for kind, name, spec in (
-        ("ConfigMap", CONFIG_MAP, {"data": {"of": "somebody else"}}),
+        ("ConfigMap", world.config_map(), {"data": {"of": "somebody else"}}),
         ("Service", f"nodes-{NAME}", {"spec": {"clusterIP": "None"}}),
     ):
         resource = f"{kind.lower()}s"

@@ -78,6 +78,10 @@ class World:
         """A user applies a run."""
         return self.server.create(run_body(name, **spec))
 
+    def config_map(self, name: str = NAME) -> str:
+        """Name of the run's ConfigMap."""
+        return naming.config_map_name(name, self.run(name)["metadata"]["uid"])
+
     def edit(self, name: str = NAME, **spec: Any) -> Body:
         """A user changes fields of the spec."""
         return self.server.patch(naming.RUN_PLURAL, name, NAMESPACE, merge={"spec": spec})

@@ -67,7 +67,7 @@ def _unfinished(world: World, rng: Random) -> Obj | None:
 
 def _put(world: World, rng: Random, run: Obj, metadata: Obj, data: dict[str, str]) -> bool:
     _delete(world, run)
-    metadata = {"name": naming.config_map_name(run["metadata"]["name"]), "namespace": NAMESPACE} | metadata
+    metadata = {"name": _name(run), "namespace": NAMESPACE} | metadata
     made = world.server.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     world.spawn(_repair(world, run, made, after=rng.uniform(1, 60)))
     return True
@@ -97,5 +97,9 @@ async def _repair(world: World, run: Obj, made: Obj | None, *, after: float) -> 
         world.server.create(kept | {"metadata": metadata})
 
 
+def _name(run: Obj) -> str:
+    return naming.config_map_name(run["metadata"]["name"], run["metadata"]["uid"])
+
+
 def _config_map(world: World, run: Obj) -> Obj | None:
-    return world.server.find("configmaps", naming.config_map_name(run["metadata"]["name"]), NAMESPACE)
+    return world.server.find("configmaps", _name(run), NAMESPACE)

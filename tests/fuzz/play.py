@@ -118,7 +118,7 @@ class Player:
             raise Violation("it is said to run and has no Job")
         name = made["metadata"]["name"]
         run = parse_run(await self.api.request("GET", _path(RUNS, name)))
-        resolved = read_config_map(await self.api.request("GET", _path(CONFIG_MAPS, config_map_name(name))))
+        resolved = read_config_map(await self.api.request("GET", _path(CONFIG_MAPS, config_map_name(name, run.uid))))
         job = stage_job(StageRequest(run=run, resolved=resolved, stage=Stage.TRAIN, attempt=1))
         try:
             await self.api.request("POST", f"{JOBS}?dryRun=All", job)

@@ -128,13 +128,14 @@ def test_an_application_brings_operator_class_and_run(argo: ArgoCD, repository: 
     assert trainings(tenant, "run") == before
     assert tenant.jobs("run", stage="train") == []
 
+    config_map = tenant.config_map_name("run")
     repository.remove(run)
     repository.offer_with_platform()
     revision = repository.commit("End the run")
     argo.refresh("lora-operator")
     argo.wait("lora-operator", lambda app: app["status"]["sync"].get("revision") == revision, "the commit", seconds=60)
     gone = ("wait", "--for=delete", "--timeout=60s")
-    tenant.kubectl("-n", tenant.namespace, *gone, "lorafinetune/run", "job/run-prepare-1", "configmap/run-run")
+    tenant.kubectl("-n", tenant.namespace, *gone, "lorafinetune/run", "job/run-prepare-1", f"configmap/{config_map}")
     assert tenant.run("next")["metadata"]["name"] == "next"
     assert argo.kubectl.get("lorafinetuneclass", SCRIPTED_CLASS)
 
@@ -151,12 +152,12 @@ def test_an_application_set_brings_the_runs_of_every_team(argo: ArgoCD, reposito
     app = f"lora-{team.namespace}"
     assert_nothing_healed(argo, app)
 
+    children = ("job/run-prepare-1", "job/run-train-1", f"configmap/{team.config_map_name('run')}")
     repository.remove(TEAMS / team.namespace)
     repository.commit("Let the team go")
     argo.regenerate("lora-teams")
     gone = ("wait", "--for=delete", "--timeout=90s")
     argo.kubectl("-n", argocd.NAMESPACE, *gone, f"application/{app}")
-    children = ("job/run-prepare-1", "job/run-train-1", "configmap/run-run")
     argo.kubectl("-n", team.namespace, *gone, "lorafinetune/run", *children)
     assert argo.kubectl.get("namespace", team.namespace)["status"]["phase"] == "Active"
 

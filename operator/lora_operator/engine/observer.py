@@ -135,7 +135,7 @@ class Observer:
         """What the run's ConfigMap says, if it is the one that status records."""
         if run.uid in self.cache.resolved:
             return self.cache.resolved[run.uid]
-        name = config_map_name(run.name)
+        name = config_map_name(run.name, run.uid)
         try:
             body = await self.gateway.get(CONFIG_MAPS, run.namespace, name)
         except NotFound:
@@ -161,7 +161,7 @@ class Observer:
         if not any(pod.mounting and self.clock() >= pod.created + MOUNT_PATIENCE for pod in pods):
             return False
         try:
-            await self.gateway.get(CONFIG_MAPS, run.namespace, config_map_name(run.name))
+            await self.gateway.get(CONFIG_MAPS, run.namespace, config_map_name(run.name, run.uid))
         except NotFound:
             return True
         return False
@@ -175,7 +175,7 @@ def _read(body: Body) -> LoraFineTune:
 
 
 def _read_resolved(run: LoraFineTune, body: Body) -> ResolvedRun:
-    name = config_map_name(run.name)
+    name = config_map_name(run.name, run.uid)
     try:
         return read_config_map(body)
     except ValidationError as problem:

@@ -35,7 +35,7 @@ def after_the_end(observed: Observed, now: datetime) -> Plan:
     if not ended:
         return plan
     # Jobs are deleted last: while one exists, a plan that was interrupted is made again.
-    others = [Delete(kind="ConfigMap", name=config_map_name(run.name))]
+    others = [Delete(kind="ConfigMap", name=config_map_name(run.name, run.uid))]
     if any(job.nodes > 1 for job in observed.jobs):
         others.append(Delete(kind="Service", name=service_name(run.name)))
     deleted = (delete_job(job) for job in ended if not job.deleting)

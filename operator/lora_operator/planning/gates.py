@@ -156,10 +156,11 @@ def may_create(observed: Observed, resolved: ResolvedRun) -> Block | None:
     recorded = observed.run.status.resolved_digest
     if not observed.begun or recorded in (None, resolved.digest):
         return None
+    name = config_map_name(observed.run.name, observed.run.uid)
     message = (
-        f"ConfigMap {config_map_name(observed.run.name)} is gone or was replaced, and LoraFineTuneClass "
-        f"{resolved.class_name} has changed since the run started, so the operator cannot create it again as it was. "
-        "Restore the ConfigMap or the class, or create another LoraFineTune."
+        f"ConfigMap {name} is gone or was replaced, and LoraFineTuneClass {resolved.class_name} has changed since the "
+        "run started, so the operator cannot create it again as it was. Restore the ConfigMap or the class, or create "
+        "another LoraFineTune."
     )
     return Block(reason=Reason.CONFIG_MAP_LOST, message=message)
 

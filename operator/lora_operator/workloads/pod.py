@@ -100,7 +100,7 @@ def grace(draft: PodDraft, request: StageRequest) -> PodDraft:
 def run_file(draft: PodDraft, request: StageRequest) -> PodDraft:
     """Add the resolved run file from the run's ConfigMap, and what the trainer knows it by."""
     sha256 = hashlib.sha256(request.resolved.data[RUN_KEY].encode()).hexdigest()
-    source = {"name": config_map_name(request.run.name), "items": [{"key": RUN_KEY, "path": RUN_KEY}]}
+    source = {"name": config_map_name(request.run.name, request.run.uid), "items": [{"key": RUN_KEY, "path": RUN_KEY}]}
     return draft.plus(
         env=({"name": RUN_FILE_SHA256_VARIABLE, "value": sha256},),
         volumes=({"name": "run", "configMap": source},),

@@ -116,7 +116,7 @@ def config_map(run: LoraFineTune, resolved: ResolvedRun) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": child_metadata(run, name=config_map_name(run.name)),
+        "metadata": child_metadata(run, name=config_map_name(run.name, run.uid)),
         "immutable": True,
         "data": dict(resolved.data),
     }

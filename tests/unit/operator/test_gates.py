@@ -11,7 +11,7 @@ from lora_operator.planning.observed import ClassView, TakenName
 from lora_operator.planning.plan import Create
 from lora_trainer.contract.exits import ExitCode
 
-from tests.builders import NAME, NAMESPACE, a_class, a_job, a_resolved, a_run
+from tests.builders import NAMESPACE, a_class, a_job, a_resolved, a_run
 from tests.unit.operator.simulation import PREPARE, TRAIN, TRAIN_2, Simulation, starting, training
 
 BLOCKS = [
@@ -120,8 +120,8 @@ def test_a_gated_run_asks_for_no_live_reads() -> None:
 
 # --- what is recorded, and what exists under the names of children ------------------------------------------------
 
-FORGED = TakenName(child=f"ConfigMap {NAME}-run", forged=True)
-FOREIGN = TakenName(child=f"ConfigMap {NAME}-run")
+FORGED = TakenName(child="ConfigMap any", forged=True)
+FOREIGN = TakenName(child="ConfigMap any")
 JOB = TakenName(child=f"Job {PREPARE}")
 
 
