@@ -89,6 +89,12 @@ SUITES = (
         options=(*SLOWEST, "-n", "5", "--dist", "loadfile", "--no-loadscope-reorder"),
         apart=("tests/cluster/test_queues.py",),
     ),
+    Suite(
+        name="redteam",
+        target="test-cluster",
+        paths=("tests/redteam",),
+        options=(*SLOWEST, "-n", "3", "--dist", "loadfile"),
+    ),
     # These have the cluster to themselves, and mostly wait.
     Suite(name="queues", target="test-cluster-alone", paths=("tests/cluster/test_queues.py",)),
     Suite(name="outages", target="test-cluster-alone", paths=("tests/outages",)),
