@@ -171,8 +171,9 @@ class Tenant:
         self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
     def config_map(self, name: str) -> Body | None:
-        """The run's ConfigMap, where there is one."""
-        return self.kubectl.rest.get(f"{self._namespace}/configmaps/{self.config_map_name(name)}")
+        """The run's ConfigMap, where there is one. The run may be gone."""
+        found = self._list(f"{self._namespace}/configmaps", labelSelector=f"{naming.RUN_LABEL}={name}")
+        return next(iter(found), None)
 
     def config_map_name(self, name: str) -> str:
         """What it is called."""
