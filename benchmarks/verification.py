@@ -14,8 +14,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,10 +23,13 @@ from typing import Any
 from lora_trainer.contract.layout import EVALUATION, MANIFEST
 from lora_trainer.contract.run import RunFile
 from lora_trainer.libraries import versions
+from lora_trainer.prepare import prepare
 from lora_trainer.storage import open_bucket
+from lora_trainer.telemetry import ProgressServer
 
 from benchmarks.gpu_machine import Machine, read_machine
 from tests.ports import free_port
+from tests.support.attempts import Attempt
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.runs import BUCKET, WHOLE_MODEL, run_file
 
@@ -89,19 +90,10 @@ def measure(store: ObjectStore, folder: Path, *, name: str, machine: Machine) ->
 
 
 def play(run: RunFile, folder: Path) -> str:
-    """Prepare and train as pods do. Returns the adapter's URI."""
-    folder.mkdir()
-    file, ending = folder / "run.json", folder / "termination-message"
-    file.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
-    for stage in ("prepare", "train"):
-        place = ["--port", str(free_port()), "--termination-log", ending, "--scratch", folder / stage]
-        (folder / stage).mkdir()
-        with (folder / f"{stage}.log").open("w") as log:
-            command = [sys.executable, "-m", "lora_trainer", stage, "--run", file, *place]
-            ended = subprocess.run(command, stdout=log, stderr=log, check=False)
-        if ended.returncode:
-            raise SystemExit(f"{stage} failed\n{(folder / f'{stage}.log').read_text()[-3000:]}")
-    return json.loads(ending.read_text())["result"]["artifact"]["uri"]
+    """Prepare, and train in a process as a pod does. Returns the adapter's URI."""
+    prepare(run, bucket=open_bucket(run.storage), progress=ProgressServer(port=0), scratch=folder / "prepare")
+    with Attempt(run, folder=folder / "train", port=free_port(), fresh=True) as running:
+        return running.wait().result.artifact.uri
 
 
 def main() -> None:

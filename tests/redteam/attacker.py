@@ -86,7 +86,7 @@ class Attacker:
         return self.tenant.body(name, scenario, class_name=self.class_name, **({"dataset": rows} | spec))
 
     def starts(self, name: str, scenario: str = "ok", **spec: Any) -> Body:
-        """Apply a sound run as the person. Returns it as it stands."""
+        """Apply a sound run as the person. Returns the run as the API server has it."""
         assert self.tries_to_apply(self.run(name, scenario, **spec)) == ""
         return self.tenant.run(name)
 

@@ -87,6 +87,11 @@ class Prepared(WireModel):
     """evaluation.prompts, to be answered by base and adapter."""
 
 
+def answer_end(completion_mask: Sequence[int]) -> int:
+    """Leading tokens of a row up to the end of its last answer: what follows is not the model's to write."""
+    return max((index for index, trained in enumerate(completion_mask, start=1) if trained), default=0)
+
+
 def write_prepared(folder: Path, prepared: Prepared) -> None:
     """Write prepared.json."""
     (folder / PREPARED).write_text(prepared.model_dump_json(by_alias=True, exclude_none=True, indent=1))

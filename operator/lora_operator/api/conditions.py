@@ -90,7 +90,7 @@ def put(
     before = find(conditions, kind)
     since = now
     if before is not None:
-        # Whoever wrote the one before may have had a clock that is ahead of this one.
+        # The clock of the operator that wrote the one before may have been ahead of this one.
         since = before.last_transition_time if before.status == word else max(now, before.last_transition_time)
     entry = Condition(
         type=kind,

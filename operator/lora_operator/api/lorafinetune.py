@@ -345,7 +345,7 @@ class LoraFineTuneStatus(WireModel):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """One object as it stands in the API server, whether its spec can be read or not."""
+    """One object as the API server has it, whether its spec can be read or not."""
 
     namespace: str
     name: str

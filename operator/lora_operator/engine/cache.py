@@ -131,8 +131,8 @@ class Cache:
     """The uids of runs whose next Job is being created."""
 
     wake: Callable[[frozenset[Key]], None] = lambda _: None
-    """Called with the runs that wait for an output when a run lets go of it. Whoever stores that version first, a watch
-    or a worker, the others see no change any more."""
+    """Called with the runs that wait for an output when a run lets go of it. A watch or a worker
+    stores that version first, and the others see no change any more."""
 
     def put_run(self, body: Body) -> frozenset[Key]:
         """Store a run: it is to be reconciled."""

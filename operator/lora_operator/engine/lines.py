@@ -30,7 +30,7 @@ class Lines:
             return None
         standing = self._standing(record, starting=False)
         if standing.active:
-            return line_of(standing, ())  # it waits for nobody, whoever the others are
+            return line_of(standing, ())  # it waits for no other run
         default = resolve_class(None, classes)
         default_name = None if isinstance(default, Block) else default.name
         others = (

@@ -51,7 +51,7 @@ class Refusals:
     """Newest message by namespace and uid of the Job."""
 
     async def of(self, job: JobView, namespace: str, now: datetime) -> str | None:
-        """The Job controller's message, or None where it is not known. No plan needs it: a run goes on without."""
+        """The Job controller's message, or None where it is not known. No plan needs it: a run continues without it."""
         if not job.lacks_pod or now < job.created + POD_PATIENCE:
             return None
         asked = self._asked.get(namespace)

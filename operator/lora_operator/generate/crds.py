@@ -146,7 +146,7 @@ def _crd(*, kind: str, plural: str, short: str, scope: str, versions: list[dict[
 
 
 def render(crd: dict[str, Any]) -> str:
-    """The CRD as YAML, as it stands in manifests/crd."""
+    """The CRD as YAML, as it is in manifests/crd."""
     plain = json.loads(json.dumps(crd))  # what is used twice would become a YAML alias
     return HEADER + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 

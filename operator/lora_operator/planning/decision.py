@@ -39,7 +39,7 @@ def make_plan(observed: Observed, now: datetime) -> Plan:
     if run.status.terminal:
         return after_the_end(observed, now)
     if not run.status.on_record:
-        # The operator has created nothing yet: whoever created these Jobs, they are no attempts of the run.
+        # The operator has created nothing yet: these Jobs are not attempts of the run.
         observed = replace(observed, jobs=())
     prepare = stage_state(observed, Stage.PREPARE, now=now)
     train = stage_state(observed, Stage.TRAIN, now=now)

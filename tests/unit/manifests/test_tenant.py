@@ -42,7 +42,7 @@ def base() -> dict[str, Body]:
 def requested(path: Path, stage: Stage) -> dict[str, str]:
     """What the pod of a run of a class requests."""
     spec = LoraFineTuneClassSpec.model_validate(yaml.safe_load(path.read_text())["spec"])
-    run = a_run(status=LoraFineTuneStatus(work=Work(uri="s3://work/team-a/run/uid")))
+    run = a_run(status=LoraFineTuneStatus(work=Work(uri="s3://lora-work/team-a/run/uid")))
     resolved = resolve(run, class_name=path.stem, class_spec=spec)
     job = stage_job(StageRequest(run=run, resolved=resolved, stage=stage, attempt=1))
     (container,) = job["spec"]["template"]["spec"]["containers"]

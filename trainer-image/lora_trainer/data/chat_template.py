@@ -78,18 +78,16 @@ class ChatTemplate:
         messages = [turn.message() for turn in turns]
         whole = write(messages)
         answers = [index for index, turn in enumerate(turns) if turn.learned]
-        learned = answers if train_on != TrainOn.LAST_ANSWER else answers[-1:]
         wanted = answers if train_on == TrainOn.ANSWERS else answers[-1:]
         finder = AnswerFinder(turns=turns, messages=messages, whole=whole, write=write, endings=self._endings)
         spans = finder.spans(wanted)
-        everything = ((0, len(whole.text)),)
-        found = (
-            dict.fromkeys(learned, everything)
-            if train_on == TrainOn.EVERYTHING
-            else dict(zip(wanted, spans, strict=True))
-        )
-        require_shown(conversation, whole, learned=found, write=self._write)
-        trained = everything if train_on == TrainOn.EVERYTHING else tuple(span for answer in spans for span in answer)
+        if train_on == TrainOn.EVERYTHING:
+            trained: tuple[Span, ...] = ((0, len(whole.text)),)
+            learned = dict.fromkeys(answers, trained)
+        else:
+            trained = tuple(span for answer in spans for span in answer)
+            learned = dict(zip(wanted, spans, strict=True))
+        require_shown(conversation, whole, learned=learned, write=self._write)
         return Rendered(text=whole.text, answers=trained, prompt_end=spans[-1][0][0])
 
     def refuse_markup(self, turn: Turn) -> None:

@@ -125,6 +125,11 @@ def history_turns(record: Record, names: Mapping[str, str]) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
+def role_of(named: Any) -> Any:
+    """The role that a name in a row means: itself, where it is no other tool's name for one."""
+    return ROLE_ALIASES.get(named, named) if isinstance(named, str) else named
+
+
 def is_learned(answer: Mapping[str, Any]) -> bool:
     """Whether an answer is learned, as far as its own keys say."""
     return all(answer.get(key) != 0 for key in LEARNED if key in answer)
@@ -145,7 +150,7 @@ def _turn(message: Any, place: str) -> Turn:
     if role_key not in message:
         raise RowError(f"{place} has no role (found {shown_names(message)})")
     named = message[role_key]
-    role = ROLE_ALIASES.get(named, named) if isinstance(named, str) else named
+    role = role_of(named)
     # A column of messages in a parquet file holds every key in every message, most of them null.
     extra = {key: value for key, value in message.items() if key not in (role_key, content_key) and value is not None}
     if named == CALL_ROLE:

@@ -1,6 +1,6 @@
 """File types of data files: one reader each, from bytes to the values of rows. Knows nothing of what rows mean.
 
-A reader gives each row with its place. It notes a row that it cannot read, and goes on behind it.
+A reader gives each row with its place. It notes a row that it cannot read, and continues with the next.
 """
 
 from __future__ import annotations

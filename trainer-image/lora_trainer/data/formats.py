@@ -59,7 +59,7 @@ WANTED = {
     Method.GRPO: "prompt",
 }
 """Columns that a method learns from, in words."""
-MAPPED = {
+EXAMPLES = {
     Method.SFT: "{prompt: question, completion: answer}",
     Method.DPO: "{chosen: better, rejected: worse}",
     Method.GRPO: "{prompt: question}",
@@ -79,7 +79,7 @@ def detect_format(
         raise TrainerError(ExitCode.DatasetInvalid, f"{shape.refusal}.", shape.remedy)
     suggested = suggested_columns(names, method)
     mapping = ", ".join(f"{name}: {theirs}" for name, theirs in suggested.items())
-    example = f"here {{{mapping}}}" if mapping else f"for example {MAPPED[method]}"
+    example = f"here {{{mapping}}}" if mapping else f"for example {EXAMPLES[method]}"
     raise TrainerError(
         ExitCode.DatasetInvalid,
         f"The rows' columns fit no format of method {method}: found {shown_names(records[0])}; expected"

@@ -27,6 +27,7 @@ from lora_trainer.data.conversations import (
 from lora_trainer.data.formats import Completion, answered, instruction_of, recognised
 from lora_trainer.data.shapes import question_columns
 from lora_trainer.data.tokens import Draft, RowTokenizer, TokenRow
+from lora_trainer.prepared import answer_end
 
 SIDES = ("chosen", "rejected")
 SEPARATOR = b"\xff" * 4
@@ -244,17 +245,12 @@ def _pair(chosen: TokenRow, rejected: TokenRow) -> PairRow:
     shared = _agreeing(chosen.input_ids[:limit], rejected.input_ids[:limit])
     return PairRow(
         prompt_ids=chosen.input_ids[:shared],
-        chosen_ids=chosen.input_ids[shared : _end(chosen)],
-        rejected_ids=rejected.input_ids[shared : _end(rejected)],
+        chosen_ids=chosen.input_ids[shared : answer_end(chosen.completion_mask)],
+        rejected_ids=rejected.input_ids[shared : answer_end(rejected.completion_mask)],
         prompt=chosen.prompt,
         chosen=chosen.completion,
         rejected=rejected.completion,
     )
-
-
-def _end(row: TokenRow) -> int:
-    """Where the answer ends: what a template writes after its end token is not the model's to write."""
-    return max((index for index, trained in enumerate(row.completion_mask, start=1) if trained), default=0)
 
 
 def show_pair(row: Mapping[str, Any], tokenizer: RowTokenizer) -> str:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.formats import Completion
+from lora_trainer.data.questions import SOME_ANSWER
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import Prompt
-
-SOME_ANSWER = "an answer"
-"""A prompt is rendered as the beginning of a row, and a row has an answer."""
 
 
 def tokenise_prompts(prompts: Sequence[str], tokenizer: RowTokenizer, *, max_length: int) -> tuple[Prompt, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_trainer.contract.outcome import MAX_UNUSED_NAME, Unused, clip
 from lora_trainer.data.columns import RowError
-from lora_trainer.data.conversations import ROLE_ALIASES, is_learned
+from lora_trainer.data.conversations import is_learned, role_of
 from lora_trainer.errors import TrainerError
 
 TRIALS = 3
@@ -130,8 +130,8 @@ def _named_elements(elements: Sequence[Any]) -> list[str]:
 def _role(element: Any) -> str:
     if not isinstance(element, dict):
         return ""
-    role = element.get("role") or element.get("from")
-    return ROLE_ALIASES.get(role, role) if isinstance(role, str) else ""
+    role = role_of(element.get("role") or element.get("from"))
+    return role if isinstance(role, str) else ""
 
 
 def _name(path: Path) -> str:

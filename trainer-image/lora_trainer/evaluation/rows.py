@@ -14,7 +14,7 @@ from lora_trainer.contract.outcome import Evaluation
 from lora_trainer.contract.spec.evaluation import EvaluationSpec, ExactMatchSpec
 from lora_trainer.evaluation.answers import answer, as_text, exact_match
 from lora_trainer.evaluation.comparison import EvaluationFile, Sample, base_and_tuned, side_by_side
-from lora_trainer.prepared import Prompt, first_rows
+from lora_trainer.prepared import Prompt, answer_end, first_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,8 +50,7 @@ class Row:
     @property
     def answer_ids(self) -> list[int]:
         """The tokens of the last answer, up to its end token."""
-        end = max((index for index, scored in enumerate(self.completion_mask, start=1) if scored), default=0)
-        return self.input_ids[self.prompt_length : end]
+        return self.input_ids[self.prompt_length : answer_end(self.completion_mask)]
 
     @property
     def longest_answer(self) -> int:
