@@ -71,9 +71,9 @@ def verify(
         if base is None:
             assert published is not None, "who verifies a draft has the base model"
             base = fetch_model(spec, revision=published.model.revision, bucket=bucket, folder=Path(work) / "base")
-        model, tokenizer, dtype = _load(spec, base=base, adapter=folder)
         evaluation = EvaluationFile.model_validate_json((folder / EVALUATION).read_bytes())
-        measured = evaluation.row_losses
+        measured, dtype = evaluation.row_losses, evaluation.dtype or spec.dtype or _usual_dtype()
+        model, tokenizer = _load(spec, base=base, adapter=folder, dtype=dtype)
         rows = [] if eval_rows is None else _rows(eval_rows, Method(shape["training"]["method"]), limit=len(measured))
         with inference(model, dtype):
             difference = _logit_difference(model, tokenizer, evaluation.probe, limit=spec.max_seq_length)
@@ -119,16 +119,21 @@ def _published(bucket: Bucket, artifact: str, verifier: Verifier | None) -> Arti
     return published
 
 
-def _load(spec: ModelSpec, *, base: Path, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase, str]:
-    """Base and adapter as they were trained, the tokenizer from the adapter's own files, and the compute type."""
+def _usual_dtype() -> str:
+    """The compute type of an adapter whose evaluation.json does not say it."""
+    import torch
+
+    return "float16" if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else "bfloat16"
+
+
+def _load(spec: ModelSpec, *, base: Path, adapter: Path, dtype: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Base and adapter as they were trained, and the tokenizer from the adapter's own files."""
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    gpu = torch.cuda.is_available()
-    dtype = spec.dtype or ("float16" if gpu and not torch.cuda.is_bf16_supported() else "bfloat16")
     quantized = hasattr(AutoConfig.from_pretrained(base, local_files_only=True), "quantization_config")
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -139,12 +144,12 @@ def _load(spec: ModelSpec, *, base: Path, adapter: Path) -> tuple[PeftModel, Pre
     model = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=getattr(torch, dtype),
-        device_map={"": 0} if gpu else "cpu",
+        device_map={"": 0} if torch.cuda.is_available() else "cpu",
         local_files_only=True,
         **({"quantization_config": four_bit} if spec.in_4bit and not quantized else {}),
     )
     model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
-    return model, AutoTokenizer.from_pretrained(adapter, local_files_only=True), dtype
+    return model, AutoTokenizer.from_pretrained(adapter, local_files_only=True)
 
 
 def _logit_difference(model: PeftModel, tokenizer: PreTrainedTokenizerBase, probe: str, *, limit: int) -> float:

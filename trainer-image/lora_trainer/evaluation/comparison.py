@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field
@@ -42,6 +42,9 @@ class EvaluationFile(WireModel):
     figures: Evaluation
     probe: str
     """A held-out prompt as the model reads it, for verification."""
+    dtype: str | None = None
+    """Compute type of all that was measured; older files do not say it. A small change of the weights is rounded off in
+    bfloat16 and counts in float32: figures of two types cannot be compared."""
     row_losses: Annotated[tuple[float, ...], Field(max_length=8)] = ()
     """Nats per scored token of the first held-out rows (DPO: of their chosen answers), for verification."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=16)] = ()
@@ -53,8 +56,15 @@ def inference(model: PreTrainedModel | PeftModel, dtype: str) -> Iterator[None]:
     """No gradients, and the compute type that training used."""
     import torch
 
-    with torch.inference_mode(), torch.autocast(model.device.type, getattr(torch, dtype)):
+    with torch.inference_mode(), computed_in(model, dtype):
         yield
+
+
+def computed_in(model: PreTrainedModel | PeftModel, dtype: str) -> AbstractContextManager[object]:
+    """The model computes in this type. Autocast knows no float32, in which nothing is to be cast."""
+    import torch
+
+    return nullcontext() if dtype == "float32" else torch.autocast(model.device.type, getattr(torch, dtype))
 
 
 def base_and_tuned(model: PeftModel, observe: Callable[[], T], *, dtype: str) -> tuple[T, T]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.training import Method
+from lora_trainer.evaluation.comparison import computed_in
 from lora_trainer.evaluation.pairs import pair_loss, read_pairs
 from lora_trainer.evaluation.rows import read_rows, row_loss
 from lora_trainer.prepared import EVAL_ROWS
@@ -38,7 +39,7 @@ class HeldOut:
 
         model.eval()
         # Not inference_mode: what a layer caches there could not be used by the training steps that follow.
-        with torch.no_grad(), torch.autocast(model.device.type, getattr(torch, self.dtype)):
+        with torch.no_grad(), computed_in(model, self.dtype):
             losses = [self.row_loss(model, row) for row in takewhile(lambda _: not self.interrupted(), self.rows)]
         model.train()
         if self.interrupted():

@@ -78,6 +78,7 @@ def evaluate_rewards(
     return EvaluationFile(
         figures=Evaluation(rows=len(held_out), base_reward=base.reward, reward=tuned.reward),
         probe=held_out[0].prompt,
+        dtype=dtype,
         samples=tuple(
             Sample(prompt=row.question, base=before, adapter=after)
             for row, before, after in zip(held_out[: spec.samples], base.answers, tuned.answers, strict=False)

@@ -124,6 +124,7 @@ def evaluate(
             **exact_matches(tokenizer, rows, base=base.compared, tuned=tuned.compared, spec=spec.exact_match),
         ),
         probe=probe(tokenizer, rows[0]),
+        dtype=dtype,
         row_losses=tuple(score.mean_loss for score in tuned.scores[:REMEASURED_ROWS]),
         samples=tuple(
             Sample(prompt=row.prompt, reference=row.completion, base=before, adapter=after)
