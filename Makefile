@@ -72,7 +72,7 @@ demo-down: venv ## End the demo's cluster and remove its traces (root)
 # --- checks and tests --------------------------------------------------------------------------------------------
 SOURCES = $(shell git ls-files --cached --others --exclude-standard "*.py")
 # What imports torch and its kin is checked in the environment that has them.
-TORCH_CODE := trainer-image/% tests/trainer/% tests/support/% $(addprefix benchmarks/,bare_trainer.py gpu.py gpu_machine.py gpu_peers.py gpu_profile.py gpus.py oom.py quality.py sweep.py trainer.py verification.py vram.py vram_fit.py)
+TORCH_CODE := trainer-image/% tests/families/% tests/trainer/% tests/support/% $(addprefix benchmarks/,bare_trainer.py gpu.py gpu_machine.py gpu_peers.py gpu_profile.py gpus.py oom.py quality.py sweep.py trainer.py verification.py vram.py vram_fit.py)
 # Which files, options and environment each of these has: tests/runner/suites.py.
 SUITES := $(VENV)/bin/python -m tests.runner.suite
 .PHONY: check programs test-unit test-component test-trainer test-trainer-quick test-cluster test-cluster-alone

@@ -34,6 +34,7 @@ STARTS = {
     "tests.component.test_simulated_faults": ("tests.faults.__main__",),
     # The images hold all of the operator and the trainer.
     "tests.demo.environment": ("lora_operator.*", "lora_trainer.*", "tests.support.demo_assets"),
+    "tests.families.__main__": ("tests.families.*",),
     "tests.fuzz.operator_process": ("lora_operator.__main__",),
     "tests.fuzz.test_fuzz": ("tests.fuzz.__main__",),
     "tests.kubectl.test_kubectl": ("tests.kubectl.__main__",),
@@ -41,6 +42,7 @@ STARTS = {
     "tests.trainer.test_broken_stages": ("lora_trainer.__main__",),
     "tests.support.stage_process": ("lora_trainer.__main__",),
     "tests.support.trainer_process": ("lora_trainer.__main__",),
+    "tests.trainer.test_families": ("tests.families.*",),
     "tests.trainer.test_parameters": ("tests.support.adapter_facts",),
     # It reads their messages.
     "tests.unit.docs.test_field_names": ("lora_operator.*", "lora_trainer.*"),

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
-from lora_trainer.methods.sft import NO_LABEL, packed_rows
-from lora_trainer.packing import pack
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from lora_trainer.errors import TrainerError
+from lora_trainer.methods.sft import packed_rows
+from lora_trainer.model_shape import model_shape
+from lora_trainer.packing import NOT_KEPT_APART, pack
+from lora_trainer.prepared import NO_LABEL
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 LENGTH = 64
@@ -47,3 +59,35 @@ def test_positions_begin_anew_with_every_row(packed: Dataset) -> None:
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True, return_position_ids=True)
     batch = collate([packed[0], packed[1]])
     assert batch["position_ids"][0].tolist() == [token % 100 for token in batch["input_ids"][0].tolist()]
+
+
+STATE = re.compile(r"conv_state|ssm_state|recurrent_state|linear_attention")
+
+
+def decoders() -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The type, the default config and the code of each decoder in transformers that prepare can size."""
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            config = CONFIG_MAPPING[name]()
+            values = config.to_dict()
+            model_shape(values)
+        except (TrainerError, ImportError, StrictDataclassFieldValidationError):
+            continue
+        folder = Path(inspect.getfile(type(config))).parent
+        yield name, values, "".join(file.read_text() for file in folder.glob("modeling_*.py"))
+
+
+def test_models_that_pass_a_state_from_token_to_token_are_known() -> None:
+    told = {name: (model_shape(values).recurrent, bool(STATE.search(code))) for name, values, code in decoders()}
+    assert len(told) > 80
+    assert {name: both for name, both in told.items() if both[0] != both[1]} == {}
+
+
+def test_models_that_unsloth_does_not_pack_are_known() -> None:
+    source = (Path(find_spec("unsloth").origin).parent / "trainer.py").read_text()
+    (listed,) = [
+        node.value
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PADDING_FREE_BLOCKLIST"
+    ]
+    assert ast.literal_eval(listed) == NOT_KEPT_APART

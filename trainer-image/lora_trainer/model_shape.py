@@ -17,6 +17,10 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 class ModelShape:
     """The dimensions of a decoder-only model like Llama."""
 
+    model_type: str
+    """Name of its architecture in transformers."""
+    recurrent: bool
+    """Whether some of its layers pass a state from token to token (Mamba, linear attention, convolutions)."""
     hidden: int
     layers: int
     vocabulary: int
@@ -90,6 +94,8 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         )
     hidden, heads = text["hidden_size"], text["num_attention_heads"]
     return ModelShape(
+        model_type=text.get("model_type", ""),
+        recurrent=_recurrent(text),
         hidden=hidden,
         layers=text["num_hidden_layers"],
         vocabulary=text["vocab_size"],
@@ -101,4 +107,15 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         experts=text.get("num_experts") or text.get("num_local_experts") or 1,
         tied_embeddings=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         quantized="quantization_config" in config,
+    )
+
+
+def _recurrent(text: Mapping[str, Any]) -> bool:
+    """Whether fields or layer types name layers that pass a state from token to token.
+
+    transformers has no common field for it. A test compares this with the code of all its decoders.
+    """
+    types = text.get("layer_types") or ()
+    return any(kind == "linear_attention" or not kind.endswith("attention") for kind in types) or any(
+        "conv" in field or "mamba" in field or field == "lru_width" for field in text
     )

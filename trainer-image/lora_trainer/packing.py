@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.outcome import Chosen, Loader
 from lora_trainer.contract.run import AcceleratorKind, RunFile
 from lora_trainer.contract.spec.training import Method
+from lora_trainer.errors import TrainerError
+from lora_trainer.model_shape import ModelShape
 
 SHORTEST_PACKED_ROW = 2048
+NOT_KEPT_APART = {"gemma2", "gpt_oss"}
+"""Types of models that Unsloth does not pack (PADDING_FREE_BLOCKLIST of unsloth/trainer.py)."""
 FULL_SHARE = 0.9
 """Rows that fill this share of a sequence on average are not packed, because there is little to gain."""
 
@@ -53,15 +58,15 @@ class Packing:
     """A sentence for each choice."""
 
 
-def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Packing:
-    """Choose whether rows are packed, and with which loader they are trained. `positions` are those of the model.
+def choose_packing(run: RunFile, data: DataSize, *, shape: ModelShape) -> Packing:
+    """Choose whether rows are packed, and with which loader they are trained.
 
     Measured on an H200 (torch 2.11, Llama 8B's shape, 16k tokens a step, in tokens per second): packed chats of mixed
     lengths 16 200 through FastModel, whose compiled layers take them, and 10 100 through FastLanguageModel; full rows
     15 600 and 15 900.
     """
-    length = packed_row_tokens(run.model.max_seq_length, positions=positions)
-    packing, reason = _packing(run, data, length=length)
+    length = packed_row_tokens(run.model.max_seq_length, positions=shape.positions)
+    packing, reason = _packing(run, data, length=length, shape=shape)
     if not packing:
         loader, gpu = Loader.FAST_LANGUAGE_MODEL, run.accelerator.kind is AcceleratorKind.GPU
         why = (f"loader {loader}: FastModel is faster only for packed rows.",) if gpu else ()
@@ -73,12 +78,14 @@ def choose_packing(run: RunFile, data: DataSize, *, positions: int | None) -> Pa
     return Packing(length=length, loader=loader, reasons=(reason, f"loader {loader}: {why}."))
 
 
-def _packing(run: RunFile, data: DataSize, *, length: int) -> tuple[bool, str]:
+def _packing(run: RunFile, data: DataSize, *, length: int, shape: ModelShape) -> tuple[bool, str]:
     named = run.training.packing
     if run.training.method is not Method.SFT:
         return False, f"packing off: rows of method {run.training.method} cannot be packed."
     if run.accelerator.kind is AcceleratorKind.CPU:
         return False, "packing off: it needs a GPU."
+    if together := _together(shape):
+        return False, f"packing off: {together}."
     if named is not None:
         return named, f"packing {'on' if named else 'off'}: set by training.packing."
     if data.mean >= FULL_SHARE * length:
@@ -87,6 +94,24 @@ def _packing(run: RunFile, data: DataSize, *, length: int) -> tuple[bool, str]:
             f"packing off: rows have {data.mean:.0f} tokens on average and already fill sequences of {length}.",
         )
     return True, f"packing on: rows have {data.mean:.0f} tokens on average, sequences {length}."
+
+
+def _together(shape: ModelShape) -> str | None:
+    """Why packed rows would influence each other in this model, if they would."""
+    if shape.model_type in NOT_KEPT_APART:
+        return f"Unsloth does not keep packed rows apart in models of type {shape.model_type}"
+    if shape.recurrent:
+        return "some layers would pass a state from one packed row to the next"
+    return None
+
+
+def influence_each_other(why: str) -> TrainerError:
+    """The error of a run whose packed rows would be trained as one conversation."""
+    return TrainerError(
+        ExitCode.ConfigInvalid,
+        f"Packed rows influence each other in this model: {why}. They would be trained as one conversation.",
+        "Set training.packing to false, and apply the LoraFineTune under a new name.",
+    )
 
 
 def packed_row_tokens(max_seq_length: int, *, positions: int | None = None) -> int:

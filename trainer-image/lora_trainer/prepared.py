@@ -63,6 +63,8 @@ SCHEMAS: Mapping[Method, RowSchemas] = {
     ),
 }
 ROWS_PER_BATCH = 1000
+NO_LABEL = -100
+"""Tokens with this label are not trained (torch.nn.CrossEntropyLoss.ignore_index)."""
 
 
 class Prompt(WireModel):

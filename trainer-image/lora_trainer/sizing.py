@@ -62,7 +62,7 @@ def _cut(sized: Sized) -> tuple[int, int, str]:
 
 
 def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
-    packed = choose_packing(run, data, positions=shape.positions)
+    packed = choose_packing(run, data, shape=shape)
     packing_length = packed.length
     row_tokens = packing_length or min(run.model.max_seq_length, _longest(run, data))
     group, processes = group_size(run.training), run.parallelism.processes

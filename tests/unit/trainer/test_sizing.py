@@ -157,6 +157,22 @@ def test_what_the_user_names_stays() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model_type": "gemma2"}, "packing off: Unsloth does not keep packed rows apart in models of type gemma2."),
+        (
+            {"recurrent": True},
+            "packing off: some layers would pass a state from one packed row to the next.",
+        ),
+    ],
+)
+def test_rows_that_would_influence_each_other_are_not_packed(fields: dict[str, Any], said: str) -> None:
+    run = run_file(accelerator=offering(80), training={"packing": True})
+    numbers = size_run(run, replace(SHAPE, **fields), DATA)[1]
+    assert (numbers.packing, numbers.reasons[0]) == (False, said)
+
+
+@pytest.mark.parametrize(
     ("data", "blocks", "packing", "loader"),
     [
         (DATA, {}, True, Loader.FAST_MODEL),

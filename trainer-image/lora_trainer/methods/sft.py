@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 from lora_trainer.contract.outcome import Chosen
 from lora_trainer.contract.run import RunFile
 from lora_trainer.methods.arguments import finish, length_step, loop_arguments
-from lora_trainer.packing import pack, sequence_tokens
+from lora_trainer.packing import influence_each_other, pack, sequence_tokens
+from lora_trainer.prepared import NO_LABEL
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, TrainerCallback
     from trl.trainer.sft_trainer import SFTTrainer
-
-NO_LABEL = -100
-"""Tokens with this label are not trained (torch.nn.CrossEntropyLoss.ignore_index)."""
 
 
 def build_trainer(
@@ -31,7 +29,10 @@ def build_trainer(
     folder: Path,
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
-    """A trainer over `rows` (columns input_ids and completion_mask) that writes its checkpoints into `folder`."""
+    """A trainer over `rows` (columns input_ids and completion_mask) that writes its checkpoints into `folder`.
+
+    Raises ConfigInvalid where rows are packed and Unsloth would not keep them apart in this model.
+    """
     import trl
 
     packed = {}
@@ -50,6 +51,9 @@ def build_trainer(
     trainer = trl.SFTTrainer(  # pyright: ignore[reportPrivateImportUsage] - as above
         model=model, args=config, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks
     )
+    # Unsloth turns packing off for some models with a warning, and would train each sequence as one row.
+    if chosen.packing_length and not getattr(trainer.data_collator, "padding_free", False):
+        raise influence_each_other(f"Unsloth does not keep them apart ({type(model.get_base_model()).__name__})")
     finish(trainer, model)
     return trainer
 

@@ -29,6 +29,7 @@ from lora_trainer.training.channel import Channel
 from lora_trainer.training.checkpoints import TRAINER_STATE, Checkpoint, CheckpointWriter, fetch_step
 from lora_trainer.training.compile_cache import STEPS_THAT_COMPILE, CompileCache
 from lora_trainer.training.device_errors import explained
+from lora_trainer.training.first_batch import check_first_batch
 from lora_trainer.training.nodes import Nodes
 from lora_trainer.training.ranks import restore_on_numbered_cpus
 from lora_trainer.training.selection import best, by_step, evaluation_due, exhausted, held_out_losses
@@ -184,20 +185,24 @@ def build_loop(
     events: list[TrainerCallback],
     panel: Panel | None = None,
 ) -> Trainer:
-    """The method's trainer over the prepared rows. `events` is what happens at its steps, in this order."""
+    """The method's trainer over the prepared rows, whose first batch is checked. `events` is what happens at its steps,
+    in this order."""
     from datasets import Dataset
 
     if run.parallelism.processes > 1 and run.accelerator.kind is AcceleratorKind.CPU:
         restore_on_numbered_cpus()
-    return trainer_builder(run.training.method, panel)(
+    rows = scratch / "prepared" / TRAIN_ROWS
+    trainer = trainer_builder(run.training.method, panel)(
         run,
         chosen=chosen,
         model=model,
         tokenizer=tokenizer,
-        rows=Dataset.from_parquet(str(scratch / "prepared" / TRAIN_ROWS), cache_dir=str(scratch / "datasets")),
+        rows=Dataset.from_parquet(str(rows), cache_dir=str(scratch / "datasets")),
         folder=scratch / "trainer",
         callbacks=events,
     )
+    check_first_batch(model, rows, method=run.training.method)
+    return trainer
 
 
 def trainer_builder(method: Method, panel: Panel | None) -> Callable[..., Trainer]:
