@@ -35,7 +35,7 @@ def config_of(family: Family) -> Any:
     text = CONFIG_MAPPING[family.model_type](**{**SIZES, **family.fields})
     if family.composite is None:
         return text
-    whole = CONFIG_MAPPING[family.composite]
+    whole: Any = CONFIG_MAPPING[family.composite]
     vision = type(whole().vision_config)(**VISION, image_size=64, patch_size=16)
     return whole(text_config=text.to_dict(), vision_config=vision.to_dict())
 

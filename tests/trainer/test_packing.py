@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def test_models_that_pass_a_state_from_token_to_token_are_known() -> None:
 
 
 def test_models_that_unsloth_does_not_pack_are_known() -> None:
-    source = (Path(find_spec("unsloth").origin).parent / "trainer.py").read_text()
+    source = Path(str(distribution("unsloth").locate_file("unsloth/trainer.py"))).read_text()
     (listed,) = [
         node.value
         for node in ast.parse(source).body

@@ -90,7 +90,7 @@ def _size(run: RunFile, shape: ModelShape, data: DataSize) -> Sized:
     units = data.rows * group
     if packing_length:
         units = len(pack(data.lengths, length=packing_length, seed=run.training.seed))
-    max_steps = _max_steps(run.training, units=units, effective_batch=cut.micro_batch * accumulation * processes)
+    max_steps = _max_steps(run.training, batches=ceil(units / (cut.micro_batch * processes)), accumulation=accumulation)
     optim, moments = _optim(run, shape, peak(cut))
     predicted = peak(cut) + moments
     workers = _dataloader_workers(run)
@@ -138,10 +138,11 @@ def _longest(run: RunFile, data: DataSize) -> int:
     return data.longest + (grpo.max_completion_length if grpo else 0)
 
 
-def _max_steps(training: TrainingSpec, *, units: int, effective_batch: int) -> int:
-    if training.max_steps:
-        return training.max_steps
-    return max(1, ceil(units * (training.num_train_epochs or 1) / effective_batch))
+def _max_steps(training: TrainingSpec, *, batches: int, accumulation: int) -> int:
+    """Optimizer steps, where an epoch has so many micro-batches. Its last step takes what is left of it: transformers'
+    trainer begins no step in one epoch that it ends in the next."""
+    steps_per_epoch = ceil(batches / accumulation)
+    return training.max_steps or ceil(steps_per_epoch * (training.num_train_epochs or 1))
 
 
 def _eval_steps(training: TrainingSpec, *, max_steps: int) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lora_trainer.contract import exits
+from lora_trainer.contract import exits, run
 from lora_trainer.contract.batch import halvings, shrunk_batch
 from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
 from lora_trainer.contract.layout import artifact_uri, checkpoints_uri, latest_uri, prepared_uri, rejected_uri
@@ -42,6 +42,12 @@ def run_file(**edits: Any) -> RunFile:
 
 def digest(*, data: str = "d1", revision: str = "r1", **edits: Any) -> str:
     return run_digest(run_file(**edits), data_digest=data, model_revision=revision)
+
+
+def test_another_recipe_is_another_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest()
+    monkeypatch.setattr(run, "RECIPE", run.RECIPE + 1)
+    assert digest() != before
 
 
 SHAPING = [

@@ -124,6 +124,11 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+RECIPE = 1
+"""Number of how a spec is trained. Raise it whenever the same spec and rows train another adapter than before, so that
+no adapter of an earlier release is reused."""
+
+
 def run_digest(run: RunFile, *, data_digest: str, model_revision: str, code_digest: str | None = None) -> str:
     """Name of the artifact: sha256 of the run's shape."""
     shape = run_shape(run, data_digest=data_digest, model_revision=model_revision, code_digest=code_digest)
@@ -137,6 +142,7 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
     Secret are left out. Digests of the contents replace the locations of data and model.
     """
     shape = {
+        "recipe": RECIPE,
         "model": run.model.wire() | {"revision": model_revision},
         "lora": run.lora.resolved().wire(),
         "training": run.training.resolved().wire(),

@@ -24,6 +24,7 @@ from lora_trainer.prepared import NO_LABEL, read_batches
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 LARGEST_INFLUENCE = 0.01
@@ -54,7 +55,7 @@ class FedRow:
         return self.sequence, slice(self.start, self.start + len(self.ids))
 
 
-def check_first_batch(model: PreTrainedModel, rows: Path, *, method: Method) -> None:
+def check_first_batch(model: PreTrainedModel | PeftModel, rows: Path, *, method: Method) -> None:
     """Check the first micro-batch of `model`, once it comes, against the prepared set's TRAIN_ROWS in `rows`.
 
     The model then raises TrainerError: InternalError for a row that was not prepared so, ConfigInvalid for packed rows
@@ -67,11 +68,11 @@ def check_first_batch(model: PreTrainedModel, rows: Path, *, method: Method) -> 
 class _FirstBatch:
     """Hooks on a model that go with its first forward pass."""
 
-    def __init__(self, model: PreTrainedModel, rows: Path, *, method: Method) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, rows: Path, *, method: Method) -> None:
         self.rows, self.method = rows, method
         self.hook = model.register_forward_pre_hook(self.before, with_kwargs=True)
 
-    def before(self, model: PreTrainedModel, _: tuple, kwargs: dict[str, Any]) -> None:
+    def before(self, model: PreTrainedModel | PeftModel, _: tuple, kwargs: dict[str, Any]) -> None:
         """Compare the rows; where a sequence has several, compute it with another first row, and the hidden states of
         the pass that follows with those."""
         self.hook.remove()
@@ -166,7 +167,7 @@ def _lists(batch: pa.RecordBatch, name: str) -> list[np.ndarray]:
     return np.split(column.flatten().to_numpy(), np.cumsum(column.value_lengths().to_numpy())[:-1])
 
 
-def _changed_hidden_states(model: PreTrainedModel, kwargs: Kwargs, rows: list[FedRow]) -> torch.Tensor:
+def _changed_hidden_states(model: PreTrainedModel | PeftModel, kwargs: Kwargs, rows: list[FedRow]) -> torch.Tensor:
     """Hidden states (sequences, tokens, hidden) of a pass with the tokens of `rows` reversed.
 
     The pass has gradients, as without them other code would be compiled, and the same dropout as the one that follows.
@@ -208,7 +209,7 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return ((one - other).norm() / one.norm()).item()
 
 
-def _decoder(model: PreTrainedModel) -> torch.nn.Module:
+def _decoder(model: PreTrainedModel | PeftModel) -> torch.nn.Module:
     """The part of the model whose output is hidden states."""
     decoder = model.get_decoder()
     return getattr(decoder, "model", decoder)  # Llama 4 gives itself
