@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.conversations import Conversation, Turn
@@ -11,6 +11,7 @@ from lora_trainer.data.formats import Completion, Row
 from lora_trainer.data.prompts import tokenise_prompts
 from lora_trainer.data.tokens import RowTokenizer, TokenRow
 
+from tests.properties.rows import tried_on
 from tests.support.merging_tokenizers import merging_tokenizers
 from tests.support.tiny_model import CHATML
 
@@ -20,6 +21,7 @@ ENDS_IN_A_SPACE = (
     "{% if add_generation_prompt %}>>> Assistant: {% endif %}"
 )
 """Like Unsloth's own template."""
+TEMPLATES = (None, CHATML, ENDS_IN_A_SPACE)
 SPECIAL = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
 TEXTS = st.text(st.sampled_from(" \n\t:.aeopsitv>é\u0301\u00a0✓🙂\u200b"), max_size=12) | st.text(
     st.characters(codec="utf-8", exclude_characters="<"), max_size=12
@@ -77,11 +79,11 @@ def test_a_character_that_is_composed_with_the_prompts_last_one_is_learned() -> 
     assert shown(row, tokenizer) == "caf⟦é positive<|im_end|>⟧"
 
 
-@pytest.mark.parametrize("template", [None, CHATML, ENDS_IN_A_SPACE])
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", list(merging_tokenizers()))
 @example("Sentiment: ", "positive")
 @example("cafe", "\u0301")
-@settings(max_examples=40, derandomize=True)
+@tried_on(40, tests=len(TEMPLATES) * len(merging_tokenizers()))
 @given(TEXTS, TEXTS.filter(str.strip))
 def test_the_answer_is_trained_whole_and_the_prompt_holds_none_of_it(
     name: str, template: str | None, prompt: str, answer: str
