@@ -32,14 +32,14 @@ def tried_on(few: int, *, tests: int = 1) -> Callable[[Test], Test]:
             return pytest.mark.rows(settings(max_examples=few, derandomize=True)(test))
         share = max(1, rows // tests)
         inner: Any = getattr(test, "hypothesis")  # noqa: B009 - `given` adds it to the function
-        inner.inner_test = _telling(inner.inner_test, share)
+        inner.inner_test = _telling(inner.inner_test, share * tests)
         return pytest.mark.rows(settings(max_examples=share, derandomize=False, database=None)(test))
 
     return decorate
 
 
-def _telling(test: Callable[..., Any], share: int) -> Callable[..., Any]:
-    """The test, which tells now and then on how many rows it was tried."""
+def _telling(test: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """The test, which tells now and then on how many rows it was tried, with all its parameters."""
     tried, told = 0, time.monotonic()
 
     @wraps(test)
@@ -48,7 +48,7 @@ def _telling(test: Callable[..., Any], share: int) -> Callable[..., Any]:
         tried += 1
         if time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
-            print(f"  {test.__name__}: {tried} rows of {share}", file=sys.stderr, flush=True)
+            print(f"  {test.__name__}: {tried} rows of {rows}", file=sys.stderr, flush=True)
         return test(*arguments, **named)
 
     return telling

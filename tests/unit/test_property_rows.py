@@ -38,4 +38,4 @@ def test_many_rows_are_divided_among_the_tests_of_a_property(
     seen: list[int] = []
     property_of(seen)()
     assert len(seen) == 25
-    assert capsys.readouterr().err.endswith("  grows: 25 rows of 25\n")
+    assert capsys.readouterr().err.endswith("  grows: 25 rows of 100\n")

@@ -322,7 +322,7 @@ def files(draw: st.DrawFn) -> Mixed:
     return Mixed(name=name, method=shape.method, mixed=file.write(mixed), clean=file.write(rows), refused=len(refused))
 
 
-@tried_on(300)
+@tried_on(200)
 @given(files())
 def test_a_refused_row_changes_nothing_of_the_others(model: Path, file: Mixed) -> None:
     with_them = used(file.name, file.mixed, file.method, model)
