@@ -101,6 +101,11 @@ FAULTS ?= 1000
 test-faults: venv ## Operators among faults in simulated time, at length: SEED=text FAULTS=number ONLY=episode
 	$(VENV)/bin/python -m tests.faults --seed '$(SEED)' --faults $(FAULTS) --only '$(ONLY)'
 
+.PHONY: test-properties
+ROWS ?= 20000
+test-properties: venv ## What holds for every row of a dataset, on many of them: SEED=text ROWS=number ONLY=test
+	$(VENV)/bin/python -m tests.properties --seed '$(SEED)' --rows $(ROWS) --only '$(ONLY)'
+
 .PHONY: fuzz
 COUNT ?= 5000
 fuzz: system-packages ## Random objects for a real API server and operator: SEED=text COUNT=number ONLY=number (root, Go)

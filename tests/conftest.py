@@ -1,4 +1,4 @@
-"""Options of the test suites."""
+"""Options and marks of the test suites."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite what is rendered: tests/golden, tables and references in docs, the PrometheusRule",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`rows` marks the properties of rows (see tests/properties/rows.py)."""
+    config.addinivalue_line("markers", "rows: holds for every row of a dataset; make test-properties tries many")

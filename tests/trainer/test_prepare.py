@@ -21,9 +21,10 @@ from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
 from lora_trainer.publishing.trained_run import remember
 from lora_trainer.storage import open_bucket
 
-from tests.support.demo_assets import UV, DemoAssets
+from tests.support.demo_assets import DemoAssets
 from tests.support.model_hub import COMMIT, NAME, Hub
 from tests.support.object_store import ObjectStore
+from tests.support.packages import UV
 from tests.support.published import publish_adapter
 from tests.support.runs import run_file
 from tests.support.stage_process import run_stage

@@ -1,7 +1,7 @@
 """Chat templates of TRL and Unsloth with every kind of conversation: trained right, or refused with the reason.
 
 The templates are read from the installed packages. A byte-level tokenizer with the special tokens of each template
-stands for its model's.
+stands for its model's; the templates of some families are tried with their own tokenizers too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lora_trainer.data.conversations import conversation, turns_of
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
 
+from tests.support.real_tokenizers import FAMILIES, real_tokenizer
 from tests.support.tiny_model import tiny_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "trainer-image/export_chat_templates.py"
@@ -97,14 +98,26 @@ UNUSABLE = {
     *(f"trl/{name}{of}" for name in ("idefics3", "llava_next", "smolvlm") for of in ("", "_training")),
 }
 """Those that refuse a plain chat: one writes no end token, the others read contents in parts only."""
+OWN = {
+    "deepseek": ("trl/deepseekv3", "trl/deepseekv3_training"),
+    "llama-3": ("trl/llama3", "trl/llama3_training", "trl/llama3_1", "trl/llama3_2", "unsloth/llama-3"),
+    "mistral": ("unsloth/mistral",),
+    "mistral-nemo": ("unsloth/mistral",),
+    "qwen": ("trl/qwen2_5", "trl/qwen2_5_training", "unsloth/qwen-2.5", "unsloth/chatml"),
+}
+"""The templates of families whose tokenizers are published in packages."""
 
 
 @pytest.fixture(scope="module")
-def tokenizers() -> dict[str, RowTokenizer | str]:
+def shipped() -> dict[str, str]:
+    return shipped_templates()
+
+
+@pytest.fixture(scope="module")
+def tokenizers(shipped: dict[str, str]) -> dict[str, RowTokenizer | str]:
     """A tokenizer with each template, or why the template is refused."""
-    sources = shipped_templates()
-    made = {source: tokenizer(source) for source in set(sources.values())}
-    return {name: made[source] for name, source in sources.items()}
+    made = {source: tokenizer(source) for source in set(shipped.values())}
+    return {name: made[source] for name, source in shipped.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,6 +129,19 @@ def test_it_is_trained_right_or_refused(kind: str, tokenizers: dict[str, RowToke
     assert RIGHT[kind] <= right
     if kind in ("plain chat", "last answer only"):
         assert set(outcomes) - right == UNUSABLE
+
+
+@pytest.mark.parametrize("kind", ["plain chat", "system", "several turns", "last answer only"])
+@pytest.mark.parametrize(("family", "template"), [(family, name) for family, names in OWN.items() for name in names])
+def test_a_familys_templates_are_trained_right_with_its_own_tokenizer(
+    family: str, template: str, kind: str, shipped: dict[str, str]
+) -> None:
+    using = RowTokenizer(
+        backend=real_tokenizer(family),
+        special_tokens=FAMILIES[family].special_tokens,
+        template=shipped[template],
+    )
+    assert outcome(using, kind) == "right"
 
 
 def shipped_templates() -> dict[str, str]:

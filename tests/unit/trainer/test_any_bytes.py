@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.dataset import RowFormat
@@ -27,6 +27,7 @@ from lora_trainer.data.sources import Record, read_records
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
 
+from tests.properties.rows import tried_on
 from tests.support.runs import run_file
 from tests.support.tiny_model import CHATML, tiny_tokenizer
 
@@ -147,8 +148,8 @@ def broken_files(draw: st.DrawFn) -> tuple[str, bytes]:
     return kind, contents
 
 
+@tried_on(500, tests=2)
 @given(broken_files())
-@settings(max_examples=500)
 def test_no_bytes_are_a_bug_of_the_trainer(file: tuple[str, bytes]) -> None:
     kind, contents = file
     outcome(f"a.{kind}", contents)
@@ -185,13 +186,13 @@ def chat(message: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [message, ANSWER], "prompt": [message], "chosen": [ANSWER], "rejected": [CALL]}
 
 
+@tried_on(500, tests=2)
 @given(st.sampled_from(sorted(PLACES)), values)
 @example("a content", HALF)
 @example("a column", float("nan"))
 @example("arguments", json.dumps({"a": HALF}))
 @example("arguments", f'{{"a": {HUGE}}}')
 @example("arguments", NESTED)
-@settings(max_examples=500)
 def test_no_value_of_a_row_is_a_bug_of_the_trainer(place: str, value: Any) -> None:
     outcome("a.jsonl", json.dumps(PLACES[place](value)).encode())
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.conversations import Conversation, Turn
 from lora_trainer.data.formats import Completion, Row
 from lora_trainer.data.prompts import tokenise_prompts
 from lora_trainer.data.tokens import RowTokenizer, TokenRow
+from tokenizers import Tokenizer
 
+from tests.properties.rows import tried_on
 from tests.support.merging_tokenizers import merging_tokenizers
+from tests.support.real_tokenizers import FAMILIES, real_tokenizer
 from tests.support.tiny_model import CHATML
 
 ENDS_IN_A_SPACE = (
@@ -20,14 +25,28 @@ ENDS_IN_A_SPACE = (
     "{% if add_generation_prompt %}>>> Assistant: {% endif %}"
 )
 """Like Unsloth's own template."""
+CASES = (
+    *((name, template) for name in merging_tokenizers() for template in (None, CHATML, ENDS_IN_A_SPACE)),
+    *((family, template) for family in FAMILIES for template in (None, ENDS_IN_A_SPACE)),
+    ("qwen", CHATML),
+)
+"""Tokenizers and templates that they know the tokens of."""
 SPECIAL = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
 TEXTS = st.text(st.sampled_from(" \n\t:.aeopsitv>é\u0301\u00a0✓🙂\u200b"), max_size=12) | st.text(
     st.characters(codec="utf-8", exclude_characters="<"), max_size=12
 )
 
 
+def backend_of(name: str) -> Tokenizer:
+    return real_tokenizer(name) if name in FAMILIES else merging_tokenizers()[name]
+
+
+def special_tokens_of(name: str) -> Mapping[str, str]:
+    return FAMILIES[name].special_tokens if name in FAMILIES else SPECIAL
+
+
 def using(name: str = "byte level", template: str | None = None) -> RowTokenizer:
-    return RowTokenizer(backend=merging_tokenizers()[name], special_tokens=SPECIAL, template=template)
+    return RowTokenizer(backend=backend_of(name), special_tokens=special_tokens_of(name), template=template)
 
 
 def encode(row: Row, tokenizer: RowTokenizer) -> TokenRow:
@@ -77,11 +96,10 @@ def test_a_character_that_is_composed_with_the_prompts_last_one_is_learned() -> 
     assert shown(row, tokenizer) == "caf⟦é positive<|im_end|>⟧"
 
 
-@pytest.mark.parametrize("template", [None, CHATML, ENDS_IN_A_SPACE])
-@pytest.mark.parametrize("name", list(merging_tokenizers()))
+@pytest.mark.parametrize(("name", "template"), CASES)
 @example("Sentiment: ", "positive")
 @example("cafe", "\u0301")
-@settings(max_examples=40, derandomize=True)
+@tried_on(40, tests=len(CASES))
 @given(TEXTS, TEXTS.filter(str.strip))
 def test_the_answer_is_trained_whole_and_the_prompt_holds_none_of_it(
     name: str, template: str | None, prompt: str, answer: str
@@ -89,13 +107,14 @@ def test_the_answer_is_trained_whole_and_the_prompt_holds_none_of_it(
     tokenizer = using(name, template)
     draft = tokenizer.draft(completion(prompt, answer), TrainOn.ANSWERS)
     (row,) = tokenizer.encode([draft])
-    backend = merging_tokenizers()[name]
+    backend = backend_of(name)
+    begin = backend.token_to_id(special_tokens_of(name).get("bos_token", ""))
 
     def written(text: str) -> str:
-        return backend.decode(backend.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+        return decoded(backend.encode(text, add_special_tokens=False).ids)
 
     def decoded(ids: list[int]) -> str:
-        return backend.decode(ids, skip_special_tokens=False).removeprefix(SPECIAL["bos_token"])
+        return backend.decode(ids[ids[:1] == [begin] :], skip_special_tokens=False)
 
     asked, text = draft.text[: draft.prompt_end], decoded(row.input_ids)
     assert written(asked).startswith(decoded(row.prompt_ids)), "the prompt holds nothing of the answer"

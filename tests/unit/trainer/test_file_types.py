@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.spec.dataset import Overlength, SourceSpec
 from lora_trainer.contract.spec.training import Method
@@ -24,6 +24,7 @@ from lora_trainer.data.rows import Limits, OpenSource, RowSet, peek_format, toke
 from lora_trainer.data.sources import read_records
 from lora_trainer.data.tokens import RowTokenizer
 
+from tests.properties.rows import tried_on
 from tests.support.runs import run_file
 from tests.support.tiny_model import CHATML, tiny_tokenizer
 
@@ -144,14 +145,14 @@ parts = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.none
 pairs = st.fixed_dictionaries({"prompt": texts, "chosen": texts, "rejected": texts, "completion": texts})
 
 
+@tried_on(200, tests=2)
 @given(chats(texts) | chats(parts), st.sampled_from(sorted(NESTED)))
-@settings(max_examples=200)
 def test_chats_have_one_digest_in_every_type(rows: Rows, name: str) -> None:
     assert digests(name, NESTED[name](rows)) == digests("a.jsonl", to_jsonl(rows))
 
 
+@tried_on(200, tests=2)
 @given(st.lists(pairs, min_size=1, max_size=3), st.sampled_from(sorted(FLAT)), st.sampled_from(Method))
-@settings(max_examples=200)
 def test_texts_have_one_digest_in_every_type(rows: Rows, name: str, method: Method) -> None:
     assert digests(name, FLAT[name](rows), method) == digests("a.jsonl", to_jsonl(rows), method)
 

@@ -50,6 +50,18 @@ def test_a_first_row_that_fits_no_format_does_not_decide() -> None:
     assert detect_format([{"oops": 1}, {"text": "t"}], None) is RowFormat.TEXT
 
 
+@pytest.mark.parametrize("unreadable", [{"messages": "oops"}, {"prompt": None, "completion": "a"}, {"text": 5}])
+def test_a_row_that_cannot_be_read_does_not_decide(unreadable: dict[str, Any]) -> None:
+    assert detect_format([unreadable, unreadable, {"text": "t"}], None) is RowFormat.TEXT
+    assert detect_format([unreadable], None) is detect_format([unreadable, {"oops": 1}], None)
+
+
+def test_most_rows_decide() -> None:
+    text, chat = {"text": "t"}, {"messages": [USER, ASSISTANT]}
+    assert detect_format([text, chat, chat], None) is RowFormat.MESSAGES
+    assert detect_format([text, chat], None) is RowFormat.TEXT
+
+
 def test_unknown_columns_are_named_with_a_remedy() -> None:
     with pytest.raises(TrainerError) as caught:
         detect_format([{"question": "", "sql": ""}], None)

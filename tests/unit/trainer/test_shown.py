@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.chat_template import ChatTemplate, Rendered
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import conversation, turns_of
 
+from tests.properties.rows import tried_on
 from tests.support.tiny_model import CHATML
 
 # Like Qwen 2.5.
@@ -166,7 +167,7 @@ def chats(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@settings(max_examples=60, derandomize=True)
+@tried_on(60, tests=len(SOURCES))
 @given(chats(), st.data())
 def test_another_value_makes_another_text(source: str, chat: list[dict[str, Any]], data: st.DataObject) -> None:
     """Where the row is accepted, no name, argument, reasoning or content of it can change without the text."""

@@ -164,6 +164,34 @@ def test_a_json_file_that_is_not_json_names_its_line(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (b'{"text": "x"', "not JSON: Expecting ',' delimiter at column 13, where the line ends"),
+        (b"[" * 5000, "nests lists or objects more than 100 levels deep"),
+        (b'"\xff"', "not UTF-8 at byte 2 of the line"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_broken_line_of_json_lines_in_a_json_file_is_one_bad_row(
+    data: Path, broken: bytes, reason: str, place: int
+) -> None:
+    lines = JSONL.splitlines()
+    lines.insert(place, broken)
+    (data / "a.json").write_bytes(b"\n".join(lines))
+    bad = BadRows()
+    assert [record.columns for record in read(data, "a.json", bad)] == ROWS
+    assert bad.shown().startswith(f"a.json:{place + 1}: {reason}")
+
+
+def test_a_list_of_rows_with_an_error_is_not_json_lines(data: Path) -> None:
+    rows = ",\n".join(json.dumps(row) for row in [*ROWS, *ROWS])
+    (data / "a.json").write_text(f"[\n{rows} oops\n]")
+    bad = BadRows()
+    assert read(data, "a.json", bad) == []
+    assert bad.count == 1
+
+
+@pytest.mark.parametrize(
     ("files", "uri", "code", "words"),
     [
         ({}, "none.jsonl", ExitCode.DatasetNotFound, "no dataset at s3://bucket/none.jsonl"),

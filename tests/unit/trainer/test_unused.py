@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lora_trainer.contract.outcome import Unused
 from lora_trainer.contract.spec.training import Method, TrainOn
@@ -19,6 +19,7 @@ from lora_trainer.data.preferences import draft_pair, normalise_pair
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.data.unused import MAX_PLACES, TRIALS, UnusedValues, merged, named_values
 
+from tests.properties.rows import tried_on
 from tests.support.tiny_model import CHATML, tiny_tokenizer
 
 TOKENIZER = RowTokenizer(backend=tiny_tokenizer(), special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
@@ -213,7 +214,7 @@ def is_listed(record: Any, at: tuple[Any, ...], names: dict[str, int]) -> bool:
     return listed
 
 
-@settings(max_examples=300, derandomize=True)
+@tried_on(300)
 @given(rows=st.tuples(SFT_ROWS, st.just(sft)) | st.tuples(DPO_ROWS, st.just(dpo)), others=OTHERS, data=st.data())
 def test_a_changed_value_changes_what_is_trained_or_is_listed(
     rows: tuple[dict[str, Any], Draft], others: dict[str, Any], data: st.DataObject

@@ -65,20 +65,45 @@ def _json(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Found]:
     data = _utf8(stream, name).read().removeprefix(codecs.BOM_UTF8)
     try:
         value = parse_json(data.decode())
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        bad.add(f"{name}:{line}", _not_utf8(data[error.start]))
-    except json.JSONDecodeError as error:
-        # Many .json files are JSON lines: an error behind a whole first value means that.
-        if error.msg == "Extra data":
+    except (UnicodeDecodeError, json.JSONDecodeError, ValueFlaw) as error:
+        if _is_lines(data, error):
             yield from _jsonl(io.BufferedReader(io.BytesIO(data)), name, bad)
         else:
-            bad.add(f"{name}:{error.lineno}", f"not JSON: {error.msg} at column {error.colno}")
-    except ValueFlaw as flaw:
-        bad.add(name, str(flaw))
+            bad.add(*_flaw(data, name, error))
     else:
         for number, row in enumerate(rows_of(value), start=1):
             yield f"{name}: row {number}", row
+
+
+def _is_lines(data: bytes, error: ValueError) -> bool:
+    """Whether a .json file that is not one value is JSON lines, as many are.
+
+    An error behind a whole first value means that. Otherwise most of its lines are values, but for the one that has the
+    error: a value on several lines has few that are values themselves.
+    """
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+        return True
+    lines = [line for line in data.splitlines() if line.strip()]
+    return 2 * sum(map(_is_value, lines)) > len(lines)
+
+
+def _is_value(line: bytes) -> bool:
+    try:
+        return isinstance(parse_json(line.decode()), dict | list)
+    except ValueError:
+        return False
+
+
+def _flaw(data: bytes, name: str, error: ValueError) -> tuple[str, str]:
+    """Where a file that is one JSON value has its error, and which."""
+    match error:
+        case UnicodeDecodeError():
+            line = data.count(b"\n", 0, error.start) + 1
+            return f"{name}:{line}", _not_utf8(data[error.start])
+        case json.JSONDecodeError():
+            return f"{name}:{error.lineno}", f"not JSON: {error.msg} at column {error.colno}"
+        case _:
+            return name, str(error)
 
 
 def _csv(stream: BinaryIO, name: str, bad: BadRows) -> Iterator[Found]:

@@ -5,6 +5,7 @@ A normaliser raises RowError with the reason why a row cannot be used; its calle
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -70,10 +71,14 @@ EXAMPLES = {
 def detect_format(
     records: Sequence[Record], columns: Mapping[str, str] | None, method: Method = Method.SFT
 ) -> RowFormat:
-    """The format whose columns the first fitting record has. Raises DatasetInvalid that names what was found."""
-    for record in records:
-        if found := _format_of(record, columns, method):
-            return found
+    """The format of most of the records, where only those count that can be read in theirs, if there is one.
+
+    Raises DatasetInvalid that names the columns that were found, where they are those of no format.
+    """
+    found = [(record, of) for record in records if (of := _format_of(record, columns, method))]
+    readable = Counter(of for record, of in found if _is_readable(record, of, columns))
+    if votes := readable or Counter(of for _, of in found):
+        return votes.most_common(1)[0][0]
     names = set(records[0])
     if shape := next((shape for shape in REFUSED if shape.sign <= names), None):
         raise TrainerError(ExitCode.DatasetInvalid, f"{shape.refusal}.", shape.remedy)
@@ -87,6 +92,17 @@ def detect_format(
         f"Rename the columns, map them in dataset.columns, {example}, or set training.method to the"
         " method that the rows are for.",
     )
+
+
+def _is_readable(record: Record, row_format: RowFormat, columns: Mapping[str, str] | None) -> bool:
+    """Whether the record can be read in its format. The other methods have one format each, which nothing decides."""
+    if row_format not in NORMALISERS:
+        return True
+    try:
+        normalise(record, row_format, columns)
+    except RowError:
+        return False
+    return True
 
 
 def _format_of(record: Record, columns: Mapping[str, str] | None, method: Method) -> RowFormat | None:

@@ -48,9 +48,11 @@ def _wrapped(value: Mapping[str, Any]) -> list[Any] | None:
     if len(value) != 1:
         return None
     ((name, rows),) = value.items()
-    if name in COLUMN_ROLES or not isinstance(rows, list) or _is_conversation(rows):
+    if name in COLUMN_ROLES or not isinstance(rows, list):
         return None
-    return rows if rows and all(isinstance(row, dict | list) for row in rows) else None
+    # What is neither is a row that cannot be used, and makes no other thing of those around it.
+    whole = [row for row in rows if isinstance(row, dict | list)]
+    return rows if whole and not _is_conversation(whole) else None
 
 
 def _is_table(value: Mapping[str, Any]) -> bool:
