@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from lora_trainer.contract.spec.training import TrainOn
-from lora_trainer.data.chat_template import MARKUP
+from lora_trainer.data.chat_template import MARKUP, ChatTemplate
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import conversation, turns_of
 from lora_trainer.data.tokens import RowTokenizer
@@ -116,6 +116,21 @@ def test_it_is_trained_right_or_refused(kind: str, tokenizers: dict[str, RowToke
     assert RIGHT[kind] <= right
     if kind in ("plain chat", "last answer only"):
         assert set(outcomes) - right == UNUSABLE
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("trl/qwen3", {"enable_thinking"}),
+        ("trl/llama3_1", {"builtin_tools", "custom_tools", "date_string", "tools_in_user_message"}),
+        ("trl/gptoss", {"builtin_tools", "model_identity", "reasoning_effort"}),
+        ("unsloth/chatml", set()),
+    ],
+)
+def test_the_variables_that_a_run_may_set(name: str, settings: set[str]) -> None:
+    template = ChatTemplate(shipped_templates()[name], special_tokens=SPECIAL)
+    assert template.settings == settings
+    assert all(map(template.reads, settings))
 
 
 def shipped_templates() -> dict[str, str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec.dataset import RESERVED_KWARGS, ChatTemplateValue
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import Conversation, Turn
@@ -27,6 +29,7 @@ PROBE = Conversation(
         Turn(role="assistant", content="an answer", extra={}, place="messages[1]"),
     )
 )
+NO_KWARGS: Mapping[str, ChatTemplateValue] = MappingProxyType({})
 MARKUP = re.compile(
     r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<\|[a-z_]{1,30}>|<[a-z_]{1,30}\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>"
 )
@@ -47,9 +50,11 @@ class Rendered:
 class ChatTemplate:
     """A compiled template. Raises ChatTemplateInvalid where it does not compile or cannot render a plain chat."""
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
-        """`special_tokens` are the variables that templates use: bos_token, eos_token, ..."""
-        self._special_tokens = dict(special_tokens)
+    def __init__(
+        self, source: str, *, special_tokens: Mapping[str, str], kwargs: Mapping[str, ChatTemplateValue] = NO_KWARGS
+    ) -> None:
+        """`special_tokens` are the variables that templates use: bos_token, eos_token, ...; `kwargs` are the user's."""
+        self._variables = {**kwargs, **special_tokens}
         written = (MARKUP.pattern, *map(re.escape, special_tokens.values()))
         self._endings = Endings(token=re.compile("|".join(written)))
         self.markup = frozenset[str]()
@@ -65,6 +70,15 @@ class ChatTemplate:
             raise _invalid(f"The chat template cannot render a question and an answer: {error}") from None
         self.markup = frozenset(self._endings.token.findall(probe.text))
         self._endings = self._usual_endings(probe)
+
+    def reads(self, name: str) -> bool:
+        """Whether the template may look up a variable of this name."""
+        return name in self._template.variables
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Variables that the template reads beside those that every row gives it."""
+        return self._template.settings - RESERVED_KWARGS
 
     def render(self, conversation: Conversation, *, train_on: TrainOn) -> Rendered:
         """The conversation as text, with the place of its answers. Raises RowError."""
@@ -109,7 +123,7 @@ class ChatTemplate:
     def _write(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], *, ask: bool = False) -> Written:
         try:
             return self._template.write(
-                messages=messages, tools=list(tools) or None, add_generation_prompt=ask, **self._special_tokens
+                messages=messages, tools=list(tools) or None, add_generation_prompt=ask, **self._variables
             )
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
             raise RowError(f"the chat template refuses it ({error})") from None
