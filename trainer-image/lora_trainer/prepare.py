@@ -117,6 +117,8 @@ def examine(run: RunFile, model: BaseModel, *, bucket: Bucket, work: Path, code_
     drawn = zip(split.train.lengths, split.trained_on, strict=True)
     size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
     estimate, chosen = size_run(run, model_shape(model.config), size)
+    if report.train.one_by_one:
+        chosen = chosen.model_copy(update={"reasons": (*chosen.reasons, report.train.one_by_one.sentence())})
     run = run.quantized(chosen.quantization)
     digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision, code_digest=code_digest)
     result = PrepareResult(

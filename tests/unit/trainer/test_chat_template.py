@@ -9,6 +9,7 @@ from lora_trainer.data.chat_template import ChatTemplate
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import Conversation, Turn
 from lora_trainer.data.formats import Completion
+from lora_trainer.data.spans import WrittenOtherwise
 from lora_trainer.errors import TrainerError
 
 from tests.support.tiny_model import CHATML
@@ -115,9 +116,9 @@ def test_last_answer_and_everything() -> None:
 
 
 @pytest.mark.parametrize("first", ["a", "<think>hm</think>a"])
-def test_an_earlier_answer_that_is_written_otherwise_is_not_trained(first: str) -> None:
+def test_an_answer_that_is_written_otherwise_once_more_follow_is_not_found_in_the_whole(first: str) -> None:
     chat = conversation("q", first, "r", "b")
-    with pytest.raises(RowError, match=r"writes messages\[1\] otherwise .* set training\.sft\.trainOn to LastAnswer"):
+    with pytest.raises(WrittenOtherwise, match=r"writes messages\[1\] otherwise once more messages follow"):
         answers(SHORTENS_REASONING, chat)
     assert answers(SHORTENS_REASONING, chat, TrainOn.LAST_ANSWER) == ["<think></think>\nb<|im_end|>"]
 
