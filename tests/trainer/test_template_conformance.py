@@ -61,6 +61,11 @@ KINDS: Mapping[str, tuple[list[dict[str, Any]], list[list[str]], TrainOn]] = {
     "last answer only": (TURNS, [["Answer two."]], TrainOn.LAST_ANSWER),
     "tools and calls": (CALLS, [["weather_of", "Oslo"], ["It is warm."]], TrainOn.ANSWERS),
     "tools, last answer only": (CALLS, [["It is warm."]], TrainOn.LAST_ANSWER),
+    "calls of tools that the row does not list": (
+        [*CALLS],
+        [["weather_of", "Oslo"], ["It is warm."]],
+        TrainOn.ANSWERS,
+    ),
     "reasoning": (
         [TURNS[0], assistant("Answer one.", reasoning_content="I think so.")],
         [["I think so.", "Answer one."]],
@@ -102,6 +107,7 @@ RIGHT = {
         "unsloth/gemma-4-thinking",
         "unsloth/qwen3-thinking",
     },
+    "calls of tools that the row does not list": {"trl/deepseekv3", "trl/deepseekv3_training", "trl/qwen2_5"},
     "tools, last answer only": {"trl/qwen2_5", "trl/qwen3", "trl/gptoss", "trl/llama3_1"},
     "reasoning": {"trl/qwen3", "trl/qwen3_training", "unsloth/qwen3-thinking"},
     "reasoning in each turn": {"trl/qwen3", "trl/qwen3_training", "trl/qwen3_5_think", "unsloth/qwen3-thinking"},
@@ -116,11 +122,8 @@ ONE_BY_ONE = {
     "tools and calls": {"trl/qwen3", "unsloth/qwen-3", "unsloth/qwen3", "unsloth/qwen3-thinking"},
 }
 """Those that write an answer otherwise once more messages follow: each answer is a sample of its own."""
-UNUSABLE = {
-    "trl/glm4moe",
-    *(f"trl/{name}{of}" for name in ("idefics3", "llava_next", "smolvlm") for of in ("", "_training")),
-}
-"""Those that refuse a plain chat: one writes no end token, the others read contents in parts only."""
+UNUSABLE = {"trl/glm4moe"}
+"""That which refuses a plain chat: it writes no end token."""
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
@@ -106,6 +108,36 @@ def answers(source: str, chat: Conversation, train_on: TrainOn = TrainOn.ANSWERS
 )  # fmt: skip
 def test_answers_with_their_end(source: str, chat: Conversation, expected: list[str]) -> None:
     assert answers(source, chat) == expected
+
+
+def test_contents_are_given_as_parts_where_a_template_reads_them_so() -> None:
+    source = CHATML.replace("{{ message.content }}", "{% for part in message.content %}{{ part.text }}{% endfor %}")
+    assert answers(source, conversation("q", "a", "r", "b")) == ["a<|im_end|>", "b<|im_end|>"]
+    assert answers(source.replace("part.text", "part.type ~ part.text"), conversation("q", "a")) == ["texta<|im_end|>"]
+
+
+def test_a_template_that_reads_contents_in_no_form_says_what_fails_with_strings() -> None:
+    source = CHATML.replace("{{ message.content }}", "{{ message.content.strip() + message.nothing }}")
+    with pytest.raises(TrainerError, match="'dict object' has no attribute 'nothing'"):
+        answers(source, conversation("q", "a"))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("call.arguments", '{"city": "Århus"}'), ("call.arguments | tojson", '{"city": "Århus"}')],
+)
+def test_arguments_are_given_as_text_where_a_template_can_write_nothing_else(written: str, expected: str) -> None:
+    """Like DeepSeek-V3: it joins strings."""
+    calls = (
+        "{% for called in message.tool_calls or [] %}{% set call = called.function %}{{ call.name + '|' + WRITTEN }}"
+    )
+    source = CHATML.replace(
+        "{{ message.content }}", "{{ message.content }}" + calls.replace("WRITTEN", f"({written})") + "{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Århus"}}}
+    turns = conversation("q", "a").turns
+    chat = Conversation(turns=(turns[0], replace(turns[1], extra={"tool_calls": [call]})))
+    assert answers(source, chat) == [f"af|{expected}<|im_end|>"]
 
 
 def test_last_answer_and_everything() -> None:
