@@ -175,6 +175,21 @@ RUN_CASES: tuple[CrdCase, ...] = (
         "exactly one of name and jinja",
         spec__dataset__chatTemplate={"name": "llama-3.1", "jinja": "{{ messages }}"},
     ),
+    _created(
+        "variables of the chat template",
+        spec__dataset__chatTemplateKwargs={"enable_thinking": False, "budget": 1.5, "date_string": "1 May 2024"},
+    ),
+    _created(
+        "too many variables of the chat template",
+        "chatTemplateKwargs",
+        spec__dataset__chatTemplateKwargs={f"name{number}": number for number in range(17)},
+    ),
+    _changed(
+        "another variable of the chat template",
+        {"spec.dataset.chatTemplateKwargs": {"enable_thinking": True}},
+        "spec.dataset cannot change",
+        spec__dataset__chatTemplateKwargs={"enable_thinking": False},
+    ),
     _created("an output in Google's cloud", spec__output__uri="gs://bucket/out"),
     _created("a model in Azure's cloud", spec__model__name="az://container/model"),
     _created("a dataset that is a whole bucket", "spec.dataset.uri", spec__dataset__uri="s3://bucket"),

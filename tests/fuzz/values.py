@@ -52,6 +52,8 @@ def valid(schema: Schema) -> Values:
     """What the node's schema takes."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
+    if "x-kubernetes-preserve-unknown-fields" in schema:
+        return st.sampled_from([value for value in OF_OTHER_TYPES if value is not None])
     if "x-kubernetes-int-or-string" in schema:
         return st.one_of(_integers(schema), _strings(schema))
     return _BY_TYPE[schema["type"]](schema)

@@ -27,6 +27,7 @@ from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import MODEL_CACHE, RunFile, run_digest
 from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec, source_at
 from lora_trainer.contract.spec.training import Method
+from lora_trainer.data.chat_template import NO_KWARGS
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
 from lora_trainer.data.prompts import tokenise_prompts
@@ -116,6 +117,8 @@ def examine(run: RunFile, model: BaseModel, *, bucket: Bucket, work: Path, code_
     drawn = zip(split.train.lengths, split.trained_on, strict=True)
     size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
     estimate, chosen = size_run(run, model_shape(model.config), size)
+    if report.train.one_by_one:
+        chosen = chosen.model_copy(update={"reasons": (*chosen.reasons, report.train.one_by_one.sentence())})
     run = run.quantized(chosen.quantization)
     digest = run_digest(run, data_digest=figures.digest, model_revision=model.figures.revision, code_digest=code_digest)
     result = PrepareResult(
@@ -190,7 +193,9 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     sources = opened(specs, work=work / "train", bad=bad)
     chats = any(source.row_format not in (None, RowFormat.TEXT) for source in sources)
     chat_template = template_source(run.dataset.chat_template)
-    tokenizer = load_tokenizer(model_folder, chat_template=chat_template, chats=chats)
+    tokenizer = load_tokenizer(
+        model_folder, chat_template=chat_template, chats=chats, kwargs=run.dataset.chat_template_kwargs or NO_KWARGS
+    )
 
     def encoder(source: OpenSource) -> RowEncoder:
         return row_encoder(run, source.row_format, source.spec.columns, tokenizer=tokenizer)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 Schema = dict[str, Any]
 
 DROPPED = ("title", "additionalProperties", "$defs", "discriminator")
+ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
 KUBERNETES_LIST_TYPES = {"x-kubernetes-list-type": "atomic"}
 
 
@@ -27,7 +28,11 @@ def structural_schema(model: type[BaseModel]) -> Schema:
 
 
 def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    node = _without_null(_resolved(node, definitions), definitions)
+    node = _resolved(node, definitions)
+    if node.get(ANY_VALUE):
+        # A structural schema has no unions of types: the operator and the trainer check the value.
+        return {ANY_VALUE: True}
+    node = _without_null(node, definitions)
     schema = {key: value for key, value in node.items() if key not in DROPPED}
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]

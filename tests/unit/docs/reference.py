@@ -59,6 +59,8 @@ def _type(field: Schema) -> str:
         return " \\| ".join(f"`{_written(value)}`" for value in field["enum"])
     if "x-kubernetes-int-or-string" in field:
         return "quantity"
+    if "x-kubernetes-preserve-unknown-fields" in field:
+        return "boolean, number or string"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if field["type"] == "object" and "additionalProperties" in field:

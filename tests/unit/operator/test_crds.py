@@ -38,6 +38,7 @@ KNOWN = {
     "enum",
     "anyOf",
     "x-kubernetes-int-or-string",
+    "x-kubernetes-preserve-unknown-fields",
     "pattern",
     "minimum",
     "maximum",
@@ -95,6 +96,9 @@ def test_every_node_is_structural() -> None:
             assert node["anyOf"] == [{"type": "integer"}, {"type": "string"}], path
             assert "type" not in node, path
             assert "pattern" in node, path
+        elif node.get("x-kubernetes-preserve-unknown-fields"):
+            assert node == {"x-kubernetes-preserve-unknown-fields": True}, path
+            assert path.endswith("{}"), path
         else:
             assert node.get("type") in ("object", "array", "string", "integer", "number", "boolean"), path
         assert not ("properties" in node and "additionalProperties" in node), path

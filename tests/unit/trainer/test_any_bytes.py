@@ -94,14 +94,14 @@ def use(records: list[Record], bad: BadRows) -> int:
         for record in records:
             try:
                 row_encoding = encoder(method, detect_format([record.columns], None, method))
-                draft = row_encoding.draft(record.columns)
+                drafts = row_encoding.draft(record.columns)
             except RowError as error:
                 bad.add(record.where, str(error))
                 continue
             except TrainerError as error:
                 refused(error)
                 continue
-            for row in row_encoding.encode([draft] if draft else []):
+            for row in row_encoding.encode(drafts):
                 schema = row_encoding.schemas.held_out
                 columns = {name: [getattr(row, name)] for name in schema.names}
                 pa.RecordBatch.from_pydict(columns, schema=schema)

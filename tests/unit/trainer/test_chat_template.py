@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.spec.training import TrainOn
@@ -9,6 +11,7 @@ from lora_trainer.data.chat_template import ChatTemplate
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import Conversation, Turn
 from lora_trainer.data.formats import Completion
+from lora_trainer.data.spans import WrittenOtherwise
 from lora_trainer.errors import TrainerError
 
 from tests.support.tiny_model import CHATML
@@ -107,6 +110,36 @@ def test_answers_with_their_end(source: str, chat: Conversation, expected: list[
     assert answers(source, chat) == expected
 
 
+def test_contents_are_given_as_parts_where_a_template_reads_them_so() -> None:
+    source = CHATML.replace("{{ message.content }}", "{% for part in message.content %}{{ part.text }}{% endfor %}")
+    assert answers(source, conversation("q", "a", "r", "b")) == ["a<|im_end|>", "b<|im_end|>"]
+    assert answers(source.replace("part.text", "part.type ~ part.text"), conversation("q", "a")) == ["texta<|im_end|>"]
+
+
+def test_a_template_that_reads_contents_in_no_form_says_what_fails_with_strings() -> None:
+    source = CHATML.replace("{{ message.content }}", "{{ message.content.strip() + message.nothing }}")
+    with pytest.raises(TrainerError, match="'dict object' has no attribute 'nothing'"):
+        answers(source, conversation("q", "a"))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("call.arguments", '{"city": "Århus"}'), ("call.arguments | tojson", '{"city": "Århus"}')],
+)
+def test_arguments_are_given_as_text_where_a_template_can_write_nothing_else(written: str, expected: str) -> None:
+    """Like DeepSeek-V3: it joins strings."""
+    calls = (
+        "{% for called in message.tool_calls or [] %}{% set call = called.function %}{{ call.name + '|' + WRITTEN }}"
+    )
+    source = CHATML.replace(
+        "{{ message.content }}", "{{ message.content }}" + calls.replace("WRITTEN", f"({written})") + "{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Århus"}}}
+    turns = conversation("q", "a").turns
+    chat = Conversation(turns=(turns[0], replace(turns[1], extra={"tool_calls": [call]})))
+    assert answers(source, chat) == [f"af|{expected}<|im_end|>"]
+
+
 def test_last_answer_and_everything() -> None:
     chat = conversation("q", "a", "r", "b")
     assert answers(CHATML, chat, TrainOn.LAST_ANSWER) == ["b<|im_end|>"]
@@ -115,9 +148,9 @@ def test_last_answer_and_everything() -> None:
 
 
 @pytest.mark.parametrize("first", ["a", "<think>hm</think>a"])
-def test_an_earlier_answer_that_is_written_otherwise_is_not_trained(first: str) -> None:
+def test_an_answer_that_is_written_otherwise_once_more_follow_is_not_found_in_the_whole(first: str) -> None:
     chat = conversation("q", first, "r", "b")
-    with pytest.raises(RowError, match=r"writes messages\[1\] otherwise .* set training\.sft\.trainOn to LastAnswer"):
+    with pytest.raises(WrittenOtherwise, match=r"writes messages\[1\] otherwise once more messages follow"):
         answers(SHORTENS_REASONING, chat)
     assert answers(SHORTENS_REASONING, chat, TrainOn.LAST_ANSWER) == ["<think></think>\nb<|im_end|>"]
 

@@ -29,10 +29,10 @@ def shown(
 ) -> str | None:
     """The row with what counts in the loss in ⟦ ⟧, without the roles' markup; None where nothing is in it to learn."""
     encoder = answers_encoder(TOKENIZER, row_format, None, train_on=train_on)
-    draft = encoder.draft(record)
-    if draft is None:
+    drafts = encoder.draft(record)
+    if not drafts:
         return None
-    (row,) = TOKENIZER.encode([draft])
+    (row,) = TOKENIZER.encode(drafts)
     text = TOKENIZER.marked(row.input_ids, row.completion_mask)
     return text.replace("<|im_start|>", "").replace("<|im_end|>", ".").replace("\n", " ").strip()
 

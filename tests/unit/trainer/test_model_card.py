@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lora_trainer.contract.outcome import Evaluation
@@ -12,9 +13,15 @@ from tests.builders import an_evaluation, prepare_result
 from tests.support.runs import run_file
 
 
-def card(*, figures: Evaluation | None = None, model: str = "meta-llama/Llama-3.2-1B", **answers: Any) -> str:
+def card(
+    *,
+    figures: Evaluation | None = None,
+    model: str = "meta-llama/Llama-3.2-1B",
+    dataset: Mapping[str, Any] | None = None,
+    **answers: Any,
+) -> str:
     evaluation = EvaluationFile(figures=figures or an_evaluation(), probe="", **answers)
-    run = run_file(model={"name": model})
+    run = run_file(model={"name": model}, dataset=dataset or {})
     return model_card(run, prepared=prepare_result(), steps=420, evaluation=evaluation, versions={"peft": "0.21.2"})
 
 
@@ -31,6 +38,11 @@ def test_a_folder_is_not_linked_as_a_hub_model() -> None:
     text = card(model="s3://team-a/models/smollm2")
     assert "base_model:" not in text
     assert "# LoRA adapter of s3://team-a/models/smollm2" in text
+
+
+def test_the_variables_of_the_chat_template_are_those_to_ask_with() -> None:
+    assert '{"chat_template_kwargs": {"think": false}}' in card(dataset={"chatTemplateKwargs": {"think": False}})
+    assert "chat_template_kwargs" not in card()
 
 
 def test_exact_match_is_shown_where_it_was_measured() -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from lora_trainer.contract.outcome import Artifact, Evaluation, ModelFigures
+from lora_trainer.contract.spec.dataset import ChatTemplateKwargs
 from lora_trainer.contract.spec.output import ADAPTER
 from lora_trainer.contract.wire import WireModel
 
@@ -72,6 +73,8 @@ class ArtifactManifest(WireModel):
     verification: Verification
     versions: dict[str, str]
     """Versions of the libraries that trained it."""
+    chat_template_kwargs: ChatTemplateKwargs = None
+    """Variables of the chat template that it was trained with: a server passes them as chat_template_kwargs."""
     signing_key: str | None = None
     """Id of the key that signed this manifest: sha256 of the public key in DER form."""
     exported: Exported | None = None

@@ -78,6 +78,8 @@ class DatasetFigures(WireModel):
     """Rows read."""
     kept: int
     """Rows trained on in one epoch, by the weights of their sources."""
+    answer_samples: int | None = None
+    """Samples trained on in one epoch, one for each trained answer; unset where each row is one sample."""
     held_out: int
     """Rows evaluated on."""
     dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=16)] = ()

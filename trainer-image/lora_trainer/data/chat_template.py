@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec.dataset import RESERVED_KWARGS, ChatTemplateValue
 from lora_trainer.contract.spec.training import TrainOn
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import Conversation, Turn
+from lora_trainer.data.message_form import MessageForm
 from lora_trainer.data.shown import named, require_shown
 from lora_trainer.data.spans import AnswerFinder, Endings
 from lora_trainer.data.template_language import Span, Template, Written
@@ -27,8 +30,17 @@ PROBE = Conversation(
         Turn(role="assistant", content="an answer", extra={}, place="messages[1]"),
     )
 )
+NO_KWARGS: Mapping[str, ChatTemplateValue] = MappingProxyType({})
+PROBE_CALL = (
+    {"role": "user", "content": "a question"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}],
+    },
+)
 MARKUP = re.compile(
-    r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<\|[a-z_]{1,30}>|<[a-z_]{1,30}\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>"
+    r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>|<\|[a-z_]{1,30}>|<[a-z_]{1,30}\|>|<(?:start|end)_of_turn>|<end_of_utterance>|</?s>|<[be]os>"
 )
 """What is meant as a special token wherever a template writes it; DeepSeek's bars are full-width, Gemma 4 has one."""
 
@@ -47,16 +59,19 @@ class Rendered:
 class ChatTemplate:
     """A compiled template. Raises ChatTemplateInvalid where it does not compile or cannot render a plain chat."""
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
-        """`special_tokens` are the variables that templates use: bos_token, eos_token, ..."""
-        self._special_tokens = dict(special_tokens)
+    def __init__(
+        self, source: str, *, special_tokens: Mapping[str, str], kwargs: Mapping[str, ChatTemplateValue] = NO_KWARGS
+    ) -> None:
+        """`special_tokens` are the variables that templates use: bos_token, eos_token, ...; `kwargs` are the user's."""
+        self._variables = {**kwargs, **special_tokens}
         written = (MARKUP.pattern, *map(re.escape, special_tokens.values()))
         self._endings = Endings(token=re.compile("|".join(written)))
+        self._form = MessageForm()
         self.markup = frozenset[str]()
         """Special tokens that the template writes."""
         try:
             self._template = Template(source)
-            probe = self.render(PROBE, train_on=TrainOn.ANSWERS)
+            probe = self._probed()
         except jinja2.TemplateSyntaxError as error:
             raise _invalid(
                 f"The chat template does not compile: {first_sentence(error.message or '')} in line {error.lineno}"
@@ -65,6 +80,16 @@ class ChatTemplate:
             raise _invalid(f"The chat template cannot render a question and an answer: {error}") from None
         self.markup = frozenset(self._endings.token.findall(probe.text))
         self._endings = self._usual_endings(probe)
+        self._form = self._form_with_calls()
+
+    def reads(self, name: str) -> bool:
+        """Whether the template may look up a variable of this name."""
+        return name in self._template.variables
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Variables that the template reads beside those that every row gives it."""
+        return self._template.settings - RESERVED_KWARGS
 
     def render(self, conversation: Conversation, *, train_on: TrainOn) -> Rendered:
         """The conversation as text, with the place of its answers. Raises RowError."""
@@ -100,16 +125,47 @@ class ChatTemplate:
                         " it out"
                     )
 
+    def _probed(self) -> Rendered:
+        """A plain chat as the template writes it, in the form in which it reads contents. Raises RowError."""
+        try:
+            return self.render(PROBE, train_on=TrainOn.ANSWERS)
+        except RowError as error:
+            self._form = MessageForm(content_as_parts=True)
+            try:
+                return self.render(PROBE, train_on=TrainOn.ANSWERS)
+            except RowError:
+                raise error from None
+
+    def _form_with_calls(self) -> MessageForm:
+        """The form of messages, with arguments as text where the template can write calls only so."""
+        with_text = replace(self._form, arguments_as_text=True)
+        return with_text if not self._writes_calls(self._form) and self._writes_calls(with_text) else self._form
+
+    def _writes_calls(self, form: MessageForm) -> bool:
+        try:
+            self._write(PROBE_CALL, (), form=form)
+        except RowError:
+            return False
+        return True
+
     def _usual_endings(self, probe: Rendered) -> Endings:
         """What ends an answer as the last message, and before another one."""
         (_, end), text = probe.answers[-1], probe.text
         usual = set(self._endings.token.findall(text[self._endings.begin(text[:end]) : end]))
         return Endings(token=self._endings.token, usual=tuple(usual))
 
-    def _write(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], *, ask: bool = False) -> Written:
+    def _write(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any],
+        *,
+        ask: bool = False,
+        form: MessageForm | None = None,
+    ) -> Written:
+        read = [(form or self._form).of(message) for message in messages]
         try:
             return self._template.write(
-                messages=messages, tools=list(tools) or None, add_generation_prompt=ask, **self._special_tokens
+                messages=read, tools=list(tools) or None, add_generation_prompt=ask, **self._variables
             )
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
             raise RowError(f"the chat template refuses it ({error})") from None

@@ -5,7 +5,7 @@ Every message keeps its place in the user's row, which is what errors name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,12 @@ class Conversation:
         if last is None or last == len(self.turns) - 1:
             return self
         return replace(self, turns=self.turns[: last + 1])
+
+    def until_each_answer(self) -> Iterator[Conversation]:
+        """The chat up to each answer that is learned."""
+        for index, turn in enumerate(self.turns):
+            if turn.learned:
+                yield replace(self, turns=self.turns[: index + 1])
 
 
 def conversation(turns: Sequence[Turn], record: Record, column: str) -> Conversation:

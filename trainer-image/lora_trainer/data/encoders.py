@@ -1,7 +1,8 @@
 """How the rows of a training method become tokens and columns of a file: one encoder per method, used by rows.py.
 
-An encoder turns a record into a draft (or None, where there is nothing in it to learn) and drafts into tokenised rows.
-Drafts are encoded many at a time, which the tokenizer does on all processors.
+An encoder turns a record into drafts (none where there is nothing in it to learn) and drafts into tokenised rows. A
+record has one draft, or one for each answer where the chat template writes an answer otherwise once more messages
+follow. Drafts are encoded many at a time, which the tokenizer does on all processors.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lora_trainer.data.conversations import Conversation
 from lora_trainer.data.formats import Completion, Row, Text, normalise
 from lora_trainer.data.preferences import draft_pair, encode_pairs, normalise_pair, show_pair
 from lora_trainer.data.questions import draft_question, normalise_question
+from lora_trainer.data.spans import WrittenOtherwise
 from lora_trainer.data.tokens import Draft, RowTokenizer, TokenRow
 from lora_trainer.prepared import SCHEMAS, RowSchemas
 from lora_trainer.rewards.panel import needed_columns
@@ -65,8 +67,8 @@ class RowEncoder:
     """How rows of one method are made."""
 
     schemas: RowSchemas
-    draft: Callable[[Mapping[str, Any]], Any]
-    """The record as text, None where nothing is in it to learn. Raises RowError."""
+    draft: Callable[[Mapping[str, Any]], Sequence[Any]]
+    """The samples of a record as text, none where nothing is in it to learn. Raises RowError."""
     encode: Callable[[Sequence[Any]], Sequence[TokenisedRow]]
     """Tokenised rows of drafts, in order."""
     show: Callable[[Mapping[str, Any]], str]
@@ -85,7 +87,7 @@ def row_encoder(
         case Method.DPO:
             return RowEncoder(
                 schemas=SCHEMAS[Method.DPO],
-                draft=lambda record: draft_pair(normalise_pair(record, columns), tokenizer),
+                draft=lambda record: _at_most_one(draft_pair(normalise_pair(record, columns), tokenizer)),
                 encode=lambda drafts: encode_pairs(drafts, tokenizer),
                 show=lambda row: show_pair(row, tokenizer),
             )
@@ -93,7 +95,9 @@ def row_encoder(
             needed = needed_columns(training.grpo.rewards if training.grpo else ())
             return RowEncoder(
                 schemas=SCHEMAS[Method.GRPO],
-                draft=lambda record: draft_question(normalise_question(record, columns, needed=needed), tokenizer),
+                draft=lambda record: _at_most_one(
+                    draft_question(normalise_question(record, columns, needed=needed), tokenizer)
+                ),
                 encode=lambda drafts: drafts,
                 show=lambda row: row["prompt"],
             )
@@ -106,11 +110,11 @@ def answers_encoder(
 ) -> RowEncoder:
     """Rows of supervised fine-tuning: a text with a mask of what counts in the loss."""
 
-    def draft(record: Mapping[str, Any]) -> Draft | None:
+    def draft(record: Mapping[str, Any]) -> tuple[Draft, ...]:
         row = normalise(record, row_format, columns)
         if isinstance(row, Conversation):
             row = _learned(row, train_on)
-        return None if _is_empty(row, train_on) else tokenizer.draft(row, train_on)
+        return () if _is_empty(row, train_on) else _samples(row, tokenizer, train_on)
 
     def encode(drafts: Sequence[Draft]) -> list[TokenRow]:
         return tokenizer.encode(drafts)
@@ -119,6 +123,21 @@ def answers_encoder(
         return tokenizer.marked(row["input_ids"], row["completion_mask"])
 
     return RowEncoder(schemas=SCHEMAS[Method.SFT], draft=draft, encode=encode, show=show)
+
+
+def _at_most_one(draft: Any) -> tuple[Any, ...]:
+    return () if draft is None else (draft,)
+
+
+def _samples(row: Row, tokenizer: RowTokenizer, train_on: TrainOn) -> tuple[Draft, ...]:
+    """The row as one sample; as one for each answer, each as it is given, where no single text shows all of them so."""
+    try:
+        return (tokenizer.draft(row, train_on),)
+    except WrittenOtherwise:
+        if train_on != TrainOn.ANSWERS or not isinstance(row, Conversation):
+            raise
+    given = (chat for chat in row.until_each_answer() if not _is_empty(chat, TrainOn.LAST_ANSWER))
+    return tuple(tokenizer.draft(chat, TrainOn.LAST_ANSWER) for chat in given)
 
 
 def _learned(row: Conversation, train_on: TrainOn) -> Conversation:

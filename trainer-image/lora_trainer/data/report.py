@@ -91,7 +91,19 @@ class RowReport:
     dropped: Counter[DropReason] = field(default_factory=Counter)
     truncated: int = 0
     lengths: array[int] = field(default_factory=lambda: array("i"))
-    """Tokens of every row with an answer, before any limit."""
+    """Tokens of every sample with an answer, before any limit."""
+    answer_rows: int = 0
+    """Rows that became one sample for each of their answers."""
+    answer_samples: int = 0
+    """What they became."""
+    answers_left_out: Counter[DropReason] = field(default_factory=Counter)
+    """Samples of these rows that are not used, by reason."""
+
+    def note_answers(self, *, samples: int, left_out: Sequence[DropReason]) -> None:
+        """Note a row that became one sample for each of its answers."""
+        self.answer_rows += 1
+        self.answer_samples += samples
+        self.answers_left_out.update(left_out)
 
     def dropped_rows(self) -> tuple[DroppedRows, ...]:
         """By reason, the most frequent first."""

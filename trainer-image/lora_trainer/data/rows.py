@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -23,6 +24,8 @@ from lora_trainer.data.sources import Record, read_records
 from lora_trainer.data.unused import UnusedValues
 from lora_trainer.prepared import ROWS_PER_BATCH, write_rows
 from lora_trainer.storage import Bucket
+
+T = TypeVar("T")
 
 DIGEST_BYTES = 16
 PEEKED_RECORDS = 100
@@ -53,7 +56,10 @@ class Limits:
 
 @dataclass(kw_only=True)
 class RowSet:
-    """Tokenised rows in a file, and what is known of each without reading it again."""
+    """Tokenised rows in a file, and what is known of each without reading it again.
+
+    A row is one sample of the file, or several where each of its answers became one: then they stand together.
+    """
 
     path: Path
     encoder: RowEncoder
@@ -66,19 +72,34 @@ class RowSet:
     read: int = 0
     """All rows, bad ones too."""
     digests: list[bytes] = field(default_factory=list)
-    """Of what is trained on, row by row: equal rows have equal digests."""
+    """Of what is trained on, sample by sample: equal samples have equal digests."""
     prompts: list[bytes] = field(default_factory=list)
-    """Digests of the prompt of the last answer, row by row."""
+    """Digests of the prompt of the last answer, sample by sample."""
     lengths: array[int] = field(default_factory=lambda: array("i"))
-    """Tokens of the longest sequence, row by row."""
+    """Tokens of the longest sequence, sample by sample."""
     tokens: array[int] = field(default_factory=lambda: array("i"))
-    """Tokens of all sequences, row by row."""
+    """Tokens of all sequences, sample by sample."""
     trained: array[int] = field(default_factory=lambda: array("i"))
-    """Tokens that count in the loss, row by row."""
+    """Tokens that count in the loss, sample by sample."""
+    row: array[int] = field(default_factory=lambda: array("q"))
+    """Number of its row, sample by sample, in ascending order without a gap."""
     source: array[int] = field(default_factory=lambda: array("B"))
     """Number of its source, row by row."""
     unused: Sequence[UnusedValues] = ()
     """Columns and keys that change nothing, source by source."""
+
+    def by_row(self, values: Iterable[T]) -> Iterator[list[T]]:
+        """The values of all samples, row by row."""
+        for _, group in groupby(zip(self.row, values, strict=True), key=itemgetter(0)):
+            yield [value for _, value in group]
+
+    def row_digests(self) -> list[bytes]:
+        """Of what is trained on, row by row: equal rows have equal digests."""
+        return [each[0] if len(each) == 1 else _digest(b"".join(each)) for each in self.by_row(self.digests)]
+
+    def row_times(self, times: Iterable[int]) -> list[int]:
+        """How often each row is used, of which each sample is used so many `times` or not at all."""
+        return [max(each) for each in self.by_row(times)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +108,8 @@ class Drafted:
 
     where: str
     source: int
-    draft: Any
+    samples: Sequence[Any]
+    """At least one."""
 
 
 def open_source(
@@ -133,24 +155,21 @@ def tokenise(
         for index, source in enumerate(sources):
             for record in source.records:
                 try:
-                    draft = encoders[index].draft(record.columns)
+                    samples = encoders[index].draft(record.columns)
                 except RowError as error:
                     bad.add(record.where, str(error))
                     continue
                 rows.read += 1
-                if draft:
-                    unused[index].look_at(record.columns, draft)
-                    yield Drafted(where=record.where, source=index, draft=draft)
+                if samples:
+                    unused[index].look_at(record.columns, samples)
+                    yield Drafted(where=record.where, source=index, samples=samples)
                 else:
                     rows.report.dropped[DropReason.EMPTY_ANSWER] += 1
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in _batched(drafts(), ROWS_PER_BATCH):
-            kept = []
-            for drafted, row in zip(batch, rows.encoder.encode([each.draft for each in batch]), strict=True):
-                if limited := _limit(row, drafted.where, rows, limits):
-                    kept.append(limited)
-                    _note(rows, limited, source=drafted.source)
+            encoded = iter(rows.encoder.encode([sample for row in batch for sample in row.samples]))
+            kept = [sample for row in batch for sample in _kept(list(islice(encoded, len(row.samples))), row, rows)]
             yield _record_batch(kept, rows.encoder.schemas.held_out)
 
     write_rows(path, batches(), schema=rows.encoder.schemas.held_out)
@@ -160,43 +179,66 @@ def tokenise(
     return rows
 
 
-def _limit(row: TokenisedRow, where: str, rows: RowSet, limits: Limits) -> TokenisedRow | None:
-    """The row as it is kept, or None where it is dropped."""
-    report, length = rows.report, row.length
-    report.lengths.append(length)
-    if length > limits.max_length:
-        if limits.overlength is Overlength.DROP:
-            report.dropped[DropReason.TOO_LONG] += 1
-            return None
+def _kept(samples: Sequence[TokenisedRow], drafted: Drafted, rows: RowSet) -> list[TokenisedRow]:
+    """The samples of one row that are kept, after what is known of them is noted."""
+    report, limits = rows.report, rows.limits
+    longest = max(sample.length for sample in samples)
+    report.lengths.extend(sample.length for sample in samples)
+    if longest > limits.max_length:
         if limits.overlength is Overlength.FAIL:
-            rows.overlong.add(where, f"has {length} tokens")
-            return None
-        report.truncated += 1
-        row = row.truncated(limits.max_length)
-    if not row.teaches:
-        report.dropped[DropReason.NOTHING_TO_TRAIN] += 1
-        return None
-    return row
+            rows.overlong.add(drafted.where, f"has {longest} tokens")
+            return []
+        report.truncated += limits.overlength is Overlength.TRUNCATE
+    limited = [_limited(sample, limits) for sample in samples]
+    kept = [sample for sample in limited if not isinstance(sample, DropReason)]
+    left_out = [reason for reason in limited if isinstance(reason, DropReason)]
+    if len(samples) > 1:
+        report.note_answers(samples=len(samples), left_out=left_out)
+    if not kept:
+        report.dropped[left_out[-1]] += 1
+        return []
+    _note(rows, kept, source=drafted.source)
+    return kept
 
 
-def _note(rows: RowSet, row: TokenisedRow, *, source: int) -> None:
-    rows.digests.append(_digest(row.contents()))
-    rows.prompts.append(_digest(array("i", row.prompt_ids).tobytes()))
-    rows.lengths.append(row.length)
-    rows.tokens.append(row.tokens)
-    rows.trained.append(row.trained_tokens)
+def _limited(sample: TokenisedRow, limits: Limits) -> TokenisedRow | DropReason:
+    """The sample as it is kept, or why it is left out."""
+    if sample.length > limits.max_length:
+        if limits.overlength is not Overlength.TRUNCATE:
+            return DropReason.TOO_LONG
+        sample = sample.truncated(limits.max_length)
+    return sample if sample.teaches else DropReason.NOTHING_TO_TRAIN
+
+
+def _note(rows: RowSet, samples: Sequence[TokenisedRow], *, source: int) -> None:
+    number = len(rows.source)
     rows.source.append(source)
+    for sample in samples:
+        rows.row.append(number)
+        rows.digests.append(_digest(sample.contents()))
+        rows.prompts.append(_digest(array("i", sample.prompt_ids).tobytes()))
+        rows.lengths.append(sample.length)
+        rows.tokens.append(sample.tokens)
+        rows.trained.append(sample.trained_tokens)
 
 
 def _digest(contents: bytes) -> bytes:
     return hashlib.sha256(contents).digest()[:DIGEST_BYTES]
 
 
-def _record_batch(rows: Sequence[TokenisedRow], schema: pa.Schema) -> pa.RecordBatch:
-    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+def _record_batch(samples: Sequence[TokenisedRow], schema: pa.Schema) -> pa.RecordBatch:
+    columns = {name: [getattr(sample, name) for sample in samples] for name in schema.names}
     return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
-def _batched(items: Iterator[Drafted], size: int) -> Iterator[list[Drafted]]:
-    while batch := list(islice(items, size)):
+def _batched(rows: Iterator[Drafted], size: int) -> Iterator[list[Drafted]]:
+    """Whole rows that have `size` samples together, or a few more."""
+    batch, samples = list[Drafted](), 0
+    for row in rows:
+        batch.append(row)
+        samples += len(row.samples)
+        if samples >= size:
+            yield batch
+            batch, samples = [], 0
+    if batch:
         yield batch

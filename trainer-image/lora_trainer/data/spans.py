@@ -1,7 +1,8 @@
 """Where answers stand in a rendered conversation, and what ends them. Knows text, not tokens. Pure.
 
 A template with `{% generation %}` blocks says it itself. For the others renderings are compared. An answer begins where
-the prompt that asks for it ends. It ends where the conversation up to it ends. No mark is planted in a text.
+the prompt that asks for it ends. It ends where the conversation up to it ends. No mark is planted in a text. An answer
+that the conversation up to it writes otherwise than the whole one cannot be learned from the whole one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from lora_trainer.data.template_language import Span, Written
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message whose reasoning templates write before the content."""
+
+
+class WrittenOtherwise(RowError):
+    """The template writes an answer otherwise once more messages follow: it can be learned only as the last one."""
 
 
 class Write(Protocol):
@@ -62,7 +67,8 @@ class AnswerFinder:
     endings: Endings
 
     def spans(self, wanted: Sequence[int]) -> list[tuple[Span, ...]]:
-        """The parts of the text that each of these answers consists of. Raises RowError."""
+        """The parts of the text that each of these answers consists of. Raises RowError, WrittenOtherwise for an answer
+        that has another form as the last message."""
         return self._generated(wanted) or [(self._compared(index),) for index in wanted]
 
     def _generated(self, wanted: Sequence[int]) -> list[tuple[Span, ...]] | None:
@@ -81,7 +87,11 @@ class AnswerFinder:
             for index, start, stop in zip(answers, starts, stops, strict=True)
             if index in wanted
         ]
-        return found if all(found) else None
+        if not all(found):
+            return None
+        for index in wanted:
+            self._end(index, self._given(index))
+        return found
 
     def _joined(self, blocks: Sequence[Span]) -> tuple[Span, ...]:
         """The blocks of one answer, as one where only white space is between them."""
@@ -101,10 +111,13 @@ class AnswerFinder:
         return start, end if is_ended else self.endings.after(self.whole.text, end) or end
 
     def _compared(self, index: int) -> Span:
-        last = index + 1 == len(self.messages)
-        # As the model gives the answer: nothing follows it yet.
-        given = (self.whole if last else self.write(self.messages[: index + 1])).text.rstrip()
+        given = self._given(index)
         return self._start(index, given), self._end(index, given)
+
+    def _given(self, index: int) -> str:
+        """The conversation up to an answer, as the model gives it: nothing follows yet."""
+        last = index + 1 == len(self.messages)
+        return (self.whole if last else self.write(self.messages[: index + 1])).text.rstrip()
 
     def _start(self, index: int, given: str) -> int:
         asked = self._asked(index)
@@ -134,10 +147,10 @@ class AnswerFinder:
                 return len(same)
             if ending := self.endings.after(text, cut):
                 return ending
-        raise RowError(
+        raise WrittenOtherwise(
             f"the chat template writes {self.turns[index].place} otherwise once more messages follow, a form that the"
-            " model is never asked for; set training.sft.trainOn to LastAnswer, or dataset.chatTemplate to one that"
-            " keeps earlier answers as they were"
+            " model is never asked for; set training.sft.trainOn to Answers or LastAnswer, or dataset.chatTemplate to"
+            " one that keeps earlier answers as they were"
         )
 
     def _whole_tokens(self, text: str, position: int) -> int:

@@ -1,4 +1,4 @@
-"""Which rows are trained on and which are evaluated on. Pure: works on the digests of rows, reads none."""
+"""Which rows are trained on and which are evaluated on. Pure: works on digests, reads no row."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import compress
+from operator import gt
 
 from lora_trainer.contract.exits import ExitCode
 from lora_trainer.contract.run import RunFile
@@ -17,53 +18,65 @@ from lora_trainer.errors import TrainerError
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which rows are trained on and which are evaluated on."""
+    """Which samples are trained on and which are evaluated on. No sample is on both sides. Where rows are held out, no
+    row is either."""
 
     train: RowSet
     trained_on: Sequence[int]
-    """How often each row is trained on in one epoch."""
+    """How often each sample is trained on in one epoch."""
     evaluation: RowSet
     """The same as `train` where rows were held out of it."""
     evaluated_on: Sequence[bool]
+    """Whether each sample is evaluated on."""
 
 
 def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
-    """Evaluate on the evaluation set, and keep its rows out of training. Raises DatasetInvalid with nothing left."""
-    evaluated_on = first_of_each(evaluation.digests, seed=run.training.seed, rows=run.evaluation.max_rows)
+    """Evaluate on the evaluation set, and keep its samples out of training. Raises DatasetInvalid with nothing left."""
+    samples = [len(each) for each in evaluation.by_row(evaluation.digests)]
+    chosen = first_of_each(evaluation.row_digests(), samples, seed=run.training.seed, limit=run.evaluation.max_rows)
     times = draw(rows, run)
     own = not_in(rows.digests, set(evaluation.digests))
-    if leaked := sum(bool(count) and not mine for count, mine in zip(times, own, strict=True)):
+    trained_on = [times[row] * mine for row, mine in zip(rows.row, own, strict=True)]
+    if leaked := sum(map(gt, times, rows.row_times(trained_on))):
         rows.report.dropped[DropReason.IN_EVALUATION] += leaked
-    trained_on = [count * mine for count, mine in zip(times, own, strict=True)]
     if not any(trained_on):
         raise TrainerError(
             ExitCode.DatasetInvalid,
             "Every row of the dataset is also in the evaluation set.",
             "Set evaluation.dataset to other rows, or remove it to hold out rows of the dataset.",
         )
+    evaluated_on = without_repetition(evaluation.digests, [row in chosen for row in evaluation.row])
     return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
 
 
 def split_by_hash(rows: RowSet, run: RunFile) -> Split:
     """Hold out a share of the rows, at least one. Raises DatasetInvalid where that leaves nothing on either side."""
-    times = draw(rows, run)
-    drawn = list(compress(range(len(times)), times))
-    digests = [rows.digests[index] for index in drawn]
-    wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * len(drawn))))
-    held = hold_out(digests, seed=run.training.seed, rows=min(wanted, len(drawn) - 1))
-    held_out = set(compress(drawn, held))
+    times, digests = draw(rows, run), rows.row_digests()
+    drawn_on = [times[row] for row in rows.row]
+    counts = Counter(compress(rows.digests, drawn_on))
+    # A sample that stands in another row too would be trained on there.
+    alone = [counts[digest] == 1 and count > 0 for digest, count in zip(rows.digests, drawn_on, strict=True)]
+    drawn = len(times) - times.count(0)
+    wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * drawn)))
+    held_out = hold_out(
+        digests,
+        [sum(each) for each in rows.by_row(alone)],
+        seed=run.training.seed,
+        rows=min(wanted, drawn - 1),
+        limit=run.evaluation.max_rows,
+    )
     if not held_out:
         raise TrainerError(
             ExitCode.DatasetInvalid,
-            f"No row can be held out for evaluation: the dataset has {len(drawn)} rows,"
-            f" {duplicates(digests)} of them repeated.",
+            f"No row can be held out for evaluation: the dataset has {drawn} rows,"
+            f" {duplicates(list(compress(digests, times)))} of them repeated.",
             "Add different rows, or set evaluation.dataset.",
         )
     return Split(
         train=rows,
-        trained_on=[0 if index in held_out else count for index, count in enumerate(times)],
+        trained_on=[0 if row in held_out else count for row, count in zip(rows.row, drawn_on, strict=True)],
         evaluation=rows,
-        evaluated_on=[index in held_out for index in range(len(times))],
+        evaluated_on=[row in held_out and mine for row, mine in zip(rows.row, alone, strict=True)],
     )
 
 
@@ -73,14 +86,15 @@ def draw(rows: RowSet, run: RunFile) -> list[int]:
     A source of n rows and weight w gives round(w * n) rows, at least one: each row the same number of times, and those
     with the lowest hashes of seed and contents once more.
     """
-    times = [0] * len(rows.digests)
+    digests = rows.row_digests()
+    times = [0] * len(digests)
     key = b"draw" + run.training.seed.to_bytes(8, "big")
     for number, source in enumerate(run.dataset.all_sources()):
         members = [index for index, of in enumerate(rows.source) if of == number]
         if not members:
             continue
         each, once_more = divmod(max(1, round(source.weight * len(members))), len(members))
-        ordered = sorted(members, key=lambda index: hashlib.sha256(key + rows.digests[index]).digest())
+        ordered = sorted(members, key=lambda index: hashlib.sha256(key + digests[index]).digest())
         for place, index in enumerate(ordered):
             times[index] = each + (place < once_more)
     if left := times.count(0):
@@ -88,28 +102,43 @@ def draw(rows: RowSet, run: RunFile) -> list[int]:
     return times
 
 
-def hold_out(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:
-    """Which rows are evaluated on: `rows` of them, chosen by a hash of seed and contents, so in any order of the data.
+def hold_out(digests: Sequence[bytes], samples: Sequence[int], *, seed: int, rows: int, limit: int) -> set[int]:
+    """Which rows are evaluated on: at most `rows` of them with at most `limit` samples, but one row in any case, chosen
+    by a hash of seed and contents, so in any order of the data.
 
-    A row that occurs in the dataset more than once is never chosen, because its duplicate would be trained on.
+    `samples` says how many samples of each row are in no other row. A row of none is never chosen, because all of it
+    would be trained on.
     """
-    counts = Counter(digests)
-    key = seed.to_bytes(8, "big")
-    singles = sorted(
-        (hashlib.sha256(key + digest).digest(), index) for index, digest in enumerate(digests) if counts[digest] == 1
-    )
-    chosen = {index for _, index in singles[:rows]}
-    return [index in chosen for index in range(len(digests))]
+    alone = [index for index, count in enumerate(samples) if count]
+    return _lowest(alone, digests, samples, seed=seed, rows=rows, limit=limit)
 
 
-def first_of_each(digests: Sequence[bytes], *, seed: int, rows: int) -> list[bool]:
-    """At most `rows` of an evaluation set, none of them twice, chosen the same way."""
-    key = seed.to_bytes(8, "big")
+def first_of_each(digests: Sequence[bytes], samples: Sequence[int], *, seed: int, limit: int) -> set[int]:
+    """Which rows of an evaluation set are evaluated on: none of them twice, with at most `limit` samples, chosen the
+    same way."""
     first = {digest: index for index, digest in reversed(list(enumerate(digests)))}
-    chosen = {
-        first[digest] for digest in sorted(first, key=lambda digest: hashlib.sha256(key + digest).digest())[:rows]
-    }
-    return [index in chosen for index in range(len(digests))]
+    return _lowest(first.values(), digests, samples, seed=seed, rows=limit, limit=limit)
+
+
+def _lowest(
+    candidates: Iterable[int], digests: Sequence[bytes], samples: Sequence[int], *, seed: int, rows: int, limit: int
+) -> set[int]:
+    key = seed.to_bytes(8, "big")
+    ordered = sorted(candidates, key=lambda index: (hashlib.sha256(key + digests[index]).digest(), index))
+    chosen, left = set[int](), limit
+    for index in ordered[:rows]:
+        if chosen and samples[index] > left:
+            break
+        chosen.add(index)
+        left -= samples[index]
+    return chosen
+
+
+def without_repetition(digests: Sequence[bytes], chosen: Sequence[bool]) -> list[bool]:
+    """The choice of samples without those that repeat an earlier one of it."""
+    first = {digest: index for index, digest in reversed(list(compress(enumerate(digests), chosen)))}
+    kept = set(first.values())
+    return [index in kept for index in range(len(digests))]
 
 
 def duplicates(digests: Sequence[bytes]) -> int:

@@ -23,7 +23,7 @@ from lora_trainer.contract.outcome import (
     clip_samples,
 )
 from lora_trainer.contract.wire import WireModel
-from lora_trainer.data.report import BadRow, histogram, length_figures
+from lora_trainer.data.report import BadRow, DropReason, RowReport, histogram, length_figures
 from lora_trainer.data.rows import OpenSource, RowSet
 from lora_trainer.data.split import Split, data_digest, duplicates
 from lora_trainer.data.tokens import RowTokenizer
@@ -52,6 +52,26 @@ class SourceReport(WireModel):
     """Columns and keys of its rows that change nothing of what is trained."""
 
 
+class OneByOne(WireModel):
+    """Rows of several answers that became one sample for each of them, because the chat template writes an answer
+    otherwise once more messages follow."""
+
+    rows: int
+    """How many."""
+    samples: int
+    """What they became: the conversation up to each trained answer, of which that answer alone is trained."""
+    dropped: dict[DropReason, int]
+    """Samples left out, by reason. A row of which all are is among the dropped rows."""
+
+    def sentence(self) -> str:
+        """Why there are more samples than rows."""
+        left_out = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        return (
+            "one sample per answer: the chat template writes an answer otherwise once more messages follow;"
+            f" {self.rows} rows became {self.samples} samples{f' (left out: {left_out})' if left_out else ''}."
+        )
+
+
 class SetReport(WireModel):
     """One set of rows: the dataset, or a separate evaluation set."""
 
@@ -65,6 +85,8 @@ class SetReport(WireModel):
     """Rows left out, by reason."""
     truncated: int
     """Rows whose end was cut off at model.maxSeqLength."""
+    one_by_one: OneByOne | None = None
+    """Rows that became one sample for each of their answers."""
     duplicates: int
     """Rows that repeat an earlier one."""
     tokens: int
@@ -72,9 +94,9 @@ class SetReport(WireModel):
     trained_token_share: float
     """Share of those tokens that count in the loss."""
     lengths: Lengths
-    """Row lengths in tokens before any limit."""
+    """Lengths of the samples in tokens before any limit."""
     histogram: tuple[LengthBucket, ...]
-    """Row lengths before any limit, in buckets that double."""
+    """Lengths of the samples before any limit, in buckets that double."""
     bad_rows: Annotated[tuple[BadRow, ...], Field(max_length=100)]
     """The first rows that cannot be used, with file, line and reason."""
     samples: tuple[str, ...] = ()
@@ -106,15 +128,17 @@ class DataReport(WireModel):
 
 
 def set_report(rows: RowSet, *, times: Sequence[int], sources: Sequence[OpenSource]) -> SetReport:
-    """The report of one set, of whose good rows each is used so many `times`."""
+    """The report of one set, of whose samples each is used so many `times`."""
+    used = rows.row_times(times)
     tokens = sum(map(mul, rows.tokens, times))
     return SetReport(
-        sources=_source_reports(rows, times, sources),
+        sources=_source_reports(rows, used, sources),
         rows=rows.read,
-        kept=sum(times),
+        kept=sum(used),
         dropped=rows.report.dropped_rows(),
         truncated=rows.report.truncated,
-        duplicates=duplicates(rows.digests),
+        one_by_one=_one_by_one(rows.report),
+        duplicates=duplicates(rows.row_digests()),
         tokens=tokens,
         trained_token_share=round(sum(map(mul, rows.trained, times)) / tokens, 4) if tokens else 0.0,
         lengths=length_figures(rows.report.lengths),
@@ -135,7 +159,7 @@ def data_report(data: Data) -> DataReport:
     return DataReport(
         train=set_report(split.train, times=split.trained_on, sources=data.sources),
         evaluation=set_report(split.evaluation, times=split.evaluated_on, sources=own) if own else None,
-        held_out=split.evaluated_on.count(True),
+        held_out=sum(split.evaluation.row_times(split.evaluated_on)),
         leaked_prompts=_leaked_prompts(split),
     )
 
@@ -148,6 +172,7 @@ def dataset_figures(report: DataReport, split: Split, *, uri: str, samples: int)
         revisions=tuple(source.revision for source in train.sources if source.revision),
         rows=train.rows,
         kept=train.kept,
+        answer_samples=sum(split.trained_on) if train.one_by_one else None,
         held_out=report.held_out,
         dropped=train.dropped,
         truncated=train.truncated,
@@ -192,4 +217,13 @@ def _samples(rows: RowSet, times: Sequence[int]) -> tuple[str, ...]:
 
 def _leaked_prompts(split: Split) -> int:
     evaluated = set(compress(split.evaluation.prompts, split.evaluated_on))
-    return sum(prompt in evaluated for prompt in compress(split.train.prompts, split.trained_on))
+    leaked = [
+        count > 0 and prompt in evaluated for prompt, count in zip(split.train.prompts, split.trained_on, strict=True)
+    ]
+    return sum(split.train.row_times(leaked))
+
+
+def _one_by_one(report: RowReport) -> OneByOne | None:
+    if not report.answer_rows:
+        return None
+    return OneByOne(rows=report.answer_rows, samples=report.answer_samples, dropped=dict(report.answers_left_out))

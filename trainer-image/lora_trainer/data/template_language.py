@@ -12,8 +12,8 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import jinja2
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -38,6 +38,11 @@ class Template:
     def __init__(self, source: str) -> None:
         environment = _environment()
         self._template = environment.from_string(source)
+        tree = environment.parse(source)
+        self.variables = frozenset(meta.find_undeclared_variables(tree))
+        """Names that it may look up among its variables: also those of its own that not every branch sets."""
+        self.settings = self.variables - (_set_in(tree) - _tried_in(tree))
+        """Those of them that are meant to be given: it never sets them, or only where they are not given."""
         self._generation: Any = environment.extensions[_Generation.identifier]
 
     def write(self, **variables: Any) -> Written:
@@ -72,16 +77,28 @@ class _Generation(Extension):
         self.position = 0
         self.blocks: list[tuple[int, str]] = []
 
-    def parse(self, parser: Parser) -> Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         self.used = True
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("note"), [], [], body).set_lineno(line)
+        return nodes.CallBlock(self.call_method("note"), [], [], body).set_lineno(line)
 
     def note(self, caller: Callable[[], str]) -> str:
         block = caller()
         self.blocks.append((self.position, block))
         return block
+
+
+def _set_in(tree: nodes.Template) -> set[str]:
+    """Names that the template sets."""
+    return {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+
+
+def _tried_in(tree: nodes.Template) -> set[str]:
+    """Names of which the template asks whether they are given."""
+    tests = [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined")]
+    filters = [each.node for each in tree.find_all(nodes.Filter) if each.name in ("default", "d")]
+    return {node.name for node in [*tests, *filters] if isinstance(node, nodes.Name)}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

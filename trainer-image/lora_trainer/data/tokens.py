@@ -16,8 +16,9 @@ from typing import Any, Self, assert_never
 from tokenizers import Encoding, Tokenizer
 
 from lora_trainer.contract.exits import ExitCode
+from lora_trainer.contract.spec.dataset import ChatTemplateValue
 from lora_trainer.contract.spec.training import TrainOn
-from lora_trainer.data.chat_template import PROBE, ChatTemplate
+from lora_trainer.data.chat_template import NO_KWARGS, PROBE, ChatTemplate
 from lora_trainer.data.columns import RowError
 from lora_trainer.data.conversations import Conversation
 from lora_trainer.data.formats import Completion, Row, Text
@@ -118,8 +119,10 @@ class RowTokenizer:
         special_tokens: Mapping[str, str],
         template: str | None,
         tool_template: str | None = None,
+        kwargs: Mapping[str, ChatTemplateValue] = NO_KWARGS,
     ) -> None:
-        """Raises ModelUnsupported without an end token, ChatTemplateInvalid for a template that cannot be used.
+        """Raises ModelUnsupported without an end token, ChatTemplateInvalid for a template that cannot be used,
+        ConfigInvalid for `kwargs` that no template reads.
 
         `tool_template` is the template for rows that have tools, where it is another.
         """
@@ -134,8 +137,11 @@ class RowTokenizer:
                 "The model's tokenizer has no end token (eos_token in tokenizer_config.json).",
                 "Use a model folder whose tokenizer_config.json sets one.",
             )
-        self.template = ChatTemplate(template, special_tokens=special_tokens) if template else None
-        self._tool_template = ChatTemplate(tool_template, special_tokens=special_tokens) if tool_template else None
+        self.template, self._tool_template = (
+            ChatTemplate(source, special_tokens=special_tokens, kwargs=kwargs) if source else None
+            for source in (template, tool_template)
+        )
+        _require_read(kwargs, [each for each in (self.template, self._tool_template) if each])
         self.eos_token_id = self._end_of_turn(self.template, eos) if self.template else eos
         """Token that ends an answer: what the chat template writes there, else the tokenizer's end token."""
         if self._tool_template:
@@ -306,10 +312,37 @@ def _chat_draft(template: ChatTemplate, row: Conversation, train_on: TrainOn) ->
     )
 
 
-def load_tokenizer(folder: Path, *, chat_template: str | None, chats: bool) -> RowTokenizer:
-    """The tokenizer of a model folder, with the user's chat template or else its own.
+def _require_read(kwargs: Mapping[str, ChatTemplateValue], templates: Sequence[ChatTemplate]) -> None:
+    """Raise ConfigInvalid where no template reads one of the user's variables."""
+    unread = [name for name in kwargs if not any(template.reads(name) for template in templates)]
+    if not unread:
+        return
+    if not templates:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"No chat template renders the rows, so nothing reads {', '.join(unread)} of dataset.chatTemplateKwargs.",
+            "Remove dataset.chatTemplateKwargs, or set dataset.chatTemplate for rows that are conversations.",
+        )
+    known = sorted(frozenset().union(*(template.settings for template in templates)))
+    raise TrainerError(
+        ExitCode.ConfigInvalid,
+        f"The chat template never reads {', '.join(unread)} of dataset.chatTemplateKwargs; it reads"
+        f" {', '.join(known) or 'no variable of yours'}.",
+        "Correct the name, or remove it.",
+    )
 
-    Without `chats` no template is loaded: rows of plain text need none. Raises ModelUnsupported.
+
+def load_tokenizer(
+    folder: Path,
+    *,
+    chat_template: str | None,
+    chats: bool,
+    kwargs: Mapping[str, ChatTemplateValue] = NO_KWARGS,
+) -> RowTokenizer:
+    """The tokenizer of a model folder, with the user's chat template or else its own, and the user's variables of it.
+
+    Without `chats` no template is loaded: rows of plain text need none. Raises ModelUnsupported, and what RowTokenizer
+    raises.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
@@ -333,6 +366,7 @@ def load_tokenizer(folder: Path, *, chat_template: str | None, chats: bool) -> R
         special_tokens=special,
         template=templates.get(DEFAULT),
         tool_template=templates.get(WITH_TOOLS),
+        kwargs=kwargs,
     )
 
 

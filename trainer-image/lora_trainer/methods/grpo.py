@@ -54,6 +54,8 @@ def build_trainer(
         epsilon=settings.epsilon,
         reward_weights=[judge.weight for judge in panel.judges],
         use_vllm=settings.fast_inference,
+        # The prompts are rendered already. What TRL renders by itself must not differ from them.
+        chat_template_kwargs=run.dataset.chat_template_kwargs,
         pad_to_multiple_of=length_step(run),
     )
     functions: list[Any] = [reward_function(judge) for judge in panel.judges]

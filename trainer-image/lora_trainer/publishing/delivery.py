@@ -109,6 +109,7 @@ def describe(delivery: Delivery, *, files: tuple[FileEntry, ...], verification: 
         evaluation=delivery.evaluation.figures,
         verification=verification,
         versions=versions(),
+        chat_template_kwargs=delivery.this.run.dataset.chat_template_kwargs,
         signing_key=signer.verifier.key_id if signer else None,
         files=files,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAINING_LOG
@@ -42,6 +43,7 @@ def model_card(
             *_list({"run digest": f"`{prepared.run_digest}` (sha256 of `{RUN_SHAPE}`, which has every setting)"}),
             *(_list({"signed by": f"Ed25519 key `{signing_key}`"}) if signing_key else []),
             "",
+            *_template_variables(run),
             "## Settings",
             *_list(_settings(run, prepared, steps)),
             "",
@@ -108,6 +110,14 @@ def _fenced(text: str) -> Sequence[str]:
     while fence in text:
         fence += "~"
     return (fence, text, fence)
+
+
+def _template_variables(run: RunFile) -> list[str]:
+    """How the chat template must be rendered to ask as the rows did."""
+    if not (kwargs := run.dataset.chat_template_kwargs):
+        return []
+    sentence = "The rows were rendered with these variables of the chat template; ask with the same:"
+    return ["## Chat template", sentence, "", *_fenced(json.dumps({"chat_template_kwargs": kwargs})), ""]
 
 
 def _settings(run: RunFile, prepared: PrepareResult, steps: int) -> dict[str, object]:

@@ -263,6 +263,6 @@ def peak_tokens_per_second(attempt: Attempt, chosen: Chosen, *, model: PeftModel
     """The speed at which the accelerator does nothing but the model's arithmetic; None where that is not known."""
     data = read_prepared(attempt.prepared).result.dataset
     shape = model_shape(model.config.to_dict())
-    work = shape.flops_per_token(attempt.run.lora, row_tokens=data.tokens / data.kept)
+    work = shape.flops_per_token(attempt.run.lora, row_tokens=data.tokens / (data.answer_samples or data.kept))
     peak = peak_flops(attempt.run.accelerator.kind, dtype=chosen.dtype)
     return attempt.run.parallelism.processes * peak / work if peak and work else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
 from lora_trainer.contract.spec.places import SPLIT_OF_THE_HUB, DataPlace
@@ -50,6 +50,38 @@ Columns = Annotated[
     dict[str, Annotated[str, Field(min_length=1, max_length=128)]] | None, Field(max_length=len(COLUMN_ROLES))
 ]
 MAX_SOURCES = 16
+RESERVED_KWARGS = frozenset(
+    (
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "bos_token",
+        "eos_token",
+        "pad_token",
+        "unk_token",
+        "sep_token",
+        "cls_token",
+        "mask_token",
+    )
+)
+"""Variables of chat templates that the rows and the tokenizer set."""
+ChatTemplateValue = Annotated[
+    bool | int | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=1024)],
+    Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}),
+]
+
+
+def _without_reserved(kwargs: dict[str, ChatTemplateValue] | None) -> dict[str, ChatTemplateValue] | None:
+    """The variables; none given is the same as unset."""
+    if reserved := sorted(RESERVED_KWARGS.intersection(kwargs or ())):
+        raise ValueError(f"the rows and the tokenizer set {', '.join(reserved)}: remove it")
+    return kwargs or None
+
+
+ChatTemplateKwargs = Annotated[
+    dict[str, ChatTemplateValue] | None, Field(max_length=16), AfterValidator(_without_reserved)
+]
 
 
 class SourceSpec(DataPlace):
@@ -105,6 +137,10 @@ class DatasetSpec(DataPlace):
     """Your column names, keyed by the name the format expects (prompt: question)."""
     chat_template: ChatTemplateSpec | None = None
     """How conversations are rendered. Unset: the tokenizer's own template."""
+    chat_template_kwargs: ChatTemplateKwargs = None
+    """Variables of the chat template, as vLLM and TRL name them (enable_thinking: false). Each value is true or false,
+    a number or a string. They reach every rendering: rows, held-out rows and prompts. Prepare refuses a variable that
+    the template never reads. Serve the adapter with the same ones."""
     overlength: Overlength = Overlength.DROP
     """What happens to rows longer than model.maxSeqLength: Drop leaves the row out, Truncate cuts its end, Fail fails
     the run."""
