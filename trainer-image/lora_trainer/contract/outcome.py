@@ -220,9 +220,9 @@ class Evaluation(WireModel):
     """Method DPO: mean lead of the chosen answer over the rejected one, as log-probability against the base model times
     beta."""
     base_reward: float | None = None
-    """Method GRPO: mean reward of the base model's answers."""
+    """Method GRPO: mean reward of the base model's answers; unset where no reward applies to any."""
     reward: float | None = None
-    """Method GRPO: mean reward of the answers with the adapter."""
+    """Method GRPO: mean reward of the answers with the adapter; unset where no reward applies to any."""
 
 
 class Usage(WireModel):

@@ -24,7 +24,7 @@ SOME_ANSWER = "an answer"
 """A prompt is rendered as the beginning of a row, and a row has an answer."""
 ASKED = ("prompt", "system", "tools")
 """Columns that are part of what is asked."""
-RESERVED = ("prompts", "completions")
+RESERVED = ("prompts", "completions", "completion_ids")
 """Names that reward functions know for something else."""
 
 
@@ -119,7 +119,7 @@ def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow |
     return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt)
 
 
-def answer_to(row: str, *, text: str, tokens: int) -> Answer:
+def answer_to(row: str, *, text: str, ids: Sequence[int]) -> Answer:
     """An answer to the question of a stored row, as rewards judge it."""
     values = json.loads(row)
-    return Answer(text=text, tokens=tokens, prompt=values["prompt"], columns=values["columns"])
+    return Answer(text=text, ids=ids, prompt=values["prompt"], columns=values["columns"])
