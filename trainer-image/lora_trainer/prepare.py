@@ -29,7 +29,7 @@ from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec, source_at
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
-from lora_trainer.data.prompts import tokenise_prompts
+from lora_trainer.data.prompts import system_prompt, tokenise_prompts
 from lora_trainer.data.report import BadRows, DropReason
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, open_source, tokenise
 from lora_trainer.data.split import split_by_hash, split_by_set
@@ -77,7 +77,8 @@ def prepare(
         return reused
     keep_model(run, revision=model.figures.revision, bucket=bucket, cache=cache)
     split, tokens = examined.data.split, examined.data.tokenizer
-    prompts = tokenise_prompts(run.evaluation.prompts, tokens, max_length=run.model.max_seq_length)
+    system = system_prompt(run.evaluation, of_rows=split.train.system.text)
+    prompts = tokenise_prompts(run.evaluation.prompts, tokens, system=system, max_length=run.model.max_seq_length)
     schemas = split.train.encoder.schemas
     copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)
     copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, times=split.evaluated_on)

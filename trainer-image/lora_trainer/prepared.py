@@ -70,6 +70,8 @@ class Prompt(WireModel):
 
     text: str
     """As the user wrote it."""
+    system: str | None = None
+    """The system message before it."""
     input_ids: tuple[int, ...]
     """As the model reads it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lora_trainer.contract.outcome import Evaluation
 from lora_trainer.evaluation.comparison import EvaluationFile, PromptAnswers, Sample
 from lora_trainer.publishing.model_card import model_card
@@ -10,7 +12,7 @@ from tests.builders import an_evaluation, prepare_result
 from tests.support.runs import run_file
 
 
-def card(*, figures: Evaluation | None = None, model: str = "meta-llama/Llama-3.2-1B", **answers: tuple) -> str:
+def card(*, figures: Evaluation | None = None, model: str = "meta-llama/Llama-3.2-1B", **answers: Any) -> str:
     evaluation = EvaluationFile(figures=figures or an_evaluation(), probe="", **answers)
     run = run_file(model={"name": model})
     return model_card(run, prepared=prepare_result(), steps=420, evaluation=evaluation, versions={"peft": "0.21.2"})
@@ -53,3 +55,6 @@ def test_no_answer_can_end_its_own_fence() -> None:
     text = card(samples=(sample,), prompts=(PromptAnswers(prompt="Mine", base="b", adapter="a"),))
     assert f"adapter:\n~~~~~\n{nasty}\n~~~~~\n" in text
     assert "prompt:\n~~~\nMine\n~~~" in text
+    assert "system:" not in text
+    led = card(prompts=(PromptAnswers(system="Be brief.", prompt="Mine", base="b", adapter="a"),))
+    assert "system:\n~~~\nBe brief.\n~~~\n\nprompt:\n~~~\nMine\n~~~" in led

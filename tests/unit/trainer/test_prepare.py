@@ -292,3 +292,46 @@ def test_prompts_of_ones_own_go_with_the_prepared_set(world: World, tmp_path: Pa
     assert [prompt.text for prompt in prepared.prompts] == ["What is one?", "What is two?"]
     asked = tiny_tokenizer().decode(prepared.prompts[0].input_ids, skip_special_tokens=False)
     assert asked == "<|im_start|>user\nWhat is one?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def led(row: dict[str, Any], system: str) -> dict[str, Any]:
+    """The row of any format with a system message."""
+    return row | {"system": system}
+
+
+def asked(world: World, folder: Path, **blocks: Any) -> tuple[str, str | None]:
+    """What the model reads of the prompt "Who?", and the system message that the report says all rows have."""
+    run = run_file(**blocks | {"evaluation": {"prompts": ["Who?"]} | blocks.get("evaluation", {})})
+    world.prepare_run(run)
+    (prompt,) = read_prepared(world.fetched(run, folder)).prompts
+    return tiny_tokenizer().decode(prompt.input_ids, skip_special_tokens=False), report(world).system_message
+
+
+OF_METHODS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "chats": (CHATS, {}),
+    "texts": ([{"prompt": f"q{number}", "completion": "a"} for number in range(40)], {}),
+    "pairs": ([preference(number) for number in range(40)], {"training": {"method": "DPO"}}),
+    "questions": ([{"prompt": f"{number} + 1", "answer": number + 1} for number in range(40)], {"training": grpo()}),
+}
+QUESTION = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+LED = "<|im_start|>system\nBe brief.<|im_end|>\n" + QUESTION
+
+
+@pytest.mark.parametrize("kind", OF_METHODS)
+def test_prompts_are_asked_with_the_system_message_of_all_rows(world: World, tmp_path: Path, kind: str) -> None:
+    rows, blocks = OF_METHODS[kind]
+    world.write("data/train.jsonl", [led(row, "Be brief.") for row in rows])
+    assert asked(world, tmp_path / "same", **blocks) == (LED, "Be brief.")
+    named = blocks | {"evaluation": {"systemPrompt": ""}}
+    assert asked(world, tmp_path / "none", **named) == (QUESTION, "Be brief.")
+    world.write("data/train.jsonl", [*(led(row, "Be brief.") for row in rows[:-1]), led(rows[-1], "Be kind.")])
+    assert asked(world, tmp_path / "differing", **blocks) == (QUESTION, None)
+    named = blocks | {"evaluation": {"systemPrompt": "Be brief."}}
+    assert asked(world, tmp_path / "named", **named) == (LED, None)
+
+
+def test_a_named_system_message_gives_another_run(world: World) -> None:
+    plain, other = (
+        world.prepare(evaluation={"prompts": ["Who?"]} | more).run_digest for more in ({}, {"systemPrompt": "Hi."})
+    )
+    assert plain != other

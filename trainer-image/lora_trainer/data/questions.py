@@ -50,6 +50,8 @@ class QuestionRow:
     """JSON of prompt and columns, for the rewards."""
     question: str
     """What is asked, for people."""
+    system: str | None
+    """The system message that a chat begins with."""
 
     @property
     def length(self) -> int:
@@ -116,7 +118,7 @@ def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow |
         row = canonical_json({"prompt": question.prompt, "columns": question.columns}).decode()
     except TypeError as error:
         raise RowError(f"it has a value that JSON cannot represent ({error})") from None
-    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt)
+    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt, system=draft.system)
 
 
 def answer_to(row: str, *, text: str, ids: Sequence[int]) -> Answer:

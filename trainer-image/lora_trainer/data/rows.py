@@ -20,6 +20,7 @@ from lora_trainer.data.formats import detect_format
 from lora_trainer.data.places import find
 from lora_trainer.data.report import BadRows, DropReason, RowReport
 from lora_trainer.data.sources import Record, read_records
+from lora_trainer.data.system_message import SystemMessage
 from lora_trainer.data.unused import UnusedValues
 from lora_trainer.prepared import ROWS_PER_BATCH, write_rows
 from lora_trainer.storage import Bucket
@@ -79,6 +80,8 @@ class RowSet:
     """Number of its source, row by row."""
     unused: Sequence[UnusedValues] = ()
     """Columns and keys that change nothing, source by source."""
+    system: SystemMessage = field(default_factory=SystemMessage)
+    """What the rows that are kept begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,7 @@ def tokenise(
             for drafted, row in zip(batch, rows.encoder.encode([each.draft for each in batch]), strict=True):
                 if limited := _limit(row, drafted.where, rows, limits):
                     kept.append(limited)
+                    rows.system.look_at(drafted.draft.system)
                     _note(rows, limited, source=drafted.source)
             yield _record_batch(kept, rows.encoder.schemas.held_out)
 

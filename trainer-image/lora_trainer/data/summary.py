@@ -103,6 +103,9 @@ class DataReport(WireModel):
     """Rows of the dataset, or of the evaluation set, that are evaluated on."""
     leaked_prompts: int = 0
     """Rows trained on that ask what a row evaluated on asks too."""
+    system_message: str | None = None
+    """The system message of the dataset, where all its usable rows have the same: evaluation.prompts are asked with it
+    too, unless evaluation.systemPrompt names another."""
 
 
 def set_report(rows: RowSet, *, times: Sequence[int], sources: Sequence[OpenSource]) -> SetReport:
@@ -137,6 +140,7 @@ def data_report(data: Data) -> DataReport:
         evaluation=set_report(split.evaluation, times=split.evaluated_on, sources=own) if own else None,
         held_out=split.evaluated_on.count(True),
         leaked_prompts=_leaked_prompts(split),
+        system_message=split.train.system.text,
     )
 
 

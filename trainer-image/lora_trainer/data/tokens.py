@@ -106,6 +106,8 @@ class Draft:
     """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
     completion: str
+    system: str | None = None
+    """The system message that a chat begins with."""
 
 
 class RowTokenizer:
@@ -303,6 +305,7 @@ def _chat_draft(template: ChatTemplate, row: Conversation, train_on: TrainOn) ->
         plain=False,
         prompt=questions[-1] if questions else "",
         completion=row.turns[last].content,
+        system=row.system,
     )
 
 

@@ -31,6 +31,8 @@ class Sample(WireModel):
 class PromptAnswers(WireModel):
     """One of the user's own prompts with two answers."""
 
+    system: str | None = None
+    """The system message that it was asked with."""
     prompt: str
     base: str
     adapter: str
@@ -79,6 +81,6 @@ def base_and_tuned(model: PeftModel, observe: Callable[[], T], *, dtype: str) ->
 def side_by_side(prompts: Sequence[Prompt], *, base: Sequence[str], tuned: Sequence[str]) -> tuple[PromptAnswers, ...]:
     """The user's own prompts with both answers."""
     return tuple(
-        PromptAnswers(prompt=prompt.text, base=before, adapter=after)
+        PromptAnswers(system=prompt.system, prompt=prompt.text, base=before, adapter=after)
         for prompt, before, after in zip(prompts, base, tuned, strict=True)
     )

@@ -89,17 +89,19 @@ def _samples(evaluation: EvaluationFile) -> list[str]:
     lines = [
         line
         for sample in evaluation.samples[:SHOWN_SAMPLES]
-        for line in _sample(sample.prompt, reference=sample.reference, base=sample.base, adapter=sample.adapter)
+        for line in _sample(prompt=sample.prompt, reference=sample.reference, base=sample.base, adapter=sample.adapter)
     ]
     lines += [
-        line for asked in evaluation.prompts for line in _sample(asked.prompt, base=asked.base, adapter=asked.adapter)
+        line
+        for asked in evaluation.prompts
+        for line in _sample(system=asked.system, prompt=asked.prompt, base=asked.base, adapter=asked.adapter)
     ]
     return ["## Samples", *lines] if lines else []
 
 
-def _sample(prompt: str, **answers: str | None) -> list[str]:
-    parts = {"prompt": prompt} | {name: text for name, text in answers.items() if text is not None}
-    return [line for name, text in parts.items() for line in (f"{name}:", *_fenced(text), "")] + ["---", ""]
+def _sample(**said: str | None) -> list[str]:
+    parts = ((name, text) for name, text in said.items() if text is not None)
+    return [line for name, text in parts for line in (f"{name}:", *_fenced(text), "")] + ["---", ""]
 
 
 def _fenced(text: str) -> Sequence[str]:

@@ -88,6 +88,9 @@ class EvaluationSpec(EvaluationSettings):
     ] = ()
     """Your own prompts, rendered like the rows of the dataset and answered by base and adapter. The answers are
     published in evaluation.json and in the model card."""
+    system_prompt: Annotated[str, Field(max_length=8192)] | None = None
+    """System message that leads each of evaluation.prompts; empty for none. Unset: that of the rows of the dataset,
+    where all of them have the same."""
     exact_match: ExactMatchSpec | None = None
     """Compare generated answers with their references. Unset: no answers are generated for this."""
     gates: Annotated[
