@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-import torch
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.evaluation.answers import answer_ids
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.rewards import HeldOutPrompt, evaluate_rewards
 from lora_trainer.rewards.builtin import Answer
 from lora_trainer.rewards.panel import Judge, Judgement, Panel
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
-from tests.support.tiny_model import CONFIG, write_tiny_model
+from tests.support.tiny_adapter import tiny_adapter
 
 LONGEST = 12
 PROMPTS = ([5, 6, 7], [8], [9, 10])
@@ -25,16 +25,9 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(write_tiny_model(tmp_path_factory.mktemp("model")))
-
-
 @pytest.fixture
-def model() -> PeftModel:
-    torch.manual_seed(1)
-    base = LlamaForCausalLM(LlamaConfig(**{name: value for name, value in CONFIG.items() if name != "architectures"}))
-    return get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+def tiny(tmp_path: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    return tiny_adapter(tmp_path / "model")
 
 
 def judged(
@@ -52,7 +45,8 @@ def judged(
     )
 
 
-def test_an_answer_has_the_tokens_up_to_its_end(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_an_answer_has_the_tokens_up_to_its_end(tiny: tuple[PeftModel, PreTrainedTokenizerBase]) -> None:
+    model, tokenizer = tiny
     whole = answer_ids(model, tokenizer, PROMPTS, max_tokens=[LONGEST] * len(PROMPTS))
     assert [len(ids) for ids in whole] == [LONGEST] * len(PROMPTS)
     end = whole[0][4]
@@ -77,8 +71,8 @@ def test_an_answer_has_the_tokens_up_to_its_end(model: PeftModel, tokenizer: Pre
 
 @pytest.mark.parametrize(("given", "mean"), [([None, 3.0, 4.0], 7.0), ([None, None, None], None)])
 def test_an_answer_without_a_reward_is_left_out(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, given: list[float | None], mean: float | None
+    tiny: tuple[PeftModel, PreTrainedTokenizerBase], given: list[float | None], mean: float | None
 ) -> None:
-    file = judged(model, tokenizer, lambda _: given, samples=0)
+    file = judged(*tiny, lambda _: given, samples=0)
     assert (file.figures.base_reward, file.figures.reward) == (mean, mean)
     assert file.samples == ()

@@ -14,7 +14,7 @@ from lora_trainer.contract.layout import DATA_REPORT, data_report_uri
 from lora_trainer.contract.outcome import Outcome, encode_outcome
 from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
-from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
+from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared, set_rows
 
 from tests.support.prepare_world import CHATS, World, conversation, with_template
 from tests.support.runs import run_file
@@ -233,6 +233,39 @@ def test_prompts_on_both_sides_are_counted_and_copies_left_out(world: World) -> 
     assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 1)]
     assert result.dataset.leaked_prompts == 1
     assert report(world).evaluation
+
+
+def test_further_sets_are_prepared_apart_and_kept_out(world: World, tmp_path: Path) -> None:
+    other_answer = {"messages": [conversation(7)["messages"][0], {"role": "assistant", "content": "else"}]}
+    world.write("data/first.jsonl", [conversation(5), other_answer])
+    world.write("data/second.jsonl", [conversation(number) for number in range(200, 240)])
+    sets = [
+        {"name": "first", "uri": "s3://team-a/data/first.jsonl"},
+        {"name": "second", "uri": "s3://team-a/data/second.jsonl", "maxRows": 3},
+    ]
+    run = run_file(evaluation={"datasets": sets})
+    result = world.prepare_run(run)
+    folder = world.fetched(run, tmp_path / "set")
+    trained, held_out = texts(folder / TRAIN_ROWS), texts(folder / EVAL_ROWS)
+    first, second = (texts(folder / set_rows(name)) for name in ("first", "second"))
+    assert (len(trained), len(held_out), len(first), len(second)) == (94, 5, 2, 3)
+    assert not first & (trained | held_out)
+    assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 1)]
+    assert result.dataset.leaked_prompts == 1
+    told = report(world)
+    assert [(each.name, each.rows, each.kept) for each in told.evaluation_sets] == [("first", 2, 2), ("second", 40, 3)]
+    assert told.evaluation is None
+    others = [sets[0], sets[1] | {"maxRows": 4}]
+    assert world.prepare(evaluation={"datasets": others}).run_digest != result.run_digest
+    assert world.prepare(evaluation={"datasets": [sets[1], sets[0]]}).run_digest != result.run_digest
+
+
+def test_a_row_that_no_further_set_can_use_is_named(world: World) -> None:
+    world.write("data/first.jsonl", [conversation(5), {"messages": 3}])
+    sets = [{"name": "first", "uri": "s3://team-a/data/first.jsonl"}]
+    with pytest.raises(TrainerError, match=r"first\.jsonl:2: messages is a number") as refused:
+        world.prepare(evaluation={"datasets": sets})
+    assert refused.value.code == ExitCode.DatasetInvalid
 
 
 def sources(*named: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import compress
 
@@ -13,6 +13,15 @@ from lora_trainer.contract.run import RunFile
 from lora_trainer.data.report import DropReason
 from lora_trainer.data.rows import DIGEST_BYTES, RowSet
 from lora_trainer.errors import TrainerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedSet:
+    """One of evaluation.datasets."""
+
+    name: str
+    rows: RowSet
+    evaluated_on: Sequence[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,28 +34,56 @@ class Split:
     evaluation: RowSet
     """The same as `train` where rows were held out of it."""
     evaluated_on: Sequence[bool]
+    sets: Sequence[EvaluatedSet] = ()
 
 
-def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
-    """Evaluate on the evaluation set, and keep its rows out of training. Raises DatasetInvalid with nothing left."""
+def evaluated_sets(sets: Mapping[str, RowSet], run: RunFile) -> tuple[EvaluatedSet, ...]:
+    """evaluation.datasets, of which `sets` has the rows by name, with the rows that are evaluated on."""
+    return tuple(
+        EvaluatedSet(
+            name=named.name,
+            rows=sets[named.name],
+            evaluated_on=first_of_each(
+                sets[named.name].digests,
+                seed=run.training.seed,
+                rows=run.evaluation.of_set(named).max_rows,
+            ),
+        )
+        for named in run.evaluation.datasets
+    )
+
+
+def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile, *, sets: Sequence[EvaluatedSet] = ()) -> Split:
+    """Evaluate on the evaluation set, and keep its rows and those of the further sets out of training. Raises
+    DatasetInvalid with nothing left."""
     evaluated_on = first_of_each(evaluation.digests, seed=run.training.seed, rows=run.evaluation.max_rows)
-    times = draw(rows, run)
-    own = not_in(rows.digests, set(evaluation.digests))
+    trained_on = _kept_out(draw(rows, run), rows, [evaluation, *(each.rows for each in sets)])
+    return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on, sets=sets)
+
+
+def _kept_out(times: Sequence[int], rows: RowSet, separate: Sequence[RowSet]) -> list[int]:
+    """How often each row is trained on without those of the separate sets, which are counted as dropped. Raises
+    DatasetInvalid where none is left."""
+    own = not_in(rows.digests, {digest for each in separate for digest in each.digests})
     if leaked := sum(bool(count) and not mine for count, mine in zip(times, own, strict=True)):
         rows.report.dropped[DropReason.IN_EVALUATION] += leaked
-    trained_on = [count * mine for count, mine in zip(times, own, strict=True)]
-    if not any(trained_on):
+    left = [count * mine for count, mine in zip(times, own, strict=True)]
+    if not any(left):
         raise TrainerError(
             ExitCode.DatasetInvalid,
             "Every row of the dataset is also in the evaluation set.",
-            "Set evaluation.dataset to other rows, or remove it to hold out rows of the dataset.",
+            "Set evaluation.dataset and evaluation.datasets to other rows, or remove them to hold out rows of the"
+            " dataset.",
         )
-    return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
+    return left
 
 
-def split_by_hash(rows: RowSet, run: RunFile) -> Split:
-    """Hold out a share of the rows, at least one. Raises DatasetInvalid where that leaves nothing on either side."""
+def split_by_hash(rows: RowSet, run: RunFile, *, sets: Sequence[EvaluatedSet] = ()) -> Split:
+    """Hold out a share of the rows, at least one, of those that no further set has. Raises DatasetInvalid where that
+    leaves nothing on either side."""
     times = draw(rows, run)
+    if sets:
+        times = _kept_out(times, rows, [each.rows for each in sets])
     drawn = list(compress(range(len(times)), times))
     digests = [rows.digests[index] for index in drawn]
     wanted = max(1, min(run.evaluation.max_rows, round(run.evaluation.holdout_fraction * len(drawn))))
@@ -64,6 +101,7 @@ def split_by_hash(rows: RowSet, run: RunFile) -> Split:
         trained_on=[0 if index in held_out else count for index, count in enumerate(times)],
         evaluation=rows,
         evaluated_on=[index in held_out for index in range(len(times))],
+        sets=sets,
     )
 
 
@@ -122,10 +160,10 @@ def not_in(digests: Sequence[bytes], others: Set[bytes]) -> list[bool]:
     return [digest not in others for digest in digests]
 
 
-def data_digest(trained: Iterable[bytes], evaluated: Iterable[bytes]) -> str:
-    """sha256 of the tokenised rows: those trained on in their order, then those evaluated on."""
+def data_digest(trained: Iterable[bytes], *evaluated: Iterable[bytes]) -> str:
+    """sha256 of the tokenised rows: those trained on in their order, then those of each set that is evaluated on."""
     digest = hashlib.sha256()
-    for part in (trained, evaluated):
+    for part in (trained, *evaluated):
         for row in part:
             digest.update(row)
         digest.update(b"\0" * (DIGEST_BYTES + 1))

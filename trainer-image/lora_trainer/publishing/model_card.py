@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAINING_LOG
-from lora_trainer.contract.outcome import DatasetFigures, Evaluation, PrepareResult
+from lora_trainer.contract.outcome import DatasetFigures, Evaluation, Figures, PrepareResult
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation.comparison import EvaluationFile
@@ -32,8 +32,9 @@ def model_card(
             "",
             _data(run, data),
             "",
-            *_figures(evaluation.figures),
+            *_figures(evaluation.figures, of="held-out rows"),
             "",
+            *_sets(evaluation.figures),
             f"![Loss by step]({LOSS_CURVE})",
             "",
             *_samples(evaluation),
@@ -68,7 +69,11 @@ def _header(run: RunFile) -> list[str]:
     return ["---", *lines, *([f"base_model: {run.model.address}"] if hub else []), "---"]
 
 
-def _figures(figures: Evaluation) -> list[str]:
+def _sets(figures: Evaluation) -> list[str]:
+    return [line for each in figures.sets or () for line in (*_figures(each, of=f"rows of {each.name}"), "")]
+
+
+def _figures(figures: Figures, *, of: str) -> list[str]:
     rows = [
         ("loss per token", figures.base_loss, figures.loss),
         ("token accuracy", figures.base_token_accuracy, figures.token_accuracy),
@@ -82,7 +87,7 @@ def _figures(figures: Evaluation) -> list[str]:
         "reward margin": figures.reward_margin,
     }
     table += [f"| {name} | | {value:.4f} |" for name, value in preferred.items() if value is not None]
-    return [f"| {figures.rows} held-out rows | base | adapter |", "|---|---|---|", *table]
+    return [f"| {figures.rows} {of} | base | adapter |", "|---|---|---|", *table]
 
 
 def _samples(evaluation: EvaluationFile) -> list[str]:
