@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lora_trainer.contract.run import canonical_json
@@ -50,8 +50,8 @@ class QuestionRow:
     """JSON of prompt and columns, for the rewards."""
     question: str
     """What is asked, for people."""
-    system: str | None
-    """The system message that a chat begins with."""
+    system: str | None = field(compare=False)
+    """The system message that a chat begins with; what is read of it is in the prompt."""
 
     @property
     def length(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, assert_never
@@ -106,8 +106,8 @@ class Draft:
     """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
     completion: str
-    system: str | None = None
-    """The system message that a chat begins with."""
+    system: str | None = field(default=None, compare=False)
+    """The system message that a chat begins with; what is trained of it is in the text."""
 
 
 class RowTokenizer:
