@@ -70,6 +70,12 @@ def _sources(*uris: str, refused: str = "") -> PolicyCase:
     return PolicyCase(field="dataset.sources[]", edits=edits, refused=words)
 
 
+def _sets(*uris: str, refused: str = "") -> PolicyCase:
+    words = f"spec.evaluation.datasets[] {refused} is not allowed by" if refused else ""
+    sets = [rows_at(uri) | {"name": f"set-{number}"} for number, uri in enumerate(uris)]
+    return PolicyCase(field="evaluation.datasets[]", edits={"evaluation": {"datasets": sets}}, refused=words)
+
+
 CASES: tuple[PolicyCase, ...] = (
     *_pair("lora.r", 65, 64, most=64),
     *_pair("model.maxSeqLength", 4097, 4096, most=4096),
@@ -111,4 +117,7 @@ CASES: tuple[PolicyCase, ...] = (
     _sources("s3://team-a/a.jsonl", "s3://team-b/b.jsonl", refused="s3://team-b/b.jsonl"),
     _sources("configmap://rows/a.jsonl", "pvc://rows/b.jsonl", refused="pvc://rows/b.jsonl"),
     _sources("s3://team-a/a.jsonl", "s3://shared/rows.jsonl"),
+    _sets("s3://team-a/a.jsonl", "s3://team-b/b.jsonl", refused="s3://team-b/b.jsonl"),
+    _sets("configmap://rows/a.jsonl", "pvc://rows/b.jsonl", refused="pvc://rows/b.jsonl"),
+    _sets("s3://team-a/a.jsonl", "s3://shared/rows.jsonl"),
 )

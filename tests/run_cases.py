@@ -22,6 +22,8 @@ SOURCES = [
     {"claimRef": {"name": "claim", "path": "b.csv"}, "format": "Text"},
 ]
 
+FURTHER = {"name": "sums", "uri": "s3://bucket/sums.jsonl"}
+
 RIGHT = {"metric": "ExactMatch", "min": 0.5}
 REWARDED = {"metric": "Reward", "min": 0.5}
 GRPO: dict[str, Any] = {"rewards": [{"numericAnswer": {}}]}
@@ -243,6 +245,27 @@ RUN_CASES: tuple[CrdCase, ...] = (
     _created("two gates on one figure", "uplicate", spec__evaluation__gates=[{"metric": "Loss", "max": 1}] * 2),
     _created("a prompt of one's own", spec__evaluation__prompts=["How many singers are there?"]),
     _created("an empty prompt", "prompts", spec__evaluation__prompts=[""]),
+    _created("a prompt with a system message", spec__evaluation={"prompts": ["Who?"], "systemPrompt": "Be brief."}),
+    _created("a prompt with no system message", spec__evaluation={"prompts": ["Who?"], "systemPrompt": ""}),
+    _created("a system message of no prompt", "add prompts", spec__evaluation__systemPrompt="Be brief."),
+    _created("a system message of 0 prompts", "add prompts", spec__evaluation={"prompts": [], "systemPrompt": "Hi."}),
+    _created("a further set", spec__evaluation__datasets=[FURTHER]),
+    _created("a further set of no name", "name", spec__evaluation__datasets=[rows_at("s3://bucket/x.jsonl")]),
+    _created("a further set with a path as its name", "name", spec__evaluation__datasets=[FURTHER | {"name": "a/b"}]),
+    _created("two further sets of one name", "uplicate", spec__evaluation__datasets=[FURTHER] * 2),
+    _created(
+        "a further set in two places", "exactly one of", spec__evaluation__datasets=[FURTHER | rows_at("pvc://a/x")]
+    ),
+    _created(
+        "a further set that goes back",
+        "without them",
+        spec__evaluation__datasets=[{"name": "x"} | rows_at("pvc://a/../x")],
+    ),
+    _created(
+        "nine further sets",
+        "datasets",
+        spec__evaluation__datasets=[FURTHER | {"name": f"set-{number}"} for number in range(9)],
+    ),
     _created("17 prompts", "prompts", spec__evaluation__prompts=["x"] * 17),
     _created("exact match", spec__evaluation__exactMatch={"rows": 8, "ignoreCase": True}),
     _created("an exact match of no rows", "exactMatch", spec__evaluation__exactMatch={"rows": 0}),

@@ -49,7 +49,7 @@ def main(folder: Path, *, old_kernel: bool) -> None:
         assert (folder / code_file(0)).is_file()
         try:
             with open_panel([spec], folder) as panel:
-                panel.rewards([Answer(text="a", tokens=1, prompt="q", columns={})])
+                panel.rewards([Answer(text="a", ids=[1], prompt="q", columns={})])
         except TrainerError as error:
             print(error.code.name, error.message)
 

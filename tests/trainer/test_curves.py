@@ -33,3 +33,13 @@ def test_every_method_has_its_curve(tmp_path: Path) -> None:
         write_loss_curve(tmp_path / "c.png", history=history, figures=figures, method=method)
         curves.append((tmp_path / "c.png").read_bytes())
     assert len(set(curves)) == len(Method)
+
+
+def test_a_step_whose_answers_no_reward_applies_to_is_a_gap(tmp_path: Path) -> None:
+    rewarded = [{"step": step, "loss": 0.0, "reward": None if step == 9 else step / 20} for step in range(1, 20)]
+    unrewarded = [{"step": step, "loss": 0.0, "reward": None} for step in range(1, 20)]
+    curves = []
+    for history in (rewarded, unrewarded):
+        write_loss_curve(tmp_path / "c.png", history=history, figures=an_evaluation(), method=Method.GRPO)
+        curves.append((tmp_path / "c.png").read_bytes())
+    assert len(set(curves)) == 2

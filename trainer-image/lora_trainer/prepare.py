@@ -26,21 +26,22 @@ from lora_trainer.contract.outcome import PrepareResult
 from lora_trainer.contract.progress import Phase
 from lora_trainer.contract.run import MODEL_CACHE, RunFile, run_digest
 from lora_trainer.contract.spec.dataset import RowFormat, SourceSpec, source_at
+from lora_trainer.contract.spec.places import DataPlace
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.data.chat_template import NO_KWARGS
 from lora_trainer.data.encoders import RowEncoder, row_encoder
 from lora_trainer.data.named_templates import template_source
-from lora_trainer.data.prompts import tokenise_prompts
+from lora_trainer.data.prompts import system_prompt, tokenise_prompts
 from lora_trainer.data.report import BadRows, DropReason
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, open_source, tokenise
-from lora_trainer.data.split import split_by_hash, split_by_set
+from lora_trainer.data.split import evaluated_sets, split_by_hash, split_by_set
 from lora_trainer.data.summary import Data, DataReport, data_report, dataset_figures, failed_report
 from lora_trainer.data.tokens import load_tokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.model_shape import model_shape
 from lora_trainer.packing import DataSize
 from lora_trainer.possible import require_possible
-from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, write_prepared
+from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, Prepared, copy_rows, set_rows, write_prepared
 from lora_trainer.publishing.reuse import reuse
 from lora_trainer.publishing.signing import Signer, read_signer
 from lora_trainer.publishing.trained_run import remember, trained_from
@@ -78,10 +79,13 @@ def prepare(
         return reused
     keep_model(run, revision=model.figures.revision, bucket=bucket, cache=cache)
     split, tokens = examined.data.split, examined.data.tokenizer
-    prompts = tokenise_prompts(run.evaluation.prompts, tokens, max_length=run.model.max_seq_length)
+    system = system_prompt(run.evaluation, of_rows=split.train.system.text)
+    prompts = tokenise_prompts(run.evaluation.prompts, tokens, system=system, max_length=run.model.max_seq_length)
     schemas = split.train.encoder.schemas
     copy_rows(split.train.path, prepared / TRAIN_ROWS, schema=schemas.trained, times=split.trained_on)
     copy_rows(split.evaluation.path, prepared / EVAL_ROWS, schema=schemas.held_out, times=split.evaluated_on)
+    for each in split.sets:
+        copy_rows(each.rows.path, prepared / set_rows(each.name), schema=schemas.held_out, times=each.evaluated_on)
     decided = Prepared(
         result=result, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, prompts=prompts
     )
@@ -180,8 +184,8 @@ def prove_writable(run: RunFile, bucket: Bucket) -> None:
 
 
 def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -> Data:
-    """Tokenise the dataset and its evaluation set, or hold out rows where there is no evaluation set."""
-    bad, evaluation_bad = BadRows(), BadRows()
+    """Tokenise the dataset and its evaluation sets, or hold out rows where there is no evaluation set."""
+    bad = BadRows()
     specs = run.dataset.all_sources()
     if not specs:
         raise TrainerError(
@@ -204,13 +208,26 @@ def read_data(run: RunFile, *, bucket: Bucket, model_folder: Path, work: Path) -
     tokenised = partial(tokenise, encoder=encoder, limits=limits)
     usable = partial(require_usable, run=run, bucket=bucket)
     rows = usable(tokenised(sources, work / "rows.parquet", bad=bad), sources)
+
+    def separate(place: DataPlace, name: str) -> tuple[RowSet, list[OpenSource]]:
+        bad = BadRows()
+        others = opened([run.dataset.inherited(source_at(place))], work=work / name, bad=bad)
+        return usable(tokenised(others, work / f"{name}.parquet", bad=bad), others), others
+
+    named = {each.name: separate(each, f"evaluation-{each.name}") for each in run.evaluation.datasets}
+    sets = evaluated_sets({name: evaluated for name, (evaluated, _) in named.items()}, run)
     if (place := run.evaluation.dataset) is None:
-        split = split_by_hash(rows, run)
-        return Data(split=split, tokenizer=tokenizer, sources=sources, evaluation_sources=())
-    others = opened([run.dataset.inherited(source_at(place))], work=work / "evaluation", bad=evaluation_bad)
-    evaluation = usable(tokenised(others, work / "evaluation.parquet", bad=evaluation_bad), others)
-    split = split_by_set(rows, evaluation, run)
-    return Data(split=split, tokenizer=tokenizer, sources=sources, evaluation_sources=others)
+        split, others = split_by_hash(rows, run, sets=sets), []
+    else:
+        evaluation, others = separate(place, "evaluation")
+        split = split_by_set(rows, evaluation, run, sets=sets)
+    return Data(
+        split=split,
+        tokenizer=tokenizer,
+        sources=sources,
+        evaluation_sources=others,
+        set_sources={name: of for name, (_, of) in named.items()},
+    )
 
 
 def open_sources(

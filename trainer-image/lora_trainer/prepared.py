@@ -1,7 +1,7 @@
 """The prepared set: tokenised rows and the decisions about the run, which prepare writes for train.
 
-A folder with TRAIN_ROWS, EVAL_ROWS and prepared.json, published to layout.prepared_uri as a set whose manifest's
-fingerprint is the run digest. Reads and writes local files only.
+A folder with TRAIN_ROWS, EVAL_ROWS, the rows of evaluation.datasets and prepared.json, published to
+layout.prepared_uri as a set whose manifest's fingerprint is the run digest. Reads and writes local files only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from lora_trainer.contract.wire import WireModel
 
 TRAIN_ROWS = "train.parquet"
 EVAL_ROWS = "eval.parquet"
+
+
+def set_rows(name: str) -> str:
+    """The same of one of evaluation.datasets."""
+    return f"eval-{name}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ class Prompt(WireModel):
 
     text: str
     """As the user wrote it."""
+    system: str | None = None
+    """The system message before it."""
     input_ids: tuple[int, ...]
     """As the model reads it."""
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -17,13 +18,14 @@ from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.layout import checkpoints_uri
 from lora_trainer.contract.outcome import Chosen, TrainResult, Usage
 from lora_trainer.contract.progress import Phase
+from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation.comparison import EvaluationFile
 from lora_trainer.evaluation.pairs import evaluate_pairs, read_pairs
 from lora_trainer.evaluation.rewards import evaluate_rewards, read_prompts
 from lora_trainer.evaluation.rows import evaluate, read_rows
 from lora_trainer.model import peak_memory_gib, release_memory
-from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt
+from lora_trainer.prepared import EVAL_ROWS, Prepared, Prompt, set_rows
 from lora_trainer.publishing.delivery import Delivery, deliver
 from lora_trainer.publishing.folder import write_folder
 from lora_trainer.publishing.signing import read_signer
@@ -159,8 +161,29 @@ def fetch(this: Attempt) -> Fetched:
 def compare(
     this: Attempt, model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, prompts: Sequence[Prompt], dtype: str
 ) -> EvaluationFile:
-    """Base and adapter on the held-out rows, as the run's method measures them."""
-    path, spec, training = this.prepared / EVAL_ROWS, this.run.evaluation, this.run.training
+    """Base and adapter on the held-out rows and on the further sets."""
+    spec = this.run.evaluation
+    measured = partial(measure, this, model, tokenizer, dtype=dtype)
+    file = measured(this.prepared / EVAL_ROWS, spec=spec, prompts=prompts)
+    sets = tuple(
+        measured(this.prepared / set_rows(named.name), spec=spec.of_set(named), prompts=()).of_set(named.name)
+        for named in spec.datasets
+    )
+    return file.with_sets(sets) if sets else file
+
+
+def measure(
+    this: Attempt,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    spec: EvaluationSpec,
+    prompts: Sequence[Prompt],
+    dtype: str,
+) -> EvaluationFile:
+    """Base and adapter on the rows of a file, as the run's method measures them."""
+    training = this.run.training
     match training.method:
         case Method.SFT:
             rows = read_rows(path, limit=spec.max_rows)

@@ -156,6 +156,12 @@ CONFLICTS = (
         field="evaluation",
     ),
     Conflict(
+        cel=f"!({given('evaluation.systemPrompt')}) || ({given('evaluation.prompts')}"
+        " && self.evaluation.prompts.size() > 0)",
+        message="evaluation.systemPrompt leads evaluation.prompts, of which there are none: add prompts or remove it.",
+        field="evaluation",
+    ),
+    Conflict(
         cel=f"!({given('lora.loftqConfig')} && {given('model.quantization')}) || self.model.quantization == 'None'",
         message="lora.loftqConfig needs a base model in 16 bits: set model.quantization: None or remove loftqConfig.",
         field="lora",

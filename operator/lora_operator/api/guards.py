@@ -107,6 +107,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(field="dataset", place="allowed.datasets", comparison=LISTED, reading=ROWS),
     Guard(field="dataset.sources[]", place="allowed.datasets", comparison=LISTED, reading=ROWS),
     Guard(field="evaluation.dataset", place="allowed.datasets", comparison=LISTED, reading=ROWS),
+    Guard(field="evaluation.datasets[]", place="allowed.datasets", comparison=LISTED, reading=ROWS),
     Guard(field="output.uri", place="allowed.outputs", comparison=LISTED),
     Guard(field="queueName", place="allowed.queues", comparison=LISTED),
     Guard(field="workloadPriorityClassName", place="allowed.priorityClasses", comparison=LISTED),

@@ -233,8 +233,9 @@ class AllowedSpec(WireModel):
     """Base models: meta-llama/*, s3://models/*, s3://{namespace}/models/*. A model of claimRef has the address
     pvc://claim/path."""
     datasets: Datasets | None = None
-    """Rows to train and to evaluate on (dataset, dataset.sources, evaluation.dataset): s3://{namespace}/*,
-    hf://datasets/*. Rows of configMapRef have the address configmap://name/key, those of claimRef pvc://claim/path."""
+    """Rows to train and to evaluate on (dataset, dataset.sources, evaluation.dataset, evaluation.datasets):
+    s3://{namespace}/*, hf://datasets/*. Rows of configMapRef have the address configmap://name/key, those of claimRef
+    pvc://claim/path."""
     outputs: Outputs | None = None
     """Where adapters are published (output.uri): s3://{namespace}/*."""
     queues: KueueNames | None = None

@@ -205,9 +205,9 @@ def config_maps(draft: PodDraft, request: StageRequest) -> PodDraft:
 def _addresses(request: StageRequest) -> tuple[str, ...]:
     """The addresses of all data that the run reads."""
     run = request.resolved.run_file
-    rows = tuple(source.address for source in run.dataset.all_sources())
-    held_out = run.evaluation.dataset
-    return (run.model.address, *rows, held_out.address if held_out else "")
+    evaluated = (run.evaluation.dataset, *run.evaluation.datasets)
+    places = (*run.dataset.all_sources(), *(place for place in evaluated if place))
+    return (run.model.address, *(place.address for place in places))
 
 
 def _reward_code(request: StageRequest) -> tuple[ConfigMapKeyRef, ...]:

@@ -17,9 +17,11 @@ from lora_trainer.contract.outcome import (
     MAX_BYTES,
     MAX_SAMPLE,
     MAX_SENTENCE,
+    Figures,
     LengthBucket,
     Outcome,
     PrepareResult,
+    SetFigures,
     Unused,
     clip,
     clip_samples,
@@ -27,8 +29,9 @@ from lora_trainer.contract.outcome import (
     encode_outcome,
 )
 from lora_trainer.contract.run import RunFile, canonical_json, run_digest
+from lora_trainer.contract.spec.evaluation import MAX_SETS
 
-from tests.builders import a_resolved, a_run, an_artifact, prepare_result, train_result
+from tests.builders import a_resolved, a_run, an_artifact, an_evaluation, prepare_result, train_result
 from tests.crd_case import edited
 
 # --- run digest ---------------------------------------------------------------------------------------------------
@@ -73,6 +76,7 @@ SHAPING = [
     {"dataset__chatTemplateKwargs": {"enable_thinking": False}},
     {"dataset__overlength": "Truncate"},
     {"evaluation__holdoutFraction": 0.1},
+    {"evaluation__datasets": [{"name": "sums", "uri": "s3://team-a/sums.jsonl"}]},
     {"accelerator__kind": "CPU"},
 ]
 NOT_SHAPING = [
@@ -105,6 +109,14 @@ def test_what_shapes_the_adapter_changes_its_name(edit: dict[str, Any]) -> None:
 @pytest.mark.parametrize("edit", NOT_SHAPING, ids=str)
 def test_what_does_not_shape_the_adapter_leaves_its_name(edit: dict[str, Any]) -> None:
     assert digest(**edit) == digest()
+
+
+def test_places_of_further_sets_do_not_shape_the_adapter() -> None:
+    one, other, renamed = (
+        digest(evaluation__datasets=[{"name": name, "uri": f"s3://team-a/{place}.jsonl"}])
+        for name, place in (("sums", "one"), ("sums", "other"), ("codes", "one"))
+    )
+    assert one == other != renamed
 
 
 def test_contents_of_data_and_model_shape_the_adapter() -> None:
@@ -157,6 +169,20 @@ def test_samples_give_way_before_sentences_and_figures(samples: list[str], repor
     assert decoded.result.dataset.model_dump(include=kept) == result.dataset.model_dump(include=kept)
     if len(decoded.message) < min(len(message), MAX_SENTENCE):
         assert decoded.result.dataset.samples == ()
+
+
+@given(message=SENTENCES, length=st.integers(0, 1100), sets=st.integers(1, MAX_SETS))
+def test_figures_of_further_sets_give_way_before_those_of_the_adapter(message: str, length: int, sets: int) -> None:
+    uri = "s3://" + "a" * length
+    figures: dict[str, Any] = dict.fromkeys(Figures.model_fields, 1 / 3) | {"rows": 10_000, "answers": 1000}
+    named = tuple(SetFigures(name=f"{number}" * 32, **figures) for number in range(sets))
+    evaluation = an_evaluation().model_copy(update={"sets": named})
+    result = train_result().model_copy(update={"evaluation": evaluation, "artifact": an_artifact(uri)})
+    text = encode_outcome(Outcome(reason="Succeeded", message=message, result=result))
+    assert len(text.encode()) <= MAX_BYTES
+    decoded = decode_outcome(text)
+    assert decoded is not None
+    assert decoded.result in (result, result.model_copy(update={"evaluation": an_evaluation()}))
 
 
 def test_what_a_newer_trainer_says_besides_is_left_out() -> None:

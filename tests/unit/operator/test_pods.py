@@ -172,6 +172,16 @@ def test_prepare_fills_the_model_cache_and_train_reads_it() -> None:
     assert json.loads(children("model-cache")["config-map"]["data"]["run.json"])["modelCache"] is True
 
 
+def test_rows_of_further_sets_are_mounted() -> None:
+    addresses = ("pvc://sums/held-out.jsonl", "configmap://codes/held-out.jsonl")
+    sets = [rows_at(address) | {"name": f"set-{number}"} for number, address in enumerate(addresses)]
+    run = a_run(evaluation={"datasets": sets})
+    resolved = resolve(run, class_name="x", class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))
+    job = stage_job(StageRequest(run=run, resolved=resolved, stage=Stage.PREPARE, attempt=1))
+    mounts = job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"/mnt/pvc/sums", "/mnt/configmap/codes"} <= {mount["mountPath"] for mount in mounts}
+
+
 def test_one_claim_for_model_and_rows_is_one_volume() -> None:
     run = a_run(model=rows_at("pvc://both/model"), dataset=rows_at("pvc://both/rows.jsonl"))
     resolved = resolve(run, class_name="x", class_spec=LoraFineTuneClassSpec.model_validate(class_spec()))

@@ -137,7 +137,7 @@ def test_the_answer_is_trained_whole_and_the_prompt_holds_none_of_it(
 )
 def test_the_users_own_prompts_are_asked_as_rows_ask(prompt: str, asked: str) -> None:
     tokenizer = using()
-    (own,) = tokenise_prompts([prompt], tokenizer, max_length=512)
+    (own,) = tokenise_prompts([prompt], tokenizer, system=None, max_length=512)
     assert tokenizer.marked(own.input_ids, [0] * len(own.input_ids)) == asked
     row = encode(completion(prompt, "positive"), tokenizer)
     assert tuple(row.prompt_ids) == own.input_ids

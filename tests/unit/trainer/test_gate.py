@@ -63,8 +63,12 @@ def test_a_loss_that_is_no_number_never_passes(bound: Bounds) -> None:
     assert failures(gates([bound]), an_evaluation(loss=math.nan))
 
 
-def test_what_was_not_measured_never_passes() -> None:
-    assert failures(gates([(MATCH, 0.1, None)]), an_evaluation())
+@pytest.mark.parametrize(
+    ("metric", "what"), [(IMPROVEMENT, "improvement of the held-out loss"), (REWARD, "mean reward")]
+)
+def test_what_was_not_measured_never_passes(metric: GateMetric, what: str) -> None:
+    figures = an_evaluation().model_copy(update={"loss": None, "base_loss": None})
+    assert failures(gates([(metric, -9, 9)]), figures) == (f"{what} was not measured",)
 
 
 def test_the_ending_says_what_was_missed_where_it_is_and_what_to_do() -> None:

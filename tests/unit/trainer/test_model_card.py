@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.contract.outcome import Evaluation, SetFigures
 from lora_trainer.evaluation.comparison import EvaluationFile, PromptAnswers, Sample
 from lora_trainer.publishing.model_card import model_card
 
@@ -61,9 +61,21 @@ def test_rewards_are_shown_where_they_were_measured() -> None:
     assert "reference" not in judged
 
 
+def test_further_sets_have_tables_of_their_own() -> None:
+    assert "rows of" not in card()
+    sets = (SetFigures(name="sums", rows=7, base_loss=2.5, loss=0.5), SetFigures(name="codes", rows=9))
+    text = card(figures=Evaluation(rows=4, base_loss=1.5, loss=0.75, sets=sets))
+    assert "| 4 held-out rows | base | adapter |\n|---|---|---|\n| loss per token | 1.5000 | 0.7500 |\n\n" in text
+    assert "| 7 rows of sums | base | adapter |\n|---|---|---|\n| loss per token | 2.5000 | 0.5000 |\n\n" in text
+    assert "| 9 rows of codes | base | adapter |" in text
+
+
 def test_no_answer_can_end_its_own_fence() -> None:
     nasty = "~~~\n# Not a heading\n~~~~"
     sample = Sample(prompt="Q", reference="R", base="B", adapter=nasty)
     text = card(samples=(sample,), prompts=(PromptAnswers(prompt="Mine", base="b", adapter="a"),))
     assert f"adapter:\n~~~~~\n{nasty}\n~~~~~\n" in text
     assert "prompt:\n~~~\nMine\n~~~" in text
+    assert "system:" not in text
+    led = card(prompts=(PromptAnswers(system="Be brief.", prompt="Mine", base="b", adapter="a"),))
+    assert "system:\n~~~\nBe brief.\n~~~\n\nprompt:\n~~~\nMine\n~~~" in led

@@ -14,7 +14,7 @@ from lora_trainer.contract.layout import DATA_REPORT, data_report_uri
 from lora_trainer.contract.outcome import Outcome, encode_outcome
 from lora_trainer.data.summary import DataReport
 from lora_trainer.errors import TrainerError
-from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared
+from lora_trainer.prepared import EVAL_ROWS, TRAIN_ROWS, read_prepared, set_rows
 
 from tests.support.prepare_world import CHATS, World, conversation, with_template
 from tests.support.runs import run_file
@@ -235,6 +235,39 @@ def test_prompts_on_both_sides_are_counted_and_copies_left_out(world: World) -> 
     assert report(world).evaluation
 
 
+def test_further_sets_are_prepared_apart_and_kept_out(world: World, tmp_path: Path) -> None:
+    other_answer = {"messages": [conversation(7)["messages"][0], {"role": "assistant", "content": "else"}]}
+    world.write("data/first.jsonl", [conversation(5), other_answer])
+    world.write("data/second.jsonl", [conversation(number) for number in range(200, 240)])
+    sets = [
+        {"name": "first", "uri": "s3://team-a/data/first.jsonl"},
+        {"name": "second", "uri": "s3://team-a/data/second.jsonl", "maxRows": 3},
+    ]
+    run = run_file(evaluation={"datasets": sets})
+    result = world.prepare_run(run)
+    folder = world.fetched(run, tmp_path / "set")
+    trained, held_out = texts(folder / TRAIN_ROWS), texts(folder / EVAL_ROWS)
+    first, second = (texts(folder / set_rows(name)) for name in ("first", "second"))
+    assert (len(trained), len(held_out), len(first), len(second)) == (94, 5, 2, 3)
+    assert not first & (trained | held_out)
+    assert [(each.reason, each.rows) for each in result.dataset.dropped] == [("InEvaluationSet", 1)]
+    assert result.dataset.leaked_prompts == 1
+    told = report(world)
+    assert [(each.name, each.rows, each.kept) for each in told.evaluation_sets] == [("first", 2, 2), ("second", 40, 3)]
+    assert told.evaluation is None
+    others = [sets[0], sets[1] | {"maxRows": 4}]
+    assert world.prepare(evaluation={"datasets": others}).run_digest != result.run_digest
+    assert world.prepare(evaluation={"datasets": [sets[1], sets[0]]}).run_digest != result.run_digest
+
+
+def test_a_row_that_no_further_set_can_use_is_named(world: World) -> None:
+    world.write("data/first.jsonl", [conversation(5), {"messages": 3}])
+    sets = [{"name": "first", "uri": "s3://team-a/data/first.jsonl"}]
+    with pytest.raises(TrainerError, match=r"first\.jsonl:2: messages is a number") as refused:
+        world.prepare(evaluation={"datasets": sets})
+    assert refused.value.code == ExitCode.DatasetInvalid
+
+
 def sources(*named: dict[str, Any]) -> dict[str, Any]:
     return {"uri": None, "sources": [each | {"uri": f"s3://team-a/{each['uri']}"} for each in named]}
 
@@ -292,3 +325,46 @@ def test_prompts_of_ones_own_go_with_the_prepared_set(world: World, tmp_path: Pa
     assert [prompt.text for prompt in prepared.prompts] == ["What is one?", "What is two?"]
     asked = tiny_tokenizer().decode(prepared.prompts[0].input_ids, skip_special_tokens=False)
     assert asked == "<|im_start|>user\nWhat is one?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def led(row: dict[str, Any], system: str) -> dict[str, Any]:
+    """The row of any format with a system message."""
+    return row | {"system": system}
+
+
+def asked(world: World, folder: Path, **blocks: Any) -> tuple[str, str | None]:
+    """What the model reads of the prompt "Who?", and the system message that the report says all rows have."""
+    run = run_file(**blocks | {"evaluation": {"prompts": ["Who?"]} | blocks.get("evaluation", {})})
+    world.prepare_run(run)
+    (prompt,) = read_prepared(world.fetched(run, folder)).prompts
+    return tiny_tokenizer().decode(prompt.input_ids, skip_special_tokens=False), report(world).system_message
+
+
+OF_METHODS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "chats": (CHATS, {}),
+    "texts": ([{"prompt": f"q{number}", "completion": "a"} for number in range(40)], {}),
+    "pairs": ([preference(number) for number in range(40)], {"training": {"method": "DPO"}}),
+    "questions": ([{"prompt": f"{number} + 1", "answer": number + 1} for number in range(40)], {"training": grpo()}),
+}
+QUESTION = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+LED = "<|im_start|>system\nBe brief.<|im_end|>\n" + QUESTION
+
+
+@pytest.mark.parametrize("kind", OF_METHODS)
+def test_prompts_are_asked_with_the_system_message_of_all_rows(world: World, tmp_path: Path, kind: str) -> None:
+    rows, blocks = OF_METHODS[kind]
+    world.write("data/train.jsonl", [led(row, "Be brief.") for row in rows])
+    assert asked(world, tmp_path / "same", **blocks) == (LED, "Be brief.")
+    named = blocks | {"evaluation": {"systemPrompt": ""}}
+    assert asked(world, tmp_path / "none", **named) == (QUESTION, "Be brief.")
+    world.write("data/train.jsonl", [*(led(row, "Be brief.") for row in rows[:-1]), led(rows[-1], "Be kind.")])
+    assert asked(world, tmp_path / "differing", **blocks) == (QUESTION, None)
+    named = blocks | {"evaluation": {"systemPrompt": "Be brief."}}
+    assert asked(world, tmp_path / "named", **named) == (LED, None)
+
+
+def test_a_named_system_message_gives_another_run(world: World) -> None:
+    plain, other = (
+        world.prepare(evaluation={"prompts": ["Who?"]} | more).run_digest for more in ({}, {"systemPrompt": "Hi."})
+    )
+    assert plain != other

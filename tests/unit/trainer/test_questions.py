@@ -67,8 +67,8 @@ def test_columns_are_mapped_and_the_others_kept() -> None:
 
 def test_an_answer_knows_its_row() -> None:
     row = question({"prompt": "q", "answer": "4"})
-    answer = answer_to(row.row, text="five", tokens=2)
-    assert (answer.prompt, answer.columns, answer.text, answer.tokens) == ("q", {"answer": "4"}, "five", 2)
+    answer = answer_to(row.row, text="five", ids=[5, 2])
+    assert (answer.prompt, answer.columns, answer.text, answer.ids) == ("q", {"answer": "4"}, "five", [5, 2])
 
 
 def test_nothing_asked_is_nothing_to_learn() -> None:
@@ -84,6 +84,7 @@ def test_nothing_asked_is_nothing_to_learn() -> None:
         ({"prompt": "q"}, "the column answer is missing"),
         ({"prompt": "q", "answer": None}, "the column answer is null"),
         ({"prompt": "q", "answer": "4", "completions": []}, "the column completions has the name"),
+        ({"prompt": "q", "answer": "4", "completion_ids": []}, "the column completion_ids has the name"),
         ({"prompt": [{"role": "robot", "content": "q"}], "answer": "4"}, "^prompt.0. has the unknown role 'robot'"),
         ({"prompt": "q", "answer": "4", "day": date(2026, 1, 1)}, "a value that JSON cannot represent"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from lora_trainer.storage import Bucket, open_bucket
 
 from tests.support.runs import run_file
 
+DOCUMENTED = Path(__file__).parents[3] / "docs/tasks/choose-a-method.md"
 CHAT = [{"role": "user", "content": "q"}]
 
 
 def answer(text: str, *, tokens: int = 1, prompt: Any = CHAT, **columns: Any) -> Answer:
-    return Answer(text=text, tokens=tokens, prompt=prompt, columns=columns)
+    return Answer(text=text, ids=range(tokens), prompt=prompt, columns=columns)
 
 
-def reward(spec: dict[str, Any], given: Answer) -> float:
+def reward(spec: dict[str, Any], given: Answer) -> float | None:
     with open_panel([RewardSpec.model_validate(spec)], Path()) as panel:
         (value,) = panel.rewards([given])
     return value
@@ -110,7 +112,7 @@ def python_reward(**options: Any) -> RewardSpec:
     return RewardSpec.model_validate({"python": {"configMapRef": {"name": "judges", "key": "judge.py"}} | options})
 
 
-def run_code(code: str, answers: list[Answer], folder: Path, **options: Any) -> list[float]:
+def run_code(code: str, answers: list[Answer], folder: Path, **options: Any) -> list[float | None]:
     (folder / code_file(0)).write_text(code)
     with open_panel([python_reward(**options)], folder) as panel:
         return panel.rewards(answers)
@@ -118,18 +120,43 @@ def run_code(code: str, answers: list[Answer], folder: Path, **options: Any) -> 
 
 def test_a_function_is_called_as_trl_calls_it(tmp_path: Path) -> None:
     code = (
-        "def reward(prompts, completions, answer, **columns):\n"
+        "def reward(prompts, completions, answer, **others):\n"
         "    print('seen', len(prompts))\n"
-        "    assert prompts[0][0]['content'] == 'q' and columns == {'level': [1, 2]}\n"
+        "    assert prompts[0][0]['content'] == 'q'\n"
+        "    assert others == {'level': [1, 2], 'completion_ids': [[0, 1, 2], [0]]}\n"
         "    return [float(c[0]['content'] == a) for c, a in zip(completions, answer)]\n"
     )
-    answers = [answer("4", answer="4", level=1), answer("5", answer="6", level=2)]
+    answers = [answer("4", tokens=3, answer="4", level=1), answer("5", answer="6", level=2)]
     assert run_code(code, answers, tmp_path) == [1, 0]
 
 
 def test_a_prompt_of_text_has_completions_of_text(tmp_path: Path) -> None:
     code = "def judge(prompts, completions):\n    return [len(p + c) for p, c in zip(prompts, completions)]\n"
     assert run_code(code, [answer("abc", prompt="de")], tmp_path, function="judge") == [5]
+
+
+def test_a_function_that_names_its_arguments_may_leave_out_the_ids(tmp_path: Path) -> None:
+    named = "def reward(completions, prompts, completion_ids):\n    return [len(ids) for ids in completion_ids]\n"
+    assert run_code(named, [answer("a", tokens=4)], tmp_path) == [4]
+    silent = "def judge(completions, prompts):\n    return [1]\nreward = __import__('functools').partial(judge)\n"
+    assert run_code(silent, [answer("a", tokens=4)], tmp_path) == [1]
+
+
+def test_a_reward_of_none_does_not_apply(tmp_path: Path) -> None:
+    (tmp_path / code_file(0)).write_text(
+        "def reward(completions, **_):\n    return [None if c[0]['content'] == 'pass' else 3 for c in completions]\n"
+    )
+    only, beside = [python_reward()], [python_reward(), RewardSpec.model_validate({"length": {"target": 1}})]
+    with open_panel(only, tmp_path) as panel:
+        assert panel.rewards([answer("pass"), answer("judged")]) == [None, 3]
+    with open_panel(beside, tmp_path) as panel:
+        assert panel.rewards([answer("pass"), answer("judged")]) == [1, 4]
+
+
+def test_the_documented_function_judges(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+    answers = [answer("It is 72.", answer="72"), answer("It is 7.", answer="72"), answer("No idea.", answer=None)]
+    assert run_code(code, answers, tmp_path) == [1, 0, None]
 
 
 def test_the_process_stays_between_calls(tmp_path: Path) -> None:
@@ -165,9 +192,8 @@ def test_no_credentials_are_in_its_environment(tmp_path: Path, monkeypatch: pyte
         ),
         ("def reward(**_):\n    return 1\n", "failed with TypeError: it returned int instead of a list of numbers"),
         ("def reward(**_):\n    return [1, 2]\n", "returned 2 rewards for 1 completions"),
-        ("def reward(**_):\n    return [None]\n", "returned None instead of a number for completion 0"),
-        ("def reward(**_):\n    return ['1']\n", "returned '1' instead of a number for completion 0"),
-        ("def reward(**_):\n    return [float('nan')]\n", "returned nan instead of a number for completion 0"),
+        ("def reward(**_):\n    return ['1']\n", "returned '1' instead of a number or None for completion 0"),
+        ("def reward(**_):\n    return [float('nan')]\n", "returned nan instead of a number or None for completion 0"),
         ("def reward(**_):\n    return [object()]\n", "failed with TypeError: Object of type object"),
         ("import os\ndef reward(**_):\n    os._exit(7)\n", "ended its process with exit code 7"),
         ("import os\ndef reward(**_):\n    os.kill(os.getpid(), 9)\n", "was killed by signal 9"),

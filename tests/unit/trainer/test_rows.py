@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
+from dataclasses import replace
+from functools import partial
+from itertools import compress, permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,17 @@ from lora_trainer.data.encoders import answers_encoder
 from lora_trainer.data.report import REPORTED_BAD_ROWS, BadRows, DropReason, histogram, length_figures
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, peek_format, tokenise
 from lora_trainer.data.sources import Record
-from lora_trainer.data.split import data_digest, draw, duplicates, first_of_each, hold_out, not_in, split_by_hash
+from lora_trainer.data.split import (
+    data_digest,
+    draw,
+    duplicates,
+    evaluated_sets,
+    first_of_each,
+    hold_out,
+    not_in,
+    split_by_hash,
+    split_by_set,
+)
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.errors import TrainerError
 from lora_trainer.prepared import SCHEMAS, copy_rows
@@ -187,6 +199,7 @@ def test_the_digest_knows_sides_and_order() -> None:
         len({data_digest([a, b], [c]), data_digest([b, a], [c]), data_digest([a], [b, c]), data_digest([a, b], [])})
         == 4
     )
+    assert len({data_digest([a], [b]), data_digest([a], [b], []), data_digest([a], [], [b])}) == 3
 
 
 def test_copying_keeps_the_chosen_rows_and_columns(tmp_path: Path) -> None:
@@ -263,6 +276,36 @@ def test_held_out_rows_are_among_those_drawn_and_never_trained_on() -> None:
     of_first, of_second = split.trained_on[:40], split.trained_on[40:]
     assert set(of_first) == {0, 1}
     assert set(of_second) <= {0, 2}
+
+
+ALL_PLACES = ("dataset", "evaluation", "first", "second")
+PLACES = st.sampled_from(ALL_PLACES)
+
+
+@given(st.lists(st.sets(PLACES), min_size=8, max_size=30), st.booleans())
+def test_no_row_of_any_evaluation_set_is_trained_on_or_held_out(places: list[set[str]], separate: bool) -> None:
+    digests = {name: [bytes([row]) * 16 for row, of in enumerate(places) if name in of] for name in ALL_PLACES}
+    of = {name: replace(row_set(len(rows)), digests=rows) for name, rows in digests.items()}
+    limits = {"first": 3, "second": 8}
+    named = [{"name": name, "uri": f"s3://team-a/{name}.jsonl", "maxRows": most} for name, most in limits.items()]
+    run = run_file(evaluation={"datasets": named})
+    sets = evaluated_sets({name: of[name] for name in limits}, run)
+    asked = {digest for name in (*limits, *(["evaluation"] if separate else [])) for digest in digests[name]}
+    own = [digest for digest in digests["dataset"] if digest not in asked]
+    divided = (
+        partial(split_by_set, of["dataset"], of["evaluation"]) if separate else partial(split_by_hash, of["dataset"])
+    )
+    if len(own) < (1 if separate else 2):
+        with pytest.raises(TrainerError) as refused:
+            divided(run, sets=sets)
+        assert refused.value.code is ExitCode.DatasetInvalid
+        return
+    split = divided(run, sets=sets)
+    trained = [digest for digest, times in zip(digests["dataset"], split.trained_on, strict=True) if times]
+    held_out = list(compress(split.evaluation.digests, split.evaluated_on))
+    assert sorted([*trained, *([] if separate else held_out)]) == sorted(own)
+    assert of["dataset"].report.dropped[DropReason.IN_EVALUATION] == len(digests["dataset"]) - len(own)
+    assert [sum(each.evaluated_on) for each in split.sets] == [min(limits[n], len(digests[n])) for n in limits]
 
 
 def test_rows_are_copied_as_often_as_they_are_trained_on(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lora_trainer.contract.spec.evaluation import MAX_SETS
 from lora_trainer.contract.spec.model import Quantization
 from lora_trainer.contract.untrusted import read_untrusted
 from lora_trainer.contract.wire import WireModel
@@ -196,8 +197,8 @@ class Artifact(WireModel):
     """Formats in the folder: adapter, merged16bit, gguf/q8_0, ..."""
 
 
-class Evaluation(WireModel):
-    """Base and adapter on the held-out rows: losses and accuracies of SFT and DPO, rewards of GRPO."""
+class Figures(WireModel):
+    """Base and adapter on the same rows: losses and accuracies of SFT and DPO, rewards of GRPO."""
 
     rows: int
     """Rows evaluated."""
@@ -222,9 +223,33 @@ class Evaluation(WireModel):
     """Method DPO: mean lead of the chosen answer over the rejected one, as log-probability against the base model times
     beta."""
     base_reward: float | None = None
-    """Method GRPO: mean reward of the base model's answers."""
+    """Method GRPO: mean reward of the base model's answers; unset where no reward applies to any."""
     reward: float | None = None
-    """Method GRPO: mean reward of the answers with the adapter."""
+    """Method GRPO: mean reward of the answers with the adapter; unset where no reward applies to any."""
+
+
+class SetFigures(Figures):
+    """Figures of one of evaluation.datasets."""
+
+    name: str
+    """Name of the set."""
+
+
+class Evaluation(Figures):
+    """Base and adapter on the held-out rows, and on the further sets."""
+
+    sets: (
+        Annotated[
+            tuple[SetFigures, ...],
+            Field(
+                max_length=MAX_SETS,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = None
+    """Figures of evaluation.datasets. Left out where the pod's termination message has no room for them;
+    evaluation.json has them all."""
 
 
 class Usage(WireModel):
@@ -321,6 +346,7 @@ def _smaller(outcome: Outcome) -> Iterator[Outcome]:
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE))
     yield (outcome := _without_reasons(outcome))
     yield (outcome := _with_dataset(outcome, lambda _: {"unused": ()}))
+    yield (outcome := _without_sets(outcome))
     yield (outcome := _with_dataset(outcome, lambda _: {"histogram": (), "report": None, "revisions": ()}))
     yield (outcome := _with_sentences(outcome, MAX_SHORT_SENTENCE // 4))
     yield outcome.model_copy(update={"result": None, "checkpoint": None})
@@ -345,6 +371,14 @@ def _without_reasons(outcome: Outcome) -> Outcome:
         return outcome
     chosen = result.chosen.model_copy(update={"reasons": ()})
     return outcome.model_copy(update={"result": result.model_copy(update={"chosen": chosen})})
+
+
+def _without_sets(outcome: Outcome) -> Outcome:
+    result = outcome.result
+    if not isinstance(result, PrepareResult | TrainResult) or result.evaluation is None:
+        return outcome
+    evaluation = result.evaluation.model_copy(update={"sets": None})
+    return outcome.model_copy(update={"result": result.model_copy(update={"evaluation": evaluation})})
 
 
 def clip_samples(samples: tuple[str, ...], limit: int) -> tuple[str, ...]:

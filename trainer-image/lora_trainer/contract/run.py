@@ -154,8 +154,10 @@ def run_shape(run: RunFile, *, data_digest: str, model_revision: str, code_diges
     }
     for field in ("uri", "configMapRef", "claimRef", "sources", "maxBadFraction", "samplesInStatus"):
         shape["dataset"].pop(field, None)
-    for field in ("dataset", "gates"):
+    for field in ("dataset", "datasets", "gates"):
         shape["evaluation"].pop(field, None)
+    if run.evaluation.datasets:
+        shape["evaluation"]["datasets"] = [each.name for each in run.evaluation.datasets]
     for field in ("saveSteps", "saveMinutes", "saveTotalLimit"):
         shape["training"].pop(field, None)
     if code_digest is not None:

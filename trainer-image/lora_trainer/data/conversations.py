@@ -66,6 +66,12 @@ class Conversation:
     turns: tuple[Turn, ...]
     tools: tuple[Any, ...] = ()
 
+    @property
+    def system(self) -> str | None:
+        """The system message that it begins with."""
+        first = self.turns[0]
+        return first.content if first.role == "system" else None
+
     def until_last_answer(self) -> Conversation:
         """The chat up to the last answer that is learned; nothing is learned from what follows."""
         last = max((index for index, turn in enumerate(self.turns) if turn.learned), default=None)

@@ -49,6 +49,11 @@ class PairDraft:
     chosen: Draft
     rejected: Draft
 
+    @property
+    def system(self) -> str | None:
+        """The system message that both begin with."""
+        return self.chosen.system
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairRow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lora_trainer.contract.run import canonical_json
@@ -24,7 +24,7 @@ SOME_ANSWER = "an answer"
 """A prompt is rendered as the beginning of a row, and a row has an answer."""
 ASKED = ("prompt", "system", "tools")
 """Columns that are part of what is asked."""
-RESERVED = ("prompts", "completions")
+RESERVED = ("prompts", "completions", "completion_ids")
 """Names that reward functions know for something else."""
 
 
@@ -50,6 +50,8 @@ class QuestionRow:
     """JSON of prompt and columns, for the rewards."""
     question: str
     """What is asked, for people."""
+    system: str | None = field(compare=False)
+    """The system message that a chat begins with; what is read of it is in the prompt."""
 
     @property
     def length(self) -> int:
@@ -116,10 +118,10 @@ def draft_question(question: Question, tokenizer: RowTokenizer) -> QuestionRow |
         row = canonical_json({"prompt": question.prompt, "columns": question.columns}).decode()
     except TypeError as error:
         raise RowError(f"it has a value that JSON cannot represent ({error})") from None
-    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt)
+    return QuestionRow(prompt=prompt, prompt_ids=ids, row=row, question=draft.prompt or prompt, system=draft.system)
 
 
-def answer_to(row: str, *, text: str, tokens: int) -> Answer:
+def answer_to(row: str, *, text: str, ids: Sequence[int]) -> Answer:
     """An answer to the question of a stored row, as rewards judge it."""
     values = json.loads(row)
-    return Answer(text=text, tokens=tokens, prompt=values["prompt"], columns=values["columns"])
+    return Answer(text=text, ids=ids, prompt=values["prompt"], columns=values["columns"])

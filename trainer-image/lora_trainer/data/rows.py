@@ -21,6 +21,7 @@ from lora_trainer.data.formats import detect_format
 from lora_trainer.data.places import find
 from lora_trainer.data.report import BadRows, DropReason, RowReport
 from lora_trainer.data.sources import Record, read_records
+from lora_trainer.data.system_message import SystemMessage
 from lora_trainer.data.unused import UnusedValues
 from lora_trainer.prepared import ROWS_PER_BATCH, write_rows
 from lora_trainer.storage import Bucket
@@ -87,6 +88,8 @@ class RowSet:
     """Number of its source, row by row."""
     unused: Sequence[UnusedValues] = ()
     """Columns and keys that change nothing, source by source."""
+    system: SystemMessage = field(default_factory=SystemMessage)
+    """What the rows that are kept begin with."""
 
     def by_row(self, values: Iterable[T]) -> Iterator[list[T]]:
         """The values of all samples, row by row."""
@@ -197,6 +200,7 @@ def _kept(samples: Sequence[TokenisedRow], drafted: Drafted, rows: RowSet) -> li
     if not kept:
         report.dropped[left_out[-1]] += 1
         return []
+    rows.system.look_at(drafted.samples[0].system)
     _note(rows, kept, source=drafted.source)
     return kept
 

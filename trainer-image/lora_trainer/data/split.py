@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import compress
 from operator import gt
@@ -14,6 +14,15 @@ from lora_trainer.contract.run import RunFile
 from lora_trainer.data.report import DropReason
 from lora_trainer.data.rows import DIGEST_BYTES, RowSet
 from lora_trainer.errors import TrainerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedSet:
+    """One of evaluation.datasets."""
+
+    name: str
+    rows: RowSet
+    evaluated_on: Sequence[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +37,61 @@ class Split:
     """The same as `train` where rows were held out of it."""
     evaluated_on: Sequence[bool]
     """Whether each sample is evaluated on."""
+    sets: Sequence[EvaluatedSet] = ()
 
 
-def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile) -> Split:
-    """Evaluate on the evaluation set, and keep its samples out of training. Raises DatasetInvalid with nothing left."""
-    samples = [len(each) for each in evaluation.by_row(evaluation.digests)]
-    chosen = first_of_each(evaluation.row_digests(), samples, seed=run.training.seed, limit=run.evaluation.max_rows)
-    times = draw(rows, run)
-    own = not_in(rows.digests, set(evaluation.digests))
-    trained_on = [times[row] * mine for row, mine in zip(rows.row, own, strict=True)]
-    if leaked := sum(map(gt, times, rows.row_times(trained_on))):
+def evaluated_sets(sets: Mapping[str, RowSet], run: RunFile) -> tuple[EvaluatedSet, ...]:
+    """evaluation.datasets, of which `sets` has the rows by name, with the samples that are evaluated on."""
+    return tuple(
+        EvaluatedSet(
+            name=named.name,
+            rows=sets[named.name],
+            evaluated_on=evaluated_samples(sets[named.name], run, limit=run.evaluation.of_set(named).max_rows),
+        )
+        for named in run.evaluation.datasets
+    )
+
+
+def split_by_set(rows: RowSet, evaluation: RowSet, run: RunFile, *, sets: Sequence[EvaluatedSet] = ()) -> Split:
+    """Evaluate on the evaluation set, and keep its samples and those of the further sets out of training. Raises
+    DatasetInvalid with nothing left."""
+    evaluated_on = evaluated_samples(evaluation, run, limit=run.evaluation.max_rows)
+    trained_on = _kept_out(draw(rows, run), rows, [evaluation, *(each.rows for each in sets)])
+    return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on, sets=sets)
+
+
+def evaluated_samples(rows: RowSet, run: RunFile, *, limit: int) -> list[bool]:
+    """Whether each sample of an evaluation set is evaluated on: none of them twice, at most `limit`."""
+    samples = [len(each) for each in rows.by_row(rows.digests)]
+    chosen = first_of_each(rows.row_digests(), samples, seed=run.training.seed, limit=limit)
+    return without_repetition(rows.digests, [row in chosen for row in rows.row])
+
+
+def _kept_out(times: Sequence[int], rows: RowSet, separate: Sequence[RowSet]) -> list[int]:
+    """How often each sample is trained on, of rows that are drawn so many `times`, without those of the separate sets.
+    Rows that lose samples are counted as dropped. Raises DatasetInvalid where none is left."""
+    own = not_in(rows.digests, {digest for each in separate for digest in each.digests})
+    left = [times[row] * mine for row, mine in zip(rows.row, own, strict=True)]
+    if leaked := sum(map(gt, times, rows.row_times(left))):
         rows.report.dropped[DropReason.IN_EVALUATION] += leaked
-    if not any(trained_on):
+    if not any(left):
         raise TrainerError(
             ExitCode.DatasetInvalid,
             "Every row of the dataset is also in the evaluation set.",
-            "Set evaluation.dataset to other rows, or remove it to hold out rows of the dataset.",
+            "Set evaluation.dataset and evaluation.datasets to other rows, or remove them to hold out rows of the"
+            " dataset.",
         )
-    evaluated_on = without_repetition(evaluation.digests, [row in chosen for row in evaluation.row])
-    return Split(train=rows, trained_on=trained_on, evaluation=evaluation, evaluated_on=evaluated_on)
+    return left
 
 
-def split_by_hash(rows: RowSet, run: RunFile) -> Split:
-    """Hold out a share of the rows, at least one. Raises DatasetInvalid where that leaves nothing on either side."""
+def split_by_hash(rows: RowSet, run: RunFile, *, sets: Sequence[EvaluatedSet] = ()) -> Split:
+    """Hold out a share of the rows, at least one, of those that no further set has. Raises DatasetInvalid where that
+    leaves nothing on either side."""
     times, digests = draw(rows, run), rows.row_digests()
     drawn_on = [times[row] for row in rows.row]
+    if sets:
+        drawn_on = _kept_out(times, rows, [each.rows for each in sets])
+        times = rows.row_times(drawn_on)
     counts = Counter(compress(rows.digests, drawn_on))
     # A sample that stands in another row too would be trained on there.
     alone = [counts[digest] == 1 and count > 0 for digest, count in zip(rows.digests, drawn_on, strict=True)]
@@ -77,6 +116,7 @@ def split_by_hash(rows: RowSet, run: RunFile) -> Split:
         trained_on=[0 if row in held_out else count for row, count in zip(rows.row, drawn_on, strict=True)],
         evaluation=rows,
         evaluated_on=[row in held_out and mine for row, mine in zip(rows.row, alone, strict=True)],
+        sets=sets,
     )
 
 
@@ -151,10 +191,10 @@ def not_in(digests: Sequence[bytes], others: Set[bytes]) -> list[bool]:
     return [digest not in others for digest in digests]
 
 
-def data_digest(trained: Iterable[bytes], evaluated: Iterable[bytes]) -> str:
-    """sha256 of the tokenised rows: those trained on in their order, then those evaluated on."""
+def data_digest(trained: Iterable[bytes], *evaluated: Iterable[bytes]) -> str:
+    """sha256 of the tokenised rows: those trained on in their order, then those of each set that is evaluated on."""
     digest = hashlib.sha256()
-    for part in (trained, evaluated):
+    for part in (trained, *evaluated):
         for row in part:
             digest.update(row)
         digest.update(b"\0" * (DIGEST_BYTES + 1))

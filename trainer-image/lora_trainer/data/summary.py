@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, islice, repeat
 from operator import mul
@@ -25,7 +25,7 @@ from lora_trainer.contract.outcome import (
 from lora_trainer.contract.wire import WireModel
 from lora_trainer.data.report import BadRow, DropReason, RowReport, histogram, length_figures
 from lora_trainer.data.rows import OpenSource, RowSet
-from lora_trainer.data.split import Split, data_digest, duplicates
+from lora_trainer.data.split import EvaluatedSet, Split, data_digest, duplicates
 from lora_trainer.data.tokens import RowTokenizer
 from lora_trainer.data.unused import merged
 from lora_trainer.prepared import read_batches
@@ -103,6 +103,13 @@ class SetReport(WireModel):
     """The first rows used, as the model sees them; tokens that count in the loss are in \u27e6 \u27e7."""
 
 
+class NamedSetReport(SetReport):
+    """One of evaluation.datasets."""
+
+    name: str
+    """Its name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """The rows of a run, read, tokenised and split."""
@@ -112,6 +119,8 @@ class Data:
     sources: Sequence[OpenSource]
     evaluation_sources: Sequence[OpenSource]
     """Sources of a separate evaluation set; none where rows were held out."""
+    set_sources: Mapping[str, Sequence[OpenSource]]
+    """Sources of evaluation.datasets by their names."""
 
 
 class DataReport(WireModel):
@@ -121,10 +130,15 @@ class DataReport(WireModel):
     """The dataset."""
     evaluation: SetReport | None = None
     """The evaluation set, where the run names one."""
+    evaluation_sets: tuple[NamedSetReport, ...] = ()
+    """The further sets that the run names."""
     held_out: int = 0
     """Rows of the dataset, or of the evaluation set, that are evaluated on."""
     leaked_prompts: int = 0
     """Rows trained on that ask what a row evaluated on asks too."""
+    system_message: str | None = None
+    """The system message of the dataset, where all its usable rows have the same: evaluation.prompts are asked with it
+    too, unless evaluation.systemPrompt names another."""
 
 
 def set_report(rows: RowSet, *, times: Sequence[int], sources: Sequence[OpenSource]) -> SetReport:
@@ -148,6 +162,11 @@ def set_report(rows: RowSet, *, times: Sequence[int], sources: Sequence[OpenSour
     )
 
 
+def _named_report(evaluated: EvaluatedSet, *, sources: Sequence[OpenSource]) -> NamedSetReport:
+    report = set_report(evaluated.rows, times=evaluated.evaluated_on, sources=sources)
+    return NamedSetReport(name=evaluated.name, **dict(report))
+
+
 def failed_report(rows: RowSet, *, sources: Sequence[OpenSource]) -> DataReport:
     """The report of a set that cannot be used."""
     return DataReport(train=set_report(rows, times=[1] * len(rows.digests), sources=sources))
@@ -159,8 +178,10 @@ def data_report(data: Data) -> DataReport:
     return DataReport(
         train=set_report(split.train, times=split.trained_on, sources=data.sources),
         evaluation=set_report(split.evaluation, times=split.evaluated_on, sources=own) if own else None,
+        evaluation_sets=tuple(_named_report(each, sources=data.set_sources[each.name]) for each in split.sets),
         held_out=sum(split.evaluation.row_times(split.evaluated_on)),
         leaked_prompts=_leaked_prompts(split),
+        system_message=split.train.system.text,
     )
 
 
@@ -185,6 +206,7 @@ def dataset_figures(report: DataReport, split: Split, *, uri: str, samples: int)
         digest=data_digest(
             chain.from_iterable(map(repeat, split.train.digests, split.trained_on)),
             compress(split.evaluation.digests, split.evaluated_on),
+            *(compress(each.rows.digests, each.evaluated_on) for each in split.sets),
         ),
         histogram=train.histogram,
         samples=clip_samples(train.samples[:samples], MAX_SAMPLE),
@@ -216,7 +238,12 @@ def _samples(rows: RowSet, times: Sequence[int]) -> tuple[str, ...]:
 
 
 def _leaked_prompts(split: Split) -> int:
-    evaluated = set(compress(split.evaluation.prompts, split.evaluated_on))
+    sets = ((each.rows, each.evaluated_on) for each in split.sets)
+    evaluated = {
+        prompt
+        for rows, evaluated_on in ((split.evaluation, split.evaluated_on), *sets)
+        for prompt in compress(rows.prompts, evaluated_on)
+    }
     leaked = [
         count > 0 and prompt in evaluated for prompt, count in zip(split.train.prompts, split.trained_on, strict=True)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, assert_never
@@ -107,6 +107,8 @@ class Draft:
     """Whether it is plain text, to which begin and end tokens are added. Chat templates write them themselves."""
     prompt: str
     completion: str
+    system: str | None = field(default=None, compare=False)
+    """The system message that a chat begins with; what is trained of it is in the text."""
 
 
 class RowTokenizer:
@@ -309,6 +311,7 @@ def _chat_draft(template: ChatTemplate, row: Conversation, train_on: TrainOn) ->
         plain=False,
         prompt=questions[-1] if questions else "",
         completion=row.turns[last].content,
+        system=row.system,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field
 
-from lora_trainer.contract.outcome import Evaluation
+from lora_trainer.contract.outcome import Evaluation, SetFigures
 from lora_trainer.contract.wire import WireModel
 from lora_trainer.prepared import Prompt
 
@@ -31,6 +31,8 @@ class Sample(WireModel):
 class PromptAnswers(WireModel):
     """One of the user's own prompts with two answers."""
 
+    system: str | None = None
+    """The system message that it was asked with."""
     prompt: str
     base: str
     adapter: str
@@ -49,6 +51,14 @@ class EvaluationFile(WireModel):
     """Nats per scored token of the first held-out rows (DPO: of their chosen answers), for verification."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=16)] = ()
     prompts: Annotated[tuple[PromptAnswers, ...], Field(max_length=16)] = ()
+
+    def of_set(self, name: str) -> SetFigures:
+        """The figures as those of a further set."""
+        return SetFigures(name=name, **self.figures.model_dump(exclude={"sets"}))
+
+    def with_sets(self, sets: tuple[SetFigures, ...]) -> EvaluationFile:
+        """The same with the figures of the further sets."""
+        return self.model_copy(update={"figures": self.figures.model_copy(update={"sets": sets})})
 
 
 @contextmanager
@@ -79,6 +89,6 @@ def base_and_tuned(model: PeftModel, observe: Callable[[], T], *, dtype: str) ->
 def side_by_side(prompts: Sequence[Prompt], *, base: Sequence[str], tuned: Sequence[str]) -> tuple[PromptAnswers, ...]:
     """The user's own prompts with both answers."""
     return tuple(
-        PromptAnswers(prompt=prompt.text, base=before, adapter=after)
+        PromptAnswers(system=prompt.system, prompt=prompt.text, base=before, adapter=after)
         for prompt, before, after in zip(prompts, base, tuned, strict=True)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
@@ -19,6 +18,9 @@ def failures(gates: Iterable[GateSpec], figures: Evaluation) -> tuple[str, ...]:
 
 def _missed(gate: GateSpec, figures: Evaluation) -> Iterator[str]:
     what, figure = _figure(gate.metric, figures)
+    if figure is None:
+        yield f"{what} was not measured"
+        return
     # Written so that a figure that is not a number fails.
     if gate.maximum is not None and not figure <= gate.maximum:
         yield f"{what} {figure:.4f} is above max {gate.maximum:g}"
@@ -26,26 +28,27 @@ def _missed(gate: GateSpec, figures: Evaluation) -> Iterator[str]:
         yield f"{what} {figure:.4f} is below min {gate.minimum:g}"
 
 
-def _figure(metric: GateMetric, figures: Evaluation) -> tuple[str, float]:
-    """Name and value of a figure; not a number where it was not measured."""
+def _figure(metric: GateMetric, figures: Evaluation) -> tuple[str, float | None]:
+    """Name and value of a figure; None where it was not measured."""
     match metric:
         case GateMetric.LOSS:
-            return "held-out loss", _number(figures.loss)
+            return "held-out loss", figures.loss
         case GateMetric.IMPROVEMENT:
-            base = _number(figures.base_loss)
-            return "improvement of the held-out loss", 1 - _number(figures.loss) / base if base else 0.0
+            return "improvement of the held-out loss", _improvement(figures)
         case GateMetric.TOKEN_ACCURACY:
-            return "token accuracy", _number(figures.token_accuracy)
+            return "token accuracy", figures.token_accuracy
         case GateMetric.EXACT_MATCH:
-            return "exact match", _number(figures.exact_match)
+            return "exact match", figures.exact_match
         case GateMetric.REWARD:
-            return "mean reward", _number(figures.reward)
+            return "mean reward", figures.reward
         case _:
             assert_never(metric)
 
 
-def _number(figure: float | None) -> float:
-    return math.nan if figure is None else figure
+def _improvement(figures: Evaluation) -> float | None:
+    if figures.loss is None or figures.base_loss is None:
+        return None
+    return 1 - figures.loss / figures.base_loss if figures.base_loss else 0.0
 
 
 def gate_failed(missed: tuple[str, ...], artifact: Artifact, result: PrepareResult | TrainResult) -> TrainerError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lora_trainer.contract.outcome import Evaluation
 from lora_trainer.contract.spec.evaluation import EvaluationSpec
 from lora_trainer.data.questions import answer_to
-from lora_trainer.evaluation.answers import answer
+from lora_trainer.evaluation.answers import answer, answer_ids, as_text, written
 from lora_trainer.evaluation.comparison import EvaluationFile, Sample, base_and_tuned, side_by_side
 from lora_trainer.prepared import Prompt, first_rows
 from lora_trainer.rewards.panel import Panel
@@ -38,8 +39,9 @@ class Judged:
     """What one model, base or adapter, answered."""
 
     answers: list[str]
-    reward: float
-    """Mean over all answers."""
+    """The first ones, for people."""
+    reward: float | None
+    """Mean over all answers to which a reward applies; None where there is none."""
     prompts: list[str]
     """Answers to the user's own prompts."""
 
@@ -64,15 +66,14 @@ def evaluate_rewards(
 
     def judged() -> Judged:
         asked = [row.prompt_ids for row in held_out]
-        texts = answer(model, tokenizer, asked, max_tokens=[longest] * len(asked))
-        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        answered = answer_ids(model, tokenizer, asked, max_tokens=[longest] * len(asked))
         given = [
-            # The end token counts, as it does in training.
-            answer_to(row.row, text=text, tokens=min(longest, length + 1))
-            for row, text, length in zip(held_out, texts, lengths, strict=True)
+            answer_to(row.row, text=written(tokenizer, ids), ids=ids)
+            for row, ids in zip(held_out, answered, strict=True)
         ]
         own = answer(model, tokenizer, [prompt.input_ids for prompt in prompts], max_tokens=[longest] * len(prompts))
-        return Judged(answers=texts, reward=sum(panel.rewards(given)) / len(given), prompts=own)
+        shown = [as_text(tokenizer, ids) for ids in answered[: spec.samples]]
+        return Judged(answers=shown, reward=mean_reward(panel.rewards(given)), prompts=own)
 
     base, tuned = base_and_tuned(model, judged, dtype=dtype)
     return EvaluationFile(
@@ -81,7 +82,13 @@ def evaluate_rewards(
         dtype=dtype,
         samples=tuple(
             Sample(prompt=row.question, base=before, adapter=after)
-            for row, before, after in zip(held_out[: spec.samples], base.answers, tuned.answers, strict=False)
+            for row, before, after in zip(held_out[: spec.samples], base.answers, tuned.answers, strict=True)
         ),
         prompts=side_by_side(prompts, base=base.prompts, tuned=tuned.prompts),
     )
+
+
+def mean_reward(rewards: Sequence[float | None]) -> float | None:
+    """The mean of the rewards that there are, as TRL takes it; None where there is none."""
+    given = [reward for reward in rewards if reward is not None]
+    return fmean(given) if given else None

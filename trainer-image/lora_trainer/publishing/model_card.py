@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from lora_trainer.contract.layout import EVALUATION, LOSS_CURVE, RUN_SHAPE, TRAINING_LOG
-from lora_trainer.contract.outcome import DatasetFigures, Evaluation, PrepareResult
+from lora_trainer.contract.outcome import DatasetFigures, Evaluation, Figures, PrepareResult
 from lora_trainer.contract.run import RunFile
 from lora_trainer.contract.spec.training import Method
 from lora_trainer.evaluation.comparison import EvaluationFile
@@ -33,8 +33,9 @@ def model_card(
             "",
             _data(run, data),
             "",
-            *_figures(evaluation.figures),
+            *_figures(evaluation.figures, of="held-out rows"),
             "",
+            *_sets(evaluation.figures),
             f"![Loss by step]({LOSS_CURVE})",
             "",
             *_samples(evaluation),
@@ -70,7 +71,11 @@ def _header(run: RunFile) -> list[str]:
     return ["---", *lines, *([f"base_model: {run.model.address}"] if hub else []), "---"]
 
 
-def _figures(figures: Evaluation) -> list[str]:
+def _sets(figures: Evaluation) -> list[str]:
+    return [line for each in figures.sets or () for line in (*_figures(each, of=f"rows of {each.name}"), "")]
+
+
+def _figures(figures: Figures, *, of: str) -> list[str]:
     rows = [
         ("loss per token", figures.base_loss, figures.loss),
         ("token accuracy", figures.base_token_accuracy, figures.token_accuracy),
@@ -84,24 +89,26 @@ def _figures(figures: Evaluation) -> list[str]:
         "reward margin": figures.reward_margin,
     }
     table += [f"| {name} | | {value:.4f} |" for name, value in preferred.items() if value is not None]
-    return [f"| {figures.rows} held-out rows | base | adapter |", "|---|---|---|", *table]
+    return [f"| {figures.rows} {of} | base | adapter |", "|---|---|---|", *table]
 
 
 def _samples(evaluation: EvaluationFile) -> list[str]:
     lines = [
         line
         for sample in evaluation.samples[:SHOWN_SAMPLES]
-        for line in _sample(sample.prompt, reference=sample.reference, base=sample.base, adapter=sample.adapter)
+        for line in _sample(prompt=sample.prompt, reference=sample.reference, base=sample.base, adapter=sample.adapter)
     ]
     lines += [
-        line for asked in evaluation.prompts for line in _sample(asked.prompt, base=asked.base, adapter=asked.adapter)
+        line
+        for asked in evaluation.prompts
+        for line in _sample(system=asked.system, prompt=asked.prompt, base=asked.base, adapter=asked.adapter)
     ]
     return ["## Samples", *lines] if lines else []
 
 
-def _sample(prompt: str, **answers: str | None) -> list[str]:
-    parts = {"prompt": prompt} | {name: text for name, text in answers.items() if text is not None}
-    return [line for name, text in parts.items() for line in (f"{name}:", *_fenced(text), "")] + ["---", ""]
+def _sample(**said: str | None) -> list[str]:
+    parts = ((name, text) for name, text in said.items() if text is not None)
+    return [line for name, text in parts for line in (f"{name}:", *_fenced(text), "")] + ["---", ""]
 
 
 def _fenced(text: str) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -29,8 +29,8 @@ class Answer:
     """One answer that is to be judged."""
 
     text: str
-    tokens: int
-    """Its length in tokens, the end token included."""
+    ids: Sequence[int]
+    """Its token ids, the end token included, without padding."""
     prompt: Any
     """What was asked: messages or a text, as in the dataset."""
     columns: Mapping[str, Any]
@@ -81,4 +81,4 @@ def json_schema(answer: Answer, spec: JsonSchemaReward) -> float:
 
 def length(answer: Answer, spec: LengthReward) -> float:
     """1 at the target, 0 at no token and at twice the target."""
-    return max(0.0, 1 - abs(answer.tokens - spec.target) / spec.target)
+    return max(0.0, 1 - abs(len(answer.ids) - spec.target) / spec.target)

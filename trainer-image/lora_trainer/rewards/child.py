@@ -4,6 +4,7 @@ Confines itself, loads the function, says whether that worked, then answers one 
 input ends. What the function prints goes to the log (standard error). The function may write into the folder.
 """
 
+import inspect
 import json
 import os
 import runpy
@@ -13,6 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 MAX_WORDS = 200
+OPTIONAL = "completion_ids"
+"""The argument that a function need not take. TRL gives it to all; functions that name their arguments and not this one
+worked here before it was given."""
 
 
 def main(source: str, name: str, folder: str) -> None:
@@ -31,9 +35,13 @@ def main(source: str, name: str, folder: str) -> None:
         reply(failure(error, source))
         return
     reply({"confined": confined})
+    takes_all = takes(function, OPTIONAL)
     for line in sys.stdin:
         try:
-            reply({"rewards": numbers(function(**json.loads(line)))})
+            arguments = json.loads(line)
+            if not takes_all:
+                del arguments[OPTIONAL]
+            reply({"rewards": numbers(function(**arguments))})
         except BaseException as error:  # as above
             reply(failure(error, source))
 
@@ -55,6 +63,15 @@ def load(source: str, name: str) -> Callable:
         defined = [key for key, value in module.items() if callable(value) and not key.startswith("_")]
         raise LookupError(f"it defines no function {name} (found {', '.join(defined) or 'none'})")
     return function
+
+
+def takes(function: Callable, name: str) -> bool:
+    """Whether a function can be called with the keyword argument `name`; what does not tell its parameters can."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def numbers(returned: object) -> list:

@@ -20,7 +20,7 @@ from lora_trainer.rewards import builtin
 from lora_trainer.rewards.builtin import Answer
 from lora_trainer.rewards.user_function import UserFunction
 
-Judgement = Callable[[Sequence[Answer]], list[float]]
+Judgement = Callable[[Sequence[Answer]], Sequence[float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class Judge:
     """For the log."""
     weight: float
     judge: Judgement
-    """One number per answer, without the weight. Raises TrainerError RewardFailed."""
+    """One number per answer, without the weight; None where the reward does not apply. Raises TrainerError
+    RewardFailed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +42,21 @@ class Panel:
     judges: tuple[Judge, ...]
     functions: tuple[UserFunction, ...]
 
-    def rewards(self, answers: Sequence[Answer]) -> list[float]:
-        """The weighted sum of all rewards, answer by answer."""
-        judged = [[judge.weight * reward for reward in judge.judge(answers)] for judge in self.judges]
-        return [sum(rewards) for rewards in zip(*judged, strict=True)]
+    def rewards(self, answers: Sequence[Answer]) -> list[float | None]:
+        """The weighted sum of the rewards that apply, answer by answer, as TRL adds them up; None where none does."""
+        weights = [judge.weight for judge in self.judges]
+        judged = [judge.judge(answers) for judge in self.judges]
+        return [_total(rewards, weights) for rewards in zip(*judged, strict=True)]
 
     def load(self) -> None:
         """Load every function of the user's now. Raises TrainerError RewardFailed."""
         for function in self.functions:
             function.load()
+
+
+def _total(rewards: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    applying = [weight * reward for reward, weight in zip(rewards, weights, strict=True) if reward is not None]
+    return sum(applying) if applying else None
 
 
 def code_file(index: int) -> str:
@@ -91,7 +98,7 @@ def _builtin(spec: RewardSpec) -> Callable[[Answer], float]:
     return partial(builtin.length, spec=spec.length)
 
 
-def _ask(function: UserFunction, answers: Sequence[Answer]) -> list[float]:
+def _ask(function: UserFunction, answers: Sequence[Answer]) -> list[float | None]:
     """Call a user's function as TRL calls reward functions: a chat's completion is a list of messages."""
     names = {name for answer in answers for name in answer.columns}
     columns = {name: [answer.columns.get(name) for answer in answers] for name in names}
@@ -100,6 +107,7 @@ def _ask(function: UserFunction, answers: Sequence[Answer]) -> list[float]:
         **columns,
         prompts=[answer.prompt for answer in answers],
         completions=[_completion(answer) for answer in answers],
+        completion_ids=[list(answer.ids) for answer in answers],
     )
 
 

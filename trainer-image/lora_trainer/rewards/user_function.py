@@ -69,8 +69,9 @@ class UserFunction:
             if not self._answer(START_SECONDS, what="was not loaded")["confined"]:
                 log.warning("This node's kernel has no Landlock: the reward function can write into the pod's folders")
 
-    def __call__(self, *, count: int, **arguments: Any) -> list[float]:
-        """The rewards of `count` answers. `arguments` are what the function is called with; JSON must carry them."""
+    def __call__(self, *, count: int, **arguments: Any) -> list[float | None]:
+        """The rewards of `count` answers, None where the function has none to give. `arguments` are what the function
+        is called with; JSON must carry them."""
         self.load()
         assert self._process
         assert self._process.stdin
@@ -126,13 +127,13 @@ class UserFunction:
             how, "Return one number per completion. Memory that the function uses counts towards the pod's limit."
         )
 
-    def _checked(self, rewards: Sequence[Any], count: int) -> list[float]:
+    def _checked(self, rewards: Sequence[Any], count: int) -> list[float | None]:
         if len(rewards) != count:
             self._fail(f"returned {len(rewards)} rewards for {count} completions")
         for index, reward in enumerate(rewards):
-            if not isinstance(reward, int | float) or not math.isfinite(reward):
-                self._fail(f"returned {reward!r:.60} instead of a number for completion {index}")
-        return [float(reward) for reward in rewards]
+            if reward is not None and not (isinstance(reward, int | float) and math.isfinite(reward)):
+                self._fail(f"returned {reward!r:.60} instead of a number or None for completion {index}")
+        return [None if reward is None else float(reward) for reward in rewards]
 
     def _fail(self, what: str, remedy: str | None = None, *, place: Mapping[str, Any] | None = None) -> NoReturn:
         reference = self._spec.config_map_ref

@@ -8,8 +8,11 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_trainer.contract.spec.cel import rule, rules
+from lora_trainer.contract.spec.names import LABEL
 from lora_trainer.contract.spec.places import DataPlace
 from lora_trainer.contract.wire import WireModel
+
+MAX_SETS = 8
 
 
 class GateMetric(StrEnum):
@@ -77,17 +80,45 @@ class EvaluationSettings(WireModel):
     """Number of held-out prompts that base and adapter answer; evaluation.json has the answers."""
 
 
+class EvaluationSetSpec(DataPlace):
+    """A further set of rows to evaluate on."""
+
+    name: Annotated[str, Field(min_length=1, max_length=32, pattern=rf"^{LABEL}$")]
+    """Name of its figures."""
+    max_rows: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Maximum number of its rows evaluated. Unset: evaluation.maxRows."""
+
+
+def _names_differ(sets: tuple[EvaluationSetSpec, ...]) -> tuple[EvaluationSetSpec, ...]:
+    if len({each.name for each in sets}) < len(sets):
+        raise ValueError("two sets have the same name")
+    return sets
+
+
 class EvaluationSpec(EvaluationSettings):
     """How base and adapter are compared on rows that were not trained on."""
 
     dataset: DataPlace | None = None
     """Rows to evaluate on, in the format of the dataset. Unset: rows held out of the dataset."""
+    datasets: Annotated[
+        tuple[EvaluationSetSpec, ...],
+        Field(
+            max_length=MAX_SETS,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+        AfterValidator(_names_differ),
+    ] = ()
+    """Further sets of rows in the format of the dataset, each with figures of its own. No row of theirs is trained on.
+    Gates, samples and evaluations during training are for evaluation.dataset, or the rows held out, alone."""
     prompts: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=8192)], ...],
         Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Your own prompts, rendered like the rows of the dataset and answered by base and adapter. The answers are
     published in evaluation.json and in the model card."""
+    system_prompt: Annotated[str, Field(max_length=8192)] | None = None
+    """System message that leads each of evaluation.prompts; empty for none. Unset: that of the rows of the dataset,
+    where all of them have the same."""
     exact_match: ExactMatchSpec | None = None
     """Compare generated answers with their references. Unset: no answers are generated for this."""
     gates: Annotated[
@@ -101,3 +132,7 @@ class EvaluationSpec(EvaluationSettings):
     """Gates that the adapter must all pass to be published. An adapter that fails one is kept, complete and verified,
     in <output.uri>/rejected/<run digest>/, and the run ends as QualityGateFailed. Another run with gates that it passes
     publishes it without training again. Unset: every adapter is published."""
+
+    def of_set(self, named: EvaluationSetSpec) -> EvaluationSpec:
+        """How base and adapter are compared on a further set."""
+        return self.model_copy(update={"max_rows": named.max_rows or self.max_rows, "samples": 0})

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-SUBDOMAIN = rf"{_LABEL}([.]{_LABEL})*"
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+SUBDOMAIN = rf"{LABEL}([.]{LABEL})*"
 KEY = r"\.?[-_A-Za-z0-9][-._A-Za-z0-9]*"
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=rf"^{SUBDOMAIN}$")]

@@ -54,8 +54,9 @@ class LengthReward(WireModel):
 
 
 class PythonReward(WireModel):
-    """Your own function, called as TRL calls reward functions: with the keyword arguments prompts, completions and
-    every column of the dataset, all lists of the same length. It returns one number per completion.
+    """Your own function, called as TRL calls reward functions: with the keyword arguments prompts, completions,
+    completion_ids and every column of the dataset, all lists of the same length. It returns one number per completion,
+    or None for one that it does not apply to.
 
     It runs in its own process, without credentials, and may write into TMPDIR alone. The code is fixed when the run is
     prepared.
