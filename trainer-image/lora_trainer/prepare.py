@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lora_trainer.base_model.checks import check_targets, check_vocabulary
+from lora_trainer.base_model.checks import check_length, check_targets, check_vocabulary
 from lora_trainer.base_model.resolve import BaseModel, keep_model, resolve_model
 from lora_trainer.contract.credentials import SIGNING_KEY_VARIABLE
 from lora_trainer.contract.exits import ExitClass, ExitCode, exit_class
@@ -108,7 +108,9 @@ class Examined:
 
 def examine(run: RunFile, model: BaseModel, *, bucket: Bucket, work: Path, code_digest: str | None) -> Examined:
     """Tokenise the rows for this model, size the run, and digest it. Raises TrainerError."""
+    shape = model_shape(model.config)
     check_targets(run.lora, model.shapes)
+    check_length(run.model, positions=shape.positions)
     require_mergeable(run, model.config)
     log.info("Model resolved", extra={"fields": model.figures.wire()})
     data = read_data(run, bucket=bucket, model_folder=model.folder, work=work)
@@ -120,7 +122,7 @@ def examine(run: RunFile, model: BaseModel, *, bucket: Bucket, work: Path, code_
 
     drawn = zip(split.train.lengths, split.trained_on, strict=True)
     size = DataSize(lengths=[length for length, times in drawn for _ in range(times)], tokens=figures.tokens)
-    estimate, chosen = size_run(run, model_shape(model.config), size)
+    estimate, chosen = size_run(run, shape, size)
     if report.train.one_by_one:
         chosen = chosen.model_copy(update={"reasons": (*chosen.reasons, report.train.one_by_one.sentence())})
     run = run.quantized(chosen.quantization)

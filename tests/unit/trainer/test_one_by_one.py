@@ -22,7 +22,7 @@ from lora_trainer.data.encoders import answers_encoder
 from lora_trainer.data.report import BadRows, DropReason
 from lora_trainer.data.rows import Limits, OpenSource, RowSet, tokenise
 from lora_trainer.data.sources import Record
-from lora_trainer.data.split import Split, split_by_hash, split_by_set
+from lora_trainer.data.split import Split, evaluated_sets, split_by_hash, split_by_set
 from lora_trainer.data.summary import DataReport, set_report
 from lora_trainer.data.template_language import Template
 from lora_trainer.data.tokens import RowTokenizer, TokenRow
@@ -321,6 +321,31 @@ def test_samples_of_an_evaluation_set_are_not_trained_on(
     assert made.report.dropped[DropReason.IN_EVALUATION] == len(rows) - len(own)
     samples_of_others = {tuple(other[:length]) for other in others for length in range(1, len(other) + 1)}
     assert sum(split.evaluated_on) == len(samples_of_others), "each once"
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=2, max_size=8),
+    others=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=1, max_size=8),
+)
+def test_samples_of_a_further_set_are_neither_trained_on_nor_held_out(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]], others: list[list[int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    made, further = (tokenised([numbered(*row) for row in each], folder) for each in (rows, others))
+    run = run_file(evaluation={"datasets": [{"name": "more", "uri": "s3://team-a/more.jsonl"}], "maxRows": 256})
+    (more,) = evaluated_sets({"more": further}, run)
+    samples_of_others = {tuple(other[:length]) for other in others for length in range(1, len(other) + 1)}
+    assert sum(more.evaluated_on) == len(samples_of_others), "each once"
+    try:
+        split = split_by_hash(made, run, sets=[more])
+    except TrainerError:
+        own = [row for row in rows if tuple(row) not in samples_of_others]
+        repeats = (any(row == other[: len(row)] for other in (*own[:at], *own[at + 1 :])) for at, row in enumerate(own))
+        assert len(own) < 2 or all(repeats)
+        return
+    sides_are_apart(split)
+    used = [digest for digest, *on in zip(made.digests, split.trained_on, split.evaluated_on, strict=True) if any(on)]
+    assert not set(used) & set(further.digests)
 
 
 def sides_are_apart(split: Split) -> None:

@@ -79,6 +79,8 @@ CUT_AWAY = [{"prompt": "q" * 40 + str(number), "completion": "a"} for number in 
         (nothing, {"model": {"name": "s3://team-a/models/none"}}, ExitCode.ModelNotFound, "s3://team-a/models/none"),
         (nothing, {"model": {"name": "s3://team-a/data"}}, ExitCode.ModelUnsupported, "no config.json"),
         (model(config=CONFIG | {"hidden_size": None}), {}, ExitCode.ModelUnsupported, "no hidden_size"),
+        (model(config=CONFIG | {"max_position_embeddings": 256}), {}, ExitCode.ConfigInvalid,
+         "model.maxSeqLength is 512, but s3://team-a/models/smollm2 supports 256 positions"),
         (nothing, {"lora": {"targetModules": ["q_proj", "x_proj"]}}, ExitCode.ConfigInvalid, "names x_proj, which"),
         (larger_tokenizer, {}, ExitCode.ModelUnsupported, "has 306 tokens but its weights only 300"),
         (nothing, {"accelerator": {"kind": "GPU", "memoryGiB": 1}}, ExitCode.DoesNotFit, "the class offers 1 GiB"),

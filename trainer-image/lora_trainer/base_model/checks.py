@@ -62,6 +62,21 @@ def check_vocabulary(model: ModelSpec, shapes: Shapes, *, tokens: int) -> None:
         raise unsupported(model.address, what, "Upload the tokenizer that belongs to the weights")
 
 
+def check_length(model: ModelSpec, *, positions: int | None) -> None:
+    """Raise ConfigInvalid where rows may be longer than the model's `positions`.
+
+    Unsloth would stretch the rotary embedding without a word, and whoever serves the adapter would not.
+    """
+    if positions is not None and model.max_seq_length > positions:
+        raise TrainerError(
+            ExitCode.ConfigInvalid,
+            f"model.maxSeqLength is {model.max_seq_length}, but {model.address} supports {positions} positions"
+            " (max_position_embeddings in its config.json). An adapter for longer rows would not be served as it was"
+            " trained.",
+            f"Set model.maxSeqLength to at most {positions}, or choose a model for longer texts.",
+        )
+
+
 def architecture_of(config: Mapping[str, Any]) -> str:
     """The architecture that config.json names first, or none."""
     return next(iter(config.get("architectures") or ()), "none")
