@@ -171,6 +171,19 @@ def test_dropout_is_no_influence(rows: Path) -> None:
     assert torch.isfinite(model(**packed()).loss)
 
 
+def test_rows_whose_loss_the_trainer_computes_are_compared_by_their_tokens(llama: PreTrainedModel, rows: Path) -> None:
+    batch = padded()
+    del batch["labels"]
+    check_first_batch(llama, rows, method=Method.SFT)
+    assert torch.isfinite(llama(**batch).logits).all()
+    assert (
+        "1 of its 4 rows"
+        in refused(
+            llama, {**batch, "input_ids": batch["input_ids"].masked_fill(batch["input_ids"] == 105, 104)}, rows
+        ).message
+    )
+
+
 def test_pairs_are_compared_with_prompt_and_answer(llama: PreTrainedModel, tmp_path: Path) -> None:
     schema = SCHEMAS[Method.DPO].trained
     pairs = [{"prompt_ids": row[:PROMPT], "chosen_ids": row[PROMPT:], "rejected_ids": row[:0:-1]} for row in ROWS]

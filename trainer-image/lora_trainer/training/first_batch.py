@@ -46,8 +46,8 @@ class FedRow:
     """Index of its first token in the sequence."""
     ids: np.ndarray
     """Token ids, int32."""
-    trained: np.ndarray
-    """1 for each token that counts in the loss, int8."""
+    trained: np.ndarray | None
+    """1 for each token that counts in the loss, int8; None where the model is not told."""
 
     @property
     def places(self) -> tuple[int, slice]:
@@ -93,18 +93,22 @@ class _FirstBatch:
 
 
 def fed_rows(kwargs: Kwargs) -> list[FedRow]:
-    """The rows in the arguments of a forward pass: input_ids and labels (sequences, tokens), and what tells the rows
-    apart. Raises InternalError where a label is another token than its input."""
-    ids, labels = (_numpy(kwargs[name]).astype(np.int32) for name in ("input_ids", "labels"))
-    trained = labels != NO_LABEL
-    if not (labels == ids)[trained].all():
-        raise _otherwise("a label is another token than the one that it stands for")
+    """The rows in the arguments of a forward pass: input_ids and, unless the trainer computes the loss itself, labels
+    (sequences, tokens), and what tells the rows apart. Raises InternalError where a label is another token than its
+    input."""
+    ids = _numpy(kwargs["input_ids"]).astype(np.int32)
+    trained = None
+    if (labels := kwargs.get("labels")) is not None:
+        labels = _numpy(labels)
+        trained = labels != NO_LABEL
+        if not (labels == ids)[trained].all():
+            raise _otherwise("a label is another token than the one that it stands for")
     return [
         FedRow(
             sequence=sequence,
             start=start,
             ids=ids[sequence, start:end],
-            trained=trained[sequence, start:end].astype(np.int8),
+            trained=None if trained is None else trained[sequence, start:end].astype(np.int8),
         )
         for sequence, start, end in _borders(kwargs, sequences=len(ids), tokens=ids.shape[1])
     ]
@@ -133,18 +137,18 @@ def by_place(fed: list[FedRow]) -> tuple[list[FedRow], list[FedRow]]:
 def require_prepared(fed: list[FedRow], path: Path, *, method: Method) -> None:
     """Raise InternalError where a row is not among those in `path`, or trains other tokens."""
     wanted = {_key(row.ids, row.trained) for row in fed}
-    lengths = {len(row.ids) for row in fed}
+    lengths, told = {len(row.ids) for row in fed}, fed[0].trained is not None
     for ids, trained in _prepared_rows(path, method=method):
         if len(ids) in lengths:
-            wanted.discard(_key(ids, trained))
+            wanted.discard(_key(ids, trained if told else None))
             if not wanted:
                 return
     raise _otherwise(f"{len(wanted)} of its {len(fed)} rows have tokens, or trained tokens, that were not prepared")
 
 
-def _key(ids: np.ndarray, trained: np.ndarray) -> bytes:
+def _key(ids: np.ndarray, trained: np.ndarray | None) -> bytes:
     """The row as one value. Its first token is never predicted."""
-    return ids.tobytes() + trained[1:].tobytes()
+    return ids.tobytes() + (b"" if trained is None else trained[1:].tobytes())
 
 
 def _prepared_rows(path: Path, *, method: Method) -> Iterator[tuple[np.ndarray, np.ndarray]]:
