@@ -56,8 +56,9 @@ def _untrue(attempt: Obj, script: Script, truth: Truth, uid: str) -> list[str]:
         return []
     if reason == script.expected == "DeadlineExceeded":
         return []
-    if "Succeeded" in befell and "PodLost" in befell:
-        # Work that was done is not lost with its pod, and costs no retry.
+    if "PodLost" in befell and befell & {"Succeeded", "OutcomeMissing"}:
+        # Work that was done is not lost with its pod, and costs no retry. What a pod that exited with 0 said, if
+        # anything, is gone with it.
         befell = befell - {"PodLost"} | {"ResultLost"}
     if reason in befell or (reason is None and attempt["stage"] == Stage.TRAIN and "Succeeded" not in befell):
         return []

@@ -234,7 +234,7 @@ class Trainers:
             return
         if work.index > 0 and work.end.code == 0:
             work.over = work.done = True
-            self.kubelet.terminate(work.pod, exit_code=0, message=SHARE_TAKEN, others_run=work.beside)
+            self.kubelet.terminate(work.pod, exit_code=0, message=SHARE_TAKEN, others_run=self._others_run(work))
             return
         uid, stage, _ = attempt_of(work.pod)
         step = work.step(loop.time())
@@ -255,9 +255,13 @@ class Trainers:
         if work.end.stuck:
             self.truth.natural[uid, stage].append(NO_PROGRESS)
         self.truth.ends[attempt_of(work.pod)].add(reason)
-        pod = self.there(work.pod)
-        others_run = work.beside and pod is not None and "deletionTimestamp" not in pod["metadata"]
+        others_run = self._others_run(work)
         self.kubelet.terminate(work.pod, exit_code=code, message=text, reason=kubelet_reason, others_run=others_run)
+
+    def _others_run(self, work: Work) -> bool:
+        """Whether a sidecar runs on after the trainer. Of a pod that is deleted all containers are asked to stop."""
+        pod = self.there(work.pod)
+        return work.beside and pod is not None and "deletionTimestamp" not in pod["metadata"]
 
     def _sigterm(self, pod: Obj) -> Termination | None:
         work = self.working.get(pod["metadata"]["name"])

@@ -57,6 +57,22 @@ def test_a_right_ending(script: Script, reason: str, ends: Any) -> None:
     assert verdict(script, reason, *ends) == []
 
 
+@pytest.mark.parametrize("end", ["Succeeded", "OutcomeMissing"])
+@pytest.mark.parametrize(("told", "objections"), [("ResultLost", 0), ("PodLost", 1)])
+def test_what_a_pod_that_exited_with_0_said_is_lost_with_it(end: str, told: str, objections: int) -> None:
+    truth = Truth()
+    truth.disturbed.add(UID)
+    befell = {("prepare", 1): {"Succeeded"}, ("train", 1): {end, "PodLost"}, ("train", 2): {"Succeeded"}}
+    truth.ends.update({(UID, *attempt): ends for attempt, ends in befell.items()})
+    reasons = ("Succeeded", told, "Succeeded")
+    attempts = [
+        {"stage": stage, "number": number, "reason": reason, "exitCode": 0}
+        for (stage, number), reason in zip(befell, reasons, strict=True)
+    ]
+    status = {"conditions": [{"type": "Ready", "reason": "AdapterPublished"}], "attempts": attempts}
+    assert len(judge({"metadata": {"uid": UID}, "spec": {}, "status": status}, PLAIN, truth)) == objections
+
+
 def test_people_who_delete_jobs_use_up_the_retries() -> None:
     ends = (PREPARED, JOB_DELETED, JOB_DELETED)
     assert verdict(PLAIN, "JobDeleted", *ends, disturbed=True) == []
