@@ -208,6 +208,13 @@ def test_what_fails_is_named_by_file_line_and_function(code: str, said: str, tmp
     assert failed.value.remedy
 
 
+def test_what_it_printed_before_it_failed_is_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "def reward(**_):\n    for number in range(5000):\n        print('line', number)\n    raise ValueError\n"
+    with pytest.raises(TrainerError, match="ValueError"):
+        run_code(code, [answer("a")], tmp_path)
+    assert re.findall(r"^line (\d+)$", capfd.readouterr().err, re.MULTILINE) == [*map(str, range(5000))]
+
+
 def test_a_call_that_takes_too_long_is_ended(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code = "import os, time\ndef reward(**_):\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
     began = time.monotonic()

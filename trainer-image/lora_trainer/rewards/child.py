@@ -23,6 +23,7 @@ def main(source: str, name: str, folder: str) -> None:
     """Serve calls until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", buffering=1, closefd=False)  # it may be killed at any time
 
     def reply(message: Mapping[str, object]) -> None:
         replies.write(json.dumps(message) + "\n")

@@ -48,6 +48,8 @@ class UserFunction:
         self._source = source
         self._field = field
         self._process: subprocess.Popen[bytes] | None = None
+        self._log: threading.Thread | None = None
+        """Passes on what the function prints."""
         self._folder: Path | None = None
         """The only folder that the process may write into."""
 
@@ -65,7 +67,8 @@ class UserFunction:
                 env=environment | {"HOME": str(self._folder), "TMPDIR": str(self._folder)},
                 start_new_session=True,
             )
-            threading.Thread(target=_pass_on, args=(self._process.stderr,), name="reward-log", daemon=True).start()
+            self._log = threading.Thread(target=_pass_on, args=(self._process.stderr,), name="reward-log", daemon=True)
+            self._log.start()
             if not self._answer(START_SECONDS, what="was not loaded")["confined"]:
                 log.warning("This node's kernel has no Landlock: the reward function can write into the pod's folders")
 
@@ -94,6 +97,9 @@ class UserFunction:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(KILL_SECONDS)
+        if self._log:
+            # What the function printed last says why it failed. A process that has left its session may keep the pipe.
+            self._log.join(KILL_SECONDS)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
