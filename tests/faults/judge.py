@@ -1,4 +1,4 @@
-"""Whether a run ended as it had to, given what truly befell its attempts. Pure.
+"""Whether a run ended as it had to, given what truly happened to its attempts. Pure.
 
 The rules of retrying are stated here a second time, from docs/concepts/life-of-a-run.md, not from the operator's code.
 """
@@ -49,20 +49,20 @@ def judge(run: Obj, script: Script, truth: Truth) -> list[str]:
 
 
 def _untrue(attempt: Obj, script: Script, truth: Truth, uid: str) -> list[str]:
-    """An attempt must be closed, with something that truly befell it."""
-    befell = truth.ends.get((uid, attempt["stage"], attempt["number"]), set())
+    """An attempt must be closed, with something that truly happened to it."""
+    happened = truth.ends.get((uid, attempt["stage"], attempt["number"]), set())
     reason = attempt.get("reason")
     if reason == "SuspendedByUser" and uid in truth.suspended:
         return []
     if reason == script.expected == "DeadlineExceeded":
         return []
-    if "PodLost" in befell and befell & {"Succeeded", "OutcomeMissing"}:
+    if "PodLost" in happened and happened & {"Succeeded", "OutcomeMissing"}:
         # Work that was done is not lost with its pod, and costs no retry. What a pod that exited with 0 said, if
         # anything, is gone with it.
-        befell = befell - {"PodLost"} | {"ResultLost"}
-    if reason in befell or (reason is None and attempt["stage"] == Stage.TRAIN and "Succeeded" not in befell):
+        happened = happened - {"PodLost"} | {"ResultLost"}
+    if reason in happened or (reason is None and attempt["stage"] == Stage.TRAIN and "Succeeded" not in happened):
         return []
-    return [f"{attempt['stage']} attempt {attempt['number']} says {reason}, but {sorted(befell)} befell it"]
+    return [f"{attempt['stage']} attempt {attempt['number']} says {reason}, but {sorted(happened)} happened to it"]
 
 
 def _not_once(stage: Stage, attempts: list[Obj], truth: Truth, uid: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What becomes of each run: how its pods would end, what its user does, and how it must end for that.
 
 `expected` holds however much the operators and the API server are disturbed. Where people and nodes disturb the run's
-own children, `judge` decides from what befell them.
+own children, `judge` decides from what happened to them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every pod of the simulated cluster: it is scheduled, starts, works as its run's script says, and ends.
 
-What truly befell each attempt is kept: status is held against it at the end.
+What truly happened to each attempt is kept: status is held against it at the end.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Work:
 
 @dataclass
 class Truth:
-    """What befell the attempts of all runs."""
+    """What happened to the attempts of all runs."""
 
     ends: defaultdict[AttemptKey, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Reasons that the record of an attempt may rightly give."""

@@ -44,9 +44,9 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with groups of few tests: they train for minutes, and the worker that has the last group works alone."""
-    stray = {item.path.name for item in items if TRAINED in item.fixturenames} - OF_TRAINED  # pyright: ignore - pytest.Item lacks it
-    if stray:
-        raise pytest.UsageError(f"Tests of {', '.join(sorted(stray))} use `{TRAINED}`: add them to OF_TRAINED.")
+    unlisted = {item.path.name for item in items if TRAINED in item.fixturenames} - OF_TRAINED  # pyright: ignore - pytest.Item lacks it
+    if unlisted:
+        raise pytest.UsageError(f"Tests of {', '.join(sorted(unlisted))} use `{TRAINED}`: add them to OF_TRAINED.")
     groups = {item: group_of(item.path.name) for item in items}
     tests = Counter(groups.values())
     items.sort(key=lambda item: (groups[item] != TRAINED, tests[groups[item]], groups[item]))

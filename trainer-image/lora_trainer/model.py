@@ -32,7 +32,6 @@ CHECKPOINTING: Mapping[GradientCheckpointing, str | bool] = {
     GradientCheckpointing.DISABLED: False,
 }
 """Values of Unsloth's own argument."""
-"""Gradient checkpointing as Unsloth writes it."""
 
 
 def require_accelerator(kind: AcceleratorKind, *, count: int) -> None:

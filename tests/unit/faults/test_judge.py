@@ -29,16 +29,16 @@ def verdict(
     disturbed: bool = False,
     retry_limit: int = 1,
 ) -> list[str]:
-    """What the judge says of a run with these attempts; `happened` is what truly befell them."""
+    """What the judge says of a run with these attempts; `happened` is what truly happened to them."""
     truth, attempts, numbers = Truth(), [], {"prepare": 0, "train": 0}
     for stage, told, code in ends:
         numbers[stage] += 1
         attempts.append({"stage": stage, "number": numbers[stage], "reason": told, "exitCode": code or 1})
     numbers = {"prepare": 0, "train": 0}
-    for stage, befell, _ in happened if happened is not None else ends:
+    for stage, end, _ in happened if happened is not None else ends:
         numbers[stage] += 1
-        truth.ends[UID, stage, numbers[stage]].add(befell or "")
-        truth.natural[UID, stage].append(befell or "")
+        truth.ends[UID, stage, numbers[stage]].add(end or "")
+        truth.natural[UID, stage].append(end or "")
     if disturbed:
         truth.disturbed.add(UID)
     status = {"conditions": [{"type": "Ready", "reason": reason}], "attempts": attempts}
@@ -62,12 +62,12 @@ def test_a_right_ending(script: Script, reason: str, ends: Any) -> None:
 def test_what_a_pod_that_exited_with_0_said_is_lost_with_it(end: str, told: str, objections: int) -> None:
     truth = Truth()
     truth.disturbed.add(UID)
-    befell = {("prepare", 1): {"Succeeded"}, ("train", 1): {end, "PodLost"}, ("train", 2): {"Succeeded"}}
-    truth.ends.update({(UID, *attempt): ends for attempt, ends in befell.items()})
+    happened = {("prepare", 1): {"Succeeded"}, ("train", 1): {end, "PodLost"}, ("train", 2): {"Succeeded"}}
+    truth.ends.update({(UID, *attempt): ends for attempt, ends in happened.items()})
     reasons = ("Succeeded", told, "Succeeded")
     attempts = [
         {"stage": stage, "number": number, "reason": reason, "exitCode": 0}
-        for (stage, number), reason in zip(befell, reasons, strict=True)
+        for (stage, number), reason in zip(happened, reasons, strict=True)
     ]
     status = {"conditions": [{"type": "Ready", "reason": "AdapterPublished"}], "attempts": attempts}
     assert len(judge({"metadata": {"uid": UID}, "spec": {}, "status": status}, PLAIN, truth)) == objections
@@ -88,8 +88,8 @@ WRONG = [
     ),
     ("although its last attempt ended with", {"script": NO_BUCKET, "reason": "PodLost"}, (PREPARED, NO_STORAGE)),
     ("although train ended with", {"script": FLAKY, "reason": "AdapterPublished"}, (PREPARED, NO_STORAGE)),
-    ("but ['Succeeded'] befell it", {"script": PLAIN, "reason": "AdapterPublished", "happened": (PREPARED, TRAINED)},
-     (PREPARED, JOB_DELETED)),
+    ("but ['Succeeded'] happened to it",
+     {"script": PLAIN, "reason": "AdapterPublished", "happened": (PREPARED, TRAINED)}, (PREPARED, JOB_DELETED)),
     ("but there were", {"script": PLAIN, "reason": "AdapterPublished", "happened": (PREPARED, TRAINED, TRAINED)},
      (PREPARED, TRAINED)),
     ("its deadline was far away", {"script": PLAIN, "reason": "DeadlineExceeded"}, (PREPARED, TRAINED)),

@@ -233,6 +233,10 @@ def tokenised(
     )
 
 
+ANSWERS = st.lists(st.integers(0, 4), min_size=1, max_size=4)
+"""A chat for `numbered`."""
+
+
 def numbered(*numbers: int) -> list[Message]:
     """A chat with an answer for each number."""
     return [message for number in numbers for message in (user(f"q{number}"), said(f"a{number}"))]
@@ -275,7 +279,7 @@ def test_a_sample_that_is_too_long_does_not_take_its_row_along(tmp_path: Path) -
 
 
 @given(
-    rows=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=2, max_size=12),
+    rows=st.lists(ANSWERS, min_size=2, max_size=12),
     limit=st.integers(1, 8),
     share=st.floats(0.01, 0.5),
 )
@@ -300,10 +304,7 @@ def test_no_row_and_no_sample_is_on_both_sides(
     assert set(trained), "something is left to train on"
 
 
-@given(
-    rows=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=2, max_size=8),
-    others=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=1, max_size=8),
-)
+@given(rows=st.lists(ANSWERS, min_size=2, max_size=8), others=st.lists(ANSWERS, min_size=1, max_size=8))
 def test_samples_of_an_evaluation_set_are_not_trained_on(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]], others: list[list[int]]
 ) -> None:
@@ -319,14 +320,11 @@ def test_samples_of_an_evaluation_set_are_not_trained_on(
     sides_are_apart(split)
     assert sum(made.row_times(split.trained_on)) == len(own)
     assert made.report.dropped[DropReason.IN_EVALUATION] == len(rows) - len(own)
-    samples_of_others = {tuple(other[:length]) for other in others for length in range(1, len(other) + 1)}
+    samples_of_others = beginnings(others)
     assert sum(split.evaluated_on) == len(samples_of_others), "each once"
 
 
-@given(
-    rows=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=2, max_size=8),
-    others=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=1, max_size=8),
-)
+@given(rows=st.lists(ANSWERS, min_size=2, max_size=8), others=st.lists(ANSWERS, min_size=1, max_size=8))
 def test_samples_of_a_further_set_are_neither_trained_on_nor_held_out(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]], others: list[list[int]]
 ) -> None:
@@ -334,7 +332,7 @@ def test_samples_of_a_further_set_are_neither_trained_on_nor_held_out(
     made, further = (tokenised([numbered(*row) for row in each], folder) for each in (rows, others))
     run = run_file(evaluation={"datasets": [{"name": "more", "uri": "s3://team-a/more.jsonl"}], "maxRows": 256})
     (more,) = evaluated_sets({"more": further}, run)
-    samples_of_others = {tuple(other[:length]) for other in others for length in range(1, len(other) + 1)}
+    samples_of_others = beginnings(others)
     assert sum(more.evaluated_on) == len(samples_of_others), "each once"
     try:
         split = split_by_hash(made, run, sets=[more])
@@ -346,6 +344,11 @@ def test_samples_of_a_further_set_are_neither_trained_on_nor_held_out(
     sides_are_apart(split)
     used = [digest for digest, *on in zip(made.digests, split.trained_on, split.evaluated_on, strict=True) if any(on)]
     assert not set(used) & set(further.digests)
+
+
+def beginnings(rows: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
+    """The samples of rows: each up to each of its answers."""
+    return {tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)}
 
 
 def sides_are_apart(split: Split) -> None:

@@ -207,7 +207,7 @@ SHAPES: Mapping[str, Shape] = {
         typed=(with_column("prompt", "<|im_end|>"),),
     ),
 }
-STRAY = (
+UNUSABLE_VALUES = (
     {}, {"oops": 1}, {"messages": 5}, {"conversations": 5}, {"instruction": 1, "output": 2}, {"text": 5},
     {"prompt": 5, "completion": 5}, {"prompt": 5, "chosen": None, "rejected": 5}, 5, "oops", None, [], [5], [[5]],
 )  # fmt: skip
@@ -276,15 +276,15 @@ class FileType:
     shapes: Sequence[str] = tuple(sorted(SHAPES))
 
 
-JSON_LINES = FileType(write=b"\n".join, row=line, others=(*map(line, STRAY), *BROKEN))
+JSON_LINES = FileType(write=b"\n".join, row=line, others=(*map(line, UNUSABLE_VALUES), *BROKEN))
 CSV = FileType(
     write=csv_lines, row=csv_line, others=BROKEN_CSV, damages=lambda _: (), shapes=("prompt and completion",)
 )
 FILES: Mapping[str, FileType] = {
     "rows.jsonl": JSON_LINES,
     "lines.json": JSON_LINES,
-    "rows.json": FileType(write=lambda rows: json.dumps(rows).encode(), others=STRAY),
-    "data.json": FileType(write=lambda rows: json.dumps({"data": rows}).encode(), others=STRAY),
+    "rows.json": FileType(write=lambda rows: json.dumps(rows).encode(), others=UNUSABLE_VALUES),
+    "data.json": FileType(write=lambda rows: json.dumps({"data": rows}).encode(), others=UNUSABLE_VALUES),
     "rows.csv": CSV,
     "rows.parquet": FileType(write=parquet, damages=Shape.typed_damages),
     "rows.arrow": FileType(write=arrow, damages=Shape.typed_damages),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,35 +60,30 @@ def check_first_batch(model: PreTrainedModel | PeftModel, rows: Path, *, method:
     The model then raises TrainerError: InternalError for a row that was not prepared so, ConfigInvalid for packed rows
     that influence each other. Method GRPO trains what it generates: nothing is checked.
     """
-    if method is not Method.GRPO:
-        _FirstBatch(model, rows, method=method)
+    if method is Method.GRPO:
+        return
 
-
-class _FirstBatch:
-    """Hooks on a model that go with its first forward pass."""
-
-    def __init__(self, model: PreTrainedModel | PeftModel, rows: Path, *, method: Method) -> None:
-        self.rows, self.method = rows, method
-        self.hook = model.register_forward_pre_hook(self.before, with_kwargs=True)
-
-    def before(self, model: PreTrainedModel | PeftModel, _: tuple, kwargs: dict[str, Any]) -> None:
-        """Compare the rows; where a sequence has several, compute it with another first row, and the hidden states of
-        the pass that follows with those."""
-        self.hook.remove()
+    def compare(model: PreTrainedModel | PeftModel, _: tuple, kwargs: dict[str, Any]) -> None:
+        hook.remove()
         fed = fed_rows(kwargs)
-        require_prepared(fed, self.rows, method=self.method)
+        require_prepared(fed, rows, method=method)
         first, later = by_place(fed)
-        if not later:
-            log.info("First batch as prepared", extra={"fields": {"rows": len(fed)}})
-        else:
-            changed = _changed_hidden_states(model, kwargs, first)
+        if later:
+            _compare_next_pass(model, _changed_hidden_states(model, kwargs, first), later)
+        log.info("First batch as prepared", extra={"fields": {"rows": len(fed)}})
 
-            def compare(_: Any, __: tuple, output: Any) -> None:
-                hook.remove()
-                influence = require_apart(_last_hidden_state(output), changed, later)
-                log.info("First batch as prepared", extra={"fields": {"rows": len(fed), "influence": influence}})
+    hook = model.register_forward_pre_hook(compare, with_kwargs=True)
 
-            hook = _decoder(model).register_forward_hook(compare)
+
+def _compare_next_pass(model: PreTrainedModel | PeftModel, changed: torch.Tensor, rows: list[FedRow]) -> None:
+    """Compare the hidden states of `rows` in the next forward pass with those computed with other rows before them."""
+
+    def compare(_: Any, __: tuple, output: Any) -> None:
+        hook.remove()
+        influence = require_apart(_last_hidden_state(output), changed, rows)
+        log.info("Packed rows are apart", extra={"fields": {"influence": influence}})
+
+    hook = _decoder(model).register_forward_hook(compare)
 
 
 def fed_rows(kwargs: Kwargs) -> list[FedRow]:
@@ -176,26 +170,20 @@ def _changed_hidden_states(model: PreTrainedModel | PeftModel, kwargs: Kwargs, r
 
     The pass has gradients, as without them other code would be compiled, and the same dropout as the one that follows.
     """
+    import torch
+
     ids = kwargs["input_ids"].clone()
     for row in rows:
         ids[row.places] = ids[row.places].flip(0)
     seen: list[torch.Tensor] = []
     hook = _decoder(model).register_forward_hook(lambda _, __, output: seen.append(_last_hidden_state(output)))
     try:
-        with _same_randomness():
+        # What is drawn within is drawn again afterwards.
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             model(**{**kwargs, "input_ids": ids})
     finally:
         hook.remove()
     return seen[0]
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """What is drawn within is drawn again afterwards."""
-    import torch
-
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        yield
 
 
 def require_apart(hidden: torch.Tensor, changed: torch.Tensor, rows: list[FedRow]) -> float:
